@@ -1,0 +1,52 @@
+# make demo and make test need nothing but Python >= 3.11, make and git; both set up .venv once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO ?= demo
+export RAY_USAGE_STATS_ENABLED := 0
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-slow soak lint format typecheck bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(STAMP)  ## create .venv and install everything, once
+
+demo: setup  ## the whole path: videos to a trained, searched, swept model
+	$(BIN)/gare demo --out $(DEMO)
+
+test: setup  ## unit tests and a few Ray tests
+	$(BIN)/python -m pytest -m "not slow and not soak" $(PYTEST_ARGS)
+
+test-slow: setup  ## the long Ray tests
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+
+soak: setup  ## kill and resume at many random points (by hand; takes long)
+	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
+
+lint: setup  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## let ruff rewrite
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: setup  ## mypy, strict
+	$(BIN)/mypy
+
+bench: setup  ## what is claimed about speed, as ratios in one run
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove what setup and demo made
+	rm -rf $(VENV) $(DEMO) build *.egg-info

@@ -1,0 +1,112 @@
+"""What every command shares: ``--json``, ``--debug`` and one clear sentence for every error."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from gare.common.console import notes
+from gare.common.errors import GareError
+
+Result = Mapping[str, Any] | None
+
+JSON_OPTION = click.Option(
+    ["--json", "json_output"], is_flag=True, help="Print exactly one JSON object on standard output."
+)
+DEBUG_OPTION = click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
+
+EMBEDDED = object()
+"""As the root context's ``obj``: a command is called by another one, returns its result and lets errors pass."""
+
+
+def gare_command(name: str, **settings: Any) -> Callable[[Callable[..., Result]], click.Command]:
+    """Make a click command of a function that returns its result as a plain mapping.
+
+    The function prints for people; with ``--json`` the mapping alone goes to standard output, and everything
+    printed on the way, by other processes too, goes to standard error.
+    """
+
+    def wrap(function: Callable[..., Result]) -> click.Command:
+        @functools.wraps(function)
+        def run(*, json_output: bool, debug: bool, **arguments: Any) -> Result:
+            if click.get_current_context().find_root().obj is EMBEDDED:
+                return function(**arguments)
+            sys.exit(_run(functools.partial(function, **arguments), json_output=json_output, debug=debug))
+
+        settings.setdefault("context_settings", {"max_content_width": 120})
+        command = click.Command(name, callback=run, help=function.__doc__, **settings)
+        command.params = [*reversed(getattr(function, "__click_params__", [])), JSON_OPTION, DEBUG_OPTION]
+        return command
+
+    return wrap
+
+
+def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--set key=value``, repeatable, as the argument ``overrides``."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Set one dotted configuration key, such as train.epochs=3; repeatable. gare config --schema lists them.",
+    )(function)
+
+
+def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> int:
+    with _results(json_output=json_output) as emit:
+        try:
+            result = function()
+        except click.ClickException:
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the front door: no traceback unasked
+            code, message = _explain(error)
+            if debug:
+                traceback.print_exception(error, file=sys.stderr)
+        else:
+            emit(dict(result or {}))
+            return 0
+        notes().print(f"[red]error:[/red] {escape(click.unstyle(message))}")
+        emit({"error": message})
+        return code
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and sentence of an error."""
+    if isinstance(error, GareError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "Interrupted; the same command goes on where it can."
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return 1, f"Unexpected {type(error).__name__}: {first} (--debug shows where)."
+
+
+@contextmanager
+def _results(*, json_output: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield the function that prints the result object, if one is wanted."""
+    if not json_output:
+        yield lambda _: None
+        return
+    sys.stdout.flush()
+    # File descriptor 1 itself is pointed at standard error: Ray's processes and C libraries write there too.
+    saved = os.dup(1)
+    os.dup2(2, 1)
+
+    def emit(result: Mapping[str, Any]) -> None:
+        with os.fdopen(os.dup(saved), "w", encoding="utf-8") as stream:
+            stream.write(json.dumps(result, allow_nan=False, ensure_ascii=False, default=str) + "\n")
+
+    try:
+        yield emit
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)

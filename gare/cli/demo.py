@@ -1,0 +1,133 @@
+"""``gare demo``: the whole path at a small size, every stage the command a user would type."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gare.cli.command import EMBEDDED, gare_command
+from gare.common.console import note, output
+
+QUERY = "a small red circle moving left"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the demo and what it is for."""
+
+    name: str
+    says: str
+    arguments: tuple[str, ...]
+
+
+def stages(out: Path, videos: int) -> list[Stage]:
+    """The demo's commands in order, all below the folder ``out``."""
+    config, shards = f"{out}/demo.yaml", f"{out}/shards"
+    columns = "video_id=video_id,uri=file,captions=caption"
+    attributes = "shape,colour,size,motion"
+    run = f"{out}/runs/demo"
+    return [
+        Stage("corpus", "Write a small captioned corpus of real video files.",
+              ("corpus", "--out", f"{out}/corpus", "--videos", str(videos))),
+        Stage("manifest", "List its videos with their captions.",
+              ("manifest", "csv", f"{out}/corpus/captions.csv", "--columns", columns, "--attributes", attributes,
+               "--root", f"{out}/corpus", "--out", f"{out}/manifest.parquet")),
+        Stage("prepare", "Decode and sample every video into Arrow shards, with Ray Data.",
+              ("prepare", f"{out}/manifest.parquet", "--out", shards, "--config", config)),
+        Stage("make-clip", "Make a small CLIP from scratch, its tokenizer trained on the captions.",
+              ("make-clip", f"{out}/manifest.parquet", "--out", f"{out}/clip", "--image-size", "64")),
+        Stage("train", "Train GARE on the shards, with Ray Train.", ("train", config)),
+        Stage("evaluate", "Measure retrieval on the test split; draw some queries with their top videos.",
+              ("evaluate", run, "--shards", shards, "--split", "test", "--sheet", f"{out}/contact-sheet.png")),
+        Stage("evaluate-middle", "The same checkpoint when every frame of a clip is its middle one: no motion to see.",
+              ("evaluate", run, "--shards", shards, "--split", "test", "--frames", "middle")),
+        Stage("index", "Encode the test videos for search.",
+              ("index", run, "--shards", shards, "--split", "test", "--out", f"{out}/index")),
+        Stage("search", "Search them.", ("search", f"{out}/index", QUERY, "--top", "5")),
+        Stage("sweep", "Try the regulariser weights, with Ray Tune; each trial is a short Ray Train run.",
+              ("sweep", config, *_set("runtime.name=sweep", "train.epochs=2", "runtime.workers=1"))),
+        Stage("compare", "Compare the trials.", ("compare", f"{out}/runs/sweep")),
+    ]  # fmt: skip
+
+
+def _set(*overrides: str) -> list[str]:
+    return [argument for override in overrides for argument in ("--set", override)]
+
+
+@gare_command("demo")
+@click.option(
+    "--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Folder for everything."
+)
+@click.option("--videos", default=1800, show_default=True, type=click.IntRange(min=600), help="Videos of the corpus.")
+def demo(out: Path, videos: int) -> dict[str, Any]:
+    """Run the whole path at a small size: corpus, manifest, shards, training, retrieval, search, sweep.
+
+    Ends by itself within ten minutes on two cores. Each stage prints the command that does it alone; stages
+    that are finished are not done again.
+    """
+    from gare.cli.ray_session import ray_session
+    from gare.config.tree import load_config
+
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    _write_config(out)
+    config = load_config(out / "demo.yaml")
+    results: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    # One Ray for all stages; a command alone starts its own.
+    with ray_session(config.runtime):
+        for number, stage in enumerate(todo := stages(out, videos), start=1):
+            output().print(f"\n[bold][{number}/{len(todo)}] {stage.says}[/bold]\n$ gare {shlex.join(stage.arguments)}")
+            begun = time.monotonic()
+            results[stage.name] = invoke(stage.arguments)
+            seconds[stage.name] = round(time.monotonic() - begun, 1)
+    _closing(out, config.runtime.experiment, results, seconds, time.monotonic() - started)
+    return {"out": str(out), "seconds": seconds, "results": results}
+
+
+def invoke(arguments: Sequence[str]) -> Any:
+    """Run a command of this program in this process and return its result."""
+    from gare.cli import cli
+
+    return cli.main(args=list(arguments), standalone_mode=False, obj=EMBEDDED, prog_name="gare")
+
+
+def _write_config(out: Path) -> None:
+    """The shipped settings with this demo's places."""
+    from gare.common.files import write_text
+    from gare.config.tree import load_config, to_yaml, with_overrides
+
+    with_places = with_overrides(
+        load_config(Path(str(files("gare") / "configs" / "demo.yaml"))),
+        {
+            "model.clip": str(out / "clip"),
+            "runtime.shards": str(out / "shards"),
+            "runtime.output": str(out / "runs"),
+            "runtime.name": "demo",
+        },
+    )
+    write_text(out / "demo.yaml", to_yaml(with_places))
+
+
+def _closing(out: Path, experiment: str, results: dict[str, Any], seconds: dict[str, float], total: float) -> None:
+    from gare.cli.retrieve import print_metrics
+
+    say = output().print
+    say("")
+    print_metrics("Test split, all frames", results["evaluate"])
+    print_metrics("Test split, every frame replaced by the middle one", results["evaluate-middle"])
+    whole, middle = results["evaluate"]["t2v/R@1"], results["evaluate-middle"]["t2v/R@1"]
+    say(f"Text-to-video R@1: {whole:.1f} %, and {middle:.1f} % without motion ({whole - middle:.1f} points lower).")
+    say(f"Contact sheet: {out}/contact-sheet.png")
+    say(f"Sweep: best settings in {results['compare']['best_config']}, picture in {results['compare']['plot']}")
+    database = (out / "runs" / "mlflow.db").resolve()
+    say(f"MLflow page, experiment {experiment}: mlflow ui --backend-store-uri sqlite:///{database}", soft_wrap=True)
+    note("seconds per stage: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
+    say(f"Done in {total / 60:.1f} minutes.")

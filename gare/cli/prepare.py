@@ -1,0 +1,73 @@
+"""``gare prepare``: from a manifest to Arrow shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gare.cli.command import config_options, gare_command
+
+if TYPE_CHECKING:
+    from pipelines.shards import PrepareReport, Progress
+
+
+@gare_command("prepare")
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the shards and the ledger.")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(),
+    help="A YAML file of settings; see prepare.* and runtime.decode_workers.",
+)
+@config_options
+def prepare(manifest: Path, out: Path, config_file: str | None, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Decode and sample the videos of MANIFEST into Arrow shards, with a ledger row for every one.
+
+    The same command goes on where an interrupted one stopped. A video that cannot be decoded is a row of the
+    ledger (OUT/ledger/*.parquet) with the reason; it never stops the job.
+
+    \b
+    Examples:
+      gare prepare manifest.parquet --out shards
+      gare prepare manifest.parquet --out shards --set prepare.max_frames=8 --set prepare.storage=jpeg
+    """
+    from contextlib import nullcontext
+
+    from gare.cli.ray_session import ray_session
+    from gare.common.console import meter
+    from gare.config.tree import load_config
+    from pipelines import shards
+
+    config = load_config(config_file, overrides)
+    # Before Ray starts: what cannot be used is known at once, and a finished folder needs no Ray.
+    job = shards.open_job(manifest, out, config.prepare)
+    session = ray_session(config.runtime) if job.todo else nullcontext()
+    with session, meter("videos", job.rows) as progress:
+
+        def show(state: Progress) -> None:
+            progress.update(state.done, f"{state.failed} failed")
+
+        report = shards.run_job(job, workers=config.runtime.decode_workers, on_progress=show)
+    _print(report)
+    return {
+        "out": str(report.out), "totals": report.totals, "splits": report.splits, "videos": report.videos,
+        "units_skipped": report.units_skipped, "seconds": report.seconds, "videos_per_s": report.videos_per_s,
+    }  # fmt: skip
+
+
+def _print(report: PrepareReport) -> None:
+    from gare.common.console import note, print_table
+
+    totals = report.totals
+    rows: list[list[object]] = [["ok", totals["ok"]]]
+    for status in ("filtered", "failed"):
+        rows += [[f"{status} ({reason})", count] for reason, count in totals[status].items()]
+    print_table(f"Shards {report.out}", ["outcome", "videos"], rows)
+    note(
+        f"{report.videos} videos in {report.seconds:.1f} s ({report.videos_per_s:.1f}/s), "
+        f"{totals['frames']} frames, {totals['bytes'] / 1e6:.1f} MB"
+        + (f"; {report.units_skipped} units were finished before" if report.units_skipped else "")
+    )

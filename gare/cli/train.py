@@ -1,0 +1,101 @@
+"""``gare make-clip`` and ``gare train``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gare.cli.command import config_options, gare_command
+from gare.common.console import note, print_table
+
+if TYPE_CHECKING:
+    from gare.training.run import RunSummary
+
+
+@gare_command("make-clip")
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the CLIP model and tokenizer.")
+@click.option("--split", default="train", show_default=True, help="Split whose captions train the tokenizer.")
+@click.option("--image-size", default=64, show_default=True, help="Side of the square frames, in pixels.")
+@click.option("--patch-size", default=32, show_default=True, help="Side of a patch, in pixels.")
+@click.option("--width", default=128, show_default=True, help="Width of both towers and of the embedding.")
+@click.option("--vision-layers", default=3, show_default=True, help="Blocks of the image tower.")
+@click.option("--text-layers", default=2, show_default=True, help="Blocks of the text tower.")
+@click.option("--vocabulary", default=1024, show_default=True, help="Most token ids to learn, besides single bytes.")
+@click.option("--seed", default=0, show_default=True, help="Of the initial weights.")
+def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, Any]:
+    """Make a small CLIP model from scratch for the captions in MANIFEST, in the format of any other CLIP.
+
+    For corpora that no published CLIP knows, and for machines that can reach none: train it with
+    --set model.clip=DIR and learning rates of 1e-3.
+
+    \b
+    Example:
+      gare make-clip manifest.parquet --out clip --image-size 64
+    """
+    from gare.common.errors import InputError
+    from gare.model.scratch import ScratchClip
+    from gare.model.scratch import make_clip as make
+    from pipelines.manifest import load_manifest
+
+    rows = load_manifest(manifest).select(["split", "captions"]).to_pylist()
+    captions = [caption for row in rows if row["split"] == split for caption in row["captions"]]
+    if not captions:
+        raise InputError(f"The split {split!r} of {manifest} has no captions to train a tokenizer on.")
+    parameters = make(captions, out, ScratchClip(**sizes))
+    note(f"{out}: a CLIP of {parameters:,} parameters, its tokenizer trained on {len(captions)} captions")
+    return {"out": str(out), "parameters": parameters, "captions": len(captions)}
+
+
+@gare_command("train")
+@click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option("--shards", type=click.Path(path_type=Path), help="Folder of gare prepare (runtime.shards).")
+@click.option("--local", is_flag=True, help="Run in this process, without Ray; the losses are the same.")
+@config_options
+def train(config_file: Path, shards: Path | None, local: bool, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Train the experiment in CONFIG on shards, evaluating on the dev split each epoch.
+
+    The run's folder (runtime.output / its name) holds the resolved settings, the history and the best and
+    last checkpoints. The same command goes on with a run that was interrupted.
+
+    \b
+    Examples:
+      gare train configs/demo.yaml --shards shards
+      gare train configs/msrvtt.yaml --shards shards --set runtime.workers=8
+      gare train configs/demo.yaml --shards shards --local --set train.epochs=1
+    """
+    from gare.config.tree import load_config
+
+    if shards is not None:
+        overrides = (*overrides, f"runtime.shards={shards}")
+    config = load_config(config_file, overrides)
+    from gare.training.tracked import tracked
+
+    if local:
+        from gare.training.local import fit_local
+
+        summary = tracked(config, lambda handle: fit_local(config, tracking=handle))
+    else:
+        from gare.cli.ray_session import ray_session
+
+        with ray_session(config.runtime):
+            from gare.training.ray_train import fit
+
+            summary = tracked(config, lambda handle: fit(config, tracking=handle))
+    _show(summary)
+    return asdict(summary)
+
+
+def _show(summary: RunSummary) -> None:
+    if summary.already_finished:
+        note(f"The run {summary.name} is finished; nothing was done.")
+    elif summary.resumed_from:
+        note(f"The run went on after epoch {summary.resumed_from}.")
+    print_table(
+        f"Best checkpoint on dev: {summary.best}",
+        ["metric", "value"],
+        [[name.removeprefix("dev/"), float(value)] for name, value in summary.best_metrics.items()],
+    )

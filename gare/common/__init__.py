@@ -1,0 +1,1 @@
+"""Torch-free basics shared by the three packages."""

@@ -1,0 +1,97 @@
+"""What a person sees: results on standard output, everything on the way on standard error.
+
+On a terminal, progress is a live bar; elsewhere it is a plain line now and then.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_LINE_SECONDS = 5.0
+PLAIN_WIDTH = 160
+
+
+def _console(stream: object, *, terminal: bool) -> Console:
+    return Console(file=stream, width=None if terminal else PLAIN_WIDTH, highlight=False, soft_wrap=not terminal)  # type: ignore[arg-type]
+
+
+def output() -> Console:
+    """The console for results (standard output)."""
+    return _console(sys.stdout, terminal=sys.stdout.isatty())
+
+
+def notes() -> Console:
+    """The console for progress and remarks (standard error)."""
+    return _console(sys.stderr, terminal=sys.stderr.isatty())
+
+
+def note(text: str) -> None:
+    """Say one plain line on the way."""
+    notes().print(escape(text))
+
+
+def warn(text: str) -> None:
+    """Say what may be wrong, without stopping."""
+    notes().print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a result table; cells are shown as text, numbers aligned right."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    rows = [list(row) for row in rows]
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(f"{cell:.2f}" if isinstance(cell, float) else str(cell)) for cell in row))
+    output().print(table)
+
+
+class Meter:
+    """Progress of one piece of work: a bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, title: str, total: int | None, progress: Progress | None) -> None:
+        self._title, self.total, self._progress = title, total, progress
+        self._task = progress.add_task(escape(title), total=total, extra="") if progress else None
+        self._started = self._last = time.monotonic()
+        self.done = 0
+
+    def update(self, done: int, extra: str = "") -> None:
+        """Set how much is done, with a short remark beside it."""
+        self.done = done
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=self.total, extra=escape(extra))
+            return
+        now = time.monotonic()
+        if now - self._last >= PLAIN_LINE_SECONDS or done == self.total:
+            self._last = now
+            of = f"/{self.total}" if self.total is not None else ""
+            rate = done / max(now - self._started, 1e-9)
+            note(f"{self._title}: {done}{of} ({rate:.1f}/s) {extra}".rstrip())
+
+
+@contextmanager
+def meter(title: str, total: int | None = None) -> Iterator[Meter]:
+    """Show the progress of the work inside the block."""
+    console = notes()
+    if not console.is_terminal:
+        yield Meter(title, total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[extra]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Meter(title, total, progress)

@@ -1,0 +1,31 @@
+"""The one family of errors a user is meant to read.
+
+A message is one sentence or two: what is wrong, where, and what to do. The front door prints it without a
+traceback and exits with the class's code.
+"""
+
+from __future__ import annotations
+
+
+class GareError(Exception):
+    """Something the user can act on."""
+
+    exit_code = 1
+
+
+class ConfigError(GareError):
+    """A setting that cannot be used."""
+
+    exit_code = 2
+
+
+class InputError(GareError):
+    """A file, folder or argument that cannot be used."""
+
+    exit_code = 3
+
+
+class RunError(GareError):
+    """Work that started and could not be finished."""
+
+    exit_code = 4

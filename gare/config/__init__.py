@@ -1,0 +1,82 @@
+"""The settings: one frozen tree, one vocabulary of dotted keys.
+
+Defaults are the published MSR-VTT ViT-B/32 recipe. ``runtime.*`` may change between a run and its resume and
+``sweep.*`` describes many experiments; everything else is the experiment, and ``Config.digest`` names it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from gare.common.files import digest_of
+from gare.config.base import Section, section
+from gare.config.data import DataConfig
+from gare.config.model import ModelConfig
+from gare.config.objective import ObjectiveConfig
+from gare.config.prepare import PrepareConfig
+from gare.config.runtime import RuntimeConfig
+from gare.config.sweep import SweepConfig
+from gare.config.train import TrainConfig
+
+NOT_THE_EXPERIMENT = frozenset({"runtime", "sweep"})
+
+
+class Config(Section):
+    """The root of the tree."""
+
+    model: ModelConfig = section(ModelConfig, "the model")
+    objective: ObjectiveConfig = section(ObjectiveConfig, "the objective")
+    data: DataConfig = section(DataConfig, "batches from shards")
+    prepare: PrepareConfig = section(PrepareConfig, "the decode recipe")
+    train: TrainConfig = section(TrainConfig, "the optimisation")
+    sweep: SweepConfig = section(SweepConfig, "a sweep around this experiment")
+    runtime: RuntimeConfig = section(RuntimeConfig, "places, workers, devices, logging")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.data.frames > self.prepare.max_frames:
+            raise ValueError(
+                f"data.frames is {self.data.frames} but prepare.max_frames stores {self.prepare.max_frames}; "
+                "store at least as many as are used"
+            )
+        if self.data.frames > self.model.max_frames:
+            raise ValueError(f"data.frames is {self.data.frames}, more than model.max_frames {self.model.max_frames}")
+        if self.prepare.crop > self.prepare.short_side:
+            raise ValueError(
+                f"prepare.crop {self.prepare.crop} is larger than prepare.short_side {self.prepare.short_side}"
+            )
+        if self.train.global_batch % self.runtime.workers:
+            raise ValueError(
+                f"train.global_batch {self.train.global_batch} cannot be shared evenly by "
+                f"runtime.workers {self.runtime.workers}"
+            )
+        if self.data.train_split == self.data.dev_split:
+            raise ValueError(f"data.train_split and data.dev_split are both {self.data.dev_split!r}")
+        return self
+
+    def experiment(self) -> dict[str, Any]:
+        """The plain tree of what defines the experiment."""
+        return self.model_dump(mode="json", exclude=set(NOT_THE_EXPERIMENT))
+
+    def digest(self) -> str:
+        """The experiment's name: 16 hex digits over everything but ``runtime.*`` and ``sweep.*``."""
+        return digest_of(self.experiment())
+
+    def run_name(self) -> str:
+        """``runtime.name``, or the experiment's digest."""
+        return self.runtime.name or self.digest()
+
+
+__all__ = [
+    "NOT_THE_EXPERIMENT",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "PrepareConfig",
+    "RuntimeConfig",
+    "SweepConfig",
+    "TrainConfig",
+]

@@ -1,0 +1,190 @@
+"""Loading, overriding, describing and comparing the tree by its dotted keys."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import ValidationError
+
+from gare.common.errors import ConfigError
+from gare.config import Config, yaml
+from gare.config.base import Section
+
+
+@dataclass(frozen=True)
+class KeyDoc:
+    """One documented setting."""
+
+    key: str
+    type: str
+    unit: str
+    default: Any
+    meaning: str
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The tree from a YAML file (defaults where it is silent) and ``a.b=c`` overrides, later ones winning.
+
+    Raises ConfigError naming the key, what is wrong with it and the nearest valid key for a typo.
+    """
+    values = yaml.read(Path(path)) if path is not None else {}
+    where = str(path) if path is not None else "the settings"
+    for override in overrides:
+        dotted, value = parse_override(override)
+        values = with_value(values, dotted, value)
+        where = where if path is not None else "--set"
+    return build(values, where)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``a.b=c`` as its dotted key and its YAML 1.2 value."""
+    dotted, equals, raw = text.partition("=")
+    dotted = dotted.strip()
+    if not equals or not dotted:
+        raise ConfigError(f"--set {text!r} is not of the form key=value, such as --set train.epochs=3.")
+    check_key(dotted)
+    return dotted, yaml.parse(raw, f"--set {dotted}")
+
+
+def build(values: Mapping[str, Any], where: str = "the settings") -> Config:
+    """Validate plain values as the tree."""
+    check_keys(values, where)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from None
+
+
+def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of ``config`` with dotted keys set to plain values, validated as a whole."""
+    values = config.model_dump(mode="json")
+    for dotted, value in changes.items():
+        check_key(dotted)
+        values = with_value(values, dotted, value)
+    return build(values)
+
+
+def with_value(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    """A copy of a nested mapping with one dotted key set."""
+    head, _, rest = dotted.partition(".")
+    copy = dict(values)
+    if rest:
+        inner = copy.get(head)
+        copy[head] = with_value(inner if isinstance(inner, Mapping) else {}, rest, value)
+    else:
+        copy[head] = value
+    return copy
+
+
+def describe() -> list[KeyDoc]:
+    """Every setting of the tree, in order."""
+    return list(_describe(Config, ""))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Dotted key -> plain value, for every setting."""
+    values = config.model_dump(mode="json")
+    return {key: _get(values, key) for key in _known_keys()}
+
+
+def diff(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (left, right) wherever two trees differ."""
+    a, b = flatten(left), flatten(right)
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+
+
+def to_yaml(config: Config) -> str:
+    """The whole resolved tree as YAML that ``load_config`` accepts."""
+    return yaml.dump(config.model_dump(mode="json"))
+
+
+def check_key(dotted: str) -> None:
+    """Refuse a dotted key that is not a setting, naming the nearest ones."""
+    known = _known_keys()
+    if dotted in known:
+        return
+    if any(name.startswith(dotted + ".") for name in known):
+        raise ConfigError(f"{dotted} is a section, not a setting; set one of its keys (gare config --schema).")
+    near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+    if not near:
+        leaf = {name.rpartition(".")[2]: name for name in known}
+        near = [leaf[m] for m in difflib.get_close_matches(dotted.rpartition(".")[2], list(leaf), n=1, cutoff=0.6)]
+    hint = f" Did you mean {near[0]}?" if near else " gare config --schema lists every key."
+    raise ConfigError(f"There is no setting {dotted}.{hint}")
+
+
+@functools.cache
+def _known_keys() -> tuple[str, ...]:
+    return tuple(doc.key for doc in describe())
+
+
+def check_keys(values: Mapping[str, Any], where: str) -> None:
+    """Refuse unknown keys anywhere in a nested mapping."""
+    for dotted in _paths(values, Config, ""):
+        try:
+            check_key(dotted)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+
+def _paths(values: Mapping[str, Any], kind: type[Section], prefix: str) -> Iterable[str]:
+    for name, value in values.items():
+        dotted = f"{prefix}{name}"
+        field = kind.model_fields.get(str(name))
+        inner = field.annotation if field is not None else None
+        if isinstance(inner, type) and issubclass(inner, Section):
+            if value is None:
+                raise ConfigError(f"The section {dotted} is empty; give it keys or leave it out.")
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{dotted} is a section of settings, not the value {value!r}.")
+            yield from _paths(value, inner, dotted + ".")
+        elif field is None and isinstance(value, Mapping) and value:
+            yield from (f"{dotted}.{name}" for name in value)
+        else:
+            yield dotted
+
+
+def _describe(kind: type[Section], prefix: str) -> Iterable[KeyDoc]:
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from _describe(inner, f"{prefix}{name}.")
+            continue
+        extra = field.json_schema_extra
+        unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+        default = field.get_default(call_default_factory=True)
+        yield KeyDoc(f"{prefix}{name}", _type_name(inner), unit, default, field.description or "")
+
+
+def _type_name(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in get_args(annotation))
+    if origin in (Union, UnionType):
+        return " | ".join("null" if part is type(None) else _type_name(part) for part in get_args(annotation))
+    if origin is dict:
+        return "mapping"
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def _get(values: Mapping[str, Any], dotted: str) -> Any:
+    value: Any = values
+    for part in dotted.split("."):
+        value = value[part]
+    return value
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    dotted = ".".join(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if dotted and not message.startswith(dotted):
+        return f"{where}: {dotted} is {first['input']!r}, but {message[0].lower()}{message[1:]}{more}."
+    return f"{where}: {message}{more}."

@@ -1,0 +1,78 @@
+"""A model folder that loads with nothing else: weights, CLIP's config, tokenizer and the resolved settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gare.common.errors import ConfigError, InputError
+from gare.config import Config
+from gare.config.tree import load_config, to_yaml
+from gare.model.gare import GareModel
+from gare.model.tokenizer import Tokenizer
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.yaml"
+CLIP_FOLDER = "clip"
+
+
+def save_model(model: GareModel, config: Config, folder: Path) -> None:
+    """Write the model's part of a checkpoint into an existing folder."""
+    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+    (folder / CONFIG).write_text(to_yaml(config), encoding="utf-8")
+    clip_folder = folder / CLIP_FOLDER
+    clip_folder.mkdir(exist_ok=True)
+    model.clip.config.save_pretrained(clip_folder)
+    if model.tokenizer is not None:
+        model.tokenizer.save(clip_folder)
+
+
+def load_model(checkpoint_dir: str | Path) -> GareModel:
+    """The model of a checkpoint folder, in evaluation mode, on the CPU, in float32.
+
+    Raises InputError when the folder is no checkpoint or its weights do not fit its settings.
+    """
+    from transformers import CLIPConfig, CLIPModel
+
+    folder = Path(checkpoint_dir)
+    for name in (WEIGHTS, CONFIG, f"{CLIP_FOLDER}/config.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is not a checkpoint: it has no {name}.")
+    config = load_checkpoint_config(folder)
+    clip_folder = folder / CLIP_FOLDER
+    tokenizer = Tokenizer.load(clip_folder) if (clip_folder / "tokenizer.json").is_file() else None
+    model = GareModel(CLIPModel(CLIPConfig.from_pretrained(clip_folder)), config.model, tokenizer)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"Cannot read the weights in {folder / WEIGHTS}: {error}.") from None
+    _load_exactly(model, weights, folder)
+    return model.eval()
+
+
+def load_checkpoint_config(folder: Path) -> Config:
+    """The resolved settings a checkpoint was made with."""
+    try:
+        return load_config(folder / CONFIG)
+    except ConfigError as error:
+        raise InputError(f"The checkpoint {folder} was made by another version of this software: {error}") from None
+
+
+def _load_exactly(model: GareModel, weights: dict[str, object], folder: Path) -> None:
+    own = model.state_dict()
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or unknown:
+        raise InputError(
+            f"The weights in {folder} do not fit its settings: {len(missing)} tensors are missing"
+            f"{f' ({missing[0]}, ...)' if missing else ''} and {len(unknown)} are unknown"
+            f"{f' ({unknown[0]}, ...)' if unknown else ''}."
+        )
+    for name, tensor in own.items():
+        shape = tuple(weights[name].shape)  # type: ignore[attr-defined]
+        if shape != tuple(tensor.shape):
+            raise InputError(
+                f"The weight {name} in {folder} is {shape}, but its settings ask for {tuple(tensor.shape)}."
+            )
+    model.load_state_dict(weights)

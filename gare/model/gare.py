@@ -1,0 +1,140 @@
+"""The assembled model: CLIP towers, temporal transformer and pair head."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gare.common.errors import InputError
+from gare.config.model import ModelConfig
+from gare.model.head import PairDropout, PairHead, PairScores
+from gare.model.temporal import TemporalTransformer
+from gare.model.tokenizer import Tokenizer
+
+# OpenAI's CLIP pixel statistics, on values in [0, 1].
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class GareModel(nn.Module):
+    """Text-video retrieval with a learned increment per pair (the paper's sections 3 and 4).
+
+    Shapes: B texts, V videos, F frames, W words, D embedding width. Masks are bool, True where valid.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, clip: Any, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.clip = clip
+        self.tokenizer = tokenizer
+        dim = int(clip.config.projection_dim)
+        self.dim = dim
+        self.temporal = TemporalTransformer(dim, config.temporal_layers, config.max_frames)
+        self.temporal_from_text = self.temporal.start_from_text_tower(clip.text_model)
+        self.head = PairHead(dim, config)
+        self.end_id = tokenizer.end_id if tokenizer is not None else _end_id(clip.config.text_config)
+        shape = (1, 3, 1, 1)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(shape), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(shape), persistent=False)
+
+    @classmethod
+    def from_clip(cls, source: str | Path, config: ModelConfig) -> GareModel:
+        """Start from the CLIP model (and its tokenizer) in a folder or on the hub; psi is drawn from torch's seed.
+
+        Raises InputError when there is no such model.
+        """
+        from transformers import CLIPModel
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            clip = CLIPModel.from_pretrained(str(source), dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"Cannot load a CLIP model from {source}: {first}. Set model.clip to a folder saved by transformers "
+                "or to a hub id this machine can reach."
+            ) from None
+        try:
+            tokenizer = Tokenizer.load(source)
+        except InputError:
+            tokenizer = None
+        return cls(clip, config, tokenizer)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square frames the image tower takes, in pixels."""
+        return int(self.clip.config.vision_config.image_size)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Exp of the learned logit scale, a scalar."""
+        return self.clip.logit_scale.exp()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the learned scale at most ``model.max_logit_scale``; call after every optimiser step."""
+        self.clip.logit_scale.data.clamp_(max=math.log(self.config.max_logit_scale))
+
+    def encode_texts(self, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Text vectors [B, D] and word vectors [B, W, D] of token ids and mask [B, W], in one pass."""
+        hidden = self.clip.text_model(input_ids=token_ids).last_hidden_state
+        words = self.clip.text_projection(hidden)
+        first_end = ((token_ids == self.end_id) & token_mask).int().argmax(dim=-1)
+        return words[torch.arange(len(words), device=words.device), first_end], words
+
+    def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """Text vectors [B, D]: the projected state at the first end token."""
+        return self.encode_texts(token_ids, token_mask)[0]
+
+    def encode_words(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """Word vectors [B, W, D], start and end included; rows outside the mask mean nothing."""
+        return self.encode_texts(token_ids, token_mask)[1]
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """uint8 frames [..., 3, H, W] to CLIP's normalised float pixels."""
+        return (frames.float() / 255 - self.pixel_mean) / self.pixel_std
+
+    def encode_frames(self, pixels: Tensor, frame_mask: Tensor) -> Tensor:
+        """Frame vectors [V, F, D] after the temporal transformer, of normalised pixels [V, F, 3, H, W].
+
+        Only valid frames go through the image tower; padded rows come out as zeros.
+        """
+        embedded = self.embed_images(pixels[frame_mask])
+        frames = embedded.new_zeros(*frame_mask.shape, self.dim)
+        frames[frame_mask] = embedded
+        return self.temporal(frames, frame_mask)  # type: ignore[no-any-return]
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """CLIP image embeddings [N, D] of normalised pixels [N, 3, H, W]."""
+        pooled = self.clip.vision_model(pixel_values=pixels).pooler_output
+        return self.clip.visual_projection(pooled)  # type: ignore[no-any-return]
+
+    def score(
+        self,
+        text: Tensor,
+        frames: Tensor,
+        frame_mask: Tensor,
+        *,
+        words: Tensor | None = None,
+        word_mask: Tensor | None = None,
+        dropout: PairDropout | None = None,
+        return_delta: bool = False,
+        return_pooled: bool = False,
+    ) -> PairScores:
+        """Cosines of every text [B, D] with every video [V, F, D] after the increment; words with context words."""
+        full: PairScores = self.head(text, frames, frame_mask, words, word_mask, dropout)
+        return PairScores(full.scores, full.delta if return_delta else None, full.pooled if return_pooled else None)
+
+
+def _end_id(text_config: Any) -> int:
+    """The end token's id without a tokenizer; older OpenAI configs say 2 where the last id is meant."""
+    value = int(text_config.eos_token_id)
+    return int(text_config.vocab_size) - 1 if value == 2 else value

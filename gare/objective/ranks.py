@@ -1,0 +1,130 @@
+"""How the objective sees the other ranks: each holds its rows of every pair matrix, and sums over texts cross ranks.
+
+``Ranks`` is the single process, where every collective is the identity; ``TorchRanks`` is a
+``torch.distributed`` group. All ranks hold the same number of rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+
+class Ranks:
+    """One process alone."""
+
+    rank = 0
+    size = 1
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over ranks; its gradient is summed over ranks too."""
+        return x
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sum over ranks, without gradient."""
+        return x.detach()
+
+    def max(self, x: Tensor) -> Tensor:
+        """Elementwise maximum over ranks, without gradient."""
+        return x.detach()
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Concatenate along the first axis in rank order; its gradient is summed over ranks."""
+        return x
+
+    def gather_constant(self, x: Tensor) -> Tensor:
+        """Concatenate along the first axis in rank order, without gradient."""
+        return x.detach()
+
+    def share_text(self, text: str) -> str:
+        """Rank 0's text on every rank."""
+        return text
+
+    def own(self, rows: int) -> slice:
+        """Where this rank's rows stand among all ranks' rows."""
+        return slice(self.rank * rows, (self.rank + 1) * rows)
+
+
+class TorchRanks(Ranks):
+    """The default group of ``torch.distributed``, already initialised."""
+
+    def __init__(self) -> None:
+        self.rank = torch.distributed.get_rank()
+        self.size = torch.distributed.get_world_size()
+
+    @override
+    def sum(self, x: Tensor) -> Tensor:
+        summed: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+        return summed
+
+    @override
+    def total(self, x: Tensor) -> Tensor:
+        return _all_reduced(x)
+
+    @override
+    def max(self, x: Tensor) -> Tensor:
+        copy = x.detach().clone().contiguous()
+        torch.distributed.all_reduce(copy, op=torch.distributed.ReduceOp.MAX)
+        return copy
+
+    @override
+    def gather(self, x: Tensor) -> Tensor:
+        gathered: Tensor = _Gather.apply(x, self)  # type: ignore[no-untyped-call]
+        return gathered
+
+    @override
+    def gather_constant(self, x: Tensor) -> Tensor:
+        x = x.detach().contiguous()
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @override
+    def share_text(self, text: str) -> str:
+        # As plain bytes: torch's own object collectives unpickle what they receive.
+        data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        length = torch.tensor([len(data)])
+        torch.distributed.broadcast(length, src=0)
+        if self.rank != 0:
+            data = torch.empty(int(length), dtype=torch.uint8)
+        torch.distributed.broadcast(data, src=0)
+        return bytes(data.numpy()).decode()
+
+
+class _Sum(torch.autograd.Function):
+    """All-reduce whose gradient is all-reduced: every rank's loss depends on every rank's input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        del ctx
+        return _all_reduced(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        del ctx
+        return _all_reduced(gradients[0])
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose gradient is summed over ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: TorchRanks) -> Tensor:
+        ctx.own = ranks.own(len(x))
+        return ranks.gather_constant(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _all_reduced(gradients[0])[ctx.own], None
+
+
+def _all_reduced(x: Tensor) -> Tensor:
+    copy = x.detach().clone().contiguous()
+    torch.distributed.all_reduce(copy)
+    return copy
+
+
+ALONE = Ranks()

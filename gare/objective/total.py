@@ -1,0 +1,59 @@
+"""The whole objective: L_nce + beta L_ib + lambda_eps L_tr + lambda_dir L_dir (the paper's section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gare.config.objective import ObjectiveConfig
+from gare.objective.nce import info_nce
+from gare.objective.ranks import ALONE, Ranks
+from gare.objective.regularisers import direction_diversity, information_bottleneck, trust_region
+
+TERM_NAMES = ("loss", "info_nce", "information_bottleneck", "trust_region", "direction_diversity")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """This rank's share of the loss, and of each unweighted term without gradient."""
+
+    share: Tensor
+    parts: dict[str, Tensor]
+
+    def totals(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """Each term summed over ranks; a term that was not computed is left out."""
+        names = list(self.parts)
+        values = ranks.total(torch.stack([self.parts[name].double() for name in names])).tolist()
+        return dict(zip(names, values, strict=True))
+
+
+def objective(
+    scores: Tensor, delta: Tensor | None, logit_scale: Tensor, config: ObjectiveConfig, ranks: Ranks = ALONE
+) -> Terms:
+    """The loss of this rank's rows of scores [b, B] and increments [b, B, D] (None for the plain baseline).
+
+    ``logit_scale`` is exp of the learned scale. Terms of weight 0 are not computed.
+    """
+    share = nce = info_nce(logit_scale * scores, ranks)
+    parts = {"info_nce": nce.detach()}
+    if delta is not None:
+        ib, tr, dd = config.information_bottleneck, config.trust_region, config.direction_diversity
+        if ib.weight:
+            term = information_bottleneck(
+                delta,
+                anchor=ib.anchor,
+                reduction=ib.reduction,
+                prior_sigma=ib.prior_sigma,
+                normalised=ib.normalised,
+                ranks=ranks,
+            )
+            share, parts["information_bottleneck"] = share + ib.weight * term, term.detach()
+        if tr.weight:
+            term = trust_region(delta, bound=tr.bound, form=tr.form, kappa=tr.kappa, ranks=ranks)
+            share, parts["trust_region"] = share + tr.weight * term, term.detach()
+        if dd.weight:
+            term = direction_diversity(delta, alpha=dd.alpha, form=dd.form, ranks=ranks)
+            share, parts["direction_diversity"] = share + dd.weight * term, term.detach()
+    return Terms(share, {"loss": share.detach(), **parts})

@@ -1,0 +1,105 @@
+"""A split as vectors, and all its pair scores, in blocks of bounded memory and shared over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gare.data.batches import load_frames
+from gare.data.shards import Split
+from gare.model.gare import GareModel
+from gare.model.tokenizer import Tokenizer
+from gare.objective.ranks import ALONE, Ranks
+
+FrameChoice = Literal["all", "middle"]
+"""``middle`` replaces every frame of a clip by its middle one: what is lost is what needed time."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """text [N, D], words [N, W, D] and mask [N, W]."""
+
+    text: Tensor
+    words: Tensor
+    word_mask: Tensor
+
+
+@dataclass(frozen=True)
+class Videos:
+    """frames [V, F, D] and mask [V, F]."""
+
+    frames: Tensor
+    frame_mask: Tensor
+
+
+@torch.no_grad()
+def encode_texts(
+    model: GareModel, tokenizer: Tokenizer, texts: Sequence[str], words: int, batch: int, ranks: Ranks = ALONE
+) -> Texts:
+    """Encode texts, each rank its part, all ranks getting the whole."""
+    device = model.clip.logit_scale.device
+
+    def block(start: int, stop: int) -> tuple[Tensor, ...]:
+        ids, mask = (x.to(device) for x in tokenizer(texts[start:stop], words))
+        return (*model.encode_texts(ids, mask), mask)
+
+    return Texts(*_in_parts(len(texts), batch, block, ranks))
+
+
+@torch.no_grad()
+def encode_videos(
+    model: GareModel, split: Split, frames: int, batch: int, ranks: Ranks = ALONE, choice: FrameChoice = "all"
+) -> Videos:
+    """Encode every video of a split, each rank its part, all ranks getting the whole."""
+    device = model.clip.logit_scale.device
+
+    def block(start: int, stop: int) -> tuple[Tensor, ...]:
+        clips, mask = load_frames(split, range(start, stop), frames)
+        if choice == "middle":
+            middle = mask.sum(dim=1) // 2
+            clips = clips[torch.arange(len(clips)), middle][:, None].expand_as(clips)
+        mask = mask.to(device)
+        return model.encode_frames(model.normalise(clips.to(device)), mask), mask
+
+    return Videos(*_in_parts(len(split), batch, block, ranks))
+
+
+@torch.no_grad()
+def score_pairs(model: GareModel, texts: Texts, videos: Videos, rows: int, ranks: Ranks = ALONE) -> Tensor:
+    """All cosines [N, V] in float32, ``rows`` texts at a time, each rank its part."""
+
+    def block(start: int, stop: int) -> tuple[Tensor, ...]:
+        part = slice(start, stop)
+        scored = model.score(
+            texts.text[part],
+            videos.frames,
+            videos.frame_mask,
+            words=texts.words[part],
+            word_mask=texts.word_mask[part],
+        )
+        return (scored.scores,)
+
+    return _in_parts(len(texts.text), rows, block, ranks)[0]
+
+
+def _in_parts(
+    count: int, batch: int, block: Callable[[int, int], tuple[Tensor, ...]], ranks: Ranks
+) -> tuple[Tensor, ...]:
+    """Compute rows [0, count) in blocks, each rank an equal part; gather and cut the padding."""
+    per_rank = -(-count // ranks.size)
+    start = min(ranks.rank * per_rank, count - 1)
+    stop = max(min((ranks.rank + 1) * per_rank, count), start + 1)
+    blocks = [block(at, min(at + batch, stop)) for at in range(start, stop, batch)]
+    parts = [torch.cat(column) for column in zip(*blocks, strict=True)]
+    if ranks.size == 1:
+        return tuple(parts)
+    whole = []
+    for part in parts:
+        padded = part.new_zeros(per_rank, *part.shape[1:])
+        padded[: stop - start] = part
+        whole.append(ranks.gather_constant(padded)[:count])
+    return tuple(whole)

@@ -1,0 +1,1 @@
+"""One step, one loop, checkpoints, ranks; Ray Train in one file."""

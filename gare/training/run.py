@@ -1,0 +1,141 @@
+"""A training run: its folder, its resume rule, what it returns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gare import __version__
+from gare.common.errors import ConfigError, InputError
+from gare.common.files import write_json, write_text
+from gare.config import Config
+from gare.config.tree import build, diff, load_config, to_yaml
+
+RUN_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
+HISTORY_FILE = "history.jsonl"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run came to. ``best_metrics`` has keys like ``dev/t2v/R@1``; ``seconds`` is training's wall time."""
+
+    name: str
+    directory: str
+    best: str
+    best_metrics: dict[str, float]
+    epochs: int
+    steps: int
+    seconds: float
+    resumed_from: int | None = None
+    already_finished: bool = False
+
+
+@dataclass
+class RunState:
+    """The run's own record, ``run.json``: how far it is and which checkpoints count."""
+
+    config_digest: str
+    dataset_digest: str
+    version: str = __version__
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+    last: str | None = None
+    best: str | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
+
+
+def absolute(config: Config) -> Config:
+    """The same settings with every path absolute: workers run in other folders."""
+    values = config.model_dump(mode="json")
+    runtime: dict[str, Any] = values["runtime"]
+    for name in ("output", "shards"):
+        if runtime[name] is not None and "://" not in runtime[name]:
+            runtime[name] = str(Path(runtime[name]).resolve())
+    clip = Path(values["model"]["clip"])
+    runtime["name"] = config.run_name()
+    if clip.is_dir():
+        values["model"]["clip"] = str(clip.resolve())
+    return build(values)
+
+
+def run_directory(config: Config) -> Path:
+    """The folder of this run: ``runtime.output`` / its name."""
+    return Path(config.runtime.output) / config.run_name()
+
+
+def open_run(config: Config, dataset_digest: str) -> RunState:
+    """Start the run's folder, or take up the one that is there.
+
+    Raises ConfigError when the folder holds another experiment or other data.
+    """
+    folder = run_directory(config)
+    state = read_state(folder)
+    if state is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / CONFIG_FILE, to_yaml(config))
+        state = RunState(config.digest(), dataset_digest)
+        write_state(folder, state)
+        return state
+    if state.config_digest != config.digest():
+        changes = diff(load_config(folder / CONFIG_FILE), config)
+        keys = [key for key in changes if not key.startswith(("runtime.", "sweep."))]
+        raise ConfigError(
+            f"The run {folder} holds another experiment ({', '.join(keys[:5])} differ); choose another runtime.name."
+        )
+    if state.dataset_digest != dataset_digest:
+        raise ConfigError(
+            f"The run {folder} was trained on other shards (dataset {state.dataset_digest}, not {dataset_digest}); "
+            "choose another runtime.name."
+        )
+    return state
+
+
+def read_state(folder: Path) -> RunState | None:
+    """The record of a run's folder, or None where there is none."""
+    path = folder / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        return RunState(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); remove the folder or choose another runtime.name.") from None
+
+
+def write_state(folder: Path, state: RunState) -> None:
+    """Record how far the run is, atomically."""
+    write_json(folder / RUN_FILE, asdict(state))
+
+
+def summary(config: Config, state: RunState, *, resumed_from: int | None = None, already: bool = False) -> RunSummary:
+    """What a finished run came to."""
+    folder = run_directory(config)
+    return RunSummary(
+        name=config.run_name(),
+        directory=str(folder),
+        best=str(folder / CHECKPOINTS / str(state.best)),
+        best_metrics=state.best_metrics,
+        epochs=state.epoch,
+        steps=state.step,
+        seconds=state.seconds,
+        resumed_from=resumed_from,
+        already_finished=already,
+    )
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """A checkpoint folder from itself or from the folder of its run (then the best one)."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give a checkpoint or the folder of a run.")
+    state = read_state(folder)
+    if state is None:
+        return folder
+    if state.best is None:
+        raise InputError(f"The run {folder} has no checkpoint yet.")
+    return folder / CHECKPOINTS / state.best

@@ -1,0 +1,57 @@
+"""A training run with its MLflow run around it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from gare.common.files import write_json
+from gare.config import Config
+from gare.tracking import RunHandle, Tracker
+from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, run_directory
+
+HANDLE_FILE = "mlflow.json"
+
+
+def tracked(config: Config, fit: Callable[[RunHandle | None], RunSummary]) -> RunSummary:
+    """Call ``fit`` with the handle of a new MLflow run, or of the one an interrupted run had; None without tracking."""
+    from gare.training.loop import open_shards
+
+    if not config.runtime.tracking:
+        return fit(None)
+    config = absolute(config)
+    shards = open_shards(config)
+    open_run(config, shards.digest)
+    folder = run_directory(config)
+    tracker = Tracker.open(config.runtime)
+    handle = _handle(folder, tracker, config)
+    tracker.dataset(handle.run_id, {"dataset_digest": shards.digest, "recipe_digest": shards.manifest["recipe_digest"]})
+    try:
+        result = fit(handle)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        tracker.finish(handle.run_id, "KILLED" if interrupted else "FAILED")
+        raise
+    if not result.already_finished:
+        tracker.artifact(handle.run_id, folder / HISTORY_FILE)
+        for name, value in result.best_metrics.items():
+            tracker.metrics(handle.run_id, {f"best/{name}": value}, result.steps)
+    tracker.finish(handle.run_id)
+    return result
+
+
+def _handle(folder: Path, tracker: Tracker, config: Config) -> RunHandle:
+    """The run's own MLflow run: the recorded one when it is resumed, else a new one, recorded."""
+    path = folder / HANDLE_FILE
+    state = read_state(folder)
+    if path.is_file() and state is not None:
+        known = RunHandle(**json.loads(path.read_text(encoding="utf-8")))
+        if known.uri == tracker.uri:
+            tracker.resume(known.run_id)
+            return known
+    run_id = tracker.start(config.run_name(), config=config)
+    handle = RunHandle(tracker.uri, config.runtime.experiment, run_id)
+    write_json(path, asdict(handle))
+    return handle

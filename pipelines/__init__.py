@@ -1,0 +1,1 @@
+"""The data job: captioned videos to Arrow shards, with Ray Data and PyAV."""

@@ -1,0 +1,191 @@
+"""The manifest: one row per video, checked once here so that nothing later has to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gare.common.errors import InputError
+from gare.common.files import atomic_file, canonical_json
+from gare.schema import MANIFEST, SCHEMA_VERSION, VERSION_KEY
+
+REQUIRED = ("video_id", "uri", "split", "captions")
+CHECK_ROWS = 4096
+
+
+def load_manifest(path: str | Path) -> pa.Table:
+    """Read a manifest (Parquet, CSV or JSONL) as a table of the schema MANIFEST, in file order.
+
+    Relative uris are taken from the manifest's folder and come out as absolute paths.
+    Raises InputError for anything that is no manifest: columns missing, unknown or of another type, another
+    schema version, repeated video ids, empty values, no rows.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no manifest {path}; gare manifest makes one.")
+    if path.suffix.lower() in {".csv", ".tsv"}:
+        from pipelines.manifest_csv import CsvOptions, from_csv
+
+        table = from_csv(path, CsvOptions(allow_uncaptioned=True, exact=True)).table
+    elif path.suffix.lower() in {".jsonl", ".ndjson"}:
+        table = _read_jsonl(path)
+    else:
+        table = _read_parquet(path)
+    table = checked(table, str(path))
+    uris = pa.array([located(uri, path.parent) for uri in table["uri"].to_pylist()], pa.string())
+    return table.set_column(MANIFEST.get_field_index("uri"), MANIFEST.field("uri"), uris)
+
+
+def located(uri: str, root: Path) -> str:
+    """Make a path below ``root`` absolute; leave a uri with a scheme as it is."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", uri):
+        return uri
+    return os.path.abspath(root / uri)  # noqa: PTH100 - symlinks stay
+
+
+def write_manifest(table: pa.Table, path: str | Path) -> None:
+    """Write a checked table as Parquet with the schema version in its metadata, atomically."""
+    table = checked(table, "the manifest")
+    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()}
+    with atomic_file(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary)
+
+
+def checked(table: pa.Table, where: str) -> pa.Table:
+    """Bring a table into the columns and types of MANIFEST; InputError naming ``where`` and the first thing wrong."""
+    version = (table.schema.metadata or {}).get(VERSION_KEY)
+    if version not in (None, str(SCHEMA_VERSION).encode()):
+        raise InputError(f"{where} has schema version {version.decode()}; this software reads {SCHEMA_VERSION}.")
+    there = ", ".join(table.column_names) or "none"
+    missing = [name for name in REQUIRED if name not in table.column_names]
+    if missing:
+        raise InputError(f"{where} lacks the column {', '.join(missing)}; its columns are {there}.")
+    unknown = [name for name in table.column_names if name not in MANIFEST.names]
+    if unknown:
+        raise InputError(
+            f"{where} has the column {', '.join(unknown)}, which no manifest has; "
+            f"its columns may be {', '.join(MANIFEST.names)}. Put more about a video into attributes."
+        )
+    columns = []
+    for field in MANIFEST:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table[field.name]
+        if not _fits(column.type, field.type):
+            raise InputError(f"{where}: the column {field.name} holds {column.type}, not {field.type}.")
+        if not field.nullable and column.null_count:
+            raise InputError(f"{where}: the column {field.name} is empty in {column.null_count} rows.")
+        columns.append(column.cast(field.type))
+    result = pa.table(columns, schema=MANIFEST)
+    _check_rows(result, where)
+    return result
+
+
+def splits_of(table: pa.Table) -> dict[str, dict[str, int]]:
+    """Split name -> number of videos and captions, by name."""
+    found: dict[str, dict[str, int]] = {}
+    for split, captions in zip(table["split"].to_pylist(), table["captions"].to_pylist(), strict=True):
+        counts = found.setdefault(split, {"videos": 0, "captions": 0})
+        counts["videos"] += 1
+        counts["captions"] += len(captions)
+    return dict(sorted(found.items()))
+
+
+def content_digest(table: pa.Table) -> str:
+    """SHA-256 over the rows' values, the same for CSV and Parquet of the same rows: 64 hex digits."""
+    digest = hashlib.sha256()
+    for row in rows_of(table):
+        digest.update(canonical_json(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def rows_of(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """Yield the rows as plain values, ``attributes`` as pairs in order, a bounded number in memory at once."""
+    for start in range(0, table.num_rows, CHECK_ROWS):
+        yield from table.slice(start, CHECK_ROWS).to_pylist()
+
+
+def _check_rows(table: pa.Table, where: str) -> None:
+    if table.num_rows == 0:
+        raise InputError(f"{where} has no rows: a corpus needs at least one video.")
+    for name in ("video_id", "uri", "split"):
+        if "" in table[name].to_pylist():
+            raise InputError(f"{where}: the column {name} is empty in some row.")
+    repeated = [name for name, count in Counter(table["video_id"].to_pylist()).items() if count > 1]
+    if repeated:
+        more = f" and {len(repeated) - 1} more" if len(repeated) > 1 else ""
+        raise InputError(f"{where} has the video_id {repeated[0]!r}{more} more than once; a video is one row.")
+    for row in rows_of(table):
+        start, end = row["start_s"], row["end_s"]
+        bounds_fit = (start is None or start >= 0) and (end is None or end > (start or 0))
+        if not bounds_fit or float("inf") in (start, end):
+            raise InputError(f"{where}: {row['video_id']!r} has the clip {start} to {end}; it needs 0 <= start < end.")
+        if any(not caption for caption in row["captions"]):
+            raise InputError(f"{where}: {row['video_id']!r} has an empty caption.")
+
+
+def _fits(there: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a column may be converted: no guessing, and never an object or extension type."""
+    if pa.types.is_null(there):
+        return True
+    if pa.types.is_string(wanted):
+        return bool(pa.types.is_string(there) or pa.types.is_large_string(there) or pa.types.is_string_view(there))
+    if pa.types.is_float64(wanted):
+        return bool(pa.types.is_floating(there) or pa.types.is_integer(there))
+    if pa.types.is_list(wanted):
+        listed = pa.types.is_list(there) or pa.types.is_large_list(there) or pa.types.is_list_view(there)
+        return listed and _fits(there.value_type, wanted.value_type)
+    if pa.types.is_map(wanted):
+        return pa.types.is_map(there) and _fits(there.key_type, pa.string()) and _fits(there.item_type, pa.string())
+    return False
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a Parquet file ({reason}); a manifest is Parquet, CSV or JSONL.") from None
+
+
+def _read_jsonl(path: Path) -> pa.Table:
+    """One JSON object per line; attributes are an object of strings."""
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    rows.append(_json_row(line, f"{path} line {number}"))
+        except UnicodeDecodeError:
+            raise InputError(f"{path} is not UTF-8 text.") from None
+    unknown = sorted({name for row in rows for name in row} - set(MANIFEST.names))
+    if unknown:
+        raise InputError(f"{path} has the key {', '.join(unknown)}; a manifest has {', '.join(MANIFEST.names)}.")
+    for row in rows:
+        if isinstance(row.get("attributes"), Mapping):
+            row["attributes"] = list(row["attributes"].items())
+    try:
+        columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in MANIFEST}
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(f"{path} has a value of the wrong type: {error}.") from None
+    return pa.table(columns)
+
+
+def _json_row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise InputError(f"{where} is not a JSON object.") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where} is not a JSON object.")
+    return row

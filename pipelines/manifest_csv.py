@@ -1,0 +1,233 @@
+"""A manifest from a CSV file: one row per caption, or one row per video with a JSON list of captions."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from gare.common.errors import InputError
+from gare.schema import MANIFEST
+from pipelines.manifest import REQUIRED, located
+
+FIELD_CHARACTERS = 16 * 2**20
+REMAINDER = "train"
+
+
+@dataclass(frozen=True)
+class CsvOptions:
+    """How a CSV file becomes a manifest.
+
+    ``columns``: manifest column -> column of the file, where the names differ. ``root``: folder of relative uris,
+    the file's own by default. ``split``: gives every row this split. ``carve``: split -> share of the videos, the
+    rest being train. ``attributes``: columns copied into the attributes. ``exact``: refuse columns that
+    would not be read.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    root: Path | None = None
+    split: str | None = None
+    carve: Mapping[str, float] | None = None
+    seed: int = 0
+    attributes: tuple[str, ...] = ()
+    allow_uncaptioned: bool = False
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class FromCsv:
+    """The manifest, the rows read, and how many videos were dropped for want of a caption."""
+
+    table: pa.Table
+    rows: int
+    uncaptioned: int
+
+
+@dataclass
+class _Video:
+    line: int
+    key: str
+    values: dict[str, Any]
+    captions: dict[str, None] = field(default_factory=dict)
+
+
+def from_csv(path: Path, options: CsvOptions) -> FromCsv:
+    """Group the rows of a UTF-8 CSV (tab-separated when named .tsv) into videos, in order of first appearance.
+
+    When video_id is read from the same column as uri, it is the file's name without folder and suffix; where
+    two files share that, the path without suffix; where they share that too, the path. Raises InputError with the line.
+    """
+    videos: dict[str, _Video] = {}
+    rows = 0
+    for line, row in _rows(path, options):
+        rows += 1
+        _add(videos, line, row, path, options)
+    if not rows:
+        raise InputError(f"{path} has no rows below its header.")
+    kept = [v for v in videos.values() if v.captions or options.allow_uncaptioned]
+    if not kept:
+        raise InputError(f"No row of {path} has a caption; --allow-uncaptioned keeps videos without one.")
+    ids = _video_ids([v.key for v in kept], path) if _ids_from_uris(options) else [v.key for v in kept]
+    splits = _splits(ids, kept, options)
+    table = [
+        {**video.values, "video_id": name, "split": split, "captions": list(video.captions)}
+        for video, name, split in zip(kept, ids, splits, strict=True)
+    ]
+    return FromCsv(pa.Table.from_pylist(table, schema=MANIFEST), rows, len(videos) - len(kept))
+
+
+def carve(video_ids: list[str], shares: Mapping[str, float], seed: int) -> list[str]:
+    """Draw each video's split from its id and ``seed`` alone; what the shares leave over is train.
+
+    Neither the order of the rows nor videos added later move a video to another split, so sizes are only about
+    their shares. Raises InputError for shares that are none and for a split that would be empty.
+    """
+    if not shares or any(not 0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
+        raise InputError("Each carved split needs a share between 0 and 1, and together less than 1: dev=0.1,test=0.1.")
+    if REMAINDER in shares:
+        raise InputError(f"{REMAINDER} is what the carved splits leave over; give the shares of the others only.")
+    drawn = [_draw(video_id, shares, seed) for video_id in video_ids]
+    empty = [name for name in (*shares, REMAINDER) if name not in drawn]
+    if empty:
+        raise InputError(
+            f"Of {len(video_ids)} videos none falls into {', '.join(empty)}; try another --seed, or larger shares."
+        )
+    return drawn
+
+
+def _draw(video_id: str, shares: Mapping[str, float], seed: int) -> str:
+    digest = hashlib.sha256(f"{seed}:{video_id}".encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    for name, share in shares.items():
+        if place < share:
+            return name
+        place -= share
+    return REMAINDER
+
+
+def _source(column: str, options: CsvOptions) -> str:
+    return options.columns.get(column, column)
+
+
+def _ids_from_uris(options: CsvOptions) -> bool:
+    return _source("video_id", options) == _source("uri", options)
+
+
+def _rows(path: Path, options: CsvOptions) -> Iterator[tuple[int, dict[str, str]]]:
+    csv.field_size_limit(FIELD_CHARACTERS)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
+            _check_header(path, list(reader.fieldnames or []), options)
+            for row in reader:
+                if None in row or None in row.values():
+                    raise InputError(f"{path} line {reader.line_num} has more or fewer cells than the header.")
+                yield reader.line_num, row
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text.") from None
+    except csv.Error as error:
+        raise InputError(f"{path} line {reader.line_num} is not valid CSV: {error}.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from None
+
+
+def _check_header(path: Path, header: list[str], options: CsvOptions) -> None:
+    if not header:
+        raise InputError(f"{path} is empty.")
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path} has the column {repeated[0]!r} twice.")
+    unknown = [name for name in options.columns if name not in MANIFEST.names]
+    if unknown:
+        raise InputError(f"A manifest has no column {unknown[0]}; its columns are {', '.join(MANIFEST.names)}.")
+    needed = ["video_id", "uri", *([] if options.allow_uncaptioned else ["captions"])]
+    wanted = [*(_source(name, options) for name in needed), *options.columns.values(), *options.attributes]
+    missing = list(dict.fromkeys(name for name in wanted if name not in header))
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}; its columns are {', '.join(header)}. "
+            "--columns names others, such as --columns video_id=file,uri=file."
+        )
+    unread = [name for name in header if name not in MANIFEST.names or name == "attributes"]
+    if options.exact and unread:
+        raise InputError(
+            f"{path} has the column {', '.join(unread)}, which a manifest in CSV does not have; "
+            "gare manifest csv makes a manifest of any CSV file."
+        )
+    if options.split is None and options.carve is None and _source("split", options) not in header:
+        raise InputError(
+            f"{path} has no split column; give --split NAME for all rows, or --carve dev=0.1,test=0.1 to draw them."
+        )
+
+
+def _add(videos: dict[str, _Video], line: int, row: dict[str, str], path: Path, options: CsvOptions) -> None:
+    where = f"{path} line {line}"
+    cells = {name: row.get(_source(name, options), "").strip() for name in MANIFEST.names}
+    for name in REQUIRED[:2]:
+        if not cells[name]:
+            raise InputError(f"{where} has no {name}.")
+    values: dict[str, Any] = {
+        "uri": located(cells["uri"], options.root or path.parent),
+        "start_s": _seconds(cells["start_s"], where),
+        "end_s": _seconds(cells["end_s"], where),
+        "attributes": [(name, row[name]) for name in options.attributes] or None,
+    }
+    if options.split is None and options.carve is None:
+        if not cells["split"]:
+            raise InputError(f"{where} has no split.")
+        values["split"] = cells["split"]
+    video = videos.setdefault(cells["video_id"], _Video(line, cells["video_id"], values))
+    different = [name for name, value in values.items() if video.values[name] != value]
+    if different:
+        raise InputError(f"{where}: {video.key!r} has another {different[0]} than in line {video.line}.")
+    video.captions.update(dict.fromkeys(_captions(cells["captions"])))
+
+
+def _captions(cell: str) -> list[str]:
+    if cell.startswith("["):
+        try:
+            listed = json.loads(cell)
+        except ValueError:
+            listed = None  # a caption may begin with a bracket: "[music] ..."
+        if isinstance(listed, list) and all(isinstance(caption, str) for caption in listed):
+            return [caption.strip() for caption in listed if caption.strip()]
+    return [cell] if cell else []
+
+
+def _seconds(cell: str, where: str) -> float | None:
+    if not cell:
+        return None
+    try:
+        return float(cell)
+    except ValueError:
+        raise InputError(f"{where}: {cell!r} is no number of seconds.") from None
+
+
+def _splits(ids: list[str], videos: list[_Video], options: CsvOptions) -> list[str]:
+    if options.carve is not None:
+        return carve(ids, options.carve, options.seed)
+    if options.split is not None:
+        return [options.split] * len(ids)
+    return [video.values["split"] for video in videos]
+
+
+def _video_ids(files: list[str], path: Path) -> list[str]:
+    """Name each file as shortly as tells it from all others: its stem, its path without suffix, or its path."""
+    ids = files
+    for names in ([str(PurePosixPath(f).with_suffix("")) for f in files], [PurePosixPath(f).stem for f in files]):
+        counts = Counter(names)
+        ids = [name if counts[name] == 1 else longer for name, longer in zip(names, ids, strict=True)]
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path} has two files that would both be the video {repeated[0]!r}; give a video_id column.")
+    return ids

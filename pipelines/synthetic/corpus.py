@@ -1,0 +1,147 @@
+"""Writing the corpus: videos in worker processes, the captions file last."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gare.common.errors import InputError, RunError
+from gare.common.files import atomic_file, write_json
+from pipelines.synthetic.encode import encode
+from pipelines.synthetic.plan import SPLITS, Clip, plan
+from pipelines.synthetic.scenes import render
+
+VERSION: Final = 1
+"""Raised whenever the same seed would give other files."""
+
+CORPUS_FILE: Final = "corpus.json"
+CAPTIONS_FILE: Final = "captions.csv"
+VIDEO_FOLDER: Final = "videos"
+COLUMNS: Final = ("file", "video_id", "caption", "split", "shape", "colour", "size", "motion")
+CHUNK_VIDEOS: Final = 16
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What a corpus holds; ``seconds`` is the time this call took, ``reused`` that it was already there."""
+
+    splits: dict[str, int]
+    captions: int
+    bytes: int
+    seconds: float
+    captions_file: Path
+    reused: bool
+
+
+def write_corpus(
+    out: Path,
+    videos: int,
+    seed: int = 0,
+    processes: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> CorpusReport:
+    """Write ``videos`` captioned clips into the folder ``out``; the same arguments give the same bytes.
+
+    ``processes``: how many encode, one per usable core when None; 1 encodes in this process. More than one are
+    spawned, so a script calls this under ``if __name__ == "__main__"``.
+    ``on_progress`` is told the number of videos written so far.
+
+    A finished corpus of the same seed and size is left as it is; an interrupted one is written again. Raises
+    InputError for too few videos, a negative seed, or a folder that holds anything else; RunError when a worker dies.
+    """
+    started = time.monotonic()
+    if seed < 0:
+        raise InputError(f"The seed of a corpus is 0 or more, not {seed}.")
+    clips = plan(videos, seed)
+    out = Path(out)
+    finished = _claim(out, {"version": VERSION, "videos": videos, "seed": seed})
+    files = [out / clip.file for clip in clips]
+    if finished and all(file.is_file() for file in files):
+        return _report(out, clips, sum(file.stat().st_size for file in files), started, reused=True)
+    (out / VIDEO_FOLDER).mkdir(exist_ok=True)
+    size = _write_videos(out, clips, processes or _usable_cores(), on_progress or (lambda _: None))
+    _write_captions(out / CAPTIONS_FILE, clips)
+    return _report(out, clips, size, started, reused=False)
+
+
+def _claim(out: Path, identity: dict[str, int]) -> bool:
+    """Make ``out`` ours, or refuse; True when its captions file, written last, is there."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; a corpus needs a folder.")
+    marker = out / CORPUS_FILE
+    if marker.is_file():
+        try:
+            found = json.loads(marker.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise InputError(f"{marker} cannot be read ({error}); choose another folder.") from error
+        if found != identity:
+            raise InputError(f"{out} holds another corpus ({found} instead of {identity}); choose another folder.")
+        return (out / CAPTIONS_FILE).is_file()
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} holds other things than a corpus; choose a new or empty folder.")
+    write_json(marker, identity)
+    return False
+
+
+def _write_videos(out: Path, clips: Sequence[Clip], processes: int, on_progress: Callable[[int], None]) -> int:
+    """Encode all clips; returns their bytes. What a file holds does not depend on who writes it."""
+    chunks = [clips[start : start + CHUNK_VIDEOS] for start in range(0, len(clips), CHUNK_VIDEOS)]
+    size = done = 0
+    processes = min(processes, len(chunks))
+    if processes <= 1:
+        for chunk in chunks:
+            size += _write_chunk(out, chunk)
+            done += len(chunk)
+            on_progress(done)
+        return size
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for chunk, written in zip(chunks, pool.map(_write_chunk, [out] * len(chunks), chunks), strict=True):
+            size += written
+            done += len(chunk)
+            on_progress(done)
+    except BrokenProcessPool as error:
+        raise RunError("A process that encodes videos died; run the command again, it starts over.") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return size
+
+
+def _write_chunk(out: Path, clips: Sequence[Clip]) -> int:
+    return sum(
+        encode(out / c.file, render(c.scene), c.format, c.scene.fps, c.scene.width, c.scene.height) for c in clips
+    )
+
+
+def _write_captions(path: Path, clips: Sequence[Clip]) -> None:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for clip in clips:
+            look = clip.scene.look
+            attributes = (look.shape, look.colour, look.size, clip.scene.motion)
+            rows.writerows((clip.file, clip.video_id, caption, clip.split, *attributes) for caption in clip.captions)
+
+
+def _report(out: Path, clips: Sequence[Clip], size: int, started: float, *, reused: bool) -> CorpusReport:
+    return CorpusReport(
+        splits={split: sum(clip.split == split for clip in clips) for split in SPLITS},
+        captions=sum(len(clip.captions) for clip in clips),
+        bytes=size,
+        seconds=time.monotonic() - started,
+        captions_file=out / CAPTIONS_FILE,
+        reused=reused,
+    )
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,139 @@
+"""Which clips a corpus holds, and in which split.
+
+Dev and test hold whole appearances (shape, colour, size) back from train, each as a group of four clips that share
+everything, down to the background and the codec, but the motion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
+from typing import Final
+
+import numpy as np
+
+from gare.common.errors import InputError
+from pipelines.synthetic.captions import describe
+from pipelines.synthetic.encode import FORMATS, Format
+from pipelines.synthetic.scenes import COLOURS, MIDDLE_JITTER, MOTIONS, REACH, SHAPES, SIZES, Appearance, Scene
+
+GROUP: Final = 4
+TEST_GROUPS: Final = 60
+DEV_GROUPS: Final = 20
+MINIMUM_VIDEOS: Final = 12
+FULL_TEST_VIDEOS: Final = 600
+"""From this many videos on, test holds 240 and dev 80; below, 1 in 10 and 1 in 30 videos is a group's first."""
+
+SPLITS: Final = ("train", "dev", "test")
+SHORT_SIDES: Final = (80, 96, 112, 128)
+ASPECTS: Final = (Fraction(1), Fraction(4, 3), Fraction(3, 4), Fraction(16, 9), Fraction(9, 16))
+RATES: Final = (Fraction(8), Fraction(10), Fraction(12), Fraction(25, 2), Fraction(15))
+SECONDS: Final = (2.0, 4.0)
+
+# One independent stream of random numbers per purpose, so that no draw depends on how many came before it.
+_HOLD, _TRAIN, _MOTIONS, _LOOKS, _WORDS = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One video of the corpus."""
+
+    video_id: str
+    split: str
+    scene: Scene
+    format: Format
+    captions: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        """Path relative to the corpus folder."""
+        return f"videos/{self.video_id}.{self.format.extension}"
+
+
+def split_sizes(videos: int) -> dict[str, int]:
+    """Videos in train, dev and test for a corpus of ``videos``; refuses fewer than 12."""
+    if videos < MINIMUM_VIDEOS:
+        raise InputError(f"A corpus needs at least {MINIMUM_VIDEOS} videos, {videos} asked for.")
+    test = GROUP * min(TEST_GROUPS, max(1, videos // 10))
+    dev = GROUP * min(DEV_GROUPS, max(1, videos // 30))
+    return {"train": videos - dev - test, "dev": dev, "test": test}
+
+
+def held_out(seed: int) -> tuple[list[Appearance], list[Appearance]]:
+    """Choose the appearances of dev and of test, 20 and 60; train keeps one or two of every shape in every colour."""
+    rng = np.random.default_rng([seed, _HOLD])
+    pairs = list(product(SHAPES, COLOURS))
+    sizes = {pair: rng.permutation(list(SIZES)) for pair in pairs}
+    order = rng.permutation(len(pairs))
+    twice = [*(pairs[i] for i in order), *(pairs[i] for i in order[: TEST_GROUPS + DEV_GROUPS - len(pairs)])]
+    seen: set[tuple[str, str]] = set()
+    chosen = []
+    for shape, colour in twice:
+        again = (shape, colour) in seen
+        chosen.append(Appearance(shape, colour, str(sizes[shape, colour][int(again)])))
+        seen.add((shape, colour))
+    chosen = [chosen[i] for i in rng.permutation(len(chosen))]
+    return chosen[:DEV_GROUPS], chosen[DEV_GROUPS:]
+
+
+def plan(videos: int, seed: int) -> list[Clip]:
+    """Every clip of a corpus, in order, decided by ``videos`` and ``seed`` alone."""
+    sizes = split_sizes(videos)
+    dev, test = held_out(seed)
+    clips = list(_train(sizes["train"], seed, {*dev, *test}))
+    clips += _groups("dev", dev[: sizes["dev"] // GROUP], seed)
+    clips += _groups("test", test[: sizes["test"] // GROUP], seed)
+    return clips
+
+
+def _train(count: int, seed: int, excluded: set[Appearance]) -> Iterator[Clip]:
+    """Every combination left to train once, in random order, then again, until there are ``count``."""
+    looks = [look for look in (Appearance(*parts) for parts in product(SHAPES, COLOURS, SIZES)) if look not in excluded]
+    combinations = list(product(looks, MOTIONS))
+    rng = np.random.default_rng([seed, _TRAIN])
+    order = np.concatenate([rng.permutation(len(combinations)) for _ in range(-(-count // len(combinations)))])
+    for index in range(count):
+        look, motion = combinations[order[index]]
+        yield _clip("train", index, index, look, motion, seed)
+
+
+def _groups(split: str, looks: list[Appearance], seed: int) -> Iterator[Clip]:
+    for group, look in enumerate(looks):
+        rng = np.random.default_rng([seed, _MOTIONS, SPLITS.index(split), group])
+        for member, motion in enumerate(rng.permutation(list(MOTIONS))[:GROUP]):
+            yield _clip(split, group * GROUP + member, group, look, str(motion), seed)
+
+
+def _clip(split: str, index: int, group: int, look: Appearance, motion: str, seed: int) -> Clip:
+    """Make a clip; its nuisances (frame size, rate, length, codec, background, place) are those of its group."""
+    key = [SPLITS.index(split), group]
+    rng = np.random.default_rng([seed, _LOOKS, *key])
+    width, height = _frame_size(rng)
+    fps = RATES[rng.integers(len(RATES))]
+    seconds = rng.uniform(*SECONDS)
+    x, y = (0.5 + rng.uniform(-MIDDLE_JITTER, MIDDLE_JITTER, 2)).tolist()
+    scene = Scene(
+        look=look,
+        motion=motion,
+        width=width,
+        height=height,
+        fps=fps,
+        frames=int(float(fps) * seconds) | 1,
+        middle=(x, y),
+        reach=float(rng.uniform(*REACH)),
+        background_seed=(seed, *key),
+    )
+    weights = np.array([form.weight for form in FORMATS], dtype=np.float64)
+    form = FORMATS[rng.choice(len(FORMATS), p=weights / weights.sum())]
+    words = np.random.default_rng([seed, _WORDS, SPLITS.index(split), index])
+    return Clip(f"{split}_{index:05d}", split, scene, form, describe(look, motion, words))
+
+
+def _frame_size(rng: np.random.Generator) -> tuple[int, int]:
+    """Width and height in pixels, both even as the codecs want them."""
+    short = SHORT_SIDES[rng.integers(len(SHORT_SIDES))]
+    aspect = ASPECTS[rng.integers(len(ASPECTS))]
+    long = 2 * round(short * max(aspect, 1 / aspect) / 2)
+    return (long, short) if aspect >= 1 else (short, long)

@@ -1,0 +1,188 @@
+"""The folder that prepare writes: fixed work units of the manifest, and which of them are finished.
+
+A unit's ledger part is written last, so it is the unit's commit: its metadata lists the shards that belong to it.
+The folder also keeps the manifest it was made from (``manifest.arrow``, one record batch per unit) and the recipe
+(``recipe.json``), both written first, so an interrupted folder knows what it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gare.common.errors import InputError
+from gare.common.files import atomic_file, canonical_json, digest_of, write_json
+from gare.config import PrepareConfig
+from gare.schema import LEDGER, LEDGER_FOLDER, RECIPE_KEY, SCHEMA_VERSION, SHARD_FOLDER, VERSION_KEY, stamped
+from pipelines.manifest import content_digest, rows_of
+
+RECIPE_FILE = "recipe.json"
+MANIFEST_FILE = "manifest.arrow"
+SHARDS_KEY = b"gare.shards"
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A finished shard: its name below the shard folder, its rows, size in bytes and SHA-256."""
+
+    file: str
+    unit: int
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def recipe_digest(recipe: PrepareConfig) -> str:
+    """Name a decode recipe: 16 hex digits, stamped into every shard made by it."""
+    return digest_of({"schema_version": SCHEMA_VERSION, "prepare": recipe.model_dump(mode="json")})
+
+
+def shard_name(unit: int, number: int) -> str:
+    """Name a unit's shard; the same for every run."""
+    return f"unit-{unit:06d}-{number:02d}.arrow"
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output folder, its recipe and the digest of its manifest."""
+
+    folder: Path
+    recipe: PrepareConfig
+    digest: str
+    manifest_sha256: str
+
+    @property
+    def shards(self) -> Path:
+        """Folder of the shards."""
+        return self.folder / SHARD_FOLDER
+
+    def ledger(self, unit: int) -> Path:
+        """Path of a unit's ledger part."""
+        return self.folder / LEDGER_FOLDER / f"unit-{unit:06d}.parquet"
+
+    def units(self) -> int:
+        """Count the work units."""
+        with pa.memory_map(str(self.folder / MANIFEST_FILE)) as source:
+            return int(pa.ipc.open_file(source).num_record_batches)
+
+    def rows(self, unit: int) -> list[dict[str, Any]]:
+        """Read the manifest rows of one unit."""
+        with pa.memory_map(str(self.folder / MANIFEST_FILE)) as source:
+            return list(rows_of(pa.ipc.open_file(source).get_batch(unit)))
+
+
+def open_output(folder: Path, manifest: pa.Table, recipe: PrepareConfig) -> Output:
+    """Start an output folder, or take up one made from the same manifest with the same recipe.
+
+    Raises InputError naming what differs: shards of two recipes never mix.
+    """
+    output = Output(folder, recipe, recipe_digest(recipe), content_digest(manifest))
+    wanted = {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": output.digest,
+        "manifest_sha256": output.manifest_sha256,
+    }
+    there = _read_recipe(folder)
+    if there is not None:
+        _refuse_other(folder, there, wanted)
+    elif any((folder / name).exists() for name in (SHARD_FOLDER, LEDGER_FOLDER)):
+        raise InputError(f"{folder} holds shards but no {RECIPE_FILE}; give another --out.")
+    if not (folder / MANIFEST_FILE).is_file():
+        _write_manifest(folder / MANIFEST_FILE, manifest, recipe.unit_videos)
+    if there is None:
+        write_json(folder / RECIPE_FILE, wanted)
+    for name in (SHARD_FOLDER, LEDGER_FOLDER):
+        (folder / name).mkdir(exist_ok=True)
+    return output
+
+
+def write_ledger(output: Output, unit: int, rows: list[dict[str, Any]], shards: list[ShardFile]) -> None:
+    """Commit a unit: its ledger part, naming its shards."""
+    schema = stamped(LEDGER, recipe_digest=output.digest, unit=unit)
+    listed = canonical_json([asdict(shard) for shard in shards]).encode()
+    schema = schema.with_metadata({**schema.metadata, SHARDS_KEY: listed})
+    with atomic_file(output.ledger(unit)) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+
+
+def read_ledger(output: Output, unit: int) -> tuple[list[dict[str, Any]], list[ShardFile]] | None:
+    """Read a unit's ledger rows and shards; None unless the unit is finished.
+
+    Finished: the part carries this recipe, covers exactly the unit's manifest rows, and its shards are there in
+    their full size.
+    """
+    try:
+        table = pq.ParquetFile(output.ledger(unit)).read()
+        metadata = table.schema.metadata or {}
+        if metadata.get(RECIPE_KEY) != output.digest.encode():
+            return None
+        if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION).encode() or not table.schema.equals(LEDGER):
+            return None
+        shards = [ShardFile(**entry) for entry in json.loads(metadata[SHARDS_KEY])]
+        if any((output.shards / shard.file).stat().st_size != shard.bytes for shard in shards):
+            return None
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
+        return None
+    rows = table.to_pylist()
+    names = ("video_id", "uri", "split")
+    if [[row[n] for n in names] for row in rows] != [[row[n] for n in names] for row in output.rows(unit)]:
+        return None
+    return rows, shards
+
+
+def remove_leftovers(output: Output, unfinished: list[int]) -> None:
+    """Remove what an interrupted run left of the unfinished units."""
+    stems = {f"unit-{unit:06d}" for unit in unfinished}
+    for name in (SHARD_FOLDER, LEDGER_FOLDER):
+        for file in (output.folder / name).iterdir():
+            if file.name.lstrip(".")[: len("unit-000000")] in stems:
+                file.unlink(missing_ok=True)
+
+
+def _read_recipe(folder: Path) -> dict[str, Any] | None:
+    path = folder / RECIPE_FILE
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; --out is a folder.")
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or not {"recipe", "manifest_sha256", "schema_version"} <= values.keys():
+        raise InputError(f"{path} is damaged; remove {folder} or give another --out.")
+    return values
+
+
+def _refuse_other(folder: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    again = "Give another --out, or remove the folder to make it anew."
+    if there.get("schema_version") != wanted["schema_version"]:
+        raise InputError(
+            f"{folder} has schema version {there.get('schema_version')}; this software writes "
+            f"{wanted['schema_version']}. {again}"
+        )
+    old, new = _flat(there["recipe"], "prepare."), _flat(wanted["recipe"], "prepare.")
+    changed = [f"{k} was {old.get(k)}, now {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
+    if changed:
+        raise InputError(f"{folder} was made with another recipe: {'; '.join(changed)}. {again}")
+    if there["manifest_sha256"] != wanted["manifest_sha256"]:
+        raise InputError(f"{folder} was made from another manifest, with other rows or in another order. {again}")
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
+
+
+def _write_manifest(path: Path, manifest: pa.Table, unit_videos: int) -> None:
+    with atomic_file(path) as temporary, pa.ipc.new_file(str(temporary), manifest.schema) as writer:
+        writer.write_table(manifest.combine_chunks(), max_chunksize=unit_videos)

@@ -1,0 +1,70 @@
+"""The Ray Data job, end to end, on a small cluster."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from gare.common.errors import RunError
+from gare.common.files import file_digest
+from gare.config.prepare import PrepareConfig
+from gare.data.shards import ShardSet
+from gare.schema import MANIFEST
+from pipelines import shards
+from pipelines.manifest import write_manifest
+from tests.videos import make_video
+
+pytestmark = pytest.mark.ray
+RECIPE = PrepareConfig(max_frames=4, short_side=32, crop=32, unit_videos=3)
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    made = []
+    for number in range(8):
+        path = tmp_path / f"{number}.mp4"
+        if number == 4:
+            path.write_text("no video")
+        else:
+            make_video(path, frames=30 + number, gop=10)
+        split = "test" if number % 3 == 2 else "train"
+        made.append({"video_id": f"v{number}", "uri": str(path), "split": split, "captions": [f"number {number}"]})
+    write_manifest(pa.Table.from_pylist(made, schema=MANIFEST), tmp_path / "m.parquet")
+    return tmp_path / "m.parquet"
+
+
+def contents(folder):
+    return {f.name: file_digest(f) for f in [folder / "dataset.json", *sorted((folder / "shards").iterdir())]}
+
+
+def test_prepare_is_the_same_for_any_workers_goes_on_after_a_loss_and_records_failures(tmp_path, manifest, ray_cluster):
+    seen = []
+    report = shards.prepare(manifest, tmp_path / "two", RECIPE, workers=2, on_progress=seen.append)
+    assert report.totals["ok"] == 7
+    assert report.totals["failed"] == {"unreadable": 1}
+    assert (seen[0].done, seen[-1].done, seen[-1].total, seen[-1].failed) == (0, 8, 8, 1)
+    shards.prepare(manifest, tmp_path / "one", RECIPE, workers=1)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+    # As a job killed between a unit's shards and its ledger part leaves it.
+    before, kept = contents(tmp_path / "two"), (tmp_path / "two/shards/unit-000000-00.arrow").stat().st_mtime_ns
+    (tmp_path / "two/dataset.json").unlink()
+    (tmp_path / "two/ledger/unit-000001.parquet").unlink()
+    again = shards.prepare(manifest, tmp_path / "two", RECIPE)
+    assert (again.videos, again.units_skipped) == (3, 2)
+    assert contents(tmp_path / "two") == before
+    assert (tmp_path / "two/shards/unit-000000-00.arrow").stat().st_mtime_ns == kept
+
+    found = ShardSet(tmp_path / "two")
+    assert [video.video_id for video in found.split("train").videos] == ["v0", "v1", "v3", "v6", "v7"]
+    assert json.loads((tmp_path / "two/dataset.json").read_text())["splits"]["test"] == {"videos": 2, "captions": 2}
+
+
+def test_a_corpus_of_bad_videos_ends_with_a_sentence_and_a_ledger(tmp_path, ray_cluster):
+    made = [{"video_id": "a", "uri": str(tmp_path / "none.mp4"), "split": "train", "captions": ["x"]}]
+    write_manifest(pa.Table.from_pylist(made, schema=MANIFEST), tmp_path / "m.parquet")
+    with pytest.raises(RunError, match="ledger says why"):
+        shards.prepare(tmp_path / "m.parquet", tmp_path / "out", RECIPE)
+    assert (tmp_path / "out/ledger/unit-000000.parquet").is_file()

@@ -1,0 +1,125 @@
+"""Sweeps through Ray Tune, with a stand-in for training that takes no time."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+
+from gare.common.errors import ConfigError, RunError
+from gare.config.tree import build, load_config
+from gare.tracking import log_report
+from gare.training.run import RunSummary, run_directory
+from tune.ledger import Ledger
+from tune.sweep import concurrent_trials, run_sweep
+
+METRIC = "dev/t2v/R@1"
+WEIGHT = "objective.trust_region.weight"
+
+# Ray's workers cannot import test modules.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def pretend(config, *, tracking, callbacks, quiet):
+    """Train nothing: the metric is 100 (weight + 0.1), weight 0.3 breaks, weight 0.4 kills its process."""
+    folder = run_directory(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "launches").open("a") as stream:
+        stream.write("x")
+    weight = config.objective.trust_region.weight
+    if weight == 0.3 and not (folder.parent / "mended").exists():
+        raise RunError("the videos are upside down\nand more")
+    if weight == 0.4:
+        os._exit(1)
+    metrics = {METRIC: 100 * (weight + 0.1)}
+    if tracking is not None:
+        log_report(tracking, {"step": 7, "epoch": 1, **metrics})
+    return RunSummary(config.run_name(), str(folder), str(folder / "best"), metrics, 1, 7, 0.1)
+
+
+def sweep_config(folder, weights, **sweep):
+    return build(
+        {
+            "sweep": {"space": {WEIGHT: {"grid": weights}}, "trials": 1} | sweep,
+            "runtime": {"name": "weights", "output": str(folder), "tracking_uri": f"sqlite:///{folder}/m.db"},
+        }
+    )
+
+
+@pytest.mark.ray
+def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster, tmp_path):
+    import mlflow
+
+    config = sweep_config(tmp_path, [0.1, 0.2, 0.3, 0.4])
+    seen = []
+    report = run_sweep(config, on_progress=lambda *event: seen.append(event), trainer=pretend)
+
+    assert [trial.status for trial in report.ledger.trials] == ["done", "done", "failed", "failed"]
+    assert report.ledger.trials[2].error == "RunError: the videos are upside down"
+    assert "process died" in report.ledger.trials[3].error
+    assert [event[1:] for event in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert report.comparison.best.name == "trial-001"
+    best = load_config(report.comparison.best_config)
+    assert best.objective.trust_region.weight == 0.2
+    assert (tmp_path / "weights" / "sensitivity.png").is_file()
+
+    client = mlflow.MlflowClient(tracking_uri=config.runtime.tracking_uri)
+    experiment = client.get_experiment_by_name("gare").experiment_id
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{report.ledger.run_id}'")
+    by_name = {run.info.run_name: run for run in children}
+    assert [by_name[f"weights/trial-00{n}"].info.status for n in range(4)] == ["FINISHED"] * 2 + ["FAILED"] * 2
+    assert by_name["weights/trial-001"].data.metrics["dev/t2v/R_at_1"] == pytest.approx(30)
+    assert by_name["weights/trial-001"].data.params[WEIGHT] == "0.2"
+    parent = client.get_run(report.ledger.run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["gare.best_trial"] == "trial-001"
+    assert {item.path for item in client.list_artifacts(report.ledger.run_id)} == {
+        "best.yaml",
+        "config.yaml",
+        "sensitivity.png",
+        "sweep.json",
+    }
+
+    (tmp_path / "weights" / "mended").touch()
+    again = run_sweep(config, on_progress=lambda *_: None, trainer=pretend)
+    assert [trial.status for trial in again.ledger.trials] == ["done", "done", "done", "failed"]
+    launches = [len((Path(trial.directory) / "launches").read_text()) for trial in again.ledger.trials]
+    assert launches == [1, 1, 2, 2]
+    assert again.comparison.best.name == "trial-002"
+    assert Ledger.read(tmp_path / "weights").trials == again.ledger.trials
+
+    with pytest.raises(ConfigError, match="holds another sweep"):
+        run_sweep(sweep_config(tmp_path, [0.1]), on_progress=lambda *_: None, trainer=pretend)
+
+
+@pytest.mark.ray
+def test_a_sweep_whose_trials_all_fail_is_an_error_that_says_why(ray_cluster, tmp_path):
+    config = sweep_config(tmp_path, [0.3])
+    with pytest.raises(RunError, match="All 1 trials failed; the first: RunError: the videos are upside down"):
+        run_sweep(config, on_progress=lambda *_: None, trainer=pretend)
+
+
+def workers(count, cpus, **runtime):
+    return build({"runtime": {"workers": count, "cpus_per_worker": cpus, "device": "cpu"} | runtime})
+
+
+def test_trials_at_a_time_are_what_the_nodes_have_room_for():
+    assert concurrent_trials(workers(1, 1.0), [{"CPU": 2.0}]) == 2
+    assert concurrent_trials(workers(2, 1.0), [{"CPU": 3.0}]) == 1
+    assert concurrent_trials(workers(2, 0.1), [{"CPU": 1.0}]) == 5
+    # Six CPUs, but each node has room for only one worker of two.
+    assert concurrent_trials(workers(1, 2.0), [{"CPU": 3.0}, {"CPU": 3.0}]) == 2
+    # Two workers need a GPU each.
+    assert concurrent_trials(workers(2, 1.0, device="cuda"), [{"CPU": 64.0, "GPU": 4.0}]) == 2
+
+
+def test_a_trial_that_cannot_fit_is_refused_with_the_arithmetic():
+    with pytest.raises(RunError, match=r"needs 2 workers of 2 CPUs, but the cluster \(3 \+ 1 CPUs\) has room for 1"):
+        concurrent_trials(workers(2, 2.0), [{"CPU": 3.0}, {"CPU": 1.0}])
+
+
+def test_asha_that_could_stop_nothing_is_refused(tmp_path):
+    config = sweep_config(tmp_path, [0.1], scheduler="asha", grace_epochs=5)
+    with pytest.raises(ConfigError, match=r"sweep\.grace_epochs is 5"):
+        run_sweep(config, on_progress=lambda *_: None, trainer=pretend)

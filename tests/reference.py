@@ -1,0 +1,73 @@
+"""The equations of the paper written plainly, pair by pair, in float64: what the fast code is held against."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    centred = x - x.mean()
+    return centred / math.sqrt(float((centred**2).mean()) + 1e-5) * weight + bias
+
+
+def pair(text, frames, words, psi, *, corrected, context, sign, temperature):
+    """Score, increment and pooled video of one pair; ``frames`` [F, D] and ``words`` [W, D] hold valid rows only."""
+    weights = torch.softmax(frames @ text / temperature, dim=0)
+    pooled = weights @ frames
+    query = sign * (frames.mean(dim=0) - text)
+    rows = frames if context == "frames" else words
+    normed = torch.stack([layer_norm(r, psi["layer_norm1.weight"], psi["layer_norm1.bias"]) for r in rows])
+    q = (
+        psi["q_proj.weight"] @ layer_norm(query, psi["layer_norm1.weight"], psi["layer_norm1.bias"])
+        + psi["q_proj.bias"]
+    )
+    k = normed @ psi["k_proj.weight"].T + psi["k_proj.bias"]
+    v = normed @ psi["v_proj.weight"].T + psi["v_proj.bias"]
+    attention = torch.softmax(k @ q / math.sqrt(len(q)), dim=0)
+    a = psi["out_proj.weight"] @ (attention @ v) + psi["out_proj.bias"]
+    y = layer_norm(a, psi["layer_norm2.weight"], psi["layer_norm2.bias"])
+    u = layer_norm(
+        y + psi["linear1.weight"] @ y + psi["linear1.bias"], psi["layer_norm3.weight"], psi["layer_norm3.bias"]
+    )
+    delta = psi["mean_proj.weight"] @ u + psi["mean_proj.bias"]
+    left, right = (text + delta, pooled) if corrected == "text" else (text, pooled + delta)
+    return left @ right / (left.norm() * right.norm()), delta, pooled
+
+
+def info_nce(logits: Tensor) -> Tensor:
+    n = len(logits)
+    total = torch.zeros((), dtype=logits.dtype)
+    for i in range(n):
+        total = total - torch.log(torch.exp(logits[i, i]) / torch.exp(logits[i]).sum())
+        total = total - torch.log(torch.exp(logits[i, i]) / torch.exp(logits[:, i]).sum())
+    return total / (2 * n)
+
+
+def information_bottleneck(delta: Tensor, *, anchor: str, reduction: str, sigma: float, normalised: bool) -> Tensor:
+    if normalised:
+        delta = delta / delta.norm(dim=-1, keepdim=True)
+    if anchor == "text":
+        delta = delta.transpose(0, 1)
+    terms = []
+    for j in range(delta.shape[1]):
+        mu, sd = delta[:, j].mean(dim=0), delta[:, j].std(dim=0) + 1e-6
+        kl = torch.log(sigma / sd) + (sd**2 + mu**2) / (2 * sigma**2) - 0.5
+        terms.append(kl.sum() if reduction == "sum" else kl.mean())
+    return torch.stack(terms).mean()
+
+
+def trust_region(delta: Tensor, *, bound: float) -> Tensor:
+    value = -torch.stack([row.norm(dim=-1).var() for row in delta]).mean()
+    return value if value >= -bound else value * 0
+
+
+def direction_diversity(delta: Tensor, *, alpha: float) -> Tensor:
+    terms = []
+    for row in delta:
+        z = [d / d.norm() for d in row]
+        inner = torch.stack([torch.exp(-alpha * (1 - a @ b)) for a in z for b in z])
+        terms.append(torch.log(inner.mean() + 1e-8))
+    return torch.stack(terms).mean()

@@ -1,0 +1,93 @@
+"""The objective over several processes equals the single process's (the method's section 7)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from gare.config import ModelConfig
+from gare.config.objective import ObjectiveConfig
+from gare.model import PairDropout, PairHead
+from gare.objective import ALONE, TorchRanks, objective
+from gare.training.step import sum_gradients
+
+B, F, W, D = 8, 3, 4, 16
+
+
+def inputs():
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    text, frames, words = draw(B, D), draw(B, F, D), draw(B, W, D)
+    frame_mask = torch.arange(F) < torch.randint(1, F + 1, (B, 1), generator=g)
+    word_mask = torch.arange(W) < torch.randint(1, W + 1, (B, 1), generator=g)
+    return text, frames, frame_mask, words, word_mask
+
+
+def gradients(ranks, model, config):
+    """Loss and all gradients of one toy encoder and head, as a rank sees them after the reduction."""
+    torch.manual_seed(1)
+    head = PairHead(D, model).double()
+    encoder = torch.nn.Linear(D, D).double()
+    text, frames, frame_mask, words, word_mask = inputs()
+    own = ranks.own(B // ranks.size)
+    out = head(
+        encoder(text[own]),
+        ranks.gather(encoder(frames[own])),
+        ranks.gather_constant(frame_mask[own].int()).bool(),
+        encoder(words[own]),
+        word_mask[own],
+        dropout=PairDropout(0.3, 0, 0, first_text=ranks.rank * (B // ranks.size)),
+    )
+    terms = objective(out.scores, out.delta, torch.tensor(20.0).double(), config, ranks)
+    terms.share.backward()
+    parameters = [*encoder.parameters(), *head.parameters()]
+    sum_gradients(parameters, ranks)
+    return terms.totals(ranks), [p.grad for p in parameters]
+
+
+def cases():
+    for side, context, anchor, bound in itertools.product(
+        ["text", "video"], ["frames", "words"], ["video", "text"], [0.5, 1e-9]
+    ):
+        model = ModelConfig(corrected=side, context=context)
+        weights = {
+            "information_bottleneck": {"weight": 0.01, "anchor": anchor},
+            "trust_region": {"weight": 3.0, "bound": bound, "form": "hard"},
+            "direction_diversity": {"weight": 0.5},
+        }
+        yield model, ObjectiveConfig.model_validate(weights)
+    yield ModelConfig(), ObjectiveConfig.model_validate({"trust_region": {"weight": 2.0, "form": "smooth"}})
+    yield ModelConfig(increment="none"), ObjectiveConfig()
+
+
+def worker(rank, size, port, failures):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    ranks = TorchRanks()
+    for number, (model, config) in enumerate(cases()):
+        values, got = gradients(ranks, model, config)
+        expected_values, expected = gradients(ALONE, model, config)
+        for name, value in expected_values.items():
+            if abs(values[name] - value) > 1e-10 * max(1, abs(value)):
+                failures.put(f"case {number}: {name} is {values[name]}, not {value}")
+        for index, (a, b) in enumerate(zip(got, expected, strict=True)):
+            error = float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))
+            if error > 1e-10:
+                failures.put(f"case {number}: gradient {index} is off by {error}")
+    if ranks.share_text("from rank 0" if rank == 0 else "other") != "from rank 0":
+        failures.put("share_text")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_gradients_over_ranks_equal_the_single_process(size, free_port):
+    context = mp.get_context("spawn")
+    failures = context.Queue()
+    mp.spawn(worker, args=(size, free_port, failures), nprocs=size)
+    found = []
+    while not failures.empty():
+        found.append(failures.get())
+    assert not found

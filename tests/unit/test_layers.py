@@ -1,0 +1,87 @@
+"""Who may import whom, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("gare", "pipelines", "tune")
+RAY_HERE = ("pipelines/", "tune/", "gare/training/ray_train.py", "gare/cli/")
+MLFLOW_HERE = ("gare/tracking.py", "tune/")
+
+
+def imports():
+    """(file, imported module) for every import statement, inside functions too."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = path.relative_to(ROOT).as_posix()
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    yield from ((name, alias.name) for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    yield from ((name, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def breaking(rule):
+    return [f"{file} imports {module}" for file, module in imports() if rule(file, module)]
+
+
+def of(module, package):
+    return module == package or module.startswith(package + ".")
+
+
+def test_pipelines_know_only_the_contract():
+    allowed = ("gare.config", "gare.schema", "gare.common")
+    assert not breaking(
+        lambda file, module: (
+            file.startswith("pipelines/")
+            and (of(module, "tune") or (of(module, "gare") and not any(of(module, a) for a in allowed)))
+        )
+    )
+
+
+def test_gare_knows_neither_pipelines_nor_tune_except_at_its_front_door():
+    assert not breaking(
+        lambda file, module: (
+            file.startswith("gare/")
+            and not file.startswith("gare/cli/")
+            and (of(module, "pipelines") or of(module, "tune"))
+        )
+    )
+
+
+def test_ray_stays_where_it_belongs():
+    assert not breaking(lambda file, module: of(module, "ray") and not file.startswith(RAY_HERE))
+
+
+def test_mlflow_stays_where_it_belongs():
+    assert not breaking(lambda file, module: of(module, "mlflow") and not file.startswith(MLFLOW_HERE))
+
+
+def test_inside_tune_ray_tune_has_its_own_name():
+    for path in (ROOT / "tune").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "ray":
+                assert all(a.asname == "ray_tune" for a in node.names if a.name == "tune"), path
+
+
+@pytest.mark.parametrize(
+    ("modules", "forbidden"),
+    [
+        (
+            "gare, gare.cli, gare.config.tree, gare.schema, gare.common.console, gare.common.files",
+            "torch ray mlflow av",
+        ),
+        ("gare.model, gare.objective, gare.retrieval.index, gare.retrieval.evaluate", "ray mlflow av"),
+        ("gare.tracking", "mlflow"),
+    ],
+)
+def test_importing_loads_no_more_than_it_must(modules, forbidden):
+    code = f"import {modules}; import sys; print([m for m in {forbidden.split()!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

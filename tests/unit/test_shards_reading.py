@@ -1,0 +1,75 @@
+"""Reading shards: what is stored comes back, and what does not belong is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gare.common.errors import InputError
+from gare.data.batches import load_frames
+from gare.data.shards import ShardSet
+from tests import toy
+
+SECOND = "shards/unit-000001-00.arrow"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return toy.make_shards(tmp_path / "shards", {"train": 6, "dev": 2})
+
+
+def test_frames_and_captions_come_back_as_stored(folder):
+    split = ShardSet(folder).split("train")
+    index = [v.video_id for v in split.videos].index("train2")
+    assert split.videos[index].captions == ["a blue square left", "left is a blue square"]
+    assert split.videos[index].attributes == {"colour": "blue"}
+    frames = split.frames(index, 3)
+    assert frames.shape == (3, 32, 32, 3)
+    assert (frames[:, :16, :16] == toy.COLOURS["blue"]).all()
+    assert split.timestamps(index) == [0.0, 1.0, 2.0]
+
+
+def test_batches_are_padded_with_zeros_behind_the_mask(folder):
+    split = ShardSet(folder).split("train")
+    frames, mask = load_frames(split, range(len(split)), 5)
+    assert frames.shape == (6, 5, 3, 32, 32)
+    assert sorted(mask.sum(1).tolist()) == [1, 1, 2, 2, 3, 3]
+    assert (frames.permute(0, 1, 3, 4, 2)[~mask] == 0).all()
+
+
+def test_more_stored_frames_than_used_are_thinned_with_both_ends_kept(folder):
+    split = ShardSet(folder).split("train")
+    index = next(i for i in range(len(split)) if len(split.frames(i, 9)) == 3)
+    assert np.array_equal(split.frames(index, 2), split.frames(index, 9)[[0, 2]])
+
+
+def damage(folder, **changes):
+    path = folder / "dataset.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: (f / "dataset.json").unlink(), "gare prepare did not finish there"),
+        (lambda f: (f / "dataset.json").write_text("{"), "is damaged"),
+        (lambda f: damage(f, schema_version=99), "schema version 99"),
+        (lambda f: damage(f, recipe_digest="other"), "another recipe"),
+        (lambda f: (f / SECOND).unlink(), "Cannot read the shard"),
+        (lambda f: (f / SECOND).write_bytes(b"junk" * 99), "Cannot read the shard"),
+        (lambda f: (f / SECOND).write_bytes((f / SECOND).read_bytes()[:-9]), "Cannot read the shard"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_used_is_one_clear_sentence(folder, break_it, message):
+    break_it(folder)
+    with pytest.raises(InputError) as caught:
+        ShardSet(folder)
+    assert message in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_one_clear_sentence(tmp_path):
+    with pytest.raises(InputError, match="There is no folder"):
+        ShardSet(tmp_path / "none")

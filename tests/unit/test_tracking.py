@@ -1,0 +1,152 @@
+import math
+import subprocess
+import sys
+
+import pytest
+
+from gare.common.errors import RunError
+from gare.config import Config, RuntimeConfig
+from gare.config.tree import build, flatten
+from gare.objective.total import TERM_NAMES
+from gare.retrieval.metrics import METRIC_NAMES
+from gare.tracking import RunHandle, Tracker, log_report, metric_name, redact, resolve_uri
+
+LOGGED = [
+    *(f"{stage}/{name}" for stage in ("dev", "best/dev", "test") for name in METRIC_NAMES),
+    *(f"train/{name}" for name in (*TERM_NAMES, "grad_norm", "logit_scale", "lr_clip", "lr_new", "samples_per_second")),
+    *("epoch", "seconds"),
+]
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    return RuntimeConfig(output=str(tmp_path_factory.mktemp("runs")), experiment="unit")
+
+
+@pytest.fixture(scope="module")
+def tracker(runtime):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return Tracker.open(runtime)
+
+
+def read(tracker, run_id):
+    import mlflow
+
+    return mlflow.MlflowClient(tracking_uri=tracker.uri).get_run(run_id)
+
+
+def test_every_name_we_log_is_accepted_and_stays_apart(tracker):
+    run = tracker.start("names")
+    tracker.metrics(run, dict.fromkeys(LOGGED, 1.0), step=1)
+    assert set(read(tracker, run).data.metrics) == {metric_name(name) for name in LOGGED}
+    assert len({metric_name(name) for name in LOGGED}) == len(LOGGED)
+
+
+@pytest.mark.parametrize("name", ["", "a//b", "/a", "a/", "../a", "a/./b", "x" * 251])
+def test_a_name_that_mlflow_would_mangle_is_refused(name):
+    with pytest.raises(ValueError, match="cannot name a metric"):
+        metric_name(name)
+
+
+def test_illegal_characters_are_mapped_each_to_its_own():
+    assert metric_name("dev/t2v/R@1") == "dev/t2v/R_at_1"
+    assert len({metric_name(f"a{character}b") for character in "@#%&()é\n"}) == 8
+
+
+def test_importing_the_tracker_loads_no_mlflow_and_no_torch():
+    code = "import gare.tracking, sys; sys.exit('mlflow' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_setting_wins_over_the_environment_over_a_file_in_the_output(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    output = str(tmp_path / "runs")
+    assert resolve_uri(RuntimeConfig(output=output)) == f"sqlite:///{output}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    assert resolve_uri(RuntimeConfig(output=output)) == "http://localhost:5000"
+    assert resolve_uri(RuntimeConfig(output=output, tracking_uri="http://other:1")) == "http://other:1"
+
+
+def test_a_relative_sqlite_file_is_made_absolute_for_workers_in_other_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_uri(RuntimeConfig(tracking_uri="sqlite:///store/m.db")) == f"sqlite:///{tmp_path}/store/m.db"
+    assert (tmp_path / "store").is_dir()
+
+
+def test_a_run_holds_its_settings_environment_data_and_files(tracker, tmp_path):
+    config = build({"train": {"epochs": 3}, "runtime": {"tracking_uri": "postgresql://me:secret@db/x"}})
+    parent = tracker.start("parent")
+    run = tracker.start("child", config=config, tags={"kind": "trial"}, parent_run_id=parent)
+    tracker.dataset(run, {"dataset_digest": "0123456789abcdef"})
+    (tmp_path / "notes.txt").write_text("x")
+    tracker.artifact(run, tmp_path / "notes.txt")
+    tracker.finish(run)
+    found = read(tracker, run)
+    assert set(found.data.params) == set(flatten(Config()))
+    assert found.data.params["train.epochs"] == "3"
+    assert found.data.tags["mlflow.parentRunId"] == parent
+    assert found.data.tags["gare.config_digest"] == config.digest()
+    assert found.data.tags["dataset_digest"] == "0123456789abcdef"
+    assert {"gare.version", "python", "platform", "version.torch", "version.ray", "kind"} <= set(found.data.tags)
+    assert found.info.status == "FINISHED"
+    folder = found.info.artifact_uri.removeprefix("file://")
+    assert folder.startswith("/")
+    with open(f"{folder}/config.yaml") as stream:
+        text = stream.read()
+    assert "epochs: 3" in text
+    assert "secret" not in text + str(found.data.params)
+    with open(f"{folder}/notes.txt") as stream:
+        assert stream.read() == "x"
+
+
+def test_a_long_setting_is_cut_to_what_mlflow_keeps(tracker):
+    config = build({"sweep": {"space": {"train.seed": {"grid": list(range(9000))}}}})
+    run = tracker.start("long", config=config)
+    assert len(read(tracker, run).data.params["sweep.space"]) == 6000
+
+
+def test_a_report_logs_every_row_of_its_history_at_its_own_step(tracker):
+    import mlflow
+
+    run = tracker.start("report")
+    rows = [{"step": step, "total": 1200, "train/loss": float(step)} for step in range(1200)]
+    log_report(tracker.handle(run), {"epoch": 1, "step": 1199, "dev/t2v/R@1": 5.0, "history": rows})
+    log_report(tracker.handle(run), {"epoch": 2, "step": 1300, "dev/t2v/R@1": 6.0, "done": True})
+    history = mlflow.MlflowClient(tracking_uri=tracker.uri).get_metric_history(run, "train/loss")
+    assert [(entry.step, entry.value) for entry in history] == [(step, float(step)) for step in range(1200)]
+    assert read(tracker, run).data.metrics == {"train/loss": 1199.0, "epoch": 2.0, "dev/t2v/R_at_1": 6.0}
+
+
+def test_a_value_that_is_not_finite_shows_as_nan(tracker):
+    run = tracker.start("nan")
+    tracker.metrics(run, {"loss": math.inf, "norm": math.nan}, step=1)
+    assert all(math.isnan(value) for value in read(tracker, run).data.metrics.values())
+
+
+def test_an_interrupted_run_is_taken_up_again(tracker):
+    run = tracker.start("resumed")
+    tracker.finish(run, "KILLED")
+    tracker.resume(run)
+    assert read(tracker, run).info.status == "RUNNING"
+    with pytest.raises(RunError, match="Cannot find the run"):
+        tracker.resume("0" * 32)
+
+
+def test_the_experiment_is_found_again_by_another_tracker(tracker, runtime):
+    other = Tracker(tracker.uri, runtime.experiment, None)
+    run = other.start("other")
+    assert read(tracker, run).info.artifact_uri.startswith(f"file://{runtime.output}/mlflow-artifacts/")
+
+
+def test_a_store_that_cannot_be_used_is_one_sentence_without_its_password(tmp_path):
+    with pytest.raises(RunError, match="Cannot use the MLflow store") as caught:
+        Tracker(f"file://me:secret@{tmp_path}", "x", None)
+    assert "secret" not in str(caught.value)
+    assert redact("see postgresql://me:secret@db/x now") == "see postgresql://***@db/x now"
+
+
+def test_a_store_that_goes_away_costs_a_warning_and_no_training(tracker, capsys):
+    tracker.metrics("0" * 32, {"loss": 1.0}, step=1)
+    log_report(RunHandle("nonsense://x", "e", "r"), {"step": 1, "loss": 1.0})
+    assert capsys.readouterr().err.count("warning") == 2
