@@ -30,7 +30,6 @@ test: setup  ## unit tests and a few Ray tests
 test-slow: setup  ## the long Ray tests
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
-
 soak: setup  ## kill and resume at many random points (by hand; takes long)
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from gare.common.files import atomic_file
 from gare.config import Config
@@ -109,6 +109,10 @@ def _axis(panel: Any, values: Sequence[Any], form: str) -> None:
     wide = form != "uniform" and distinct[0] >= 0 and bool(above) and above[-1] / above[0] > LOG_SPAN
     if form == "loguniform" or (wide and distinct[0] > 0):
         panel.set_xscale("log")
+        # On a short axis the labels between the powers of ten run into each other.
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if above[-1] / above[0] < LOG_SPAN else (1.0,)))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     elif wide:
         # Zero has no logarithm: the axis is linear up to the smallest value above it.
         panel.set_xscale("symlog", linthresh=above[0], linscale=0.5)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from gare.cli.command import EMBEDDED, gare_command
 from gare.common.console import note, output
-
-QUERY = "a small red circle moving left"
 
 
 @dataclass(frozen=True)
@@ -27,36 +26,34 @@ class Stage:
     arguments: tuple[str, ...]
 
 
-def stages(out: Path, videos: int) -> list[Stage]:
-    """The demo's commands in order, all below the folder ``out``."""
-    config, shards = f"{out}/demo.yaml", f"{out}/shards"
-    columns = "video_id=video_id,uri=file,captions=caption"
-    attributes = "shape,colour,size,motion"
-    run = f"{out}/runs/demo"
-    return [
-        Stage("corpus", "Write a small captioned corpus of real video files.",
-              ("corpus", "--out", f"{out}/corpus", "--videos", str(videos))),
-        Stage("manifest", "List its videos with their captions.",
-              ("manifest", "csv", f"{out}/corpus/captions.csv", "--columns", columns, "--attributes", attributes,
-               "--root", f"{out}/corpus", "--out", f"{out}/manifest.parquet")),
-        Stage("prepare", "Decode and sample every video into Arrow shards, with Ray Data.",
-              ("prepare", f"{out}/manifest.parquet", "--out", shards, "--config", config)),
-        Stage("make-clip", "Make a small CLIP from scratch, its tokenizer trained on the captions.",
-              ("make-clip", f"{out}/manifest.parquet", "--out", f"{out}/clip", "--image-size", "64")),
-        Stage("train", "Train GARE on the shards, with Ray Train.", ("train", config)),
-        Stage("evaluate", "Measure retrieval on the test split; draw some queries with their top videos.",
-              ("evaluate", run, "--shards", shards, "--split", "test", "--sheet", f"{out}/contact-sheet.png")),
-        Stage("evaluate-middle", "The same checkpoint when every frame of a clip is its middle one: no motion to see.",
-              ("evaluate", run, "--shards", shards, "--split", "test", "--frames", "middle")),
-        Stage("index", "Encode the test videos for search.",
-              ("index", run, "--shards", shards, "--split", "test", "--out", f"{out}/index")),
-        Stage("search", "Search them.", ("search", f"{out}/index", QUERY, "--top", "5")),
-        Stage("sweep", "Try the regulariser weights, with Ray Tune; each trial is a short Ray Train run.",
-              ("sweep", config, *_set("runtime.name=sweep", "train.epochs=2", "runtime.workers=1"))),
-        Stage("compare", "Compare the trials.", ("compare", f"{out}/runs/sweep")),
-    ]  # fmt: skip
+# fmt: off
+def stages(out: Path, videos: int) -> Iterator[Stage]:
+    """The demo's commands in order, all below the folder ``out``; take one when those before it have run."""
+    config, manifest, shards, run = f"{out}/demo.yaml", f"{out}/manifest.parquet", f"{out}/shards", f"{out}/runs/demo"
+    columns, attributes = "video_id=video_id,uri=file,captions=caption", "shape,colour,size,motion"
+    test = ("--shards", shards, "--split", "test")
+    yield Stage("corpus", "Write a small captioned corpus of real video files.",
+                ("corpus", "--out", f"{out}/corpus", "--videos", str(videos)))
+    yield Stage("manifest", "List its videos with their captions.",
+                ("manifest", "csv", f"{out}/corpus/captions.csv", "--columns", columns, "--attributes", attributes,
+                 "--root", f"{out}/corpus", "--out", manifest))
+    yield Stage("prepare", "Decode and sample every video into Arrow shards, with Ray Data.",
+                ("prepare", manifest, "--out", shards, "--config", config))
+    yield Stage("make-clip", "Make a small CLIP from scratch, its tokenizer trained on the captions.",
+                ("make-clip", manifest, "--out", f"{out}/clip", "--image-size", "64"))
+    yield Stage("train", "Train GARE on the shards, with Ray Train.", ("train", config))
+    yield Stage("evaluate", "Measure retrieval on the test split; draw some queries with their top videos.",
+                ("evaluate", run, *test, "--sheet", f"{out}/contact-sheet.png"))
+    yield Stage("evaluate-middle", "The same checkpoint when each frame of a clip is its middle one: no motion to see.",
+                ("evaluate", run, *test, "--frames", "middle"))
+    yield Stage("index", "Encode the test videos for search.", ("index", run, *test, "--out", f"{out}/index"))
+    yield Stage("search", "Search them.", ("search", f"{out}/index", _a_test_caption(manifest), "--top", "5"))
+    yield Stage("sweep", "Try the regulariser weights, with Ray Tune; each trial is a short Ray Train run.",
+                ("sweep", config, *_set("runtime.name=sweep", "train.epochs=6", "runtime.workers=1")))
+    yield Stage("compare", "Compare the trials.", ("compare", f"{out}/runs/sweep"))
 
 
+# fmt: on
 def _set(*overrides: str) -> list[str]:
     return [argument for override in overrides for argument in ("--set", override)]
 
@@ -83,12 +80,19 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     # One Ray for all stages; a command alone starts its own.
     with ray_session(config.runtime):
-        for number, stage in enumerate(todo := stages(out, videos), start=1):
-            output().print(f"\n[bold][{number}/{len(todo)}] {stage.says}[/bold]\n$ gare {shlex.join(stage.arguments)}")
+        for number, stage in enumerate(stages(out, videos), start=1):
+            if stage.name == "compare":
+                _say_retrieval(out, results)
+            command = f"$ gare {shlex.join(stage.arguments)}"
+            output().print(f"\n[bold]{number}. {stage.says}[/bold]\n{escape(command)}", soft_wrap=True)
             begun = time.monotonic()
             results[stage.name] = invoke(stage.arguments)
             seconds[stage.name] = round(time.monotonic() - begun, 1)
-    _closing(out, config.runtime.experiment, results, seconds, time.monotonic() - started)
+    database = (out / "runs" / "mlflow.db").resolve()
+    say = f"\nMLflow page, experiment {config.runtime.experiment}: mlflow ui --backend-store-uri sqlite:///{database}"
+    output().print(say, soft_wrap=True)
+    note("seconds per stage: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
+    output().print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
     return {"out": str(out), "seconds": seconds, "results": results}
 
 
@@ -116,18 +120,21 @@ def _write_config(out: Path) -> None:
     write_text(out / "demo.yaml", to_yaml(with_places))
 
 
-def _closing(out: Path, experiment: str, results: dict[str, Any], seconds: dict[str, float], total: float) -> None:
+def _a_test_caption(manifest: str) -> str:
+    """A sentence with an answer in the index: the last test video's first caption."""
+    from pipelines.manifest import load_manifest
+
+    rows = load_manifest(Path(manifest)).select(["split", "captions"]).to_pylist()
+    return str([row["captions"][0] for row in rows if row["split"] == "test"][-1])
+
+
+def _say_retrieval(out: Path, results: dict[str, Any]) -> None:
     from gare.cli.retrieve import print_metrics
 
-    say = output().print
-    say("")
+    output().print("")
     print_metrics("Test split, all frames", results["evaluate"])
     print_metrics("Test split, every frame replaced by the middle one", results["evaluate-middle"])
     whole, middle = results["evaluate"]["t2v/R@1"], results["evaluate-middle"]["t2v/R@1"]
-    say(f"Text-to-video R@1: {whole:.1f} %, and {middle:.1f} % without motion ({whole - middle:.1f} points lower).")
-    say(f"Contact sheet: {out}/contact-sheet.png")
-    say(f"Sweep: best settings in {results['compare']['best_config']}, picture in {results['compare']['plot']}")
-    database = (out / "runs" / "mlflow.db").resolve()
-    say(f"MLflow page, experiment {experiment}: mlflow ui --backend-store-uri sqlite:///{database}", soft_wrap=True)
-    note("seconds per stage: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
-    say(f"Done in {total / 60:.1f} minutes.")
+    lower = f"{whole - middle:.1f} points lower"
+    output().print(f"Text-to-video R@1: {whole:.1f} %, and {middle:.1f} % where no frame shows motion ({lower}).")
+    output().print(f"Contact sheet: {out}/contact-sheet.png")
