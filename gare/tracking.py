@@ -27,7 +27,7 @@ from typing import Any, Literal
 import gare
 from gare.common.console import warn
 from gare.common.errors import RunError
-from gare.common.files import canonical_json
+from gare.common.files import canonical_json, make_folder
 from gare.config import Config, RuntimeConfig
 from gare.config.tree import flatten, to_yaml
 
@@ -77,7 +77,9 @@ def resolve_uri(runtime: RuntimeConfig) -> str:
         uri = f"sqlite:///{Path(runtime.output).resolve() / 'mlflow.db'}"
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///")).resolve()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise RunError(f"runtime.tracking_uri names the folder {path}; a sqlite:/// address ends with a file.")
+        make_folder(path.parent)
         uri = f"sqlite:///{path}"
     return uri
 
@@ -233,6 +235,9 @@ def environment() -> dict[str, str]:
 def _client(uri: str) -> Any:
     # Nobody asked MLflow to report usage over the network.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # A server that does not answer must cost seconds, not MLflow's own minutes, before it is warned about.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     import mlflow
 
     for name in ("mlflow", "alembic"):
@@ -258,10 +263,11 @@ def _log(client: Any, run_id: str, rows: Sequence[tuple[int, Mapping[str, float]
 @contextmanager
 def _must(action: str, uri: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         first = redact((str(error).strip() or type(error).__name__).splitlines()[0])
         raise RunError(
             f"Cannot {action} the MLflow store {redact(uri)}: {first} "
@@ -272,10 +278,11 @@ def _must(action: str, uri: str) -> Iterator[None]:
 @contextmanager
 def _best_effort() -> Iterator[None]:
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         warn(f"MLflow did not record something: {redact(first)}")
 

@@ -176,7 +176,7 @@ def _read_jsonl(path: Path) -> pa.Table:
             row["attributes"] = list(row["attributes"].items())
     try:
         columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in MANIFEST}
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
         raise InputError(f"{path} has a value of the wrong type: {error}.") from None
     return pa.table(columns)
 
@@ -184,7 +184,7 @@ def _read_jsonl(path: Path) -> pa.Table:
 def _json_row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{where} is not a JSON object.") from None
     if not isinstance(row, dict):
         raise InputError(f"{where} is not a JSON object.")

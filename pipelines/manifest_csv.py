@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ def from_csv(path: Path, options: CsvOptions) -> FromCsv:
     When video_id is read from the same column as uri, it is the file's name without folder and suffix; where
     two files share that, the path without suffix; where they share that too, the path. Raises InputError with the line.
     """
+    if options.root is not None and not options.root.is_dir():
+        raise InputError(f"There is no folder {options.root}; --root is the folder of relative files.")
     videos: dict[str, _Video] = {}
     rows = 0
     for line, row in _rows(path, options):
@@ -80,7 +83,11 @@ def from_csv(path: Path, options: CsvOptions) -> FromCsv:
         {**video.values, "video_id": name, "split": split, "captions": list(video.captions)}
         for video, name, split in zip(kept, ids, splits, strict=True)
     ]
-    return FromCsv(pa.Table.from_pylist(table, schema=MANIFEST), rows, len(videos) - len(kept))
+    try:
+        made = pa.Table.from_pylist(table, schema=MANIFEST)
+    except UnicodeEncodeError as error:  # "\ud800" in a JSON list
+        raise InputError(f"{path} has a caption that is not valid Unicode: {error.object!r}.") from None
+    return FromCsv(made, rows, len(videos) - len(kept))
 
 
 def carve(video_ids: list[str], shares: Mapping[str, float], seed: int) -> list[str]:
@@ -197,7 +204,7 @@ def _captions(cell: str) -> list[str]:
     if cell.startswith("["):
         try:
             listed = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             listed = None  # a caption may begin with a bracket: "[music] ..."
         if isinstance(listed, list) and all(isinstance(caption, str) for caption in listed):
             return [caption.strip() for caption in listed if caption.strip()]
@@ -208,9 +215,12 @@ def _seconds(cell: str, where: str) -> float | None:
     if not cell:
         return None
     try:
-        return float(cell)
+        seconds = float(cell)
     except ValueError:
-        raise InputError(f"{where}: {cell!r} is no number of seconds.") from None
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise InputError(f"{where}: {cell!r} is no number of seconds.")
+    return seconds
 
 
 def _splits(ids: list[str], videos: list[_Video], options: CsvOptions) -> list[str]:
@@ -224,7 +234,10 @@ def _splits(ids: list[str], videos: list[_Video], options: CsvOptions) -> list[s
 def _video_ids(files: list[str], path: Path) -> list[str]:
     """Name each file as shortly as tells it from all others: its stem, its path without suffix, or its path."""
     ids = files
-    for names in ([str(PurePosixPath(f).with_suffix("")) for f in files], [PurePosixPath(f).stem for f in files]):
+    for names in (
+        [str(PurePosixPath(f)).removesuffix(PurePosixPath(f).suffix) for f in files],
+        [PurePosixPath(f).stem for f in files],
+    ):
         counts = Counter(names)
         ids = [name if counts[name] == 1 else longer for name, longer in zip(names, ids, strict=True)]
     repeated = [name for name, count in Counter(ids).items() if count > 1]

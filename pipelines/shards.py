@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import InputError, RunError
-from gare.common.files import digest_of, write_json
+from gare.common.files import digest_of, only_one, write_json
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION
 from pipelines.manifest import load_manifest
@@ -93,7 +93,12 @@ def prepare(
 def run_job(
     job: Job, *, workers: int | None = None, on_progress: Callable[[Progress], None] = lambda _: None
 ) -> PrepareReport:
-    """Do what is left of a job; Ray is needed only where anything is."""
+    """Do what is left of a job; Ray is needed only where anything is. RunError when another process is at it."""
+    with only_one(job.output.folder):
+        return _run_job(job, workers, on_progress)
+
+
+def _run_job(job: Job, workers: int | None, on_progress: Callable[[Progress], None]) -> PrepareReport:
     started = time.monotonic()
     output = job.output
     if job.todo:

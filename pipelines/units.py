@@ -82,6 +82,8 @@ def open_output(folder: Path, manifest: pa.Table, recipe: PrepareConfig) -> Outp
 
     Raises InputError naming what differs: shards of two recipes never mix.
     """
+    if ":/" in str(folder):
+        raise InputError(f"The output folder {folder} is an address; only folders of a file system can be written.")
     output = Output(folder, recipe, recipe_digest(recipe), content_digest(manifest))
     wanted = {
         "schema_version": SCHEMA_VERSION,
@@ -94,7 +96,8 @@ def open_output(folder: Path, manifest: pa.Table, recipe: PrepareConfig) -> Outp
         _refuse_other(folder, there, wanted)
     elif any((folder / name).exists() for name in (SHARD_FOLDER, LEDGER_FOLDER)):
         raise InputError(f"{folder} holds shards but no {RECIPE_FILE}; give another --out.")
-    if not (folder / MANIFEST_FILE).is_file():
+    if there is None or not (folder / MANIFEST_FILE).is_file():
+        # Without the recipe, a manifest that is there may be another one's: its writer died before the recipe.
         _write_manifest(folder / MANIFEST_FILE, manifest, recipe.unit_videos)
     if there is None:
         write_json(folder / RECIPE_FILE, wanted)
@@ -156,7 +159,8 @@ def _read_recipe(folder: Path) -> dict[str, Any] | None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         values = None
-    if not isinstance(values, dict) or not {"recipe", "manifest_sha256", "schema_version"} <= values.keys():
+    keys = {"recipe", "manifest_sha256", "schema_version"}
+    if not isinstance(values, dict) or not keys <= values.keys() or not isinstance(values["recipe"], dict):
         raise InputError(f"{path} is damaged; remove {folder} or give another --out.")
     return values
 

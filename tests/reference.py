@@ -13,11 +13,14 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return centred / math.sqrt(float((centred**2).mean()) + 1e-5) * weight + bias
 
 
-def pair(text, frames, words, psi, *, corrected, context, sign, temperature):
-    """Score, increment and pooled video of one pair; ``frames`` [F, D] and ``words`` [W, D] hold valid rows only."""
+def pair(text, frames, words, psi, *, corrected, context, sign, temperature, query_form="gap", radius=None):
+    """Score, increment and pooled video of one pair; ``frames`` [F, D] and ``words`` [W, D] hold valid rows only.
+
+    ``radius``: weight [max_frames] and bias of residual_scaled.
+    """
     weights = torch.softmax(frames @ text / temperature, dim=0)
     pooled = weights @ frames
-    query = sign * (frames.mean(dim=0) - text)
+    query = sign * (frames.mean(dim=0) - text) if query_form == "gap" else text
     rows = frames if context == "frames" else words
     normed = torch.stack([layer_norm(r, psi["layer_norm1.weight"], psi["layer_norm1.bias"]) for r in rows])
     q = (
@@ -33,6 +36,11 @@ def pair(text, frames, words, psi, *, corrected, context, sign, temperature):
         y + psi["linear1.weight"] @ y + psi["linear1.bias"], psi["layer_norm3.weight"], psi["layer_norm3.bias"]
     )
     delta = psi["mean_proj.weight"] @ u + psi["mean_proj.bias"]
+    if query_form in ("residual", "residual_scaled"):
+        delta = frames.mean(dim=0) - delta
+    if query_form == "residual_scaled":
+        cosines = torch.stack([text @ f / (text.norm() * f.norm()) for f in frames])
+        delta = torch.exp(radius[0][: len(cosines)] @ cosines + radius[1]) * delta / delta.norm()
     left, right = (text + delta, pooled) if corrected == "text" else (text, pooled + delta)
     return left @ right / (left.norm() * right.norm()), delta, pooled
 

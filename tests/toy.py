@@ -69,7 +69,7 @@ def make_shards(folder: Path, splits: dict[str, int], *, captions: int = 2, seed
                 }
             )
     (folder / SHARD_FOLDER).mkdir(parents=True)
-    recipe = {"crop": SIDE, "max_frames": 3}
+    recipe = {"crop": SIDE, "short_side": SIDE, "max_frames": 3}
     entries = []
     for unit, part in enumerate((rows[::2], rows[1::2])):
         schema = stamped(SHARD, recipe_digest=digest_of(recipe), unit=unit)
@@ -78,7 +78,7 @@ def make_shards(folder: Path, splits: dict[str, int], *, captions: int = 2, seed
             writer.write_table(pa.Table.from_pylist(part, schema=schema), max_chunksize=3)
         entries.append(
             {
-                "file": f"{SHARD_FOLDER}/{path.name}",
+                "file": path.name,
                 "unit": unit,
                 "rows": len(part),
                 "bytes": path.stat().st_size,

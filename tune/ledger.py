@@ -72,9 +72,14 @@ class Ledger:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["version"] != VERSION:
                 raise InputError(f"{path} has version {values['version']}; this gare reads version {VERSION}.")
-            return cls(**values | {"trials": [Trial(**trial) for trial in values["trials"]]})
-        except (ValueError, TypeError, KeyError) as error:
+            build(values["config"], str(path))
+            return cls(**values | {"trials": [_trial(trial) for trial in values["trials"]]})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+
+
+def _trial(values: dict[str, Any]) -> Trial:
+    return Trial(**values | {"overrides": dict(values["overrides"]), "metrics": finite(values.get("metrics", {}))})
 
 
 def finite(metrics: dict[str, Any]) -> dict[str, float]:

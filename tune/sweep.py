@@ -20,7 +20,7 @@ from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler
 
 from gare.common.errors import ConfigError, RunError
-from gare.common.files import digest_of
+from gare.common.files import digest_of, only_one
 from gare.config import Config
 from gare.config.tree import build, with_overrides
 from gare.tracking import RunHandle, Tracker
@@ -53,7 +53,8 @@ def run_sweep(config: Config, *, on_progress: OnProgress, trainer: Trainer = tra
     """Train every trial of ``config.sweep`` that is not done yet, and compare them.
 
     A trial that fails is recorded and the others go on. Raises ConfigError for a space that makes no sense,
-    RunError when a trial cannot fit the cluster, when all fail, or when the sweep was interrupted.
+    RunError when a trial cannot fit the cluster, when all fail, when the sweep was interrupted, or when another process
+    is at it.
     """
     check_metric(config)
     config = _resolved(config)
@@ -61,21 +62,22 @@ def run_sweep(config: Config, *, on_progress: OnProgress, trainer: Trainer = tra
     scheduler = _scheduler(config, trials)
     at_once = min(concurrent_trials(config, _nodes()), config.sweep.max_concurrent or len(trials))
     folder = Path(config.runtime.output) / config.run_name()
-    ledger = _open_ledger(config, trials, folder)
-    tracker = Tracker.open(config.runtime) if config.runtime.tracking else None
-    recorder = Recorder(folder, ledger, tracker, on_progress)
-    recorder.start(config, _dataset(config))
-    todo = [index for index, trial in enumerate(ledger.trials) if trial.status not in {"done", "stopped"}]
-    try:
-        if todo:
-            jobs = [_job(config, trial, tracker) for trial in ledger.trials]
-            _tune(config, todo, jobs, at_once, scheduler, trainer, TuneCallback(recorder))
-    finally:
-        recorder.close()
-    _raise_unfinished(ledger)
-    comparison = compare(folder)
-    recorder.conclude(comparison)
-    return SweepReport(folder, ledger, comparison)
+    with only_one(folder):
+        ledger = _open_ledger(config, trials, folder)
+        tracker = Tracker.open(config.runtime) if config.runtime.tracking else None
+        recorder = Recorder(folder, ledger, tracker, on_progress)
+        recorder.start(config, _dataset(config))
+        todo = [index for index, trial in enumerate(ledger.trials) if trial.status not in {"done", "stopped"}]
+        try:
+            if todo:
+                jobs = [_job(config, trial, tracker) for trial in ledger.trials]
+                _tune(config, todo, jobs, at_once, scheduler, trainer, TuneCallback(recorder))
+        finally:
+            recorder.close()
+        _raise_unfinished(ledger)
+        comparison = compare(folder)
+        recorder.conclude(comparison)
+        return SweepReport(folder, ledger, comparison)
 
 
 def concurrent_trials(config: Config, nodes: Sequence[Mapping[str, float]]) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Sequence
 
 import click
 
 from gare import __version__
+from gare.cli.command import call
 from gare.cli.config import config
 from gare.cli.corpus import corpus
 from gare.cli.demo import demo
+from gare.cli.import_checkpoint import import_checkpoint
 from gare.cli.manifest import manifest
 from gare.cli.prepare import prepare
 from gare.cli.retrieve import evaluate, index, search
@@ -27,28 +31,42 @@ COMMANDS: tuple[click.Command, ...] = (
     evaluate,
     index,
     search,
+    import_checkpoint,
     sweep,
     compare,
     demo,
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class InOrder(click.Group):
+    """Lists its commands in the order they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands."""
+        del ctx
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="gare")
 def cli() -> None:
     """Find the video a sentence describes: from videos to shards, a trained model, search and sweeps.
 
     \b
-    The path of the data, a command each:
-      gare corpus    write a small captioned corpus of real video files
-      gare manifest  make a manifest from captions and videos
-      gare prepare   decode videos into Arrow shards
-      gare train     train a model on shards
-      gare evaluate  measure retrieval on a split
-      gare index     index the videos of a split for search
-      gare search    find the videos a sentence describes
-      gare sweep     try many settings; gare compare ranks them
-    gare demo runs all of it at a small size.
+    The shortest way through, at a small size:
+      gare corpus --out corpus --videos 600
+      gare manifest csv corpus/captions.csv --columns uri=file,captions=caption --out manifest.parquet
+      gare make-clip manifest.parquet --out clip
+      gare prepare manifest.parquet --out shards --config configs/demo.yaml
+      gare train configs/demo.yaml --shards shards --set runtime.name=first
+      gare evaluate runs/first --shards shards
+      gare index runs/first --shards shards --out index
+      gare search index "a small red circle moving left"
+    gare demo does all of it and a sweep. COMMAND --help says more of each.
+
+    \b
+    Exit codes: 0 done; 2 a setting or the command line, 3 a file or argument, 4 work that stopped,
+    1 anything else, 130 interrupted. Every error is one sentence on standard error.
     """
 
 
@@ -58,5 +76,7 @@ for _command in COMMANDS:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a caption or a path the terminal cannot show
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    cli.main(args=list(arguments) if arguments is not None else None, prog_name="gare")
+    sys.exit(call(cli, sys.argv[1:] if arguments is None else arguments, "gare"))

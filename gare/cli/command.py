@@ -7,20 +7,24 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 from rich.markup import escape
 
 from gare.common.console import notes
-from gare.common.errors import GareError
+from gare.common.errors import GareError, InputError
 
 Result = Mapping[str, Any] | None
 
+JSON = "--json"
 JSON_OPTION = click.Option(
-    ["--json", "json_output"], is_flag=True, help="Print exactly one JSON object on standard output."
+    [JSON, "json_output"],
+    is_flag=True,
+    help='Print exactly one JSON object on standard output: the result, or {"error": ...}.',
 )
 DEBUG_OPTION = click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
 
@@ -61,22 +65,43 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def call(group: click.Group, arguments: Sequence[str], name: str) -> int:
+    """Run a command line; returns its exit code. A mistake in it is one sentence too, and ends with code 2."""
+    try:
+        return int(group.main(args=list(arguments), prog_name=name, standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        message = error.format_message()
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            message += f"{'' if message.endswith(('.', '?')) else '.'} {context.command_path} --help says more."
+        with _results(json_output=JSON in arguments) as emit:
+            return _fail(error.exit_code, message, emit)
+
+
 def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> int:
-    with _results(json_output=json_output) as emit:
+    with _results(json_output=json_output) as emit, warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")  # libraries' remarks to programmers
         try:
-            result = function()
-        except click.ClickException:
-            raise
+            emit(dict(function() or {}))
+        except BrokenPipeError:
+            raise  # Nobody reads the output any more; click ends quietly.
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the front door: no traceback unasked
-            code, message = _explain(error)
             if debug:
                 traceback.print_exception(error, file=sys.stderr)
-        else:
-            emit(dict(result or {}))
-            return 0
-        notes().print(f"[red]error:[/red] {escape(click.unstyle(message))}")
+            return _fail(*_explain(error), emit)
+        return 0
+
+
+def _fail(code: int, message: str, emit: Callable[[Mapping[str, Any]], None]) -> int:
+    message = " ".join(click.unstyle(message).split())
+    notes().print(f"[red]error:[/red] {escape(message)}")
+    with suppress(OSError):  # standard output may be what failed
         emit({"error": message})
-        return code
+    return code
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -85,6 +110,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, "Interrupted; the same command goes on where it can."
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            InputError.exit_code,
+            f"Cannot use {os.fsdecode(error.filename)}: {error.strerror} (--debug shows where).",
+        )
     first = (str(error).strip() or "no message").splitlines()[0]
     return 1, f"Unexpected {type(error).__name__}: {first} (--debug shows where)."
 
@@ -101,7 +131,8 @@ def _results(*, json_output: bool) -> Iterator[Callable[[Mapping[str, Any]], Non
     os.dup2(2, 1)
 
     def emit(result: Mapping[str, Any]) -> None:
-        with os.fdopen(os.dup(saved), "w", encoding="utf-8") as stream:
+        # A file name that is no UTF-8 holds lone surrogates; backslashreplace writes them as JSON escapes.
+        with os.fdopen(os.dup(saved), "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(json.dumps(result, allow_nan=False, ensure_ascii=False, default=str) + "\n")
 
     try:

@@ -10,7 +10,7 @@ from gare.cli.command import config_options, gare_command
 from gare.common.console import output, print_table
 
 
-@gare_command("config")
+@gare_command("config", short_help="Print the resolved settings, what they mean, how two files differ.")
 @click.argument("file", required=False, type=click.Path())
 @click.option("--schema", is_flag=True, help="List every key with its type, unit, default and meaning.")
 @click.option(

@@ -11,7 +11,7 @@ from gare.cli.command import gare_command
 from gare.common.console import meter, note, print_table
 
 
-@gare_command("corpus")
+@gare_command("corpus", short_help="Write a small captioned corpus of real video files.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; new or empty.")
 @click.option("--videos", required=True, type=int, help="Videos in all splits together, 12 or more.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Another seed, another corpus.")

@@ -58,7 +58,7 @@ def _set(*overrides: str) -> list[str]:
     return [argument for override in overrides for argument in ("--set", override)]
 
 
-@gare_command("demo")
+@gare_command("demo", short_help="Run the whole path at a small size.")
 @click.option(
     "--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Folder for everything."
 )

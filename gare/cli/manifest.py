@@ -11,12 +11,12 @@ from gare.cli.command import gare_command
 from gare.common.errors import InputError
 
 
-@click.group("manifest")
+@click.group("manifest", short_help="Make a manifest: one row per video.", context_settings={"max_content_width": 120})
 def manifest() -> None:
     """Make a manifest: one row per video, with its file, split and captions."""
 
 
-@gare_command("csv")
+@gare_command("csv", short_help="Make a manifest of a CSV file.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The manifest to write (Parquet).")
 @click.option(
@@ -53,6 +53,8 @@ def csv_command(
 
     if split is not None and carve is not None:
         raise InputError("--split puts all videos into one split and --carve draws them; give one of the two.")
+    if out.is_file() and file.is_file() and out.samefile(file):
+        raise InputError(f"--out {out} is the file to read; give another place for the manifest.")
     options = CsvOptions(
         columns=_pairs("--columns", columns),
         root=root,

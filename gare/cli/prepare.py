@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipelines.shards import PrepareReport, Progress
 
 
-@gare_command("prepare")
+@gare_command("prepare", short_help="Decode and sample videos into Arrow shards.")
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the shards and the ledger.")
 @click.option(

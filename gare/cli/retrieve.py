@@ -9,13 +9,14 @@ import click
 
 from gare.cli.command import config_options, gare_command
 from gare.common.console import note, print_table
+from gare.common.errors import ConfigError
 
 CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
 SHARDS = click.option("--shards", required=True, type=click.Path(path_type=Path), help="Folder of gare prepare.")
 SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
 
 
-@gare_command("evaluate")
+@gare_command("evaluate", short_help="Measure retrieval on a split.")
 @CHECKPOINT
 @SHARDS
 @SPLIT
@@ -48,7 +49,7 @@ def evaluate(
     Example:
       gare evaluate runs/demo --shards shards --split test
     """
-    from gare.common.files import write_json
+    from gare.common.files import make_folder, write_json
     from gare.retrieval.evaluate import evaluate as measure
     from gare.retrieval.sheet import contact_sheet
 
@@ -56,10 +57,9 @@ def evaluate(
     from gare.data.batches import check_fit
 
     rows = dataset.split(split)
+    out = make_folder(out or folder / "evaluation" / (split if frames == "all" else f"{split}-{frames}-frame"))
     result = measure(model, check_fit(model, dataset, config), rows, config, frames=frames)  # type: ignore[arg-type]
     values = result.metrics | result.sizes()
-    out = out or folder / "evaluation" / (split if frames == "all" else f"{split}-{frames}-frame")
-    out.mkdir(parents=True, exist_ok=True)
     identity = {"checkpoint": str(folder), "split": split, "frames": frames, "dataset_digest": dataset.digest}
     write_json(out / "metrics.json", values | identity)
     if sheet is not None:
@@ -78,7 +78,7 @@ def print_metrics(title: str, values: dict[str, Any]) -> None:
     print_table(title, ["direction", *columns], [[names[d], *(values[f"{d}/{c}"] for c in columns)] for d in names])
 
 
-@gare_command("index")
+@gare_command("index", short_help="Encode the videos of a split for search.")
 @CHECKPOINT
 @SHARDS
 @SPLIT
@@ -101,7 +101,7 @@ def index(checkpoint: Path, shards: Path, split: str, out: Path, overrides: tupl
     return {"out": str(out), "videos": videos, "checkpoint": str(folder)}
 
 
-@gare_command("search")
+@gare_command("search", short_help="Find the videos a sentence describes.")
 @click.argument("index_folder", metavar="INDEX", type=click.Path(path_type=Path))
 @click.argument("query")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="How many videos to list.")
@@ -126,14 +126,22 @@ def search(index_folder: Path, query: str, top: int, checkpoint: Path | None) ->
 
 
 def _open(checkpoint: Path, shards: Path, overrides: tuple[str, ...]) -> tuple[Path, Any, Any, Any]:
-    """Checkpoint folder, its model, the shards, and its settings with the overrides."""
+    """Checkpoint folder, its model on its device, the shards, and its settings with the overrides."""
+    import torch
+
     from gare.config.tree import parse_override, with_overrides
     from gare.data.shards import ShardSet
     from gare.model.checkpoint import load_checkpoint_config, load_model
+    from gare.training.inputs import choose_device
     from gare.training.run import resolve_checkpoint
 
+    changes = dict(parse_override(text) for text in overrides)
+    fixed = [name for name in changes if not name.startswith(("runtime.", "data."))]
+    if fixed:
+        raise ConfigError(f"{fixed[0]} is part of what was trained; a checkpoint takes --set of runtime and data keys.")
     folder = resolve_checkpoint(checkpoint)
     dataset = ShardSet(shards)
-    model = load_model(folder)
-    config = with_overrides(load_checkpoint_config(folder), dict(parse_override(text) for text in overrides))
+    config = with_overrides(load_checkpoint_config(folder), changes)
+    torch.set_num_threads(config.runtime.cpu_threads)
+    model = load_model(folder).to(choose_device(config))
     return folder, model, dataset, config

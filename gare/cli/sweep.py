@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tune.ledger import Trial
 
 
-@gare_command("sweep")
+@gare_command("sweep", short_help="Try many settings around one experiment.")
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--shards", type=click.Path(path_type=Path), help="Folder of gare prepare (runtime.shards).")
 @config_options
@@ -43,9 +43,12 @@ def sweep(config_file: Path, shards: Path | None, overrides: tuple[str, ...]) ->
         raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
     check_metric(config)
     trials = expand(config)
-    _print_plan(config, trials)
-
     from gare.cli.ray_session import ray_session
+    from gare.training.inputs import open_shards
+    from gare.training.run import absolute
+
+    open_shards(absolute(config))  # shards that cannot be read are known before Ray starts
+    _print_plan(config, trials)
 
     with ray_session(config.runtime, dashboard=config.sweep.scheduler == "asha"):
         from tune.sweep import run_sweep
@@ -55,7 +58,7 @@ def sweep(config_file: Path, shards: Path | None, overrides: tuple[str, ...]) ->
     return report.comparison.as_json() | {"directory": str(report.directory), "mlflow_run": report.ledger.run_id}
 
 
-@gare_command("compare")
+@gare_command("compare", short_help="Rank the trials of a sweep.")
 @click.argument("sweep_folder", metavar="SWEEP", type=click.Path())
 @click.option("--out", type=click.Path(), help="Folder for sensitivity.png and best.yaml; the sweep's own without it.")
 def compare(sweep_folder: str, out: str | None) -> dict[str, Any]:

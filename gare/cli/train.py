@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,21 @@ if TYPE_CHECKING:
     from gare.training.run import RunSummary
 
 
-@gare_command("make-clip")
+def _size(name: str, default: int, says: str, least: int, most: int) -> Callable[[Callable[..., Any]], Any]:
+    return click.option(name, default=default, show_default=True, type=click.IntRange(least, most), help=says)
+
+
+@gare_command("make-clip", short_help="Make a small CLIP model from scratch.")
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the CLIP model and tokenizer.")
 @click.option("--split", default="train", show_default=True, help="Split whose captions train the tokenizer.")
-@click.option("--image-size", default=64, show_default=True, help="Side of the square frames, in pixels.")
-@click.option("--patch-size", default=32, show_default=True, help="Side of a patch, in pixels.")
-@click.option("--width", default=128, show_default=True, help="Width of both towers and of the embedding.")
-@click.option("--vision-layers", default=3, show_default=True, help="Blocks of the image tower.")
-@click.option("--text-layers", default=2, show_default=True, help="Blocks of the text tower.")
-@click.option("--vocabulary", default=1024, show_default=True, help="Most token ids to learn, besides single bytes.")
-@click.option("--seed", default=0, show_default=True, help="Of the initial weights.")
+@_size("--image-size", 64, "Side of the square frames, in pixels.", 8, 1024)
+@_size("--patch-size", 32, "Side of a patch, in pixels.", 2, 1024)
+@_size("--width", 128, "Width of both towers and of the embedding, a multiple of 64.", 64, 4096)
+@_size("--vision-layers", 3, "Blocks of the image tower.", 1, 64)
+@_size("--text-layers", 2, "Blocks of the text tower.", 1, 64)
+@_size("--vocabulary", 1024, "Most token ids; 514 of them are single bytes and the marks of start and end.", 514, 2**17)
+@_size("--seed", 0, "Of the initial weights.", 0, 2**32 - 1)
 def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, Any]:
     """Make a small CLIP model from scratch for the captions in MANIFEST, in the format of any other CLIP.
 
@@ -50,7 +55,7 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
     return {"out": str(out), "parameters": parameters, "captions": len(captions)}
 
 
-@gare_command("train")
+@gare_command("train", short_help="Train a model on shards.")
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--shards", type=click.Path(path_type=Path), help="Folder of gare prepare (runtime.shards).")
 @click.option("--local", is_flag=True, help="Run in this process, without Ray; the losses are the same.")
@@ -80,7 +85,10 @@ def train(config_file: Path, shards: Path | None, local: bool, overrides: tuple[
         summary = tracked(config, lambda handle: fit_local(config, tracking=handle))
     else:
         from gare.cli.ray_session import ray_session
+        from gare.training.inputs import open_data
+        from gare.training.run import absolute
 
+        open_data(absolute(config))  # what cannot be trained on is known before Ray starts
         with ray_session(config.runtime):
             from gare.training.ray_train import fit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gare.common.errors import InputError, RunError
+
 DIGEST_CHARACTERS = 16
+LOCK_FILE = ".lock"
 
 
 def canonical_json(value: Any) -> str:
@@ -41,34 +45,91 @@ def fsync_directory(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success sync it and rename it into place.
-
-    A failure inside the block removes the temporary file and leaves ``path`` as it was.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an OSError inside the block into an InputError that names ``path`` as what cannot be written."""
     try:
-        yield temporary
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-        fsync_directory(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(f"Cannot write {os.fspath(path)}: {error.strerror or error}.") from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it, where missing; InputError where that cannot be."""
+    folder = Path(path)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @contextmanager
-def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success put it in place of ``path``.
+def only_one(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a folder, made where missing, while the block runs; RunError when another process holds it.
 
-    An existing folder is moved aside first and removed last, so no moment holds a half-written one.
+    The system lets go of it when the process ends, however that happens.
+    """
+    folder = make_folder(path)
+    with writing(folder):
+        stream = (folder / LOCK_FILE).open("w")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"Another process is at work in {folder}; wait until it ends.") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success sync it and rename it into place.
+
+    A failure inside the block removes the temporary file and leaves ``path`` as it was. Raises InputError where it
+    cannot be written, or is a folder or a device, which renaming would replace.
     """
     target = Path(path)
+    with writing(target):
+        if target.exists() and not target.is_file():
+            raise InputError(f"Cannot write {target}: it is a {'folder' if target.is_dir() else 'device or pipe'}.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
+            fsync_directory(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | os.PathLike[str], marker: str) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success put it in place of ``path``.
+
+    An existing folder is moved aside first and removed last, so no moment holds a half-written one. Raises InputError
+    where it cannot be written, and, before anything else, where it holds things but not the file ``marker``, which
+    tells a folder of this kind from one that must not be lost.
+    """
+    target = Path(os.path.abspath(path))  # noqa: PTH100 - symlinks stay
+    with writing(target):
+        _refuse_foreign(target, marker)
+        with _replacing(target) as temporary:
+            yield temporary
+
+
+def _refuse_foreign(target: Path, marker: str) -> None:
+    if target.exists() and not target.is_dir():
+        raise InputError(f"Cannot write {target}: it is a file, and a folder is needed.")
+    if target.is_dir() and not (target / marker).is_file() and any(target.iterdir()):
+        raise InputError(f"{target} holds other things and no {marker}; choose a new or empty folder.")
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:

@@ -21,8 +21,12 @@ class ModelConfig(Section):
     )
     corrected: Literal["text", "video"] = key("text", "which side of the pair the increment is added to")
     context: Literal["frames", "words"] = key("frames", "what psi attends to: the video's frames or the text's words")
-    gap_sign: Literal[1, -1] = key(1, "eta: sign of the modality gap (video mean minus text) in psi's query")
-    query: Literal["gap", "text"] = key("gap", "psi's query: the modality gap, or the text alone (control)")
+    gap_sign: Literal[1, -1] = key(1, "eta: sign of the modality gap (video mean minus text) in psi's query gap")
+    query: Literal["gap", "text", "residual", "residual_scaled"] = key(
+        "gap",
+        "psi's query: the modality gap, or the text alone (control); residual: the query is the text, and the "
+        "increment is what psi's output lacks to the video's mean; residual_scaled: that at a learned length",
+    )
     video_base: Literal["pooled", "mean"] = key(
         "pooled", "the video vector that is scored: pooled by the text, or mean"
     )

@@ -25,6 +25,7 @@ class TrustRegionConfig(Section):
     weight: float = key(0.01, "lambda_eps", ge=0)
     bound: float = key(0.5, "lambda: the term counts while it is at least -lambda", gt=0)
     form: Literal["hard", "smooth"] = key("hard", "0 past the bound as released, or a smooth maximum")
+    anchor: Literal["text", "video"] = key("text", "lengths vary over a text's videos, or over a video's texts")
     kappa: float = key(10.0, "sharpness of the smooth form", gt=0)
 
 

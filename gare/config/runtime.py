@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Literal
+
+from pydantic import field_validator
 
 from gare.config.base import Section, key
 
@@ -10,11 +13,12 @@ from gare.config.base import Section, key
 class RuntimeConfig(Section):
     """Nothing here changes what is computed."""
 
+    root: str | None = key(None, "folder that relative paths start from; the current one when null")
     name: str | None = key(None, "name of the run; the experiment's digest when null")
     shards: str | None = key(None, "folder made by gare prepare")
     output: str = key("runs", "folder that holds a folder per run")
     workers: int = key(1, "Ray Train workers, one per device", ge=1)
-    cpu_threads: int = key(1, "torch threads per worker", ge=1)
+    cpu_threads: int = key(1, "torch threads per worker", ge=1, le=1024)
     cpus_per_worker: float = key(1.0, "logical CPUs a worker asks Ray for", gt=0)
     device: Literal["auto", "cpu", "cuda"] = key("auto", "cuda where there is one, when auto")
     max_failures: int = key(2, "times Ray Train restarts the workers after a failure", ge=0)
@@ -27,3 +31,10 @@ class RuntimeConfig(Section):
         None, "MLflow store; MLFLOW_TRACKING_URI, else a SQLite file in the output folder, when null"
     )
     experiment: str = key("gare", "name of the MLflow experiment")
+
+    @field_validator("name")
+    @classmethod
+    def _stays_in_output(cls, name: str | None) -> str | None:
+        if name is not None and (not name.strip("./") or name.startswith("/") or ".." in PurePosixPath(name).parts):
+            raise ValueError("a run is a folder inside runtime.output, so its name cannot lead out of it")
+        return name

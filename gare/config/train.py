@@ -12,9 +12,14 @@ class TrainConfig(Section):
 
     global_batch: int = key(128, "pairs per optimiser step over all workers", unit="pairs", ge=2)
     epochs: int = key(5, "passes over the training split", ge=1)
-    seed: int = key(42, "of initial weights, data order and dropout", ge=0)
+    seed: int = key(42, "of initial weights, data order and dropout", ge=0, lt=2**63)
     optimizer: Literal["adamw", "bert_adam"] = key(
         "adamw", "AdamW with no decay on biases, norms, embeddings and logit_scale; or the released rule"
+    )
+    increments: Literal["dense", "factorised"] = key(
+        "dense",
+        "psi for every pair with its own dropout as published, or by exact factorised algebra, several times faster, "
+        "with one dropout mask per context",
     )
     lr_clip: float = key(1e-7, "peak learning rate of CLIP's own parameters", gt=0)
     lr_new: float = key(1e-4, "peak learning rate of everything else", gt=0)

@@ -25,6 +25,8 @@ def parse(text: str, where: str) -> Any:
         line = f" line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"{where}{line} is not valid YAML: {problem}.") from None
+    except (ValueError, RecursionError) as error:  # a date that is none, a number of thousands of digits, [[[[...
+        raise ConfigError(f"{where} holds a value that cannot be read: {error}.") from None
 
 
 def read(path: Path) -> dict[str, Any]:

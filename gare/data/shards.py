@@ -57,9 +57,15 @@ class Split:
         picks = range(len(stored))
         if len(stored) > at_most:
             picks = np.linspace(0, len(stored) - 1, at_most).astype(int).tolist()
-        if one["frame_codec"][0].as_py() == "jpeg":
-            return np.stack([_jpeg(stored[i].as_py()) for i in picks])
-        return np.stack([np.frombuffer(stored[i].as_buffer(), np.uint8).reshape(height, width, 3) for i in picks])
+        try:
+            if one["frame_codec"][0].as_py() == "jpeg":
+                return np.stack([_jpeg(stored[i].as_py()) for i in picks])
+            return np.stack([np.frombuffer(stored[i].as_buffer(), np.uint8).reshape(height, width, 3) for i in picks])
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"The frames of {self.videos[index].video_id!r} in {self.folder} are damaged ({error}); "
+                "run gare prepare again, into another folder."
+            ) from None
 
     def timestamps(self, index: int) -> list[float]:
         """Seconds of the stored frames from the first shown one."""
@@ -85,6 +91,11 @@ class ShardSet:
         return dict(self.manifest["splits"])
 
     @property
+    def recipe(self) -> dict[str, Any]:
+        """The settings of ``prepare`` that made the shards."""
+        return dict(self.manifest["recipe"])
+
+    @property
     def image_size(self) -> int:
         """Side of the square stored frames, in pixels."""
         return int(self.manifest["recipe"]["crop"])
@@ -97,9 +108,7 @@ class ShardSet:
         return Split(self.folder, name, self._tables)
 
     def _open(self, entry: dict[str, Any]) -> pa.Table:
-        path = self.folder / entry["file"]
-        if not path.is_file():
-            path = self.folder / SHARD_FOLDER / entry["file"]
+        path = self.folder / SHARD_FOLDER / entry["file"]
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except (OSError, pa.ArrowInvalid) as error:
@@ -129,7 +138,19 @@ def _read_dataset_file(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged; run gare prepare again.") from None
     if version != SCHEMA_VERSION:
         raise InputError(f"{path} has schema version {version}; this software reads {SCHEMA_VERSION}.")
+    if not _is_dataset(manifest):
+        raise InputError(f"{path} is damaged; run gare prepare again.")
     return manifest
+
+
+def _is_dataset(values: dict[str, Any]) -> bool:
+    """Whether a dataset manifest holds what is read of it, in the right types."""
+    kinds = {"digest": str, "recipe_digest": str, "recipe": dict, "splits": dict, "shards": list}
+    if not all(isinstance(values.get(name), kind) for name, kind in kinds.items()):
+        return False
+    if not isinstance(values["recipe"].get("crop"), int):
+        return False
+    return all(isinstance(e, dict) and isinstance(e.get("file"), str) and "rows" in e for e in values["shards"])
 
 
 def _jpeg(data: bytes) -> NDArray[np.uint8]:

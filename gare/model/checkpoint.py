@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -34,8 +35,6 @@ def load_model(checkpoint_dir: str | Path) -> GareModel:
 
     Raises InputError when the folder is no checkpoint or its weights do not fit its settings.
     """
-    from transformers import CLIPConfig, CLIPModel
-
     folder = Path(checkpoint_dir)
     for name in (WEIGHTS, CONFIG, f"{CLIP_FOLDER}/config.json"):
         if not (folder / name).is_file():
@@ -43,7 +42,7 @@ def load_model(checkpoint_dir: str | Path) -> GareModel:
     config = load_checkpoint_config(folder)
     clip_folder = folder / CLIP_FOLDER
     tokenizer = Tokenizer.load(clip_folder) if (clip_folder / "tokenizer.json").is_file() else None
-    model = GareModel(CLIPModel(CLIPConfig.from_pretrained(clip_folder)), config.model, tokenizer)
+    model = GareModel(_empty_clip(clip_folder), config.model, tokenizer)
     try:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -54,10 +53,25 @@ def load_model(checkpoint_dir: str | Path) -> GareModel:
 
 def load_checkpoint_config(folder: Path) -> Config:
     """The resolved settings a checkpoint was made with."""
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is not a checkpoint: it has no {CONFIG}.")
     try:
         return load_config(folder / CONFIG)
     except ConfigError as error:
-        raise InputError(f"The checkpoint {folder} was made by another version of this software: {error}") from None
+        raise InputError(
+            f"The settings of the checkpoint {folder} are damaged or those of another version of this software: {error}"
+        ) from None
+
+
+def _empty_clip(folder: Path) -> Any:
+    """CLIP as its config.json describes it, its weights still to be loaded."""
+    from transformers import CLIPConfig, CLIPModel
+
+    try:
+        return CLIPModel(CLIPConfig.from_pretrained(folder))
+    except Exception as error:  # whatever a damaged file makes of transformers
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"No CLIP model can be made of {folder / 'config.json'}: {first}.") from error
 
 
 def _load_exactly(model: GareModel, weights: dict[str, object], folder: Path) -> None:

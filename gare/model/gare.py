@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from gare.model.tokenizer import Tokenizer
 # OpenAI's CLIP pixel statistics, on values in [0, 1].
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
 class GareModel(nn.Module):
@@ -48,23 +52,14 @@ class GareModel(nn.Module):
     def from_clip(cls, source: str | Path, config: ModelConfig) -> GareModel:
         """Start from the CLIP model (and its tokenizer) in a folder or on the hub; psi is drawn from torch's seed.
 
-        Raises InputError when there is no such model.
+        Raises InputError when there is no such model, or when its weights do not fit its configuration.
         """
-        from transformers import CLIPModel
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        try:
-            clip = CLIPModel.from_pretrained(str(source), dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise InputError(
-                f"Cannot load a CLIP model from {source}: {first}. Set model.clip to a folder saved by transformers "
-                "or to a hub id this machine can reach."
-            ) from None
+        clip = _load_clip(str(source))
         try:
             tokenizer = Tokenizer.load(source)
         except InputError:
+            if any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
+                raise
             tokenizer = None
         return cls(clip, config, tokenizer)
 
@@ -132,6 +127,38 @@ class GareModel(nn.Module):
         """Cosines of every text [B, D] with every video [V, F, D] after the increment; words with context words."""
         full: PairScores = self.head(text, frames, frame_mask, words, word_mask, dropout)
         return PairScores(full.scores, full.delta if return_delta else None, full.pooled if return_pooled else None)
+
+
+def _load_clip(source: str) -> Any:
+    """CLIP's weights, all of them: transformers would draw those that are missing."""
+    from transformers import CLIPModel
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    loggers = {name: logging.getLogger(name) for name in ("transformers", "huggingface_hub")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    advice = "Set model.clip to a folder saved by transformers or to a hub id this machine can reach."
+    try:
+        for logger in loggers.values():
+            logger.setLevel(logging.ERROR)  # what is wrong is said below, in one sentence
+        clip, report = CLIPModel.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except pickle.UnpicklingError as error:
+        raise InputError(f"The weights in {source} are a pickle that holds more than tensors: refused.") from error
+    except Exception as error:  # whatever a damaged file makes of transformers
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"Cannot load a CLIP model from {source}: {first}. {advice}") from error
+    finally:
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+    unfit = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if unfit:
+        raise InputError(
+            f"The CLIP model in {source} does not fit its config.json: {len(unfit)} weights are missing or of another "
+            f"size ({unfit[0]}, ...)."
+        )
+    return clip
 
 
 def _end_id(text_config: Any) -> int:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gare.common.errors import ConfigError
 from gare.config.model import ModelConfig
-from gare.model.increment import Increment
+from gare.model.increment import INIT_STD, Increment
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,17 @@ class PairDropout:
 
 
 class PairHead(nn.Module):
-    """Pooling, increment and cosine for every text-video pair."""
+    """Pooling, increment and cosine for every text-video pair.
+
+    ``psi`` is None with ``model.increment`` none; ``radius`` (frame similarities to the logarithm of a length) is
+    there with ``model.query`` residual_scaled only.
+    """
 
     def __init__(self, dim: int, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.psi = Increment(dim) if config.increment == "cross_attention" else None
+        self.radius = Radius(config.max_frames) if config.query == "residual_scaled" else None
 
     def forward(
         self,
@@ -61,7 +66,11 @@ class PairHead(nn.Module):
         word_mask_BW: Tensor | None = None,
         dropout: PairDropout | None = None,
     ) -> PairScores:
-        """Score every text against every video; every mask row must have a valid position."""
+        """Score every text [B, D] against every video [V, F, D]; every mask row must have a valid position.
+
+        Words [B, W, D] and their mask are used with ``model.context`` words, and ConfigError is raised without them.
+        ``delta`` of the result is what was added, for every ``model.query``; None without an increment.
+        """
         config = self.config
         with torch.autocast(device_type=text_BD.device.type, enabled=False):
             text_BD, frames_VFD = _float(text_BD), _float(frames_VFD)
@@ -84,11 +93,39 @@ class PairHead(nn.Module):
             else:
                 context, mask, per_text = frames_VFD, frame_mask_VF, False
             delta_BVD = self.psi(query_BVD, context, mask, per_text=per_text, dropout=factors)
+            if config.query.startswith("residual"):
+                delta_BVD = mean_VD[None] - delta_BVD
+            if self.radius is not None:
+                delta_BVD = self.radius(text_BD, frames_VFD, frame_mask_VF)[..., None] * F.normalize(delta_BVD, dim=-1)
             if config.corrected == "text":
                 scores = F.cosine_similarity(text_BD[:, None] + delta_BVD, base_BVD, dim=-1)
             else:
                 scores = F.cosine_similarity(text_BD[:, None], base_BVD + delta_BVD, dim=-1)
             return PairScores(scores, delta_BVD, base_BVD)
+
+
+class Radius(nn.Module):
+    """The length R_ij = exp(linear(cosines of t_i with the frames v_jf, padded ones 0)) of residual_scaled.
+
+    The linear layer has a weight for each of ``model.max_frames`` places, so that the same weights serve every
+    number of frames: places beyond a clip are padded ones. Cosines, as for the stochastic text radius this form is
+    taken from, keep the exponential within bounds whatever the scale of the vectors.
+    """
+
+    def __init__(self, max_frames: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(max_frames, 1)
+        nn.init.normal_(self.linear.weight, std=INIT_STD)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, text_BD: Tensor, frames_VFD: Tensor, mask_VF: Tensor) -> Tensor:
+        """Lengths [B, V] of texts [B, D] and frames [V, F, D] with their mask [V, F]; F at most ``max_frames``."""
+        count = frames_VFD.shape[1]
+        if count > self.linear.in_features:
+            raise ConfigError(f"{count} frames are more than model.max_frames, {self.linear.in_features}.")
+        cosines_BVF = torch.einsum("bd,vfd->bvf", F.normalize(text_BD, dim=-1), F.normalize(frames_VFD, dim=-1))
+        kept_BVF = cosines_BVF.masked_fill(~mask_VF[None], 0.0)
+        return (kept_BVF @ self.linear.weight[0, :count] + self.linear.bias).exp()
 
 
 def masked_mean(frames_VFD: Tensor, mask_VF: Tensor) -> Tensor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from gare.common.errors import ConfigError, InputError
-from gare.common.files import atomic_directory
+from gare.common.files import atomic_directory, write_json
 from gare.model.tokenizer import Tokenizer
+
+SCRATCH_FILE = "scratch.json"
 
 # CLIP's own 0.01 for positions is lost beside frame vectors of unit scale, to which the temporal transformer adds
 # this table: order in time would take most of a short training to be noticed.
@@ -34,6 +36,7 @@ class ScratchClip:
 def make_clip(captions: Sequence[str], folder: Path, sizes: ScratchClip) -> int:
     """Train a tokenizer on captions, draw a CLIP by the seed, save both in ``folder``; returns the parameter count."""
     from transformers import CLIPConfig, CLIPModel
+    from transformers.utils import logging
 
     if not captions:
         raise InputError("There are no captions to train a tokenizer on.")
@@ -69,7 +72,9 @@ def make_clip(captions: Sequence[str], folder: Path, sizes: ScratchClip) -> int:
         embeddings = clip.text_model.embeddings
         for table in (embeddings.token_embedding, embeddings.position_embedding):
             torch.nn.init.normal_(table.weight, std=EMBEDDING_STD)
-    with atomic_directory(folder) as temporary:
+    logging.disable_progress_bar()
+    with atomic_directory(folder, marker=SCRATCH_FILE) as temporary:
         clip.save_pretrained(temporary)
         tokenizer.save(temporary)
+        write_json(temporary / SCRATCH_FILE, asdict(sizes))
     return sum(p.numel() for p in clip.parameters())

@@ -34,8 +34,8 @@ class Tokenizer:
 
         try:
             backend = CLIPTokenizer.from_pretrained(str(source))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{source} holds no CLIP tokenizer: {_first_line(error)}.") from None
+        except Exception as error:  # whatever a damaged file makes of transformers
+            raise InputError(f"{source} holds no CLIP tokenizer: {_first_line(error)}.") from error
         if len(backend) < BYTES:  # transformers makes an empty one where there are no files
             raise InputError(f"{source} holds no CLIP tokenizer: its vocabulary is missing.")
         return cls(backend)

@@ -1,7 +1,7 @@
 """The three regularisers on increments (the paper's L_ib, L_tr and L_dir).
 
-Each takes this rank's rows of increments [b, V, D] (b texts, all V videos) and returns a scalar share; the
-shares over all ranks sum to the term, unweighted.
+Each takes this rank's rows of increments (b texts, all V videos), as a tensor [b, V, D] or as ``Increments``, and
+returns a scalar share; the shares over all ranks sum to the term, unweighted.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from gare.objective.increments import Increments, as_increments
 from gare.objective.ranks import ALONE, Ranks
 
 SD_FLOOR = 1e-6
 LOG_FLOOR = 1e-8
 
+Anchor = Literal["text", "video"]
+
 
 def information_bottleneck(
-    delta: Tensor,
+    delta: Tensor | Increments,
     *,
-    anchor: Literal["video", "text"] = "video",
+    anchor: Anchor = "video",
     reduction: Literal["sum", "mean"] = "sum",
     prior_sigma: float = 1.0,
     normalised: bool = False,
@@ -33,42 +35,45 @@ def information_bottleneck(
     Statistics are over texts per video (anchor video) or over videos per text (anchor text), unbiased; the
     dimensions are reduced as named and anchors averaged.
     """
+    increments = as_increments(delta)
     if normalised:
-        delta = F.normalize(delta, dim=-1)
-    texts, videos, _ = delta.shape
-    all_texts = texts * ranks.size
+        increments = increments.unit()
     if anchor == "video":
-        mean = ranks.sum(delta.sum(dim=0)) / all_texts
-        # Two passes: one pass over squares loses three digits in float32.
-        variance = ranks.sum((delta - mean).square().sum(dim=0)) / max(all_texts - 1, 1)
-        own = ranks.own(texts) if ranks.size > 1 else slice(None)
-        mean, variance, anchors = mean[own], variance[own], videos
+        mean, variance = increments.video_moments(ranks)
+        own = ranks.own(increments.texts) if ranks.size > 1 else slice(None)
+        mean, variance, anchors = mean[own], variance[own], increments.videos
     else:
-        mean = delta.mean(dim=1)
-        variance = (delta - mean[:, None]).square().sum(dim=1) / max(videos - 1, 1)
-        anchors = all_texts
+        mean, variance = increments.text_moments()
+        anchors = increments.texts * ranks.size
     sd = _safe_sqrt(variance) + SD_FLOOR
     kl = math.log(prior_sigma) - sd.log() + (sd.square() + mean.square()) / (2 * prior_sigma**2) - 0.5
     return (kl.sum() if reduction == "sum" else kl.mean(dim=-1).sum()) / anchors
 
 
 def trust_region(
-    delta: Tensor,
+    delta: Tensor | Increments,
     *,
+    anchor: Anchor = "text",
     bound: float = 0.5,
     form: Literal["hard", "smooth"] = "hard",
     kappa: float = 10.0,
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """L_tr: minus the mean over texts of the unbiased variance over videos of increment lengths.
+    """L_tr: minus the mean over anchors of the unbiased variance of their increments' lengths.
 
-    hard: the term while it is at least -bound, else 0 (as released); smooth: a soft maximum of the term and
-    -bound with sharpness kappa. The bound is decided on the mean over all ranks.
+    Over videos per text (anchor text, as released) or over texts per video. hard: the term while it is at least
+    -bound, else 0 (as released); smooth: a soft maximum of the term and -bound with sharpness kappa. The bound is
+    decided on the mean over all ranks.
     """
-    texts, videos, _ = delta.shape
-    lengths = delta.norm(dim=-1)
-    spread = (lengths - lengths.mean(dim=1, keepdim=True)).square().sum(dim=1) / max(videos - 1, 1)
-    share = -spread.sum() / (texts * ranks.size)
+    increments = as_increments(delta)
+    lengths = increments.lengths()
+    if anchor == "text":
+        spread = (lengths - lengths.mean(dim=1, keepdim=True)).square().sum() / max(increments.videos - 1, 1)
+        share = -spread / (increments.texts * ranks.size)
+    else:
+        count = increments.texts * ranks.size
+        mean = ranks.sum(lengths.sum(dim=0)) / count
+        share = -(lengths - mean).square().sum() / (max(count - 1, 1) * increments.videos)
     whole = ranks.total(share)
     if form == "hard":
         kept: Tensor = share * (whole >= -bound)
@@ -80,7 +85,7 @@ def trust_region(
 
 
 def direction_diversity(
-    delta: Tensor,
+    delta: Tensor | Increments,
     *,
     alpha: float = 2.0,
     form: Literal["diversity", "orthogonality"] = "diversity",
@@ -89,17 +94,19 @@ def direction_diversity(
     """L_dir: how alike one text's increments point, averaged over texts.
 
     diversity: log(mean over ordered video pairs, equal ones included, of exp(-alpha (1 - cos)) + 1e-8);
-    orthogonality: mean over unequal pairs of cos^2.
+    orthogonality: mean over unequal pairs of cos^2. Costs B V^2 D; blocks of texts bound the memory.
     """
-    texts, videos, _ = delta.shape
-    unit = F.normalize(delta, dim=-1)
-    cosines = unit @ unit.transpose(1, 2)
-    if form == "diversity":
-        per_text = ((-alpha * (1 - cosines)).exp().mean(dim=(1, 2)) + LOG_FLOOR).log()
-    else:
+    increments = as_increments(delta).unit()
+    videos = increments.videos
+
+    def of_rows(unit_bVD: Tensor, _: int) -> Tensor:
+        cosines = unit_bVD @ unit_bVD.mT
+        if form == "diversity":
+            return ((-alpha * (1 - cosines)).exp().mean(dim=(1, 2)) + LOG_FLOOR).log().sum()
         squares = cosines.square().sum(dim=(1, 2)) - cosines.diagonal(dim1=1, dim2=2).square().sum(dim=1)
-        per_text = squares / max(videos * (videos - 1), 1)
-    return per_text.sum() / (texts * ranks.size)
+        return (squares / max(videos * (videos - 1), 1)).sum()
+
+    return torch.stack(list(increments.by_rows(of_rows))).sum() / (increments.texts * ranks.size)
 
 
 def _safe_sqrt(x: Tensor) -> Tensor:

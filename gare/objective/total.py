@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gare.config.objective import ObjectiveConfig
+from gare.objective.increments import Increments
 from gare.objective.nce import info_nce
 from gare.objective.ranks import ALONE, Ranks
 from gare.objective.regularisers import direction_diversity, information_bottleneck, trust_region
@@ -30,9 +31,13 @@ class Terms:
 
 
 def objective(
-    scores: Tensor, delta: Tensor | None, logit_scale: Tensor, config: ObjectiveConfig, ranks: Ranks = ALONE
+    scores: Tensor,
+    delta: Tensor | Increments | None,
+    logit_scale: Tensor,
+    config: ObjectiveConfig,
+    ranks: Ranks = ALONE,
 ) -> Terms:
-    """The loss of this rank's rows of scores [b, B] and increments [b, B, D] (None for the plain baseline).
+    """The loss of this rank's rows of scores [b, B] and increments (None for the plain baseline).
 
     ``logit_scale`` is exp of the learned scale. Terms of weight 0 are not computed.
     """
@@ -51,7 +56,7 @@ def objective(
             )
             share, parts["information_bottleneck"] = share + ib.weight * term, term.detach()
         if tr.weight:
-            term = trust_region(delta, bound=tr.bound, form=tr.form, kappa=tr.kappa, ranks=ranks)
+            term = trust_region(delta, anchor=tr.anchor, bound=tr.bound, form=tr.form, kappa=tr.kappa, ranks=ranks)
             share, parts["trust_region"] = share + tr.weight * term, term.detach()
         if dd.weight:
             term = direction_diversity(delta, alpha=dd.alpha, form=dd.form, ranks=ranks)

@@ -12,8 +12,10 @@ from torch import Tensor
 from gare.data.batches import load_frames
 from gare.data.shards import Split
 from gare.model.gare import GareModel
+from gare.model.head import PairHead
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import ALONE, Ranks
+from gare.retrieval.factorised.grid import factorises, score_all
 
 FrameChoice = Literal["all", "middle"]
 """``middle`` replaces every frame of a clip by its middle one: what is lost is what needed time."""
@@ -70,20 +72,20 @@ def encode_videos(
 
 @torch.no_grad()
 def score_pairs(model: GareModel, texts: Texts, videos: Videos, rows: int, ranks: Ranks = ALONE) -> Tensor:
-    """All cosines [N, V] in float32, ``rows`` texts at a time, each rank its part."""
+    """All cosines [N, V] in float32, each rank its texts, all ranks getting the whole.
+
+    Factorised (the method's section 6), in blocks whose memory depends on neither N nor V. A model with a residual
+    query has no factorised form: its head scores ``rows`` texts at a time.
+    """
+    head: PairHead = model.head
 
     def block(start: int, stop: int) -> tuple[Tensor, ...]:
         part = slice(start, stop)
-        scored = model.score(
-            texts.text[part],
-            videos.frames,
-            videos.frame_mask,
-            words=texts.words[part],
-            word_mask=texts.word_mask[part],
-        )
-        return (scored.scores,)
+        given = texts.text[part], videos.frames, videos.frame_mask, texts.words[part], texts.word_mask[part]
+        return (score_all(head, *given),)
 
-    return _in_parts(len(texts.text), rows, block, ranks)[0]
+    batch = max(1, len(texts.text)) if factorises(head.config) else rows
+    return _in_parts(len(texts.text), batch, block, ranks)[0]
 
 
 def _in_parts(

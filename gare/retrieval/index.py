@@ -1,4 +1,4 @@
-"""A gallery of encoded videos to search: vectors in safetensors, what they are in JSON."""
+"""A gallery of encoded videos to search: their factors in safetensors, what they are in JSON."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, file_digest, write_json
@@ -20,42 +18,11 @@ from gare.model.checkpoint import WEIGHTS
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.retrieval.encode import encode_texts, encode_videos
+from gare.retrieval.factorised.video_index import VideoIndex
 
 INDEX_FILE = "index.json"
 VECTORS_FILE = "vectors.safetensors"
-INDEX_VERSION = 1
-
-
-class VideoIndex:
-    """Videos encoded once, scored against any text exactly as the model scores them."""
-
-    def __init__(self, model: GareModel, frames: Tensor, frame_mask: Tensor) -> None:
-        self._model = model
-        self.frames = frames
-        self.frame_mask = frame_mask
-
-    @classmethod
-    def build(cls, model: GareModel, frames: Tensor, frame_mask: Tensor) -> VideoIndex:
-        """An index of frame vectors [V, F, D] with mask [V, F]."""
-        return cls(model, frames, frame_mask)
-
-    @torch.no_grad()
-    def score(
-        self, text: Tensor, *, words: Tensor | None = None, word_mask: Tensor | None = None, rows: int = 16
-    ) -> Tensor:
-        """Cosines [B, V] of text vectors [B, D], ``rows`` texts at a time; words with model.context words."""
-        parts = []
-        for start in range(0, len(text), rows):
-            part = slice(start, start + rows)
-            scored = self._model.score(
-                text[part],
-                self.frames,
-                self.frame_mask,
-                words=None if words is None else words[part],
-                word_mask=None if word_mask is None else word_mask[part],
-            )
-            parts.append(scored.scores)
-        return torch.cat(parts)
+INDEX_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -78,16 +45,30 @@ class SearchIndex:
     config: Config
     videos: list[dict[str, Any]]
 
-    def search(self, query: str, top: int) -> list[Hit]:
-        """The ``top`` videos for a sentence, best first; ties in index order."""
+    @torch.no_grad()
+    def search(self, query: str, top: int, *, first_stage: int | None = None) -> list[Hit]:
+        """The ``top`` videos for a sentence, best first; ties in index order.
+
+        ``first_stage``: score exactly only that many candidates, chosen by two inner products a video. The scores
+        stay exact; which videos are candidates is approximate. None scores every video.
+        """
         if not query.strip():
             raise InputError("The query is empty; give a sentence in quotes.")
+        if any("\ud800" <= character <= "\udfff" for character in query):
+            raise InputError("The query is not valid UTF-8 text.")
         texts = encode_texts(self.model, self.tokenizer, [query], self.config.data.words, 1)
-        scores = self.index.score(texts.text, words=texts.words, word_mask=texts.word_mask)[0]
-        order = torch.sort(scores, descending=True, stable=True).indices[:top].tolist()
+        text, words, mask = texts.text, texts.words, texts.word_mask
+        if first_stage is None:
+            places = torch.arange(len(self.index))
+            scores = self.index.score(text, words=words, word_mask=mask)[0]
+        else:
+            candidates = self.index.first_stage(text, max(first_stage, top), words=words, word_mask=mask)
+            places = candidates[0].sort().values
+            scores = self.index.score_candidates(text, places[None], words=words, word_mask=mask)[0]
+        order = torch.sort(scores, descending=True, stable=True).indices[:top]
         return [
-            Hit(place, float(scores[i]), self.videos[i]["video_id"], self.videos[i]["uri"])
-            for place, i in enumerate(order, start=1)
+            Hit(place, float(scores[i]), self.videos[video]["video_id"], self.videos[video]["uri"])
+            for place, (i, video) in enumerate(zip(order.tolist(), places[order].tolist(), strict=True), start=1)
         ]
 
 
@@ -97,9 +78,9 @@ def write_index(
     """Encode a split and save it as an index; returns the number of videos."""
     if not len(split):
         raise InputError(f"The split {split.name!r} of {split.folder} is empty; there is nothing to index.")
-    encoded = encode_videos(model, split, config.data.frames, config.runtime.eval_batch)
-    with atomic_directory(folder) as temporary:
-        save_file({"frames": encoded.frames.cpu(), "frame_mask": encoded.frame_mask.cpu()}, temporary / VECTORS_FILE)
+    with atomic_directory(folder, marker=INDEX_FILE) as temporary:
+        encoded = encode_videos(model, split, config.data.frames, config.runtime.eval_batch)
+        VideoIndex.build(model, encoded.frames, encoded.frame_mask).save(temporary / VECTORS_FILE)
         write_json(
             temporary / INDEX_FILE,
             {
@@ -123,10 +104,9 @@ def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
 
     try:
         values = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / VECTORS_FILE)
         version, videos = values["version"], values["videos"]
         recorded, weights = Path(values["checkpoint"]), values["weights_sha256"]
-    except (OSError, ValueError, KeyError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{folder} is not an index; make one with gare index CHECKPOINT --shards DIR --out {folder}."
         ) from None
@@ -144,5 +124,11 @@ def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
     model = load_model(source)
     if model.tokenizer is None:
         raise InputError(f"The checkpoint {source} has no tokenizer, so a sentence cannot be read.")
-    index = VideoIndex.build(model, tensors["frames"], tensors["frame_mask"])
+    try:
+        index = VideoIndex.load(model, folder / VECTORS_FILE)
+    except (OSError, SafetensorError, TypeError) as error:
+        raise InputError(f"Cannot read {folder / VECTORS_FILE}: {error}. Make the index again.") from None
+    named = isinstance(videos, list) and all(isinstance(v, dict) and {"video_id", "uri"} <= v.keys() for v in videos)
+    if not named or len(videos) != len(index):
+        raise InputError(f"{folder / INDEX_FILE} does not name the {len(index)} videos of the index. Make it again.")
     return SearchIndex(index, model, model.tokenizer, load_checkpoint_config(source), videos)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,14 @@ def _tail(path: Path, position: int, on_row: Callable[[dict[str, Any]], None], s
         if path.is_file():
             with path.open("rb") as stream:
                 # A resumed run may have shortened the file.
-                stream.seek(min(position, path.stat().st_size))
+                position = min(position, path.stat().st_size)
+                stream.seek(position)
                 for line in stream:
                     if not line.endswith(b"\n"):
                         break
-                    position = stream.tell() if not stream.closed else position
-                    on_row(json.loads(line))
+                    position += len(line)
+                    with suppress(ValueError):  # a resumed run rewrote the file under us
+                        on_row(json.loads(line))
         if last_look:
             return
 

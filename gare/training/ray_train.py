@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from gare.common.errors import GareError, RunError
 from gare.common.files import write_json
@@ -18,7 +21,8 @@ from gare.config import Config
 from gare.config.tree import build
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.tracking import RunHandle, log_report
-from gare.training.loop import open_shards, train
+from gare.training.inputs import open_shards
+from gare.training.loop import train
 from gare.training.progress import follow, training_view
 from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, run_directory, summary
 
@@ -57,6 +61,8 @@ def fit(
         _worker,
         train_loop_config={"config": config.model_dump(mode="json")},
         scaling_config=_scaling(config),
+        # Both: tensors stay on their device, and what ranks say to each other in words goes over gloo.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if _use_gpu(config) else "gloo"),
         run_config=RunConfig(
             # A name of its own per launch: resuming is the run folder's business, never Ray's by name.
             name=f"launch-{time.time_ns()}",
@@ -65,7 +71,7 @@ def fit(
             callbacks=[*([TrackingCallback(tracking)] if tracking else []), *callbacks],
         ),
     )
-    with training_view(config.run_name(), quiet=quiet) as on_row, follow(folder / HISTORY_FILE, on_row):
+    with training_view(config.run_name(), quiet=quiet) as on_row, follow(folder / HISTORY_FILE, on_row), _own_signals():
         try:
             trainer.fit()
         except Exception as error:
@@ -76,6 +82,22 @@ def fit(
     if finished is None or not finished.finished:
         raise RunError(f"Training ended early; its folder is {folder}. The same command goes on.")
     return summary(config, finished, resumed_from=resumed_from)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put this process's signal handlers back: Ray Train's stay and end the process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -92,9 +114,6 @@ def _worker(settings: dict[str, Any]) -> None:
 
 
 def _scaling(config: Config) -> ScalingConfig:
-    use_gpu = config.runtime.device == "cuda" or (
-        config.runtime.device == "auto" and ray.cluster_resources().get("GPU", 0) >= config.runtime.workers
-    )
     need = config.runtime.workers * config.runtime.cpus_per_worker
     have = ray.cluster_resources().get("CPU", 0)
     if need > have:
@@ -102,8 +121,13 @@ def _scaling(config: Config) -> ScalingConfig:
             f"{config.runtime.workers} workers of {config.runtime.cpus_per_worker:g} CPUs need {need:g} CPUs, but the "
             f"cluster has {have:g}; lower runtime.workers or runtime.cpus_per_worker."
         )
-    resources = {"CPU": config.runtime.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
-    return ScalingConfig(num_workers=config.runtime.workers, use_gpu=use_gpu, resources_per_worker=resources)
+    resources = {"CPU": config.runtime.cpus_per_worker} | ({"GPU": 1.0} if _use_gpu(config) else {})
+    return ScalingConfig(num_workers=config.runtime.workers, use_gpu=_use_gpu(config), resources_per_worker=resources)
+
+
+def _use_gpu(config: Config) -> bool:
+    gpus = float(ray.cluster_resources().get("GPU", 0))
+    return config.runtime.device == "cuda" or (config.runtime.device == "auto" and gpus >= config.runtime.workers)
 
 
 def _raise_failure(path: Path) -> None:

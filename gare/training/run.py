@@ -9,13 +9,14 @@ from typing import Any
 
 from gare import __version__
 from gare.common.errors import ConfigError, InputError
-from gare.common.files import write_json, write_text
+from gare.common.files import make_folder, write_json, write_text
 from gare.config import Config
 from gare.config.tree import build, diff, load_config, to_yaml
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"
+HANDLE_FILE = "mlflow.json"
 CHECKPOINTS = "checkpoints"
 
 
@@ -51,17 +52,27 @@ class RunState:
 
 
 def absolute(config: Config) -> Config:
-    """The same settings with every path absolute: workers run in other folders."""
+    """The same experiment with its places absolute: workers run in other folders.
+
+    ``model.clip`` stays as it was given, since it is part of the experiment; ``clip_source`` finds it from
+    ``runtime.root``. Raises ConfigError for places that are not on a file system.
+    """
     values = config.model_dump(mode="json")
     runtime: dict[str, Any] = values["runtime"]
+    root = Path(runtime["root"] or ".").resolve()
     for name in ("output", "shards"):
-        if runtime[name] is not None and "://" not in runtime[name]:
-            runtime[name] = str(Path(runtime[name]).resolve())
-    clip = Path(values["model"]["clip"])
-    runtime["name"] = config.run_name()
-    if clip.is_dir():
-        values["model"]["clip"] = str(clip.resolve())
+        if runtime[name] is not None:
+            if "://" in runtime[name]:
+                raise ConfigError(f"runtime.{name} is {runtime[name]}, but only folders of a file system can be used.")
+            runtime[name] = str(root / runtime[name])
+    runtime |= {"root": str(root), "name": config.run_name()}
     return build(values)
+
+
+def clip_source(config: Config) -> str:
+    """Where ``model.clip`` is: the folder of that name below ``runtime.root`` if there is one, else a hub id."""
+    folder = Path(config.runtime.root or ".") / config.model.clip
+    return str(folder) if folder.is_dir() else config.model.clip
 
 
 def run_directory(config: Config) -> Path:
@@ -72,12 +83,15 @@ def run_directory(config: Config) -> Path:
 def open_run(config: Config, dataset_digest: str) -> RunState:
     """Start the run's folder, or take up the one that is there.
 
-    Raises ConfigError when the folder holds another experiment or other data.
+    What an attempt left that ended before its first checkpoint gives way to other settings. Raises ConfigError when
+    the folder holds another experiment or other data.
     """
     folder = run_directory(config)
     state = read_state(folder)
-    if state is None:
-        folder.mkdir(parents=True, exist_ok=True)
+    wanted = (config.digest(), dataset_digest)
+    if state is None or (state.last is None and (state.config_digest, state.dataset_digest) != wanted):
+        make_folder(folder)
+        (folder / HANDLE_FILE).unlink(missing_ok=True)
         write_text(folder / CONFIG_FILE, to_yaml(config))
         state = RunState(config.digest(), dataset_digest)
         write_state(folder, state)
@@ -86,7 +100,8 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
         changes = diff(load_config(folder / CONFIG_FILE), config)
         keys = [key for key in changes if not key.startswith(("runtime.", "sweep."))]
         raise ConfigError(
-            f"The run {folder} holds another experiment ({', '.join(keys[:5])} differ); choose another runtime.name."
+            f"The run {folder} holds another experiment ({', '.join(keys[:5]) or RUN_FILE} differ); "
+            "choose another runtime.name."
         )
     if state.dataset_digest != dataset_digest:
         raise ConfigError(
@@ -102,9 +117,12 @@ def read_state(folder: Path) -> RunState | None:
     if not path.is_file():
         return None
     try:
-        return RunState(**json.loads(path.read_text(encoding="utf-8")))
+        state = RunState(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); remove the folder or choose another runtime.name.") from None
+    if not all(isinstance(name, str | None) for name in (state.last, state.best)):
+        raise InputError(f"{path} is damaged; remove the folder or choose another runtime.name.")
+    return state
 
 
 def write_state(folder: Path, state: RunState) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def save_checkpoint(
 ) -> str:
     """Write the checkpoint of ``state``'s epoch atomically; returns its folder name."""
     name = checkpoint_name(state.epoch)
-    with atomic_directory(run_folder / CHECKPOINTS / name) as folder:
+    with atomic_directory(run_folder / CHECKPOINTS / name, marker=CHECKPOINT_FILE) as folder:
         save_model(model, config, folder)
         torch.save(
             {"optimiser": optimiser.state_dict(), "epoch": state.epoch, "step": state.step}, folder / TRAINER_FILE
@@ -52,16 +53,21 @@ def restore(run_folder: Path, name: str, model: GareModel, optimiser: Optimizer)
     """Load weights and optimiser state of a checkpoint into a model and optimiser of the same settings."""
     folder = run_folder / CHECKPOINTS / name
     model.load_state_dict(load_model(folder).state_dict())
+    path = folder / TRAINER_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} has no {TRAINER_FILE}, so training cannot go on from it.")
     try:
-        trainer: dict[str, Any] = torch.load(folder / TRAINER_FILE, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"Cannot read the trainer state of {folder}: {error}.") from None
-    optimiser.load_state_dict(trainer["optimiser"])
+        trainer: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        optimiser.load_state_dict(trainer["optimiser"])
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} is a pickle that holds more than tensors and plain values: refused.") from error
+    except Exception as error:  # whatever a damaged file makes of torch
+        raise InputError(f"{path} is damaged or is another model's ({type(error).__name__}).") from error
 
 
 def keep_only(run_folder: Path, names: set[str]) -> None:
-    """Remove the checkpoints that are not named."""
+    """Remove the checkpoints that are not named, and what a killed writer left."""
     folder = run_folder / CHECKPOINTS
     for path in folder.iterdir():
-        if path.is_dir() and path.name not in names and not path.name.startswith("."):
+        if path.is_dir() and path.name not in names:
             shutil.rmtree(path)

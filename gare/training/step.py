@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from gare.common.errors import RunError
 from gare.config import Config
 from gare.data.batches import Batch
+from gare.model.factorised import factorised_scores
 from gare.model.gare import GareModel
 from gare.model.head import PairDropout
 from gare.objective.ranks import Ranks
@@ -23,15 +24,11 @@ def forward(model: GareModel, batch: Batch, config: Config, ranks: Ranks, step: 
     text, words = model.encode_texts(ids, token_mask)
     frames = model.encode_frames(model.normalise(batch.frames.to(device)), mask)
     dropout = PairDropout(config.model.dropout, config.train.seed, step, first_text=ranks.rank * len(text))
-    scored = model.score(
-        text,
-        ranks.gather(frames),
-        ranks.gather_constant(mask.int()).bool(),
-        words=words,
-        word_mask=token_mask,
-        dropout=dropout,
-        return_delta=True,
-    )
+    pairs = (text, ranks.gather(frames), ranks.gather_constant(mask.int()).bool(), words, token_mask, dropout)
+    if config.train.increments == "factorised":
+        made = factorised_scores(model.head, *pairs)
+        return objective(made.scores, made.increments, model.logit_scale, config.objective, ranks)
+    scored = model.head(*pairs)
     return objective(scored.scores, scored.delta, model.logit_scale, config.objective, ranks)
 
 

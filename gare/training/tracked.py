@@ -7,22 +7,27 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from gare.common.files import write_json
+from gare.common.files import only_one, write_json
 from gare.config import Config
+from gare.data.shards import ShardSet
 from gare.tracking import RunHandle, Tracker
-from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, run_directory
-
-HANDLE_FILE = "mlflow.json"
+from gare.training.run import HANDLE_FILE, HISTORY_FILE, RunSummary, absolute, open_run, read_state, run_directory
 
 
 def tracked(config: Config, fit: Callable[[RunHandle | None], RunSummary]) -> RunSummary:
-    """Call ``fit`` with the handle of a new MLflow run, or of the one an interrupted run had; None without tracking."""
-    from gare.training.loop import open_shards
+    """Call ``fit`` with the handle of a new MLflow run, or of the one an interrupted run had; None without tracking.
 
-    if not config.runtime.tracking:
-        return fit(None)
+    Raises RunError when another process is training the same run.
+    """
+    from gare.training.inputs import open_shards
+
     config = absolute(config)
     shards = open_shards(config)
+    with only_one(run_directory(config)):
+        return _track(config, fit, shards) if config.runtime.tracking else fit(None)
+
+
+def _track(config: Config, fit: Callable[[RunHandle | None], RunSummary], shards: ShardSet) -> RunSummary:
     open_run(config, shards.digest)
     folder = run_directory(config)
     tracker = Tracker.open(config.runtime)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from gare.common.errors import InputError, RunError
-from gare.common.files import atomic_file, write_json
+from gare.common.files import atomic_file, make_folder, write_json
 from pipelines.synthetic.encode import encode
 from pipelines.synthetic.plan import SPLITS, Clip, plan
 from pipelines.synthetic.scenes import render
@@ -67,7 +67,7 @@ def write_corpus(
     files = [out / clip.file for clip in clips]
     if finished and all(file.is_file() for file in files):
         return _report(out, clips, sum(file.stat().st_size for file in files), started, reused=True)
-    (out / VIDEO_FOLDER).mkdir(exist_ok=True)
+    make_folder(out / VIDEO_FOLDER)
     size = _write_videos(out, clips, processes or _usable_cores(), on_progress or (lambda _: None))
     _write_captions(out / CAPTIONS_FILE, clips)
     return _report(out, clips, size, started, reused=False)

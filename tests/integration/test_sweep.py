@@ -94,6 +94,7 @@ def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster,
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_whose_trials_all_fail_is_an_error_that_says_why(ray_cluster, tmp_path):
     config = sweep_config(tmp_path, [0.3])
     with pytest.raises(RunError, match="All 1 trials failed; the first: RunError: the videos are upside down"):

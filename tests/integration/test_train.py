@@ -51,6 +51,7 @@ def test_two_workers_give_the_losses_of_one(ray_cluster, toy_run):
     assert two.best_metrics.keys() == one.best_metrics.keys()
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_is_its_own_sentence_and_is_not_tried_for_ever(ray_cluster, toy_run):
     config = toy_run("train.global_batch=64", "runtime.max_failures=5")
     with pytest.raises(GareError, match="less than one batch") as caught:
@@ -59,25 +60,31 @@ def test_an_error_in_a_worker_is_its_own_sentence_and_is_not_tried_for_ever(ray_
 
 
 def worker_pids():
-    """Processes of this machine that run the training function."""
+    """Training workers of this process's own Ray."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                if b"RayTrainWorker" in (folder / "cmdline").read_bytes():
+                if b"RayTrainWorker" in (folder / "cmdline").read_bytes() and ours(int(folder.name)):
                     found.append(int(folder.name))
             except OSError:
                 continue
     return found
 
 
-@pytest.mark.slow
+def ours(pid):
+    while pid > 1:
+        if pid == os.getpid():
+            return True
+        pid = int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+    return False
+
+
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finding the worker's process needs /proc")
 def test_worker_killed_in_the_middle_of_an_epoch_changes_nothing(ray_cluster, toy_run):
-    overrides = ("train.epochs=30", "data.captions=one_per_video")
+    overrides = ("train.epochs=25", "data.captions=one_per_video")
     whole = fit_local(toy_run(*overrides, output="whole"), quiet=True)
-    config = toy_run(*overrides, "runtime.workers=2", output="killed")
-    reference = fit(toy_run(*overrides, "runtime.workers=2", output="reference"))
+    config = toy_run(*overrides, output="killed")
     folder = Path(config.runtime.output) / "toy"
     killed = []
 
@@ -85,11 +92,9 @@ def test_worker_killed_in_the_middle_of_an_epoch_changes_nothing(ray_cluster, to
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed:
             path = folder / "history.jsonl"
-            if path.is_file() and path.read_text().count("epoch") >= 3:
-                pids = worker_pids()
-                if pids:
-                    os.kill(pids[-1], signal.SIGKILL)
-                    killed.append(len(path.read_text().splitlines()))
+            if path.is_file() and path.read_text().count("epoch") >= 3 and (pids := worker_pids()):
+                os.kill(pids[-1], signal.SIGKILL)
+                killed.append(len(path.read_text().splitlines()))
             time.sleep(0.02)
 
     thread = threading.Thread(target=kill_one)
@@ -98,6 +103,6 @@ def test_worker_killed_in_the_middle_of_an_epoch_changes_nothing(ray_cluster, to
     thread.join()
     assert killed, "no worker was killed: the run was too fast for this test"
     assert killed[0] < len(history(summary))
-    assert losses(summary) == losses(reference)
-    assert losses(summary) == pytest.approx(losses(whole), rel=1e-2)
-    assert len(history(summary)) == len(history(whole))
+    assert losses(summary) == losses(whole)
+    a, b = (load_model(s.best).state_dict() for s in (whole, summary))
+    assert all(torch.equal(a[name], b[name]) for name in a)

@@ -112,10 +112,53 @@ def test_head_equals_the_plain_equations(seed, side, context, sign, temperature)
         assert torch.allclose(out.pooled[i, j], pooled, atol=1e-10)
 
 
-@pytest.mark.parametrize("context", ["frames", "words"])
-def test_padding_never_changes_a_score(context):
+@pytest.mark.parametrize(
+    ("query", "side", "context"),
+    itertools.product(["text", "residual", "residual_scaled"], ["text", "video"], ["frames", "words"]),
+)
+def test_other_queries_equal_the_plain_equations(query, side, context):
+    text, frames, frame_mask, words, word_mask = random_case(7)
+    torch.manual_seed(7)
+    head = PairHead(text.shape[1], ModelConfig(query=query, corrected=side, context=context, max_frames=9)).double()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    out = head(text, frames, frame_mask, words, word_mask)
+    psi, radius = dict(head.psi.named_parameters()), None
+    if query == "residual_scaled":
+        radius = (head.radius.linear.weight[0], head.radius.linear.bias[0])
+    for i, j in itertools.product(range(len(text)), range(len(frames))):
+        score, delta, _ = reference.pair(
+            text[i],
+            frames[j][frame_mask[j]],
+            words[i][word_mask[i]],
+            psi,
+            corrected=side,
+            context=context,
+            sign=1,
+            temperature=3.0,
+            query_form=query,
+            radius=radius,
+        )
+        assert torch.allclose(out.scores[i, j], score, atol=1e-10)
+        assert torch.allclose(out.delta[i, j], delta, atol=1e-9)
+
+
+def test_only_residual_scaled_has_a_radius_and_it_learns():
+    text, frames, frame_mask, *_ = random_case(2)
+    assert [PairHead(8, ModelConfig(query=q)).radius is None for q in ("gap", "text", "residual")] == [True] * 3
+    head = PairHead(8, ModelConfig(query="residual_scaled", max_frames=frames.shape[1])).double()
+    head(text, frames, frame_mask).delta.norm(dim=-1).sum().backward()
+    assert (head.radius.linear.weight.grad[0, : int(frame_mask.sum(1).max())] != 0).all()
+    with pytest.raises(ConfigError, match=r"10 frames are more than model.max_frames, 5"):
+        head(text, frames.repeat(1, 2, 1), frame_mask.repeat(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("context", "query"), [("frames", "gap"), ("words", "gap"), ("frames", "residual"), ("frames", "residual_scaled")]
+)
+def test_padding_never_changes_a_score(context, query):
     text, frames, frame_mask, words, word_mask = random_case(3)
-    head = PairHead(text.shape[1], ModelConfig(context=context)).double()
+    head = PairHead(text.shape[1], ModelConfig(context=context, query=query)).double()
     plain = head(text, frames, frame_mask, words, word_mask).scores
     junk = lambda x: torch.cat([x, 100 * torch.randn_like(x)], dim=1)  # noqa: E731
     longer = lambda m: torch.cat([m, torch.zeros_like(m)], dim=1)  # noqa: E731

@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 from gare.config import ModelConfig
 from gare.config.objective import ObjectiveConfig
 from gare.model import PairDropout, PairHead
+from gare.model.factorised import factorised_scores
 from gare.objective import ALONE, TorchRanks, objective
 from gare.training.step import sum_gradients
 
@@ -26,22 +27,28 @@ def inputs():
     return text, frames, frame_mask, words, word_mask
 
 
-def gradients(ranks, model, config):
+def gradients(ranks, model, config, path):
     """Loss and all gradients of one toy encoder and head, as a rank sees them after the reduction."""
     torch.manual_seed(1)
     head = PairHead(D, model).double()
     encoder = torch.nn.Linear(D, D).double()
     text, frames, frame_mask, words, word_mask = inputs()
     own = ranks.own(B // ranks.size)
-    out = head(
+    pairs = (
         encoder(text[own]),
         ranks.gather(encoder(frames[own])),
         ranks.gather_constant(frame_mask[own].int()).bool(),
         encoder(words[own]),
         word_mask[own],
-        dropout=PairDropout(0.3, 0, 0, first_text=ranks.rank * (B // ranks.size)),
+        PairDropout(0.3, 0, 0, first_text=ranks.rank * (B // ranks.size)),
     )
-    terms = objective(out.scores, out.delta, torch.tensor(20.0).double(), config, ranks)
+    if path == "dense":
+        out = head(*pairs)
+        scores, delta = out.scores, out.delta
+    else:
+        out = factorised_scores(head, *pairs)
+        scores, delta = out.scores, out.increments
+    terms = objective(scores, delta, torch.tensor(20.0).double(), config, ranks)
     terms.share.backward()
     parameters = [*encoder.parameters(), *head.parameters()]
     sum_gradients(parameters, ranks)
@@ -55,7 +62,7 @@ def cases():
         model = ModelConfig(corrected=side, context=context)
         weights = {
             "information_bottleneck": {"weight": 0.01, "anchor": anchor},
-            "trust_region": {"weight": 3.0, "bound": bound, "form": "hard"},
+            "trust_region": {"weight": 3.0, "bound": bound, "form": "hard", "anchor": anchor},
             "direction_diversity": {"weight": 0.5},
         }
         yield model, ObjectiveConfig.model_validate(weights)
@@ -67,16 +74,16 @@ def worker(rank, size, port, failures):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     ranks = TorchRanks()
-    for number, (model, config) in enumerate(cases()):
-        values, got = gradients(ranks, model, config)
-        expected_values, expected = gradients(ALONE, model, config)
+    for number, ((model, config), path) in enumerate(itertools.product(cases(), ["dense", "factorised"])):
+        values, got = gradients(ranks, model, config, path)
+        expected_values, expected = gradients(ALONE, model, config, path)
         for name, value in expected_values.items():
             if abs(values[name] - value) > 1e-10 * max(1, abs(value)):
-                failures.put(f"case {number}: {name} is {values[name]}, not {value}")
+                failures.put(f"case {number} ({path}): {name} is {values[name]}, not {value}")
         for index, (a, b) in enumerate(zip(got, expected, strict=True)):
             error = float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))
             if error > 1e-10:
-                failures.put(f"case {number}: gradient {index} is off by {error}")
+                failures.put(f"case {number} ({path}): gradient {index} is off by {error}")
     if ranks.share_text("from rank 0" if rank == 0 else "other") != "from rank 0":
         failures.put("share_text")
     torch.distributed.destroy_process_group()

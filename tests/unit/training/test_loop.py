@@ -13,7 +13,7 @@ from gare.model import load_model
 from gare.objective import ALONE
 from gare.training.local import fit_local
 from gare.training.loop import train
-from gare.training.run import read_state, resolve_checkpoint
+from gare.training.run import absolute, clip_source, read_state, resolve_checkpoint
 from gare.training.step import train_step
 
 
@@ -141,3 +141,25 @@ def test_shards_of_another_size_than_the_model_takes_are_refused(toy_run, tmp_pa
     make_clip(["a"], tmp_path / "big", ScratchClip(64, 16, 64, 1, 1, 16, 280))
     with pytest.raises(ConfigError, match=r"32-pixel frames, but the CLIP model takes 64; prepare again"):
         fit(toy_run(f"model.clip={tmp_path / 'big'}"))
+
+
+def test_shards_of_another_recipe_than_the_settings_say_are_refused(toy_run):
+    with pytest.raises(ConfigError, match=r"prepared by another recipe .* or train with --set prepare.max_frames=3"):
+        fit(toy_run("prepare.max_frames=8"))
+
+
+def test_a_run_moved_with_its_relative_clip_folder_is_the_same_experiment(toy_run, toy_clip, tmp_path, monkeypatch):
+    digests = []
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "clip").symlink_to(toy_clip)
+        monkeypatch.chdir(tmp_path / place)
+        config = absolute(toy_run("model.clip=clip", "runtime.name=null"))
+        assert clip_source(config) == str(tmp_path / place / "clip")
+        digests.append((config.digest(), config.run_name()))
+    assert digests[0] == digests[1]
+
+
+def test_places_that_are_no_folders_are_refused(toy_run):
+    with pytest.raises(ConfigError, match=r"runtime.output is s3://bucket/runs"):
+        fit(toy_run("runtime.output=s3://bucket/runs"))

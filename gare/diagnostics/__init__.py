@@ -1,0 +1,40 @@
+"""What the paper argues with, measured: the modality gap, the increments' geometry, the steps of theory and training.
+
+Functions on tensors, and one figure. No Ray, no MLflow.
+"""
+
+from gare.diagnostics.figure import increment_figure
+from gare.diagnostics.measures import (
+    PairState,
+    StepComparison,
+    Summary,
+    alignment,
+    angles,
+    compare_steps,
+    gradient_tension,
+    margins,
+    modality_gap,
+    observe,
+    pair_diagnostics,
+    positives_and_negatives,
+    step_diagnostics,
+    uniformity,
+)
+
+__all__ = [
+    "PairState",
+    "StepComparison",
+    "Summary",
+    "alignment",
+    "angles",
+    "compare_steps",
+    "gradient_tension",
+    "increment_figure",
+    "margins",
+    "modality_gap",
+    "observe",
+    "pair_diagnostics",
+    "positives_and_negatives",
+    "step_diagnostics",
+    "uniformity",
+]

@@ -1,0 +1,231 @@
+"""Measures on embeddings, increments and gradients; pure functions, N items, B texts, V videos, D dimensions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gare.model.gare import GareModel
+from gare.objective.ideal import IdealIncrement, ideal_increment, row_gradient
+
+
+@dataclass(frozen=True)
+class PairState:
+    """What a model makes of B texts and V videos, dropout off.
+
+    ``text`` [B, D]; ``video`` [B, V, D], as scored; ``gap`` [B, V, D]: the video's mean less the text; ``delta``
+    [B, V, D], the increments; ``logit_scale``: exp of the learned scale; ``match`` [B]: each text's video.
+    """
+
+    text: Tensor
+    video: Tensor
+    gap: Tensor
+    delta: Tensor
+    logit_scale: float
+    corrected: Literal["text", "video"]
+    match: Tensor
+
+    def scores(self, delta: Tensor | None = None) -> Tensor:
+        """Cosines [B, V] with these increments (the model's own by default)."""
+        delta = self.delta if delta is None else delta
+        text = self.text[:, None]
+        moved, other = (text + delta, self.video) if self.corrected == "text" else (self.video + delta, text)
+        return F.cosine_similarity(moved, other, dim=-1)
+
+
+class Summary(NamedTuple):
+    """Mean and standard deviation over pairs, matching and not."""
+
+    positive: float
+    positive_sd: float
+    negative: float
+    negative_sd: float
+
+
+@torch.no_grad()
+def observe(
+    model: GareModel,
+    text: Tensor,
+    frames: Tensor,
+    frame_mask: Tensor,
+    *,
+    words: Tensor | None = None,
+    word_mask: Tensor | None = None,
+    match: Tensor | None = None,
+) -> PairState:
+    """The state of a model's pairs, dropout off: texts [B, D], frames [V, F, D] with mask, words with context words.
+
+    ``match`` [B] defaults to the diagonal. Without an increment ``delta`` is zeros.
+    """
+    out = model.score(text, frames, frame_mask, words=words, word_mask=word_mask, return_delta=True, return_pooled=True)
+    assert out.pooled is not None  # noqa: S101 - asked for
+    weights = frame_mask.to(frames.dtype)
+    mean = (frames * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+    delta = torch.zeros_like(out.pooled) if out.delta is None else out.delta
+    match = torch.arange(len(text), device=text.device) if match is None else match
+    scale = float(model.logit_scale.detach())
+    return PairState(text, out.pooled, mean[None] - text[:, None], delta, scale, model.config.corrected, match)
+
+
+def modality_gap(text: Tensor, video: Tensor) -> Tensor:
+    """Distance between the centroids of unit texts and unit videos, [N, D] each; a scalar from 0 to 2."""
+    between: Tensor = F.normalize(text, dim=-1).mean(dim=0) - F.normalize(video, dim=-1).mean(dim=0)
+    distance: Tensor = between.norm()
+    return distance
+
+
+def alignment(text: Tensor, video: Tensor, power: float = 2.0) -> Tensor:
+    """Mean over matching pairs [N, D] of ||x - y||^power on the unit sphere; smaller is closer."""
+    distances: Tensor = (F.normalize(text, dim=-1) - F.normalize(video, dim=-1)).norm(dim=-1)
+    return distances.pow(power).mean()
+
+
+def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
+    """Log of the mean over unequal pairs of exp(-t ||x - y||^2), [N, D] on the unit sphere; smaller is more spread.
+
+    Needs N >= 2 (NaN otherwise).
+    """
+    unit = F.normalize(x, dim=-1)
+    squares = (2 - 2 * unit @ unit.T).clamp_min(0.0)
+    count = len(x)
+    others = ~torch.eye(count, dtype=torch.bool, device=x.device)
+    pairs = torch.where(others, -t * squares, -math.inf)
+    return pairs.flatten().logsumexp(dim=0) - math.log(count * (count - 1)) if count > 1 else squares.sum() * math.nan
+
+
+def angles(x: Tensor, y: Tensor) -> Tensor:
+    """Angles in degrees between vectors [..., D]; NaN where one is zero. Accurate at 0 and 180 too."""
+    zero = (x == 0).all(dim=-1) | (y == 0).all(dim=-1)
+    x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+    return torch.rad2deg(2 * torch.atan2((x - y).norm(dim=-1), (x + y).norm(dim=-1))).masked_fill(zero, math.nan)
+
+
+def positives_and_negatives(values: Tensor, match: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [B, V] of the matching pairs [B], and of all others [B (V - 1)]."""
+    matching = _matching(values, match)
+    return values[matching], values[~matching]
+
+
+def summarise(values: Tensor, match: Tensor) -> Summary:
+    """Mean and spread of values [B, V] over matching and other pairs, NaN left out."""
+    figures: list[float] = []
+    for whole in positives_and_negatives(values, match):
+        part = whole[~whole.isnan()]
+        figures += [float(part.mean()), float(part.std(correction=0)) if len(part) else math.nan]
+    return Summary(*figures)
+
+
+def margins(scores: Tensor, match: Tensor) -> Tensor:
+    """Score of each row's match less that of its best other video, [B]; negative where the match is not first."""
+    matching = _matching(scores, match)
+    ahead: Tensor = scores[matching] - scores.masked_fill(matching, -math.inf).max(dim=1).values
+    return ahead
+
+
+def gradient_tension(gradients: Tensor) -> Tensor:
+    """||sum_j g_ij|| / sum_j ||g_ij|| of each anchor's gradients [B, V, D]: [B], from 0 (they cancel) to 1 (agree).
+
+    NaN where all are zero. The paper's argument: what a shared text cannot follow in two directions at once, its
+    increments can.
+    """
+    tension: Tensor = gradients.sum(dim=1).norm(dim=-1) / gradients.norm(dim=-1).sum(dim=1)
+    return tension
+
+
+@dataclass(frozen=True)
+class StepComparison:
+    """Of every pair [B, V]: the analytic step, the effective one, and the cosine of the two moves.
+
+    ``cosine`` is cos(D_new - D, -g); NaN where nothing moved or g is 0.
+    """
+
+    analytic: Tensor
+    effective: Tensor
+    cosine: Tensor
+
+
+def compare_steps(before: Tensor, after: Tensor, ideal: IdealIncrement) -> StepComparison:
+    """Effective against analytic step: -<D_new - D, g> / ||g||^2 against ``ideal.step`` (reconstructed).
+
+    ``before``, ``after`` [B, V, D]: increments around one optimiser step on the same batch, dropout off both times;
+    ``ideal``: taken before it. Pairs with g = 0 have no effective step (NaN).
+    """
+    gradient, moved = ideal.gradient, after - before
+    square = gradient.square().sum(dim=-1)
+    length = -(moved * gradient).sum(dim=-1) / square
+    still = (square == 0) | (moved == 0).all(dim=-1)
+    cosine = F.cosine_similarity(F.normalize(moved, dim=-1), -F.normalize(gradient, dim=-1), dim=-1)
+    return StepComparison(ideal.step, length, cosine.masked_fill(still, math.nan))
+
+
+def pair_diagnostics(state: PairState) -> dict[str, float]:
+    """Every measure of one state, by name; ``before`` is without the increment, angles in degrees.
+
+    Gap, alignment and uniformity compare each matching pair's two vectors; tension is of the row losses' gradients,
+    averaged over texts.
+    """
+    match = state.match
+    rows = torch.arange(len(state.text), device=match.device)
+    video, added = state.video[rows, match], state.delta[rows, match]
+    text, target = (state.text + added, video) if state.corrected == "text" else (state.text, video + added)
+    values = {
+        "modality_gap/before": modality_gap(state.text, video),
+        "modality_gap/after": modality_gap(text, target),
+        "alignment/before": alignment(state.text, video),
+        "alignment/after": alignment(text, target),
+        "uniformity/text_before": uniformity(state.text),
+        "uniformity/text_after": uniformity(text),
+        "uniformity/video_before": uniformity(video),
+        "uniformity/video_after": uniformity(target),
+    }
+    figures = {name: float(value) for name, value in values.items()}
+    for when, delta in (("before", torch.zeros_like(state.delta)), ("after", state.delta)):
+        scores = state.scores(delta)
+        gradient = row_gradient(
+            state.text, state.video, delta, state.logit_scale, corrected=state.corrected, match=match
+        )
+        figures[f"margin/{when}"] = float(margins(scores, match).mean())
+        figures[f"first/{when}"] = float((margins(scores, match) > 0).double().mean())
+        figures[f"gradient_tension/{when}"] = float(gradient_tension(gradient).nanmean())
+    figures |= _flat("increment_norm", summarise(state.delta.norm(dim=-1), match))
+    return figures | _flat("increment_angle_to_gap", summarise(angles(state.delta, state.gap), match))
+
+
+def step_diagnostics(before: PairState, after: PairState, radius: Tensor | float | None = None) -> dict[str, float]:
+    """Means over pairs of analytic and effective step, of their distance and of the moves' cosine, by name.
+
+    ``before`` and ``after``: ``observe`` around one optimiser step on the same batch; ``radius``: eps of the ideal
+    increment.
+    """
+    ideal = ideal_increment(
+        before.text,
+        before.video,
+        before.delta,
+        before.logit_scale,
+        corrected=before.corrected,
+        radius=radius,
+        match=before.match,
+    )
+    steps = compare_steps(before.delta, after.delta, ideal)
+    figures: dict[str, float] = {}
+    for name, values in (
+        ("analytic_step", steps.analytic),
+        ("effective_step", steps.effective),
+        ("step_distance", (steps.effective - steps.analytic).abs()),
+        ("step_cosine", steps.cosine),
+    ):
+        figures |= _flat(name, summarise(values, before.match))
+    return figures
+
+
+def _flat(name: str, summary: Summary) -> dict[str, float]:
+    return {f"{name}/{part}": value for part, value in summary._asdict().items()}
+
+
+def _matching(values: Tensor, match: Tensor) -> Tensor:
+    return torch.arange(values.shape[1], device=values.device)[None] == match[:, None]

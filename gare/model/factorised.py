@@ -1,0 +1,227 @@
+"""The pair head for training without a vector per pair (the method's section 6): the same loss, a fraction of the work.
+
+Per context (a video's frames, or a text's words) psi's output lies in the span of its L positions and two shared
+rows. What is left per pair is an attention over L and a few products with L x L Gram matrices. Dropout, if any, is
+drawn per context and shared by all pairs that have it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gare.common.errors import ConfigError
+from gare.config.model import ModelConfig
+from gare.model.head import PairDropout, PairHead, masked_mean
+from gare.model.increment import NORM_EPS, Increment
+from gare.objective.increments import FactorisedIncrements
+
+FACTORISED_QUERIES = ("gap", "text")
+COSINE_EPS = 1e-16
+
+
+@dataclass(frozen=True)
+class FactorisedScores:
+    """Cosines [B, V] and the increments behind them (None for the plain baseline)."""
+
+    scores: Tensor
+    increments: FactorisedIncrements | None
+
+
+@dataclass(frozen=True)
+class _Context:
+    """Per context: keys [C, L, D] (centred, LN1's gain in them), their bias [C, L], and the three bases."""
+
+    keys: Tensor
+    bias: Tensor
+    values: Tensor
+    hidden: Tensor
+    increments: Tensor
+
+
+def factorised_scores(
+    head: PairHead,
+    text_BD: Tensor,
+    frames_VFD: Tensor,
+    frame_mask_VF: Tensor,
+    words_BWD: Tensor | None = None,
+    word_mask_BW: Tensor | None = None,
+    dropout: PairDropout | None = None,
+) -> FactorisedScores:
+    """Score every text against every video, in float32, with gradients.
+
+    Equal to ``head`` up to rounding when nothing is dropped. ``dropout.first_text`` counts for words as context only.
+    Raises ConfigError for settings whose increments do not factorise.
+    """
+    config = head.config
+    if config.query not in FACTORISED_QUERIES:
+        raise ConfigError(f"model.query {config.query} has no factorised increments; set train.increments to dense.")
+    with torch.autocast(device_type=text_BD.device.type, enabled=False):
+        text, frames = _float(text_BD), _float(frames_VFD)
+        mean_VD = masked_mean(frames, frame_mask_VF)
+        base_VGD, base_mask = (frames, frame_mask_VF) if config.video_base == "pooled" else (mean_VD[:, None], None)
+        dots_VBG, weights_VBG = _pooling(text, base_VGD, base_mask, config.pool_temperature)
+        text_base = (weights_VBG * dots_VBG).sum(-1).T
+        base_square = _quadratic(weights_VBG, torch.bmm(base_VGD, base_VGD.mT)).T
+        text_square = text.square().sum(-1)[:, None]
+        if head.psi is None:
+            return FactorisedScores(_cosine(text_base, text_square, base_square), None)
+        if config.context == "frames":
+            increments = _over_frames(head.psi, config, text, mean_VD, frames, frame_mask_VF, dropout)
+        elif words_BWD is None or word_mask_BW is None:
+            raise ConfigError("model.context is words: scoring needs words and word_mask.")
+        else:
+            increments = _over_words(head.psi, config, text, mean_VD, _float(words_BWD), word_mask_BW, dropout)
+        square = increments.lengths().square()
+        text_delta = _dot_texts(increments, text)
+        base_delta = _dot_bases(increments, base_VGD, weights_VBG)
+        if config.corrected == "text":
+            scores = _cosine(text_base + base_delta, text_square + 2 * text_delta + square, base_square)
+        else:
+            scores = _cosine(text_base + text_delta, text_square, base_square + 2 * base_delta + square)
+        return FactorisedScores(scores, increments)
+
+
+def _pooling(text_BD: Tensor, base_VGD: Tensor, mask: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    """<t_i, base_jg> and the pooling weights, [V, B, G] each."""
+    dots = torch.matmul(text_BD, base_VGD.mT)
+    logits = dots / temperature
+    if mask is not None:
+        logits = logits.masked_fill(~mask[:, None], float("-inf"))
+    return dots, logits.softmax(-1)
+
+
+def _over_frames(
+    psi: Increment,
+    config: ModelConfig,
+    text_BD: Tensor,
+    mean_VD: Tensor,
+    frames_VFD: Tensor,
+    mask_VF: Tensor,
+    dropout: PairDropout | None,
+) -> FactorisedIncrements:
+    """Coefficients of every pair over its video's basis."""
+    context = _context(psi, frames_VFD, mask_VF, dropout, first=0)
+    text_part = torch.matmul(text_BD, context.keys.mT)
+    if config.query == "text":
+        logits_VBL = text_part
+    else:
+        own_part = torch.bmm(mean_VD[:, None], context.keys.mT)
+        logits_VBL = config.gap_sign * (own_part - text_part)
+    scale_VB = _query_scale(config, text_BD, mean_VD).T
+    coefficients = _coefficients(context, logits_VBL * scale_VB[..., None])
+    return FactorisedIncrements(coefficients.transpose(0, 1), context.increments, per_text=False)
+
+
+def _over_words(
+    psi: Increment,
+    config: ModelConfig,
+    text_BD: Tensor,
+    mean_VD: Tensor,
+    words_BWD: Tensor,
+    mask_BW: Tensor,
+    dropout: PairDropout | None,
+) -> FactorisedIncrements:
+    """Coefficients of every pair over its text's basis."""
+    context = _context(psi, words_BWD, mask_BW, dropout, first=dropout.first_text if dropout is not None else 0)
+    own_part = torch.bmm(text_BD[:, None], context.keys.mT)
+    if config.query == "text":
+        logits_BVL = own_part.expand(-1, len(mean_VD), -1)
+    else:
+        logits_BVL = config.gap_sign * (torch.matmul(mean_VD, context.keys.mT) - own_part)
+    scale_BV = _query_scale(config, text_BD, mean_VD)
+    coefficients = _coefficients(context, logits_BVL * scale_BV[..., None])
+    return FactorisedIncrements(coefficients, context.increments, per_text=True)
+
+
+def _context(
+    psi: Increment, context_CLD: Tensor, mask_CL: Tensor, dropout: PairDropout | None, *, first: int
+) -> _Context:
+    """The algebra of psi, once per context; masked positions have no weight and zero rows."""
+    keep = mask_CL[..., None]
+    normed = psi.layer_norm1(context_CLD.masked_fill(~keep, 0))
+    keys = psi.k_proj(normed) @ psi.q_proj.weight
+    bias = psi.k_proj(normed) @ psi.q_proj.bias + keys @ psi.layer_norm1.bias
+    values = _centred(psi.out_proj(psi.v_proj(normed))).masked_fill(~keep, 0)
+    rows = torch.cat([psi.layer_norm2.weight * values, psi.layer_norm2.bias.expand(len(values), 1, -1)], dim=1)
+    inner = F.linear(rows, psi.linear1.weight)
+    inner = torch.cat([inner[:, :-1], inner[:, -1:] + psi.linear1.bias], dim=1)
+    factors = None if dropout is None else _context_dropout(dropout, first, values)
+    hidden = _centred(rows + (inner if factors is None else inner * factors))
+    shared = F.linear(psi.layer_norm3.bias, psi.mean_proj.weight, psi.mean_proj.bias).expand(len(values), 1, -1)
+    increments = torch.cat([F.linear(psi.layer_norm3.weight * hidden, psi.mean_proj.weight), shared], dim=1)
+    keys = _centred(psi.layer_norm1.weight * keys)
+    return _Context(keys, bias.masked_fill(~mask_CL, float("-inf")), values, hidden, increments)
+
+
+def _coefficients(context: _Context, logits_CNL: Tensor) -> Tensor:
+    """Coefficients [C, N, L + 2] over the basis, through both inner LayerNorms."""
+    dim = context.values.shape[-1]
+    attention = ((logits_CNL + context.bias[:, None]) / math.sqrt(dim)).softmax(-1)
+    variance = _quadratic(attention, torch.bmm(context.values, context.values.mT) / dim)
+    first = F.pad(attention / (variance + NORM_EPS).sqrt()[..., None], (0, 1), value=1.0)
+    variance = _quadratic(first, torch.bmm(context.hidden, context.hidden.mT) / dim)
+    return F.pad(first / (variance + NORM_EPS).sqrt()[..., None], (0, 1), value=1.0)
+
+
+def _query_scale(config: ModelConfig, text_BD: Tensor, mean_VD: Tensor) -> Tensor:
+    """1 / sqrt(LN1's variance + eps) of each pair's query, [B, V].
+
+    The variance of a difference comes from three products: in float64, as it may be a small part of them.
+    """
+    text, mean = _centred(text_BD.double()), _centred(mean_VD.double())
+    variance = text.square().sum(-1)[:, None]
+    if config.query == "gap":
+        variance = (variance + mean.square().sum(-1) - 2 * text @ mean.T).clamp(min=0)
+    scale = (variance / text_BD.shape[-1] + NORM_EPS).rsqrt().to(text_BD.dtype)
+    return scale if config.query == "gap" else scale.expand(-1, len(mean_VD))
+
+
+def _dot_texts(increments: FactorisedIncrements, text_BD: Tensor) -> Tensor:
+    """<t_i, D_ij>, [B, V]."""
+    coefficients, basis = increments.coefficients_BVK, increments.basis_CKD
+    if increments.per_text:
+        return torch.bmm(coefficients, torch.bmm(basis, text_BD[..., None]))[..., 0]
+    return (coefficients * torch.einsum("vkd,bd->bvk", basis, text_BD)).sum(-1)
+
+
+def _dot_bases(increments: FactorisedIncrements, base_VGD: Tensor, weights_VBG: Tensor) -> Tensor:
+    """<D_ij, sum_g w_ijg base_jg>, [B, V]; blocks of [b, V, D] with words as context, none with frames."""
+    if not increments.per_text:
+        cross_VKG = torch.bmm(increments.basis_CKD, base_VGD.mT)
+        return (torch.bmm(increments.coefficients_BVK.transpose(0, 1), cross_VKG) * weights_VBG).sum(-1).T
+    weights_BVG = weights_VBG.transpose(0, 1)
+
+    def block(rows_bVD: Tensor, start: int) -> Tensor:
+        pooled = torch.einsum("bvg,vgd->bvd", weights_BVG[start : start + len(rows_bVD)], base_VGD)
+        return (rows_bVD * pooled).sum(-1)
+
+    return torch.cat(list(increments.by_rows(block)))
+
+
+def _context_dropout(dropout: PairDropout, first: int, values_CLD: Tensor) -> Tensor | None:
+    """One mask [C, 1, D] per context, drawn from its global number."""
+    contexts, _, dim = values_CLD.shape
+    shared = PairDropout(dropout.rate, dropout.seed, dropout.step, first_text=first)
+    return shared.mask(values_CLD.new_empty(contexts, 1, dim))
+
+
+def _cosine(dot: Tensor, left_square: Tensor, right_square: Tensor) -> Tensor:
+    return dot / (left_square.clamp(min=COSINE_EPS).sqrt() * right_square.clamp(min=COSINE_EPS).sqrt())
+
+
+def _quadratic(rows_CNK: Tensor, gram_CKK: Tensor) -> Tensor:
+    """Rows times Gram matrix times row, at least 0, [C, N]."""
+    return (torch.bmm(rows_CNK, gram_CKK) * rows_CNK).sum(-1).clamp(min=0)
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(dim=-1, keepdim=True)
+
+
+def _float(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,163 @@
+"""The increments of all pairs as the regularisers need them: their lengths, moments and rows, never more at once.
+
+``DenseIncrements`` holds the [B, V, D] tensor; ``FactorisedIncrements`` holds coefficients over a few vectors per
+context (the method's section 6) and forms rows in blocks, again in the backward pass, so that memory stays bounded.
+Rows are this rank's texts; ``ranks`` sums over the others'.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from gare.objective.ranks import ALONE, Ranks
+
+OfRows = Callable[[Tensor, int], Tensor]
+BLOCK_NUMBERS = 2**24
+"""Most numbers of one block of rows, or of their cosines: 64 MB in float32."""
+
+
+class Increments(ABC):
+    """D_ij of B texts (this rank's) and V videos, of width D."""
+
+    texts: int
+    videos: int
+    dim: int
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The increments of some texts, [stop - start, V, D]."""
+
+    @abstractmethod
+    def lengths(self) -> Tensor:
+        """||D_ij||, [B, V]."""
+
+    @abstractmethod
+    def unit(self) -> Increments:
+        """The same directions at length 1."""
+
+    def video_moments(self, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
+        """Mean and unbiased variance over all ranks' texts, [V, D] each, in two passes."""
+        count = self.texts * ranks.size
+        mean = ranks.sum(_total(self.by_rows(lambda rows, _: rows.sum(dim=0)))) / count
+        squares = _total(self.by_rows(lambda rows, _: (rows - mean).square().sum(dim=0)))
+        return mean, ranks.sum(squares) / max(count - 1, 1)
+
+    def text_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and unbiased variance over videos, [B, D] each, in two passes."""
+        freedom = max(self.videos - 1, 1)
+
+        def of_rows(rows: Tensor, _: int) -> Tensor:
+            mean = rows.mean(dim=1, keepdim=True)
+            return torch.stack([mean[:, 0], (rows - mean).square().sum(dim=1) / freedom])
+
+        mean, variance = torch.cat(list(self.by_rows(of_rows)), dim=1)
+        return mean, variance
+
+    def by_rows(self, function: OfRows) -> Iterator[Tensor]:
+        """``function(rows, first text)`` of blocks; what a block needs for its gradient is made again, not kept."""
+        block = max(1, BLOCK_NUMBERS // (self.videos * max(self.dim, self.videos)))
+        if block >= self.texts:
+            yield function(self.rows(0, self.texts), 0)
+            return
+        for start in range(0, self.texts, block):
+            stop = min(start + block, self.texts)
+            made: Tensor = checkpoint(self._block, function, start, stop, use_reentrant=False)
+            yield made
+
+    def _block(self, function: OfRows, start: int, stop: int) -> Tensor:
+        return function(self.rows(start, stop), start)
+
+
+class DenseIncrements(Increments):
+    """The increments themselves."""
+
+    def __init__(self, delta_BVD: Tensor) -> None:
+        self.delta_BVD = delta_BVD
+        self.texts, self.videos, self.dim = delta_BVD.shape
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """A slice."""
+        return self.delta_BVD[start:stop]
+
+    def lengths(self) -> Tensor:
+        """Norms over D."""
+        lengths: Tensor = self.delta_BVD.norm(dim=-1)
+        return lengths
+
+    def unit(self) -> DenseIncrements:
+        """Normalised over D."""
+        return DenseIncrements(F.normalize(self.delta_BVD, dim=-1))
+
+
+class FactorisedIncrements(Increments):
+    """D_ij = sum over k of coefficients_ijk basis_ck, where c is the pair's context: its video, or its text.
+
+    ``coefficients`` [B, V, K]; ``basis`` [C, K, D] with C = V, or C = B with ``per_text``.
+    """
+
+    def __init__(self, coefficients_BVK: Tensor, basis_CKD: Tensor, *, per_text: bool) -> None:
+        self.coefficients_BVK, self.basis_CKD, self.per_text = coefficients_BVK, basis_CKD, per_text
+        self.texts, self.videos, _ = coefficients_BVK.shape
+        self.dim = basis_CKD.shape[-1]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Formed by one batched product."""
+        part = self.coefficients_BVK[start:stop]
+        if self.per_text:
+            return torch.bmm(part, self.basis_CKD[start:stop])
+        return torch.bmm(part.transpose(0, 1), self.basis_CKD).transpose(0, 1)
+
+    def lengths(self) -> Tensor:
+        """From the Gram matrices of the basis."""
+        return self._squares().clamp(min=0).sqrt()
+
+    def unit(self) -> FactorisedIncrements:
+        """The coefficients divided by the lengths."""
+        scaled = self.coefficients_BVK / self.lengths().clamp(min=1e-12)[..., None]
+        return FactorisedIncrements(scaled, self.basis_CKD, per_text=self.per_text)
+
+    def video_moments(self, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
+        """From the coefficients' moments where a video has one basis; nothing of size [B, V, D]."""
+        if self.per_text:
+            return super().video_moments(ranks)
+        count = self.texts * ranks.size
+        mean_VK = ranks.sum(self.coefficients_BVK.sum(dim=0)) / count
+        centred_VBK = (self.coefficients_BVK - mean_VK).transpose(0, 1)
+        covariance = ranks.sum(torch.bmm(centred_VBK.mT, centred_VBK)) / max(count - 1, 1)
+        return _moments(mean_VK, covariance, self.basis_CKD)
+
+    def text_moments(self) -> tuple[Tensor, Tensor]:
+        """From the coefficients' moments where a text has one basis; nothing of size [B, V, D]."""
+        if not self.per_text:
+            return super().text_moments()
+        mean_BK = self.coefficients_BVK.mean(dim=1)
+        centred_BVK = self.coefficients_BVK - mean_BK[:, None]
+        covariance = torch.bmm(centred_BVK.mT, centred_BVK) / max(self.videos - 1, 1)
+        return _moments(mean_BK, covariance, self.basis_CKD)
+
+    def _squares(self) -> Tensor:
+        coefficients = self.coefficients_BVK if self.per_text else self.coefficients_BVK.transpose(0, 1)
+        gram = torch.bmm(self.basis_CKD, self.basis_CKD.mT)
+        squares = (torch.bmm(coefficients, gram) * coefficients).sum(dim=-1)
+        return squares if self.per_text else squares.T
+
+
+def _total(parts: Iterator[Tensor]) -> Tensor:
+    total: Tensor = torch.stack(list(parts)).sum(dim=0)
+    return total
+
+
+def as_increments(delta: Tensor | Increments) -> Increments:
+    """A plain tensor [B, V, D] as increments."""
+    return delta if isinstance(delta, Increments) else DenseIncrements(delta)
+
+
+def _moments(mean_CK: Tensor, covariance_CKK: Tensor, basis_CKD: Tensor) -> tuple[Tensor, Tensor]:
+    mean = torch.bmm(mean_CK[:, None], basis_CKD)[:, 0]
+    return mean, (torch.bmm(covariance_CKK, basis_CKD) * basis_CKD).sum(dim=1).clamp(min=0)

@@ -1,0 +1,48 @@
+"""The run's history: what was recorded when, a JSON line per entry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+OnRow = Callable[[dict[str, Any]], None]
+"""Called on rank 0 with every entry as it is recorded."""
+
+
+class History:
+    """The run's record of training, a JSON line per entry, kept to what the run has truly reached."""
+
+    def __init__(self, path: Path, step: int, on_row: OnRow | None = None) -> None:
+        self._path, self._on_row = path, on_row
+        rows = _entries(path) if path.is_file() else []
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step), encoding="utf-8")
+        self._fresh: list[dict[str, Any]] = []
+
+    def add(self, step: int, total: int, seconds: float, values: dict[str, Any]) -> None:
+        """Append one entry."""
+        row = {"step": step, "total": total, "seconds": round(seconds, 3), **values}
+        self._fresh.append(row)
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        if self._on_row is not None:
+            self._on_row(row)
+
+    def take(self) -> list[dict[str, Any]]:
+        """The entries added since the last call."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """Read the entries that are whole: a killed writer may have left half a line."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows

@@ -1,0 +1,85 @@
+"""What a run trains on: its shards, its splits and its device, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gare.common.errors import ConfigError, InputError
+from gare.config import Config
+from gare.data.order import Sample, epoch_batches, steps_per_epoch
+from gare.data.shards import ShardSet, Split
+from gare.retrieval.metrics import HIGHER_IS_BETTER
+
+LAYOUT = ("unit_videos", "shard_bytes", "limits")
+"""Keys of ``prepare`` that decide how shards are cut and what is refused, not what a stored frame looks like."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The splits of a run and how many steps they make."""
+
+    shards: ShardSet
+    train: Split
+    dev: Split
+    captions: list[int]
+    steps: int
+
+    @property
+    def digest(self) -> str:
+        """The dataset's digest."""
+        return self.shards.digest
+
+    def batches(self, config: Config, epoch: int) -> list[list[Sample]]:
+        """The global batches of an epoch."""
+        train = config.train
+        return epoch_batches(self.captions, train.global_batch, config.data.captions, seed=train.seed, epoch=epoch)
+
+
+def open_data(config: Config) -> TrainingData:
+    """Open the splits of the settings, and refuse what cannot be trained on."""
+    if config.train.select_by not in HIGHER_IS_BETTER:
+        known = ", ".join(HIGHER_IS_BETTER)
+        raise ConfigError(
+            f"train.select_by is {config.train.select_by!r}, which cannot choose a checkpoint; there are {known}."
+        )
+    shards = open_shards(config)
+    check_recipe(config, shards)
+    split, dev = shards.split(config.data.train_split), shards.split(config.data.dev_split)
+    captions = [len(video.captions) for video in split.videos]
+    per_epoch = steps_per_epoch(captions, config.train.global_batch, config.data.captions)
+    if per_epoch == 0:
+        raise InputError(
+            f"The split {split.name!r} of {shards.folder} has {sum(captions)} captions over {len(captions)} videos, "
+            f"less than one batch of train.global_batch = {config.train.global_batch}."
+        )
+    return TrainingData(shards, split, dev, captions, per_epoch * config.train.epochs)
+
+
+def open_shards(config: Config) -> ShardSet:
+    """The shards of the settings; ConfigError when none are named."""
+    if config.runtime.shards is None:
+        raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
+    return ShardSet(config.runtime.shards)
+
+
+def check_recipe(config: Config, shards: ShardSet) -> None:
+    """Refuse shards that were decoded by another recipe than the experiment says, so that what is recorded is true."""
+    ours = config.prepare.model_dump(mode="json", exclude=set(LAYOUT))
+    other = {name: shards.recipe[name] for name in ours if name in shards.recipe and shards.recipe[name] != ours[name]}
+    if other:
+        wanted = ", ".join(f"prepare.{name}={ours[name]}" for name in other)
+        there = " ".join(f"--set prepare.{name}={value}" for name, value in other.items())
+        raise ConfigError(
+            f"The shards in {shards.folder} were prepared by another recipe than these settings ({wanted}): prepare "
+            f"again, or train with {there}."
+        )
+
+
+def choose_device(config: Config) -> torch.device:
+    """The device of the settings; ConfigError when cuda is asked for and absent."""
+    if config.runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device is cuda, but torch sees no GPU here; use auto or cpu.")
+    use_cuda = config.runtime.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")

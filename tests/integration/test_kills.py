@@ -1,0 +1,120 @@
+"""The driver killed with SIGKILL in the middle: the same command finishes the work, with the same result."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from gare.common.files import file_digest
+from gare.config.tree import to_yaml
+from gare.schema import MANIFEST
+from pipelines.manifest import write_manifest
+from tests.videos import make_video
+
+pytestmark = pytest.mark.ray
+VIDEOS = 60
+SECONDS = 180
+
+
+def gare(*arguments):
+    return [sys.executable, "-c", "from gare.cli import main; main()", *map(str, arguments)]
+
+
+def run(command):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+def kill_when(command, reached):
+    """Start a command and SIGKILL its whole process group once ``reached()``; True if it was still at work."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + SECONDS
+    while process.poll() is None and not reached() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    alive = process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return alive
+
+
+def units_done(out):
+    return len(list((out / "ledger").glob("unit-*.parquet"))) if (out / "ledger").is_dir() else 0
+
+
+def contents(out):
+    return {path.name: file_digest(path) for path in [out / "dataset.json", *sorted((out / "shards").iterdir())]}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A manifest of many small units, the command that prepares it, and what an uninterrupted run leaves."""
+    folder = tmp_path_factory.mktemp("kill")
+    rows = []
+    for number in range(VIDEOS):
+        path = make_video(folder / f"{number}.mp4", frames=150, size=(320, 240))
+        rows.append({"video_id": f"v{number}", "uri": str(path), "split": "train", "captions": ["a bar"]})
+    write_manifest(pa.Table.from_pylist(rows, schema=MANIFEST), folder / "m.parquet")
+
+    def command(out):
+        sizes = ("prepare.crop=32", "prepare.short_side=32", "prepare.unit_videos=2")
+        return gare("prepare", folder / "m.parquet", "--out", out, *(x for s in sizes for x in ("--set", s)))
+
+    run(command(folder / "whole"))
+    return command, contents(folder / "whole")
+
+
+def test_driver_of_prepare_killed_in_the_middle(job, tmp_path):
+    command, whole = job
+    out = tmp_path / "out"
+    assert kill_when(command(out), lambda: units_done(out) >= 5)
+    assert units_done(out) < VIDEOS // 2
+    assert not (out / "dataset.json").exists()
+    again = run(command(out))
+    assert contents(out) == whole
+    assert f"{VIDEOS} videos" not in again.stderr
+
+
+@pytest.mark.soak
+def test_driver_of_prepare_killed_at_many_random_moments(job, tmp_path):
+    command, whole = job
+    draw = random.Random(0)
+    for attempt in range(20):
+        out = tmp_path / str(attempt)
+        at = draw.randrange(1, VIDEOS // 2)
+        kill_when(command(out), lambda out=out, at=at: units_done(out) >= at)
+        run(command(out))
+        assert contents(out) == whole, f"attempt {attempt}, killed after {at} units"
+
+
+def sweep_record(folder):
+    path = folder / "sweep.json"
+    return json.loads(path.read_text()) if path.is_file() else {"trials": []}
+
+
+@pytest.mark.slow
+def test_driver_of_sweep_killed_in_the_middle(toy_run, tmp_path):
+    space = "sweep.space={objective.trust_region.weight: {grid: [0.0, 0.01, 0.02]}}"
+    config = toy_run(space, "sweep.max_concurrent=1", "train.epochs=1", "runtime.name=sweep")
+    path = tmp_path / "sweep.yaml"
+    path.write_text(to_yaml(config))
+    folder = Path(config.runtime.output) / "sweep"
+
+    def done():
+        return sum(trial["status"] == "done" for trial in sweep_record(folder)["trials"])
+
+    assert kill_when(gare("sweep", path), lambda: done() >= 1)
+    finished = next(trial for trial in sweep_record(folder)["trials"] if trial["status"] == "done")
+    run(gare("sweep", path))
+    trials = sweep_record(folder)["trials"]
+    assert [trial["status"] for trial in trials] == ["done"] * 3
+    assert next(trial for trial in trials if trial["name"] == finished["name"]) == finished
