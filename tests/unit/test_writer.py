@@ -147,7 +147,7 @@ def test_a_failure_while_writing_leaves_no_ledger_part_and_no_half_shard(tmp_pat
         return attempt(row, output)
 
     monkeypatch.setattr(work, "attempt", disk_full_at_b)
-    with pytest.raises(InputError, match="Cannot write .*: no space left"):
+    with pytest.raises(InputError, match=r"Cannot write .*: no space left"):
         process_unit(output, 0)
     assert read_ledger(output, 0) is None
     assert list(output.shards.iterdir()) == []
