@@ -100,46 +100,33 @@ def make_model(dim: int, context: str) -> SimpleNamespace:
     return SimpleNamespace(head=PairHead(dim, ModelConfig(context=context)))  # type: ignore[arg-type]
 
 
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Median wall time after one run to warm up."""
+def seconds(run: Callable[[], object]) -> float:
+    """Wall time of one run."""
+    start = time.perf_counter()
     run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return time.perf_counter() - start
 
 
 @torch.no_grad()
-def dense(case: Case, model: SimpleNamespace, blocks: int, *, dropped_layer: bool) -> tuple[float, list[slice], Tensor]:
-    """Seconds for all texts, measured on ``blocks`` blocks (median, scaled), with those blocks and their scores."""
-    peer = Published(model.head, dropped_layer=dropped_layer)
-    count = math.ceil(len(case.text) / BLOCK)
-    full = max(1, len(case.text) // BLOCK)
-    picks = sorted({round(x) for x in torch.linspace(0, full - 1, min(blocks, full)).tolist()})
-    rows = [slice(p * BLOCK, (p + 1) * BLOCK) for p in picks]
-    peer(case.text[rows[0]], case.frames, case.words[rows[0]])
-    times, scores = [], []
-    for part in rows:
-        start = time.perf_counter()
-        scores.append(peer(case.text[part], case.frames, case.words[part]))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * count, rows, torch.cat(scores)
-
-
 def compare(case: Case, context: str, options: argparse.Namespace) -> None:
-    """Print one context's table."""
+    """Print one context's figures: medians over rounds in which all four are timed one after another."""
     model = make_model(case.text.shape[1], context)
-    index = VideoIndex.build(model, case.frames, case.frame_mask)
-    stats = ScoreStats()
+    index, stats = VideoIndex.build(model, case.frames, case.frame_mask), ScoreStats()
     scores = index.score(case.text, words=case.words, word_mask=case.word_mask, stats=stats)
-    given = {"words": case.words, "word_mask": case.word_mask}
-    slow, rows, expected = dense(case, model, options.blocks, dropped_layer=False)
-    built = seconds(lambda: VideoIndex.build(model, case.frames, case.frame_mask), options.repeats)
-    scored = seconds(lambda: index.score(case.text, **given), options.repeats)
-    slower, _, _ = dense(case, model, options.blocks, dropped_layer=True)
-    difference = (torch.cat([scores[part] for part in rows]) - expected).abs().max()
+    four, five = (Published(model.head, dropped_layer=dropped) for dropped in (False, True))
+    full = max(1, len(case.text) // BLOCK)
+    count, difference = len(case.text) / min(BLOCK, len(case.text)), 0.0
+    times: dict[str, list[float]] = {"build": [], "score": [], "4": [], "5": []}
+    five(case.text[:BLOCK], case.frames, case.words[:BLOCK])
+    for pick in torch.linspace(0, full - 1, options.rounds).round().int().tolist():
+        rows = slice(pick * BLOCK, (pick + 1) * BLOCK)
+        given = case.text[rows], case.frames, case.words[rows]
+        times["build"].append(seconds(lambda: VideoIndex.build(model, case.frames, case.frame_mask)))
+        times["score"].append(seconds(lambda: index.score(case.text, words=case.words, word_mask=case.word_mask)))
+        times["4"].append(seconds(lambda g=given: four(*g)) * count)  # type: ignore[misc]
+        times["5"].append(seconds(lambda g=given: five(*g)) * count)  # type: ignore[misc]
+        difference = max(difference, float((four(*given) - scores[rows]).abs().max()))
+    built, scored, slow, slower = (statistics.median(times[key]) for key in ("build", "score", "4", "5"))
     print(f"\ncontext {context}: largest difference {difference:.1e}, pairs scored densely {stats.dense_pairs}")
     print(f"  factorised: build {built:.2f} s, score {scored:.2f} s")
     for name, peer in (("4 products", slow), ("5 products", slower)):
@@ -150,7 +137,7 @@ def compare(case: Case, context: str, options: argparse.Namespace) -> None:
 
 
 def peak(options: argparse.Namespace, context: str, texts: int) -> float:
-    """MB by which scoring raises the resident memory of a fresh process at its peak, the scores themselves aside."""
+    """MB a fresh process holds at its peak while scoring, the texts and the scores themselves aside."""
     sizes = ["--videos", options.videos, "--frames", options.frames, "--words", options.words, "--dim", options.dim]
     command = [sys.executable, __file__, "--memory-of", context, "--texts", texts, *sizes]
     done = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True)
@@ -158,14 +145,12 @@ def peak(options: argparse.Namespace, context: str, texts: int) -> float:
 
 
 def print_peak(case: Case, context: str) -> None:
-    """In the fresh process: score, then print the peak resident memory over what was resident before (Linux)."""
+    """In the fresh process: build, score, print the peak resident memory of the scoring (Linux)."""
     index = VideoIndex.build(make_model(case.text.shape[1], context), case.frames, case.frame_mask)
-    few = slice(0, BLOCK)  # loads what torch loads lazily
-    index.score(case.text[few], words=case.words[few], word_mask=case.word_mask[few])
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
-    before = resident("VmRSS")
     scores = index.score(case.text, words=case.words, word_mask=case.word_mask)
-    print(resident("VmHWM") - before - scores.numel() * scores.element_size() / 2**20)
+    given = sum(x.numel() * x.element_size() for x in (case.text, case.words, case.word_mask, scores))
+    print(resident("VmHWM") - given / 2**20)
 
 
 def resident(entry: str) -> float:
@@ -179,8 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, value in (("texts", 1000), ("videos", 1000), ("frames", 12), ("words", 32), ("dim", 512)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--blocks", type=int, default=3, help="blocks of 16 texts the dense peer is timed on")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the dense peer is timed on a block in each")
     parser.add_argument("--memory-of", choices=["frames", "words"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     case = make_case(options.texts, options.videos, options.frames, options.words, options.dim)
@@ -190,15 +174,15 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32: {options.texts} texts x "
         f"{options.videos} videos, F {options.frames}, W {options.words}, D {options.dim}; dense peer timed on "
-        f"{options.blocks} of {math.ceil(options.texts / BLOCK)} blocks of {BLOCK} texts and scaled"
+        f"{options.rounds} of {math.ceil(options.texts / BLOCK)} blocks of {BLOCK} texts and scaled"
     )
     for context in ("frames", "words"):
         compare(case, context, options)
     del case
-    print("\nrise of the peak memory while scoring, the scores aside, in MB")
+    print("\npeak memory of a process while scoring, index included, texts and scores aside, in MB")
     for context in ("frames", "words"):
-        rises = [f"{count} texts {peak(options, context, count):.0f}" for count in memory_counts(options.texts)]
-        print(f"  context {context}: " + ", ".join(rises))
+        peaks = [f"{count} texts {peak(options, context, count):.0f}" for count in memory_counts(options.texts)]
+        print(f"  context {context}: " + ", ".join(peaks))
 
 
 def memory_counts(texts: int) -> list[int]:

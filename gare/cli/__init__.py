@@ -14,6 +14,7 @@ from gare.cli.command import call
 from gare.cli.config import config
 from gare.cli.corpus import corpus
 from gare.cli.demo import demo
+from gare.cli.diagnose import diagnose
 from gare.cli.import_checkpoint import import_checkpoint
 from gare.cli.manifest import manifest
 from gare.cli.prepare import prepare
@@ -34,6 +35,7 @@ COMMANDS: tuple[click.Command, ...] = (
     import_checkpoint,
     sweep,
     compare,
+    diagnose,
     demo,
 )
 

@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 import click
@@ -136,8 +136,8 @@ def _results(*, json_output: bool) -> Iterator[Callable[[Mapping[str, Any]], Non
             stream.write(json.dumps(result, allow_nan=False, ensure_ascii=False, default=str) + "\n")
 
     try:
-        yield emit
+        with redirect_stdout(sys.stderr):
+            yield emit
     finally:
-        sys.stdout.flush()
         os.dup2(saved, 1)
         os.close(saved)

@@ -53,7 +53,7 @@ def evaluate(
     from gare.retrieval.evaluate import evaluate as measure
     from gare.retrieval.sheet import contact_sheet
 
-    folder, model, dataset, config = _open(checkpoint, shards, overrides)
+    folder, model, dataset, config = open_checkpoint(checkpoint, shards, overrides)
     from gare.data.batches import check_fit
 
     rows = dataset.split(split)
@@ -94,7 +94,7 @@ def index(checkpoint: Path, shards: Path, split: str, out: Path, overrides: tupl
     from gare.data.batches import check_fit
     from gare.retrieval.index import write_index
 
-    folder, model, dataset, config = _open(checkpoint, shards, overrides)
+    folder, model, dataset, config = open_checkpoint(checkpoint, shards, overrides)
     check_fit(model, dataset, config)
     videos = write_index(out, folder, model, dataset.split(split), config, dataset.digest)
     note(f'{out}: {videos} videos; search them with: gare search {out} "..."')
@@ -125,7 +125,7 @@ def search(index_folder: Path, query: str, top: int, checkpoint: Path | None) ->
     return {"query": query, "hits": [vars(hit) for hit in hits]}
 
 
-def _open(checkpoint: Path, shards: Path, overrides: tuple[str, ...]) -> tuple[Path, Any, Any, Any]:
+def open_checkpoint(checkpoint: Path, shards: Path, overrides: tuple[str, ...]) -> tuple[Path, Any, Any, Any]:
     """Checkpoint folder, its model on its device, the shards, and its settings with the overrides."""
     import torch
 

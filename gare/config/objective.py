@@ -34,6 +34,7 @@ class DirectionDiversityConfig(Section):
 
     weight: float = key(0.01, "lambda_dir", ge=0)
     alpha: float = key(2.0, "concentration of the diversity form", gt=0)
+    anchor: Literal["text", "video"] = key("text", "directions of a text's increments, or of a video's")
     form: Literal["diversity", "orthogonality"] = key("diversity", "log-mean-exp of cosines, or mean squared cosine")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gare.model.gare import GareModel
+from gare.model.head import masked_mean
 from gare.objective.ideal import IdealIncrement, ideal_increment, row_gradient
 
 
@@ -64,8 +65,7 @@ def observe(
     """
     out = model.score(text, frames, frame_mask, words=words, word_mask=word_mask, return_delta=True, return_pooled=True)
     assert out.pooled is not None  # noqa: S101 - asked for
-    weights = frame_mask.to(frames.dtype)
-    mean = (frames * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+    mean = masked_mean(frames, frame_mask)
     delta = torch.zeros_like(out.pooled) if out.delta is None else out.delta
     match = torch.arange(len(text), device=text.device) if match is None else match
     scale = float(model.logit_scale.detach())

@@ -41,6 +41,10 @@ class Increments(ABC):
     def unit(self) -> Increments:
         """The same directions at length 1."""
 
+    @abstractmethod
+    def by_video(self, ranks: Ranks = ALONE) -> Increments:
+        """The same increments with videos as rows: this rank's videos against all ranks' texts."""
+
     def video_moments(self, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
         """Mean and unbiased variance over all ranks' texts, [V, D] each, in two passes."""
         count = self.texts * ranks.size
@@ -94,6 +98,11 @@ class DenseIncrements(Increments):
         """Normalised over D."""
         return DenseIncrements(F.normalize(self.delta_BVD, dim=-1))
 
+    def by_video(self, ranks: Ranks = ALONE) -> DenseIncrements:
+        """Over several ranks all of [B, V, D] is gathered."""
+        own = ranks.own(self.texts) if ranks.size > 1 else slice(None)
+        return DenseIncrements(ranks.gather(self.delta_BVD)[:, own].transpose(0, 1))
+
 
 class FactorisedIncrements(Increments):
     """D_ij = sum over k of coefficients_ijk basis_ck, where c is the pair's context: its video, or its text.
@@ -140,6 +149,13 @@ class FactorisedIncrements(Increments):
         centred_BVK = self.coefficients_BVK - mean_BK[:, None]
         covariance = torch.bmm(centred_BVK.mT, centred_BVK) / max(self.videos - 1, 1)
         return _moments(mean_BK, covariance, self.basis_CKD)
+
+    def by_video(self, ranks: Ranks = ALONE) -> FactorisedIncrements:
+        """Over several ranks the coefficients are gathered."""
+        own = ranks.own(self.texts) if ranks.size > 1 else slice(None)
+        coefficients = ranks.gather(self.coefficients_BVK)[:, own].transpose(0, 1)
+        basis = ranks.gather(self.basis_CKD) if self.per_text else self.basis_CKD[own]
+        return FactorisedIncrements(coefficients, basis, per_text=not self.per_text)
 
     def _squares(self) -> Tensor:
         coefficients = self.coefficients_BVK if self.per_text else self.coefficients_BVK.transpose(0, 1)

@@ -88,25 +88,30 @@ def direction_diversity(
     delta: Tensor | Increments,
     *,
     alpha: float = 2.0,
+    anchor: Anchor = "text",
     form: Literal["diversity", "orthogonality"] = "diversity",
     ranks: Ranks = ALONE,
 ) -> Tensor:
-    """L_dir: how alike one text's increments point, averaged over texts.
+    """L_dir: how alike one text's increments point, averaged over texts (anchor video: one video's, over videos).
 
-    diversity: log(mean over ordered video pairs, equal ones included, of exp(-alpha (1 - cos)) + 1e-8);
-    orthogonality: mean over unequal pairs of cos^2. Costs B V^2 D; blocks of texts bound the memory.
+    diversity: log(mean over ordered pairs, equal ones included, of exp(-alpha (1 - cos)) + 1e-8);
+    orthogonality: mean over unequal pairs of cos^2. Costs B V^2 D; blocks of anchors bound the memory.
     """
     increments = as_increments(delta).unit()
-    videos = increments.videos
+    if anchor == "video":
+        increments, anchors = increments.by_video(ranks), increments.videos
+    else:
+        anchors = increments.texts * ranks.size
+    others = increments.videos
 
     def of_rows(unit_bVD: Tensor, _: int) -> Tensor:
         cosines = unit_bVD @ unit_bVD.mT
         if form == "diversity":
             return ((-alpha * (1 - cosines)).exp().mean(dim=(1, 2)) + LOG_FLOOR).log().sum()
         squares = cosines.square().sum(dim=(1, 2)) - cosines.diagonal(dim1=1, dim2=2).square().sum(dim=1)
-        return (squares / max(videos * (videos - 1), 1)).sum()
+        return (squares / max(others * (others - 1), 1)).sum()
 
-    return torch.stack(list(increments.by_rows(of_rows))).sum() / (increments.texts * ranks.size)
+    return torch.stack(list(increments.by_rows(of_rows))).sum() / anchors
 
 
 def _safe_sqrt(x: Tensor) -> Tensor:

@@ -59,6 +59,6 @@ def objective(
             term = trust_region(delta, anchor=tr.anchor, bound=tr.bound, form=tr.form, kappa=tr.kappa, ranks=ranks)
             share, parts["trust_region"] = share + tr.weight * term, term.detach()
         if dd.weight:
-            term = direction_diversity(delta, alpha=dd.alpha, form=dd.form, ranks=ranks)
+            term = direction_diversity(delta, alpha=dd.alpha, anchor=dd.anchor, form=dd.form, ranks=ranks)
             share, parts["direction_diversity"] = share + dd.weight * term, term.detach()
     return Terms(share, {"loss": share.detach(), **parts})

@@ -26,7 +26,7 @@ def weights(anchor="video", *, normalised=False, form="diversity"):
         {
             "information_bottleneck": {"weight": 0.1, "anchor": anchor, "normalised": normalised},
             "trust_region": {"weight": 0.3, "bound": 1e9, "anchor": anchor},
-            "direction_diversity": {"weight": 0.7, "form": form},
+            "direction_diversity": {"weight": 0.7, "form": form, "anchor": anchor},
         }
     )
 

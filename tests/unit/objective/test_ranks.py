@@ -63,7 +63,7 @@ def cases():
         weights = {
             "information_bottleneck": {"weight": 0.01, "anchor": anchor},
             "trust_region": {"weight": 3.0, "bound": bound, "form": "hard", "anchor": anchor},
-            "direction_diversity": {"weight": 0.5},
+            "direction_diversity": {"weight": 0.5, "anchor": anchor},
         }
         yield model, ObjectiveConfig.model_validate(weights)
     yield ModelConfig(), ObjectiveConfig.model_validate({"trust_region": {"weight": 2.0, "form": "smooth"}})

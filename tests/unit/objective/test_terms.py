@@ -116,3 +116,15 @@ def test_terms_of_weight_zero_are_left_out():
     terms = objective(scores, torch.randn(4, 4, 8), torch.tensor(10.0), config)
     assert set(terms.totals()) == {"loss", "info_nce"}
     assert torch.equal(terms.share, info_nce(10 * scores))
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**20), texts=st.integers(2, 5), videos=st.integers(2, 5))
+def test_anchoring_on_the_video_is_anchoring_on_the_text_of_the_transposed_pairs(seed, texts, videos):
+    delta = torch.randn(texts, videos, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    turned = delta.transpose(0, 1)
+    for form in ("diversity", "orthogonality"):
+        assert torch.allclose(
+            direction_diversity(delta, anchor="video", form=form), direction_diversity(turned, form=form)
+        )
+    assert torch.allclose(trust_region(delta, anchor="video", bound=1e9), trust_region(turned, bound=1e9))

@@ -46,11 +46,13 @@ def test_search_gives_the_models_own_scores(made, context):
     folder, model, config, split = made(f"model.context={context}")
     texts = encode_texts(model, model.tokenizer, [QUERY], config.data.words, 1)
     videos = encode_videos(model, split, config.data.frames, 4)
-    scored = model.score(
-        texts.text, videos.frames, videos.frame_mask, words=texts.words, word_mask=texts.word_mask
-    ).scores[0]
+    scored = (
+        model.score(texts.text, videos.frames, videos.frame_mask, words=texts.words, word_mask=texts.word_mask)
+        .scores[0]
+        .detach()
+    )
     hits = open_index(folder).search(QUERY, 4)
-    best = scored.detach().topk(4)
+    best = scored.topk(4)
     assert [hit.rank for hit in hits] == [1, 2, 3, 4]
     assert [hit.score for hit in hits] == pytest.approx(best.values.tolist(), abs=1e-5)
     ids = [video.video_id for video in split.videos]

@@ -1,0 +1,56 @@
+"""``gare diagnose``: what the increments of a checkpoint do, in figures and in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gare.cli.command import config_options, gare_command
+from gare.cli.retrieve import CHECKPOINT, SHARDS, open_checkpoint
+from gare.common.console import note, print_table
+
+
+@gare_command("diagnose", short_help="Measure and draw what the increments of a checkpoint do.")
+@CHECKPOINT
+@SHARDS
+@click.option("--split", default="dev", show_default=True, help="Split to look at.")
+@click.option("--pairs", default=64, show_default=True, type=click.IntRange(min=2), help="Videos, a caption each.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG to write.")
+@config_options
+def diagnose(
+    checkpoint: Path, shards: Path, split: str, pairs: int, out: Path, overrides: tuple[str, ...]
+) -> dict[str, Any]:
+    """Measure what the increments of CHECKPOINT do to the captions and videos of a split, and draw it.
+
+    Modality gap, alignment and uniformity before and after the increment, its length and angle for matching and
+    other pairs, margins, and how far the gradients of one anchor pull against each other.
+
+    \b
+    Example:
+      gare diagnose runs/demo --shards shards --split dev --out increments.png
+    """
+    import torch
+
+    from gare.data.batches import check_fit, make_batch
+    from gare.diagnostics import increment_figure, observe, pair_diagnostics
+
+    folder, model, dataset, config = open_checkpoint(checkpoint, shards, overrides)
+    tokenizer, rows = check_fit(model, dataset, config), dataset.split(split)
+    captioned = [index for index, video in enumerate(rows.videos) if video.captions][:pairs]
+    batch = make_batch(rows, [(index, 0) for index in captioned], tokenizer, config)
+    device = model.clip.logit_scale.device
+    with torch.no_grad():
+        ids, mask = batch.token_ids.to(device), batch.token_mask.to(device)
+        text, words = model.encode_texts(ids, mask)
+        frame_mask = batch.frame_mask.to(device)
+        frames = model.encode_frames(model.normalise(batch.frames.to(device)), frame_mask)
+        state = observe(model, text, frames, frame_mask, words=words, word_mask=mask)
+    figures = pair_diagnostics(state)
+    increment_figure(state, out)
+    title = f"{folder.name} on {len(captioned)} pairs of {split}"
+    print_table(title, ["measure", "value"], [[name, f"{value:.4g}"] for name, value in figures.items()])
+    note(f"figure: {out}")
+    finite = {name: value if value == value else None for name, value in figures.items()}
+    return {"checkpoint": str(folder), "split": split, "pairs": len(captioned), "figure": str(out), "measures": finite}
