@@ -108,7 +108,14 @@ def index(checkpoint: Path, shards: Path, split: str, out: Path, overrides: tupl
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Where the index's checkpoint is now, if it was moved."
 )
-def search(index_folder: Path, query: str, top: int, checkpoint: Path | None) -> dict[str, Any]:
+@click.option(
+    "--first-stage",
+    type=click.IntRange(min=1),
+    help="Score only this many candidates, chosen by two inner products: approximate in the choice, exact in scores.",
+)
+def search(
+    index_folder: Path, query: str, top: int, checkpoint: Path | None, first_stage: int | None
+) -> dict[str, Any]:
     """Find the videos in INDEX that QUERY describes.
 
     \b
@@ -119,7 +126,7 @@ def search(index_folder: Path, query: str, top: int, checkpoint: Path | None) ->
     from gare.training.run import resolve_checkpoint
 
     opened = open_index(index_folder, resolve_checkpoint(checkpoint) if checkpoint else None)
-    hits = opened.search(query, top)
+    hits = opened.search(query, top, first_stage=first_stage)
     rows = [[hit.rank, f"{hit.score:.3f}", hit.video_id, hit.uri] for hit in hits]
     print_table(f"“{query}”", ["rank", "score", "video", "path"], rows)
     return {"query": query, "hits": [vars(hit) for hit in hits]}

@@ -25,7 +25,7 @@ class RuntimeConfig(Section):
     decode_workers: int | None = key(None, "decode processes of gare prepare; all CPUs when null", ge=1)
     log_every: int = key(10, "steps between recorded training metrics", unit="steps", ge=1)
     eval_batch: int = key(64, "videos or texts encoded at once in evaluation", ge=1)
-    score_rows: int = key(16, "texts scored at once against the whole gallery", ge=1)
+    score_rows: int = key(16, "texts scored at once where increments do not factorise (model.query residual...)", ge=1)
     tracking: bool = key(True, "record runs in MLflow")
     tracking_uri: str | None = key(
         None, "MLflow store; MLFLOW_TRACKING_URI, else a SQLite file in the output folder, when null"
