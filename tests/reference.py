@@ -10,7 +10,7 @@ from torch import Tensor
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     centred = x - x.mean()
-    return centred / math.sqrt(float((centred**2).mean()) + 1e-5) * weight + bias
+    return centred / ((centred**2).mean() + 1e-5).sqrt() * weight + bias
 
 
 def pair(text, frames, words, psi, *, corrected, context, sign, temperature, query_form="gap", radius=None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -18,9 +19,10 @@ import torch
 
 from gare.cli import cli, main
 from gare.common.files import only_one
-from gare.config.tree import to_yaml
+from gare.config.tree import load_config, to_yaml
 from gare.training.local import fit_local
 
+ROOT = Path(__file__).parents[2]
 LINE = "video_id,uri,split,captions\n"
 
 
@@ -56,6 +58,7 @@ def place(tmp_path_factory, toy_clip, toy_shards):
     (folder / "mine").mkdir()
     (folder / "mine/thesis.tex").write_text("years of work")
     (folder / "empty").write_bytes(b"")
+    os.mkfifo(folder / "pipe")
     (folder / "junk").write_bytes(bytes(range(256)) * 20)
     (folder / "junk.csv").write_bytes(b"\xff\xfe\x00" * 50)
     (folder / "good.csv").write_text(LINE + "a,a.mp4,train,a cat\nb,b.mp4,dev,a dog\n")
@@ -116,6 +119,7 @@ MISTAKES = [
     ("manifest csv {p}/good.csv --out {p}/m --root {p}/none", 3, "There is no folder"),
     ("manifest csv {p}/good.csv --out {p}/good.csv", 3, "is the file to read"),
     ("manifest csv {p}/good.csv --out {p}/folder", 3, "it is a folder"),
+    ("manifest csv {p}/good.csv --out {p}/pipe", 3, "it is a device or pipe"),
     ("manifest csv {p}/good.csv --out {p}/empty/m", 3, "Cannot write"),
     ("manifest csv {p}/good.csv --out {p}/{long}", 3, "File name too long"),
     ("prepare {p}/none --out {p}/new", 3, "There is no manifest"),
@@ -213,6 +217,15 @@ def test_help_is_enough_to_work_from(capfd, path, command):
         else:
             assert text.count(name.strip("[]")) > 1, f"{name} is not explained"
     assert "Example" in out or path == ("demo",)
+
+
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[" ".join(path) for path, _ in COMMANDS])
+def test_the_examples_of_the_help_hold(path, command):
+    examples = [line.split("#")[0].split() for line in (command.help or "").splitlines() if "  gare " in f" {line}"]
+    for words in examples:
+        config = next((word for word in words if word.startswith("configs/")), None)
+        settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
+        load_config(ROOT / config if config else None, settings)
 
 
 def test_no_command_shows_the_commands(capfd):
@@ -389,7 +402,7 @@ def test_a_run_that_another_process_trains_is_left_alone(capfd, place):
 
 
 def test_training_interrupted_ends_with_130_and_the_same_command_goes_on(capfd, place, tmp_path):
-    train = ["train", place / "toy.yaml", "--local", "--set", f"runtime.output={tmp_path}", "--set", "train.epochs=60"]
+    train = ["train", place / "toy.yaml", "--local", "--set", f"runtime.output={tmp_path}", "--set", "train.epochs=30"]
     program = "import sys; from gare.cli import main; main(sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", program, *map(str, train), "--json"],

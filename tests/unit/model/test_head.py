@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 
 from gare.common.errors import ConfigError
 from gare.config import ModelConfig
+from gare.config.objective import ObjectiveConfig
 from gare.model import PairDropout, PairHead
+from gare.objective import objective
 from tests import reference
 
 PSI_NAMES = ("layers.0.cross_attn.", "layers.0.", "cross_attn.")
@@ -153,17 +155,36 @@ def test_only_residual_scaled_has_a_radius_and_it_learns():
         head(text, frames.repeat(1, 2, 1), frame_mask.repeat(1, 2))
 
 
-@pytest.mark.parametrize(
-    ("context", "query"), [("frames", "gap"), ("words", "gap"), ("frames", "residual"), ("frames", "residual_scaled")]
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**20),
+    side=st.sampled_from(["text", "video"]),
+    context=st.sampled_from(["frames", "words"]),
+    query=st.sampled_from(["gap", "text", "residual", "residual_scaled"]),
+    extra=st.integers(1, 4),
 )
-def test_padding_never_changes_a_score(context, query):
-    text, frames, frame_mask, words, word_mask = random_case(3)
-    head = PairHead(text.shape[1], ModelConfig(context=context, query=query)).double()
-    plain = head(text, frames, frame_mask, words, word_mask).scores
-    junk = lambda x: torch.cat([x, 100 * torch.randn_like(x)], dim=1)  # noqa: E731
-    longer = lambda m: torch.cat([m, torch.zeros_like(m)], dim=1)  # noqa: E731
-    padded = head(text, junk(frames), longer(frame_mask), junk(words), longer(word_mask)).scores
-    assert torch.allclose(plain, padded, atol=1e-12)
+def test_padding_never_changes_a_score_or_the_loss(seed, side, context, query, extra):
+    text, frames, frame_mask, words, word_mask = random_case(seed, texts=4, videos=4)
+    torch.manual_seed(seed)
+    head = PairHead(text.shape[1], ModelConfig(corrected=side, context=context, query=query)).double()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+
+    def measured(*inputs):
+        out = head(*inputs)
+        loss = objective(out.scores, out.delta, torch.tensor(20.0).double(), ObjectiveConfig()).share
+        return out.scores, loss
+
+    def junk(x):
+        return torch.cat([x, 100 * torch.randn(len(x), extra, x.shape[-1], dtype=x.dtype)], dim=1)
+
+    def longer(mask):
+        return torch.cat([mask, torch.zeros(len(mask), extra, dtype=torch.bool)], dim=1)
+
+    plain = measured(text, frames, frame_mask, words, word_mask)
+    padded = measured(text, junk(frames), longer(frame_mask), junk(words), longer(word_mask))
+    for a, b in zip(plain, padded, strict=True):
+        assert torch.allclose(a, b, atol=1e-9, rtol=1e-7)
 
 
 def test_baseline_is_the_cosine_with_the_pooled_video():
