@@ -32,7 +32,7 @@ def prepare(manifest: Path, out: Path, config_file: str | None, overrides: tuple
     \b
     Examples:
       gare prepare manifest.parquet --out shards
-      gare prepare manifest.parquet --out shards --set prepare.max_frames=8 --set prepare.storage=jpeg
+      gare prepare manifest.parquet --out shards --set prepare.max_frames=16 --set prepare.storage=jpeg
     """
     from contextlib import nullcontext
 
