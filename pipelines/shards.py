@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ def open_job(manifest: Path, out: Path, config: PrepareConfig) -> Job:
     """Check the manifest and start or take up ``out``, without Ray; InputError where either cannot be used."""
     table = load_manifest(manifest)
     try:
-        output = open_output(out.absolute(), table, config)
+        with only_one(out):
+            output = open_output(out.absolute(), table, config)
     except OSError as error:
         raise InputError(f"Cannot write to {out}: {error.strerror or error}.") from None
     todo = [unit for unit in range(output.units()) if read_ledger(output, unit) is None]
@@ -101,6 +102,8 @@ def run_job(
 def _run_job(job: Job, workers: int | None, on_progress: Callable[[Progress], None]) -> PrepareReport:
     started = time.monotonic()
     output = job.output
+    todo = [unit for unit in job.todo if read_ledger(output, unit) is None]  # another process may have been here
+    job = replace(job, todo=todo, rows_todo=sum(len(output.rows(unit)) for unit in todo))
     if job.todo:
         (output.folder / DATASET_FILE).unlink(missing_ok=True)
         remove_leftovers(output, job.todo)

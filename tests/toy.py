@@ -39,7 +39,9 @@ def clip(colour, corner, frames, random):
     return picture
 
 
-def make_shards(folder: Path, splits: dict[str, int], *, captions: int = 2, seed: int = 0) -> Path:
+def make_shards(
+    folder: Path, splits: dict[str, int], *, captions: int = 2, uncaptioned: str = "", seed: int = 0
+) -> Path:
     """A folder as gare prepare leaves it, with the given number of videos per split in two shards."""
     random = np.random.default_rng(seed)
     rows = []
@@ -51,7 +53,9 @@ def make_shards(folder: Path, splits: dict[str, int], *, captions: int = 2, seed
                 {
                     "video_id": f"{split}{n}",
                     "split": split,
-                    "captions": [f"a {colour} square {corner}", f"{corner} is a {colour} square"][:captions],
+                    "captions": [f"a {colour} square {corner}", f"{corner} is a {colour} square"][
+                        : 0 if split == uncaptioned else captions
+                    ],
                     "attributes": [("colour", colour)],
                     "frames": [f.tobytes() for f in frames],
                     "frame_codec": "raw",

@@ -13,6 +13,7 @@ from ray import tune as ray_tune
 from gare.config import Config
 from gare.config.tree import with_overrides
 from gare.tracking import Status, Tracker
+from gare.training.run import CHECKPOINTS, read_state
 from tune.compare import Comparison
 from tune.ledger import SWEEP_FILE, Ledger, Trial, finite
 from tune.trial import OUTCOME
@@ -63,6 +64,8 @@ class Recorder:
         trial.best = outcome.get("best")
         if "metrics" in outcome:
             trial.metrics = finite(dict(outcome["metrics"]))
+        elif trial.status == "stopped":
+            self._take_up(trial)
         trial.seconds += time.monotonic() - self._started.get(index, time.monotonic())
         self._ledger.write(self._folder)
         if self._tracker is not None and trial.run_id is not None:
@@ -72,6 +75,13 @@ class Recorder:
             self._tracker.finish(trial.run_id, MLFLOW_STATUS[trial.status])
         ended = sum(trial.ended for trial in self._ledger.trials)
         self._on_progress(trial, ended, len(self._ledger.trials))
+
+    def _take_up(self, trial: Trial) -> None:
+        """A stopped trial's best epoch from its run folder, which knows of epochs before a resume too."""
+        state = read_state(Path(trial.directory))
+        if state is not None and state.best is not None:
+            trial.metrics = finite(state.best_metrics)
+            trial.best = str(Path(trial.directory) / CHECKPOINTS / state.best)
 
     def close(self) -> None:
         """End what was interrupted: no trial runs any more."""

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler
 
@@ -24,6 +23,8 @@ from gare.common.files import digest_of, only_one
 from gare.config import Config
 from gare.config.tree import build, with_overrides
 from gare.tracking import RunHandle, Tracker
+from gare.training.placement import groups_that_fit
+from gare.training.ray_train import cluster_nodes
 from gare.training.run import absolute
 from tune.compare import Comparison, check_metric, compare
 from tune.ledger import SWEEP_FILE, Ledger, Trial
@@ -60,7 +61,7 @@ def run_sweep(config: Config, *, on_progress: OnProgress, trainer: Trainer = tra
     config = _resolved(config)
     trials = expand(config)
     scheduler = _scheduler(config, trials)
-    at_once = min(concurrent_trials(config, _nodes()), config.sweep.max_concurrent or len(trials))
+    at_once = min(concurrent_trials(config, cluster_nodes()), config.sweep.max_concurrent or len(trials))
     folder = Path(config.runtime.output) / config.run_name()
     with only_one(folder):
         ledger = _open_ledger(config, trials, folder)
@@ -86,22 +87,7 @@ def concurrent_trials(config: Config, nodes: Sequence[Mapping[str, float]]) -> i
     Tune does not count the workers of its trials, and trials that share too few CPUs wait for each other for
     ever. Raises RunError when not even one fits.
     """
-    runtime = config.runtime
-    gpus = sum(node.get("GPU", 0) for node in nodes)
-    use_gpu = runtime.device == "cuda" or (runtime.device == "auto" and gpus >= runtime.workers)
-    slots = 0
-    for node in nodes:
-        room = int(node.get("CPU", 0) / runtime.cpus_per_worker + 1e-9)
-        slots += min(room, int(node.get("GPU", 0))) if use_gpu else room
-    if slots < runtime.workers:
-        each = f"{runtime.cpus_per_worker:g} CPUs" + (" and a GPU" if use_gpu else "")
-        have = " + ".join(f"{node.get('CPU', 0):g}" for node in nodes) or "0"
-        raise RunError(
-            f"A trial needs {runtime.workers} workers of {each}, but the cluster ({have} CPUs"
-            + (f", {gpus:g} GPUs" if use_gpu else "")
-            + f") has room for {slots}; lower runtime.workers or runtime.cpus_per_worker."
-        )
-    return slots // runtime.workers
+    return groups_that_fit(config.runtime, nodes, "A trial")
 
 
 def sweep_name(config: Config) -> str:
@@ -117,10 +103,6 @@ def _key(config: Config) -> str:
 def _resolved(config: Config) -> Config:
     """Fill in the sweep's name and make paths absolute: trials run in other folders."""
     return absolute(with_overrides(config, {"runtime.name": sweep_name(config)}))
-
-
-def _nodes() -> list[dict[str, float]]:
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def _open_ledger(config: Config, trials: Sequence[Overrides], folder: Path) -> Ledger:

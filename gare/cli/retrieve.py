@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gare.cli.command import config_options, gare_command
-from gare.common.console import note, print_table
+from gare.common.console import note, print_table, warn
 from gare.common.errors import ConfigError
 
 CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -61,6 +61,7 @@ def evaluate(
     result = measure(model, check_fit(model, dataset, config), rows, config, frames=frames)  # type: ignore[arg-type]
     values = result.metrics | result.sizes()
     identity = {"checkpoint": str(folder), "split": split, "frames": frames, "dataset_digest": dataset.digest}
+    identity["recipe_digest"] = dataset.manifest["recipe_digest"]
     write_json(out / "metrics.json", values | identity)
     if sheet is not None:
         contact_sheet(result, rows, sheet)
@@ -139,7 +140,7 @@ def open_checkpoint(checkpoint: Path, shards: Path, overrides: tuple[str, ...]) 
     from gare.config.tree import parse_override, with_overrides
     from gare.data.shards import ShardSet
     from gare.model.checkpoint import load_checkpoint_config, load_model
-    from gare.training.inputs import choose_device
+    from gare.training.inputs import check_recipe, choose_device
     from gare.training.run import resolve_checkpoint
 
     changes = dict(parse_override(text) for text in overrides)
@@ -151,4 +152,8 @@ def open_checkpoint(checkpoint: Path, shards: Path, overrides: tuple[str, ...]) 
     config = with_overrides(load_checkpoint_config(folder), changes)
     torch.set_num_threads(config.runtime.cpu_threads)
     model = load_model(folder).to(choose_device(config))
+    try:
+        check_recipe(config, dataset)
+    except ConfigError as error:
+        warn(f"{error} Scores on these shards may differ for that alone.")
     return folder, model, dataset, config

@@ -59,7 +59,7 @@ class Split:
             picks = np.linspace(0, len(stored) - 1, at_most).astype(int).tolist()
         try:
             if one["frame_codec"][0].as_py() == "jpeg":
-                return np.stack([_jpeg(stored[i].as_py()) for i in picks])
+                return np.stack([_jpeg(stored[i].as_py(), (height, width, 3)) for i in picks])
             return np.stack([np.frombuffer(stored[i].as_buffer(), np.uint8).reshape(height, width, 3) for i in picks])
         except (OSError, ValueError) as error:
             raise InputError(
@@ -116,6 +116,10 @@ class ShardSet:
         metadata = table.schema.metadata or {}
         if not table.schema.equals(SHARD, check_metadata=False):
             raise InputError(f"The shard {path} does not have the columns of a shard; it was not made by gare prepare.")
+        try:
+            table.validate(full=True)  # unchecked offsets of a damaged file would take the process down
+        except pa.ArrowInvalid as error:
+            raise InputError(f"The shard {path} is damaged: {error}. Run gare prepare again.") from None
         if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION).encode():
             raise InputError(f"The shard {path} has another schema version; run gare prepare again.")
         if metadata.get(RECIPE_KEY) != self.manifest["recipe_digest"].encode():
@@ -153,8 +157,10 @@ def _is_dataset(values: dict[str, Any]) -> bool:
     return all(isinstance(e, dict) and isinstance(e.get("file"), str) and "rows" in e for e in values["shards"])
 
 
-def _jpeg(data: bytes) -> NDArray[np.uint8]:
+def _jpeg(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        if (image.height, image.width) != shape[:2]:
+            raise ValueError(f"a picture of {image.width} x {image.height} in place of {shape[1]} x {shape[0]}")
         return np.asarray(image.convert("RGB"))

@@ -76,7 +76,7 @@ def factorised_scores(
             raise ConfigError("model.context is words: scoring needs words and word_mask.")
         else:
             increments = _over_words(head.psi, config, text, mean_VD, _float(words_BWD), word_mask_BW, dropout)
-        square = increments.lengths().square()
+        square = increments.squares().clamp(min=0)
         text_delta = _dot_texts(increments, text)
         base_delta = _dot_bases(increments, base_VGD, weights_VBG)
         if config.corrected == "text":

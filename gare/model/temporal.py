@@ -64,6 +64,8 @@ class TemporalTransformer(nn.Module):
         table: Tensor = text_model.embeddings.position_embedding.weight  # type: ignore[union-attr, assignment]
         if table.shape[1] != self.positions.shape[1] or len(layers) < len(self.blocks):
             return False
+        if layers and layers[0].self_attn.num_heads != table.shape[1] // HEAD_WIDTH:
+            return False
         if layers and layers[0].mlp.fc1.out_features != 4 * table.shape[1]:
             return False
         rows = min(len(table), len(self.positions))

@@ -124,7 +124,9 @@ class FactorisedIncrements(Increments):
 
     def lengths(self) -> Tensor:
         """From the Gram matrices of the basis."""
-        return self._squares().clamp(min=0).sqrt()
+        squares = self.squares()
+        positive = squares > 0
+        return torch.where(positive, squares, 1.0).sqrt() * positive  # sqrt's slope at 0 is infinite
 
     def unit(self) -> FactorisedIncrements:
         """The coefficients divided by the lengths."""
@@ -157,7 +159,8 @@ class FactorisedIncrements(Increments):
         basis = ranks.gather(self.basis_CKD) if self.per_text else self.basis_CKD[own]
         return FactorisedIncrements(coefficients, basis, per_text=not self.per_text)
 
-    def _squares(self) -> Tensor:
+    def squares(self) -> Tensor:
+        """||D_ij||^2, [B, V]."""
         coefficients = self.coefficients_BVK if self.per_text else self.coefficients_BVK.transpose(0, 1)
         gram = torch.bmm(self.basis_CKD, self.basis_CKD.mT)
         squares = (torch.bmm(coefficients, gram) * coefficients).sum(dim=-1)

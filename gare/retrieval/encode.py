@@ -23,7 +23,7 @@ FrameChoice = Literal["all", "middle"]
 
 @dataclass(frozen=True)
 class Texts:
-    """text [N, D], words [N, W, D] and mask [N, W]."""
+    """text [N, D], words [N, W, D] and mask [N, W]; W is 0 where model.context is frames."""
 
     text: Tensor
     words: Tensor
@@ -42,12 +42,14 @@ class Videos:
 def encode_texts(
     model: GareModel, tokenizer: Tokenizer, texts: Sequence[str], words: int, batch: int, ranks: Ranks = ALONE
 ) -> Texts:
-    """Encode texts, each rank its part, all ranks getting the whole."""
+    """Encode texts, each rank its part, all ranks getting the whole; no words are kept that no score reads."""
+    kept = words if model.config.context == "words" else 0
     device = model.clip.logit_scale.device
 
     def block(start: int, stop: int) -> tuple[Tensor, ...]:
         ids, mask = (x.to(device) for x in tokenizer(texts[start:stop], words))
-        return (*model.encode_texts(ids, mask), mask)
+        text, word_vectors = model.encode_texts(ids, mask)
+        return text, word_vectors[:, :kept].clone(), mask[:, :kept]
 
     return Texts(*_in_parts(len(texts), batch, block, ranks))
 

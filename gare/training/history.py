@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gare.common.files import write_text
+
 OnRow = Callable[[dict[str, Any]], None]
 """Called on rank 0 with every entry as it is recorded."""
 
@@ -16,9 +18,11 @@ class History:
 
     def __init__(self, path: Path, step: int, on_row: OnRow | None = None) -> None:
         self._path, self._on_row = path, on_row
-        rows = _entries(path) if path.is_file() else []
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step), encoding="utf-8")
-        self._fresh: list[dict[str, Any]] = []
+        rows = read_history(path)
+        kept = [row for row in rows if row["step"] <= step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        # A run killed between recording an epoch and reporting it would never report it.
+        self._fresh: list[dict[str, Any]] = last_epoch(kept)
 
     def add(self, step: int, total: int, seconds: float, values: dict[str, Any]) -> None:
         """Append one entry."""
@@ -33,6 +37,17 @@ class History:
         """The entries added since the last call."""
         fresh, self._fresh = self._fresh, []
         return fresh
+
+
+def last_epoch(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries since the last epoch but one ended."""
+    ends = [number for number, row in enumerate(rows) if "epoch" in row]
+    return rows[ends[-2] + 1 if len(ends) > 1 else 0 :]
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Every whole entry of a history file; none where there is no file."""
+    return _entries(path) if path.is_file() else []
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

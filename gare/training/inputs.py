@@ -47,6 +47,8 @@ def open_data(config: Config) -> TrainingData:
     shards = open_shards(config)
     check_recipe(config, shards)
     split, dev = shards.split(config.data.train_split), shards.split(config.data.dev_split)
+    if not any(video.captions for video in dev.videos):
+        raise InputError(f"The split {dev.name!r} of {shards.folder} has no captions to choose the checkpoint by.")
     captions = [len(video.captions) for video in split.videos]
     per_epoch = steps_per_epoch(captions, config.train.global_batch, config.data.captions)
     if per_epoch == 0:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from gare.common.console import warn
 from gare.config import Config
 from gare.data.batches import check_fit, make_batch
 from gare.data.shards import ShardSet
@@ -80,6 +81,8 @@ def _build(config: Config, shards: ShardSet) -> tuple[GareModel, Tokenizer, Opti
     torch.manual_seed(config.train.seed)
     model = GareModel.from_clip(clip_source(config), config.model)
     tokenizer = check_fit(model, shards, config)
+    if not model.temporal_from_text:
+        warn("The CLIP text tower does not fit the temporal transformer; its blocks start at random.")
     freeze(model, config.train)
     model.to(device)
     return model, tokenizer, make_optimiser(model, config.train)

@@ -17,12 +17,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from gare.common.errors import GareError, RunError
 from gare.common.files import write_json
-from gare.config import Config
-from gare.config.tree import build
+from gare.config import Config, RuntimeConfig
+from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.tracking import RunHandle, log_report
 from gare.training.inputs import open_shards
 from gare.training.loop import train
+from gare.training.placement import groups_that_fit, uses_gpu
 from gare.training.progress import follow, training_view
 from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, run_directory, summary
 
@@ -55,14 +56,20 @@ def fit(
     if state.finished:
         return summary(config, state, already=True)
     resumed_from = state.epoch or None
+    nodes = cluster_nodes()
+    groups_that_fit(config.runtime, nodes, "This run")
+    use_gpu = uses_gpu(config.runtime, nodes)
     failure = folder / FAILURE_FILE
     failure.unlink(missing_ok=True)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config.model_dump(mode="json")},
-        scaling_config=_scaling(config),
+        # Ray hides no GPU from a worker that has none, so auto must be decided here, once for all.
+        train_loop_config={
+            "config": with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu"}).model_dump(mode="json")
+        },
+        scaling_config=_scaling(config.runtime, use_gpu=use_gpu),
         # Both: tensors stay on their device, and what ranks say to each other in words goes over gloo.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if _use_gpu(config) else "gloo"),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
             # A name of its own per launch: resuming is the run folder's business, never Ray's by name.
             name=f"launch-{time.time_ns()}",
@@ -113,21 +120,14 @@ def _worker(settings: dict[str, Any]) -> None:
         raise
 
 
-def _scaling(config: Config) -> ScalingConfig:
-    need = config.runtime.workers * config.runtime.cpus_per_worker
-    have = ray.cluster_resources().get("CPU", 0)
-    if need > have:
-        raise RunError(
-            f"{config.runtime.workers} workers of {config.runtime.cpus_per_worker:g} CPUs need {need:g} CPUs, but the "
-            f"cluster has {have:g}; lower runtime.workers or runtime.cpus_per_worker."
-        )
-    resources = {"CPU": config.runtime.cpus_per_worker} | ({"GPU": 1.0} if _use_gpu(config) else {})
-    return ScalingConfig(num_workers=config.runtime.workers, use_gpu=_use_gpu(config), resources_per_worker=resources)
+def cluster_nodes() -> list[dict[str, float]]:
+    """The resources of every node that is up."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _use_gpu(config: Config) -> bool:
-    gpus = float(ray.cluster_resources().get("GPU", 0))
-    return config.runtime.device == "cuda" or (config.runtime.device == "auto" and gpus >= config.runtime.workers)
+def _scaling(runtime: RuntimeConfig, *, use_gpu: bool) -> ScalingConfig:
+    resources = {"CPU": runtime.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
+    return ScalingConfig(num_workers=runtime.workers, use_gpu=use_gpu, resources_per_worker=resources)
 
 
 def _raise_failure(path: Path) -> None:

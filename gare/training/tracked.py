@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from gare.common.errors import RunError
 from gare.common.files import only_one, write_json
 from gare.config import Config
 from gare.data.shards import ShardSet
-from gare.tracking import RunHandle, Tracker
+from gare.tracking import RunHandle, Tracker, log_report
+from gare.training.history import last_epoch, read_history
 from gare.training.run import HANDLE_FILE, HISTORY_FILE, RunSummary, absolute, open_run, read_state, run_directory
 
 
@@ -39,10 +42,10 @@ def _track(config: Config, fit: Callable[[RunHandle | None], RunSummary], shards
         interrupted = isinstance(error, KeyboardInterrupt)
         tracker.finish(handle.run_id, "KILLED" if interrupted else "FAILED")
         raise
-    if not result.already_finished:
-        tracker.artifact(handle.run_id, folder / HISTORY_FILE)
-        for name, value in result.best_metrics.items():
-            tracker.metrics(handle.run_id, {f"best/{name}": value}, result.steps)
+    if result.already_finished:  # its last report may have been lost with the process that made it
+        log_report(handle, {"history": last_epoch(read_history(folder / HISTORY_FILE))})
+    tracker.artifact(handle.run_id, folder / HISTORY_FILE)
+    tracker.metrics(handle.run_id, {f"best/{name}": value for name, value in result.best_metrics.items()}, result.steps)
     tracker.finish(handle.run_id)
     return result
 
@@ -52,10 +55,12 @@ def _handle(folder: Path, tracker: Tracker, config: Config) -> RunHandle:
     path = folder / HANDLE_FILE
     state = read_state(folder)
     if path.is_file() and state is not None:
-        known = RunHandle(**json.loads(path.read_text(encoding="utf-8")))
-        if known.uri == tracker.uri:
-            tracker.resume(known.run_id)
-            return known
+        # A handle that is damaged, or a store that no longer has the run, costs the old record and not the training.
+        with suppress(ValueError, TypeError, RunError):
+            known = RunHandle(**json.loads(path.read_text(encoding="utf-8")))
+            if known.uri == tracker.uri:
+                tracker.resume(known.run_id)
+                return known
     run_id = tracker.start(config.run_name(), config=config)
     handle = RunHandle(tracker.uri, config.runtime.experiment, run_id)
     write_json(path, asdict(handle))

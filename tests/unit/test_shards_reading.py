@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from gare.common.errors import InputError
@@ -73,3 +74,17 @@ def test_a_folder_that_cannot_be_used_is_one_clear_sentence(folder, break_it, me
 def test_a_folder_that_is_not_there_is_one_clear_sentence(tmp_path):
     with pytest.raises(InputError, match="There is no folder"):
         ShardSet(tmp_path / "none")
+
+
+def test_a_flipped_offset_is_refused_before_it_is_followed(folder):
+    path = folder / SECOND
+    data = bytearray(path.read_bytes())
+    with pa.OSFile(str(path)) as source:
+        ids = pa.ipc.open_file(source).read_all()["video_id"].chunk(0)
+        offsets = ids.buffers()[1].to_pybytes()[: 4 * (len(ids) + 1)]
+    at = data.find(offsets)
+    assert at > 0
+    data[at + 4 : at + 8] = (2**31 - 7).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="is damaged"):
+        ShardSet(folder)

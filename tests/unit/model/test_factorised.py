@@ -168,3 +168,12 @@ def test_shared_dropout_belongs_to_the_context_and_not_to_the_rank(context):
     assert torch.allclose(whole.scores[2:], part.scores, atol=1e-12)
     again = factorised_scores(head, text, frames, mask, words, word_mask, PairDropout(0.5, 1, 3))
     assert not torch.allclose(whole.scores, again.scores)
+
+
+def test_increments_of_zero_have_finite_gradients():
+    case = random_case(6, texts=4, videos=4)
+    head = PairHead(8, ModelConfig()).double()
+    torch.nn.init.zeros_(head.psi.mean_proj.weight)
+    config = ObjectiveConfig.model_validate({"direction_diversity": {"weight": 0}})
+    for _, _, gradients in both(case, head, config):
+        assert all(g is None or torch.isfinite(g).all() for g in gradients)

@@ -123,3 +123,12 @@ def test_public_names_resolve_lazily():
     assert gare.load_model is load_model
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         gare.nothing  # noqa: B018
+
+
+def test_blocks_of_other_heads_are_not_copied(tmp_path):
+    from transformers import CLIPConfig, CLIPModel
+
+    make_clip(["a red circle"], tmp_path / "clip", ScratchClip(32, 16, 64, 1, 2, 16, 600))
+    config = CLIPConfig.from_pretrained(tmp_path / "clip")
+    config.text_config.num_attention_heads = 2
+    assert not GareModel(CLIPModel(config), ModelConfig(temporal_layers=1)).temporal_from_text

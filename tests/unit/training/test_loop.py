@@ -53,7 +53,9 @@ def test_a_run_stopped_after_an_epoch_goes_on_as_if_uninterrupted(toy_run):
     config = toy_run("train.epochs=3", output="parts")
     with pytest.raises(Killed):
         train(config, ALONE, kill)
-    resumed = fit(config)
+    reports = []
+    resumed = train(absolute(config), ALONE, reports.append)
+    assert [row["epoch"] for report in reports for row in report["history"] if "epoch" in row] == [1, 2, 3]
     assert resumed.resumed_from == 1
     assert losses(resumed) == losses(whole)
     a, b = (load_model(Path(s.best)).state_dict() for s in (whole, resumed))
@@ -163,3 +165,23 @@ def test_a_run_moved_with_its_relative_clip_folder_is_the_same_experiment(toy_ru
 def test_places_that_are_no_folders_are_refused(toy_run):
     with pytest.raises(ConfigError, match=r"runtime.output is s3://bucket/runs"):
         fit(toy_run("runtime.output=s3://bucket/runs"))
+
+
+def test_a_dev_split_without_captions_is_refused_before_training(toy_run, tmp_path):
+    from tests import toy
+
+    shards = toy.make_shards(tmp_path / "bare", {"train": 8, "dev": 4}, uncaptioned="dev")
+    with pytest.raises(InputError, match=r"'dev' of .* has no captions to choose the checkpoint by"):
+        fit(toy_run(f"runtime.shards={shards}"))
+
+
+def test_a_lost_store_or_a_damaged_handle_costs_the_record_and_not_the_training(toy_run):
+    from gare.training.tracked import tracked
+
+    config = toy_run("train.epochs=1", "runtime.tracking=true")
+    first = tracked(config, lambda handle: fit_local(config, tracking=handle, quiet=True))
+    handle = Path(first.directory) / "mlflow.json"
+    for damage in ("{", json.dumps(json.loads(handle.read_text()) | {"run_id": "0" * 32})):
+        handle.write_text(damage)
+        assert tracked(config, lambda handle: fit_local(config, tracking=handle, quiet=True)).already_finished
+        assert json.loads(handle.read_text())["run_id"] != "0" * 32
