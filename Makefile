@@ -45,7 +45,8 @@ typecheck: setup  ## mypy, strict
 	$(BIN)/mypy
 
 bench: setup  ## what is claimed about speed, as ratios in one run
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; \
+	  OMP_NUM_THREADS=$$($(BIN)/python -c 'import os; print(os.cpu_count())') $(BIN)/python $$script || exit 1; done
 
 clean:  ## remove what setup and demo made
 	rm -rf $(VENV) $(DEMO) build *.egg-info

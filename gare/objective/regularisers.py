@@ -7,7 +7,7 @@ returns a scalar share; the shares over all ranks sum to the term, unweighted.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -105,13 +105,36 @@ def direction_diversity(
     others = increments.videos
 
     def of_rows(unit_bVD: Tensor, _: int) -> Tensor:
-        cosines = unit_bVD @ unit_bVD.mT
         if form == "diversity":
-            return ((-alpha * (1 - cosines)).exp().mean(dim=(1, 2)) + LOG_FLOOR).log().sum()
+            closeness: Tensor = _LogMeanCloseness.apply(unit_bVD, alpha)  # type: ignore[no-untyped-call]
+            return closeness.sum()
+        cosines = unit_bVD @ unit_bVD.mT
         squares = cosines.square().sum(dim=(1, 2)) - cosines.diagonal(dim1=1, dim2=2).square().sum(dim=1)
         return (squares / max(others * (others - 1), 1)).sum()
 
     return torch.stack(list(increments.by_rows(of_rows))).sum() / anchors
+
+
+class _LogMeanCloseness(torch.autograd.Function):
+    """log(mean_jk exp(-alpha (1 - <z_j, z_k>)) + 1e-8) of unit rows [b, V, D]: [b].
+
+    By hand, because the Gram matrix is symmetric: one product in the backward pass where autograd takes two, and one
+    [b, V, V] tensor kept where it keeps several.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, unit_bVD: Tensor, alpha: float) -> Tensor:
+        closeness = torch.bmm(unit_bVD, unit_bVD.mT).sub_(1).mul_(alpha).exp_()
+        mean = closeness.mean(dim=(1, 2)) + LOG_FLOOR
+        ctx.save_for_backward(unit_bVD, closeness, mean)
+        ctx.alpha = alpha
+        return mean.log()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        unit_bVD, closeness, mean = ctx.saved_tensors
+        scale = gradients[0] * 2 * ctx.alpha / (mean * closeness.shape[1] ** 2)
+        return torch.bmm(closeness, unit_bVD).mul_(scale[:, None, None]), None
 
 
 def _safe_sqrt(x: Tensor) -> Tensor:
