@@ -50,3 +50,22 @@ def test_commands_settings_and_links_exist(path):
     assert {name for name in named if not name.endswith(FILES)} - keys == set()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (path.parent / target).exists(), target
+
+
+def test_the_library_example_of_the_readme_runs(tmp_path, monkeypatch):
+    from gare.config import Config, ModelConfig
+    from gare.model import GareModel, save_model
+    from gare.model.scratch import ScratchClip, make_clip
+
+    make_clip(["a small red circle"], tmp_path / "clip", ScratchClip(64, 32, 64, 1, 1, 32, 600))
+    folder = tmp_path / "runs/mine/checkpoints/epoch-0005"
+    folder.mkdir(parents=True)
+    settings = ModelConfig(temporal_layers=1)
+    save_model(GareModel.from_clip(tmp_path / "clip", settings), Config(model=settings), folder)
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = readme.partition("```python\n")[2].partition("```")[0]
+    names: dict = {}
+    exec(code, names)  # noqa: S102 - our own README
+    assert names["scores"].shape == (1, 3)
+    assert (names["scores"] - names["same"]).abs().max() < 1e-5
