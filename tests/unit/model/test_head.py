@@ -88,9 +88,18 @@ def test_masked_variants_equal_the_stored_transcription(fixtures_dir, side, cont
     context=st.sampled_from(["frames", "words"]),
     sign=st.sampled_from([1, -1]),
     temperature=st.floats(0.5, 20),
+    sizes=st.fixed_dictionaries(
+        {
+            "texts": st.integers(1, 4),
+            "videos": st.integers(1, 4),
+            "frames": st.integers(1, 6),
+            "words": st.integers(1, 7),
+            "dim": st.integers(2, 12),
+        }
+    ),
 )
-def test_head_equals_the_plain_equations(seed, side, context, sign, temperature):
-    text, frames, frame_mask, words, word_mask = random_case(seed)
+def test_head_equals_the_plain_equations(seed, side, context, sign, temperature, sizes):
+    text, frames, frame_mask, words, word_mask = random_case(seed, **sizes)
     torch.manual_seed(seed)
     config = ModelConfig(corrected=side, context=context, gap_sign=sign, pool_temperature=temperature)
     head = PairHead(text.shape[1], config).double()
