@@ -85,6 +85,7 @@ def test_driver_of_prepare_killed_in_the_middle(job, tmp_path):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_driver_of_prepare_killed_at_many_random_moments(job, tmp_path):
     command, whole = job
     draw = random.Random(0)
