@@ -14,8 +14,8 @@ from gare.model.tokenizer import Tokenizer
 
 SCRATCH_FILE = "scratch.json"
 
-# CLIP's own 0.01 for positions is lost beside frame vectors of unit scale, to which the temporal transformer adds
-# this table: order in time would take most of a short training to be noticed.
+# CLIP's own 0.01 for positions is small beside frame vectors of unit scale, to which the temporal transformer adds
+# this table (docs/decisions.md has what was measured).
 EMBEDDING_STD = 0.5
 
 
