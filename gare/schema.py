@@ -33,6 +33,10 @@ MANIFEST: Final = pa.schema(
 )
 """One row per video. ``start_s`` and ``end_s`` bound the clip, in seconds from the first shown frame."""
 
+TAKEN_FROM: Final = "taken_from"
+"""Attribute of a dev row that the train split would hold if there were no dev split: its value is ``train``. Rows
+without it never were training data."""
+
 SHARD: Final = pa.schema(
     [
         pa.field("video_id", pa.string(), nullable=False),

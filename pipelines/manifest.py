@@ -20,6 +20,8 @@ from gare.schema import MANIFEST, SCHEMA_VERSION, VERSION_KEY
 
 REQUIRED = ("video_id", "uri", "split", "captions")
 CHECK_ROWS = 4096
+CSV_SUFFIXES = frozenset({".csv", ".tsv"})
+TEXT_SUFFIXES = CSV_SUFFIXES | {".jsonl", ".ndjson"}
 
 
 def load_manifest(path: str | Path) -> pa.Table:
@@ -32,11 +34,11 @@ def load_manifest(path: str | Path) -> pa.Table:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no manifest {path}; gare manifest makes one.")
-    if path.suffix.lower() in {".csv", ".tsv"}:
+    if path.suffix.lower() in CSV_SUFFIXES:
         from pipelines.manifest_csv import CsvOptions, from_csv
 
         table = from_csv(path, CsvOptions(allow_uncaptioned=True, exact=True)).table
-    elif path.suffix.lower() in {".jsonl", ".ndjson"}:
+    elif path.suffix.lower() in TEXT_SUFFIXES:
         table = _read_jsonl(path)
     else:
         table = _read_parquet(path)
@@ -52,8 +54,21 @@ def located(uri: str, root: Path) -> str:
     return os.path.abspath(root / uri)  # noqa: PTH100 - symlinks stay
 
 
+def table_of(rows: list[dict[str, Any]], where: str) -> pa.Table:
+    """Make a table of the schema MANIFEST of plain rows; InputError naming ``where`` for text that is no Unicode."""
+    try:
+        return pa.Table.from_pylist(rows, schema=MANIFEST)
+    except UnicodeEncodeError as error:  # "\ud800" in JSON, or a file name in another encoding
+        raise InputError(f"{where} has text that is not valid Unicode: {error.object!r}.") from None
+
+
 def write_manifest(table: pa.Table, path: str | Path) -> None:
-    """Write a checked table as Parquet with the schema version in its metadata, atomically."""
+    """Write a checked table as Parquet with the schema version in its metadata, atomically.
+
+    Raises InputError for a file name of text, by which ``load_manifest`` would read it as text.
+    """
+    if Path(path).suffix.lower() in TEXT_SUFFIXES:
+        raise InputError(f"A manifest is written as Parquet; give another name than {path}, such as manifest.parquet.")
     table = checked(table, "the manifest")
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()}
     with atomic_file(path) as temporary:

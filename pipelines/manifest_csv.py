@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 import math
 from collections import Counter
@@ -16,10 +14,9 @@ import pyarrow as pa
 
 from gare.common.errors import InputError
 from gare.schema import MANIFEST
-from pipelines.manifest import REQUIRED, located
-
-FIELD_CHARACTERS = 16 * 2**20
-REMAINDER = "train"
+from pipelines.manifest import REQUIRED, located, table_of
+from pipelines.reading import csv_rows
+from pipelines.splits import DEV, carve, taken_from_train
 
 
 @dataclass(frozen=True)
@@ -80,43 +77,10 @@ def from_csv(path: Path, options: CsvOptions) -> FromCsv:
     ids = _video_ids([v.key for v in kept], path) if _ids_from_uris(options) else [v.key for v in kept]
     splits = _splits(ids, kept, options)
     table = [
-        {**video.values, "video_id": name, "split": split, "captions": list(video.captions)}
+        {**_values(video, split, options), "video_id": name, "split": split, "captions": list(video.captions)}
         for video, name, split in zip(kept, ids, splits, strict=True)
     ]
-    try:
-        made = pa.Table.from_pylist(table, schema=MANIFEST)
-    except UnicodeEncodeError as error:  # "\ud800" in a JSON list
-        raise InputError(f"{path} has a caption that is not valid Unicode: {error.object!r}.") from None
-    return FromCsv(made, rows, len(videos) - len(kept))
-
-
-def carve(video_ids: list[str], shares: Mapping[str, float], seed: int) -> list[str]:
-    """Draw each video's split from its id and ``seed`` alone; what the shares leave over is train.
-
-    Neither the order of the rows nor videos added later move a video to another split, so sizes are only about
-    their shares. Raises InputError for shares that are none and for a split that would be empty.
-    """
-    if not shares or any(not 0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
-        raise InputError("Each carved split needs a share between 0 and 1, and together less than 1: dev=0.1,test=0.1.")
-    if REMAINDER in shares:
-        raise InputError(f"{REMAINDER} is what the carved splits leave over; give the shares of the others only.")
-    drawn = [_draw(video_id, shares, seed) for video_id in video_ids]
-    empty = [name for name in (*shares, REMAINDER) if name not in drawn]
-    if empty:
-        raise InputError(
-            f"Of {len(video_ids)} videos none falls into {', '.join(empty)}; try another --seed, or larger shares."
-        )
-    return drawn
-
-
-def _draw(video_id: str, shares: Mapping[str, float], seed: int) -> str:
-    digest = hashlib.sha256(f"{seed}:{video_id}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    for name, share in shares.items():
-        if place < share:
-            return name
-        place -= share
-    return REMAINDER
+    return FromCsv(table_of(table, str(path)), rows, len(videos) - len(kept))
 
 
 def _source(column: str, options: CsvOptions) -> str:
@@ -128,24 +92,8 @@ def _ids_from_uris(options: CsvOptions) -> bool:
 
 
 def _rows(path: Path, options: CsvOptions) -> Iterator[tuple[int, dict[str, str]]]:
-    csv.field_size_limit(FIELD_CHARACTERS)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-            _check_header(path, list(reader.fieldnames or []), options)
-            for row in reader:
-                if None in row or None in row.values():
-                    raise InputError(f"{path} line {reader.line_num} has more or fewer cells than the header.")
-                yield reader.line_num, row
-    except FileNotFoundError:
-        raise InputError(f"There is no file {path}.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text.") from None
-    except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num} is not valid CSV: {error}.") from None
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from None
+    return csv_rows(path, lambda header: _check_header(path, header, options), delimiter)
 
 
 def _check_header(path: Path, header: list[str], options: CsvOptions) -> None:
@@ -229,6 +177,12 @@ def _splits(ids: list[str], videos: list[_Video], options: CsvOptions) -> list[s
     if options.split is not None:
         return [options.split] * len(ids)
     return [video.values["split"] for video in videos]
+
+
+def _values(video: _Video, split: str, options: CsvOptions) -> dict[str, Any]:
+    if options.carve is None or split != DEV:
+        return video.values
+    return {**video.values, "attributes": taken_from_train(video.values["attributes"])}
 
 
 def _video_ids(files: list[str], path: Path) -> list[str]:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from gare.common.errors import InputError
-from gare.model.plain_pickle import MAX_NAME, Global, Machine, Module, RefusedError, Storage
+from gare.common.plain_pickle import MAX_NAME, RefusedError
+from gare.model.tensor_pickle import Module, Storage, StorageType, TensorMachine
 
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_ENTRIES = 200_000
@@ -107,7 +108,7 @@ class _ZipReader:
             with zipfile.ZipFile(self._path) as archive:
                 self._zip = archive
                 self._root = self._check_entries()
-                value = Machine(self._storage, self._tensor).run(self._bytes_of(f"{self._root}data.pkl"))
+                value = TensorMachine(self._storage, self._tensor).run(self._bytes_of(f"{self._root}data.pkl"))
             if f"{self._root}constants.pkl" in self._entries:
                 read = Archive(dict(_flatten(value)), "TorchScript archive")
             else:
@@ -155,7 +156,7 @@ class _ZipReader:
     def _storage(self, saved: Any) -> Storage:
         """The block a persistent id names: ("storage", type, key, device, number of elements)."""
         match saved:
-            case ("storage", Global(dtype=torch.dtype() as dtype), str() as key, str(), int() as count):
+            case ("storage", StorageType(dtype=dtype), str() as key, str(), int() as count):
                 pass
             case _:
                 raise RefusedError("a tensor in it does not say where its numbers are")

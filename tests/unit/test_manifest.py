@@ -11,7 +11,8 @@ from gare.cli.manifest import manifest as manifest_group
 from gare.common.errors import InputError
 from gare.schema import MANIFEST, VERSION_KEY
 from pipelines.manifest import content_digest, load_manifest, splits_of, write_manifest
-from pipelines.manifest_csv import CsvOptions, carve, from_csv
+from pipelines.manifest_csv import CsvOptions, from_csv
+from pipelines.splits import carve
 
 
 def csv_file(tmp_path, text, name="videos.csv"):
@@ -158,6 +159,13 @@ def test_a_written_manifest_reads_back_as_it_was(tmp_path):
     assert read.to_pylist() == table.to_pylist()
     assert pq.read_schema(tmp_path / "m.parquet").metadata[VERSION_KEY] == b"1"
     assert splits_of(read) == {"train": {"videos": 1, "captions": 1}}
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.TSV", "m.jsonl"])
+def test_a_manifest_is_not_written_under_a_name_of_text(tmp_path, name):
+    with pytest.raises(InputError, match="such as manifest"):
+        write_manifest(pa.Table.from_pylist([GOOD], schema=MANIFEST), tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_csv_jsonl_and_parquet_of_the_same_rows_are_the_same_manifest(tmp_path):

@@ -1,4 +1,4 @@
-"""``gare manifest``: from captions and videos to a manifest."""
+"""``gare manifest csv``: from a CSV file of captions to a manifest."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ import click
 
 from gare.cli.command import gare_command
 from gare.common.errors import InputError
-
-
-@click.group("manifest", short_help="Make a manifest: one row per video.", context_settings={"max_content_width": 120})
-def manifest() -> None:
-    """Make a manifest: one row per video, with its file, split and captions."""
 
 
 @gare_command("csv", short_help="Make a manifest of a CSV file.")
@@ -93,6 +88,3 @@ def _shares(text: str) -> dict[str, float]:
         return {name: float(share) for name, share in _pairs("--carve", text).items()}
     except ValueError:
         raise InputError(f"--carve {text!r} needs numbers as shares, such as dev=0.1,test=0.1.") from None
-
-
-manifest.add_command(csv_command)

@@ -1,0 +1,59 @@
+"""ActivityNet Captions: YouTube videos with a sentence for each event; a video's sentences make one paragraph.
+
+The usual test split is ``val_1``. There is no other official split to choose a checkpoint on.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from gare.common.errors import InputError
+from pipelines.benchmarks.annotations import Entry, Folder, Options, Published, Split, expect
+
+FILES: Final = {
+    "train": ("train.json", "train_ids.json", Published(10009)),
+    "test": ("val_1.json", "val_ids.json", Published(4917)),
+}
+
+
+def read(folder: Folder, _options: Options) -> list[Split]:
+    """Train and test; dev is drawn from train later."""
+    return [
+        folder.split(split, (name,), published, partial(_videos, folder, name, listed))
+        for split, (name, listed, published) in FILES.items()
+    ]
+
+
+def _videos(folder: Folder, name: str, listed: str) -> list[Entry]:
+    """The videos with sentences, those of the list only where there is one."""
+    where = str(folder.path / name)
+    videos = expect(dict, folder.json(name), where, "an object of videos")
+    entries = [Entry(v, _sentences(row, f"{where}: {v!r}"), _files(v)) for v, row in videos.items()]
+    if not folder.has(listed):
+        return entries
+    wanted = _ids(folder, listed)
+    for count, holds, lacks in (
+        (len(wanted - videos.keys()), listed, name),
+        (len(videos.keys() - wanted), name, listed),
+    ):
+        if count:
+            folder.notes.append(f"{count:,} videos of {holds} are not in {lacks} and were left out.")
+    return [entry for entry in entries if entry.video_id in wanted]
+
+
+def _ids(folder: Folder, name: str) -> set[str]:
+    where, what = str(folder.path / name), "a list of ids"
+    return {expect(str, video_id, where, what) for video_id in expect(list, folder.json(name), where, what)}
+
+
+def _sentences(row: object, where: str) -> list[str]:
+    sentences = row.get("sentences") if isinstance(row, dict) else None
+    if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+        raise InputError(f"{where} has no list of sentences; is it the file as published?")
+    return sentences
+
+
+def _files(video_id: str) -> tuple[str, ...]:
+    """The files are named v_ID as published; downloads are often named by YouTube's ID alone."""
+    return (video_id, video_id.removeprefix("v_"))

@@ -1,0 +1,114 @@
+"""Finding each video's file in a folder, whatever its extension, case and subfolder."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from gare.common.errors import InputError
+
+BESIDE_VIDEOS: Final = frozenset(
+    {
+        "aac", "ass", "csv", "description", "flac", "h5", "hdf5", "info", "jpeg", "jpg", "json", "log", "m4a", "md5",
+        "mp3", "npy", "npz", "part", "pickle", "pkl", "png", "pt", "srt", "tar", "tmp", "torrent", "tsv", "txt", "vtt",
+        "wav", "webp", "xml", "yaml", "ytdl", "zip",
+    }
+)  # fmt: skip
+"""Extensions of what lies beside videos: never a video."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The file of each video that has one; all candidates of those that had several, the first being taken."""
+
+    files: dict[str, str]
+    several: dict[str, list[str]]
+    unreadable: list[str]
+
+
+def stem_of(name: str) -> str:
+    """A file's name without its last extension: ``a.b.mp4`` is ``a.b``, ``a.`` is ``a``, and ``a`` is ``a``."""
+    return name.rpartition(".")[0] or name
+
+
+def find_videos(wanted: Mapping[str, Sequence[str]], root: Path) -> Found:
+    """Find the files of videos, given by id with the names each may have, likeliest first.
+
+    A file is a video's when it has one of its names; else when it does but for the extension; else when either holds
+    but for the case. Of several such files the one nearest to ``root`` is taken, then the first by name. No file is
+    taken for two videos. Raises InputError when there is no such folder or no file in it.
+    """
+    index = _Index(root)
+    files: dict[str, str] = {}
+    several: dict[str, list[str]] = {}
+    for exact, whole in itertools.product((True, False), repeat=2):
+        taken = set(files.values())
+        for video_id, names in wanted.items():
+            if video_id in files:
+                continue
+            candidates = [path for path in index.find(names, whole=whole, exact=exact) if path not in taken]
+            if candidates:
+                files[video_id] = candidates[0]
+                taken.add(candidates[0])
+            if len({os.path.realpath(path) for path in candidates}) > 1:
+                several[video_id] = candidates
+    return Found(files, several, index.unreadable)
+
+
+class _Index:
+    """All files below a folder by name and by stem, in lower case, each list nearest first."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise InputError(f"There is no folder {root}; --videos is the folder of the video files.")
+        self.unreadable: list[str] = []
+        self._names: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._stems: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for name, path in self._walk(os.path.abspath(root)):  # noqa: PTH100 - symlinks stay
+            if name.rpartition(".")[2].lower() not in BESIDE_VIDEOS:
+                for index, key in ((self._names, name), (self._stems, stem_of(name))):
+                    index[key.lower()].append((key, path))
+        if not self._names:
+            raise InputError(f"{root} holds no video file; --videos is the folder of the video files.")
+
+    def find(self, names: Sequence[str], *, whole: bool, exact: bool) -> list[str]:
+        """The paths of files with these names, as whole names or as stems, those of the first name first."""
+        index = self._names if whole else self._stems
+        found = (path for name in names for there, path in index.get(name.lower(), ()) if not exact or there == name)
+        return list(dict.fromkeys(found))
+
+    def _walk(self, root: str) -> Iterator[tuple[str, str]]:
+        """Name and path of every file, folder by folder, the nearest first; a folder is entered once."""
+        level, seen = [root], set()
+        while level:
+            below = []
+            for folder in level:
+                try:
+                    status = os.stat(folder)  # noqa: PTH116
+                    if (status.st_dev, status.st_ino) in seen:
+                        continue
+                    seen.add((status.st_dev, status.st_ino))
+                    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+                except OSError:
+                    self.unreadable.append(folder)
+                    continue
+                for entry in entries:
+                    kind = _kind(entry)
+                    if kind == "file":
+                        yield entry.name, entry.path
+                    elif kind == "folder":
+                        below.append(entry.path)
+            level = below
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder"] | None:
+    """What an entry is, or what its symbolic link leads to; nothing for a broken link, a pipe or a device."""
+    try:
+        return "file" if entry.is_file() else "folder" if entry.is_dir() else None
+    except OSError:
+        return None
