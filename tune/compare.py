@@ -10,7 +10,7 @@ from gare.common.errors import ConfigError
 from gare.common.files import write_text
 from gare.config import Config
 from gare.config.tree import build, to_yaml, with_overrides
-from gare.retrieval.metrics import HIGHER_IS_BETTER, METRIC_NAMES
+from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER, METRIC_NAMES
 from tune.ledger import Ledger, Trial
 
 PLOT_FILE = "sensitivity.png"
@@ -127,6 +127,8 @@ def best_settings(config: Config, trial: Trial) -> Config:
 
 def check_metric(config: Config) -> None:
     """Refuse a metric no trial reports, and a mode that would pick the worst; ConfigError."""
+    if config.protocol.dev == "none":
+        raise ConfigError("protocol.dev is none, but a sweep compares its trials on dev; set protocol.dev: held_out.")
     metric, mode = config.sweep.metric, config.sweep.mode
     name = metric.removeprefix(DEV)
     if not metric.startswith(DEV) or name not in METRIC_NAMES:

@@ -27,6 +27,7 @@ FORMS = "{choice: [...]}, {grid: [...]}, {uniform: [a, b]}, {loguniform: [a, b]}
 FIXED = {
     "runtime": "changes where a run happens, not what it computes",
     "sweep": "describes the sweep itself",
+    "protocol": "decides what trials are compared on",
     "prepare": "is settled when the shards are made, and all trials read the same shards",
 }
 SIGNIFICANT_DIGITS = 4

@@ -11,14 +11,16 @@ import click
 
 from gare import __version__
 from gare.cli.command import call
+from gare.cli.compare_runs import compare_runs
 from gare.cli.config import config
 from gare.cli.corpus import corpus
 from gare.cli.demo import demo
 from gare.cli.diagnose import diagnose
+from gare.cli.evaluate import evaluate, zero_shot
 from gare.cli.import_checkpoint import import_checkpoint
 from gare.cli.manifest import manifest
 from gare.cli.prepare import prepare
-from gare.cli.retrieve import evaluate, index, search
+from gare.cli.search import index, search
 from gare.cli.sweep import compare, sweep
 from gare.cli.train import make_clip, train
 
@@ -30,6 +32,8 @@ COMMANDS: tuple[click.Command, ...] = (
     make_clip,
     train,
     evaluate,
+    zero_shot,
+    compare_runs,
     index,
     search,
     import_checkpoint,

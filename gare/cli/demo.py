@@ -42,7 +42,7 @@ def stages(out: Path, videos: int) -> Iterator[Stage]:
     yield Stage("make-clip", "Make a small CLIP from scratch, its tokenizer trained on the captions.",
                 ("make-clip", manifest, "--out", f"{out}/clip", "--image-size", "64"))
     yield Stage("train", "Train GARE on the shards, with Ray Train.", ("train", config))
-    yield Stage("evaluate", "Measure retrieval on the test split; draw some queries with their top videos.",
+    yield Stage("evaluate", "Measure retrieval on the test split; write a report page and a picture of some queries.",
                 ("evaluate", run, *test, "--sheet", f"{out}/contact-sheet.png"))
     yield Stage("evaluate-middle", "The same checkpoint when each frame of a clip is its middle one: no motion to see.",
                 ("evaluate", run, *test, "--frames", "middle"))
@@ -92,6 +92,7 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
     say = f"\nMLflow page, experiment {config.runtime.experiment}: mlflow ui --backend-store-uri sqlite:///{database}"
     output().print(say, soft_wrap=True)
     note("seconds per stage: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
+    output().print(f"Report of the test split, to look at: {results['evaluate']['report']}", soft_wrap=True)
     output().print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
     return {"out": str(out), "seconds": seconds, "results": results}
 
@@ -129,7 +130,7 @@ def _a_test_caption(manifest: str) -> str:
 
 
 def _say_retrieval(out: Path, results: dict[str, Any]) -> None:
-    from gare.cli.retrieve import print_metrics
+    from gare.cli.evaluation import print_metrics
 
     output().print("")
     print_metrics("Test split, all frames", results["evaluate"])
@@ -137,4 +138,4 @@ def _say_retrieval(out: Path, results: dict[str, Any]) -> None:
     whole, middle = results["evaluate"]["t2v/R@1"], results["evaluate-middle"]["t2v/R@1"]
     lower = f"{whole - middle:.1f} points lower"
     output().print(f"Text-to-video R@1: {whole:.1f} %, and {middle:.1f} % where no frame shows motion ({lower}).")
-    output().print(f"Contact sheet: {out}/contact-sheet.png")
+    output().print(f"Contact sheet: {out}/contact-sheet.png", soft_wrap=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from gare.cli.checkpoint import CHECKPOINT, SHARDS, open_checkpoint
 from gare.cli.command import config_options, gare_command
-from gare.cli.retrieve import CHECKPOINT, SHARDS, open_checkpoint
 from gare.common.console import note, print_table
 
 

@@ -59,24 +59,44 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--shards", type=click.Path(path_type=Path), help="Folder of gare prepare (runtime.shards).")
 @click.option("--local", is_flag=True, help="Run in this process, without Ray; the losses are the same.")
+@click.option("--dry-run", is_flag=True, help="Say what the run would be, and what would be refused; start nothing.")
+@click.option("--manifest", type=click.Path(path_type=Path), help="Count videos here in place of shards (--dry-run).")
 @config_options
-def train(config_file: Path, shards: Path | None, local: bool, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Train the experiment in CONFIG on shards, evaluating on the dev split each epoch.
+def train(
+    config_file: Path,
+    shards: Path | None,
+    local: bool,
+    dry_run: bool,
+    manifest: Path | None,
+    overrides: tuple[str, ...],
+) -> dict[str, Any]:
+    """Train the experiment in CONFIG on shards, evaluating on the dev split each epoch (protocol.dev).
 
     The run's folder (runtime.output / its name) holds the resolved settings, the history and the best and
     last checkpoints. The same command goes on with a run that was interrupted.
+
+    With --dry-run nothing is decoded, loaded or written: settings, splits, steps, parameter groups, a worker's memory
+    and the shards' size are said as far as they can be known, from the shards or from a manifest alone.
 
     \b
     Examples:
       gare train configs/demo.yaml --shards shards
       gare train configs/msrvtt.yaml --shards shards --set runtime.workers=8
       gare train configs/demo.yaml --shards shards --local --set train.epochs=1
+      gare train configs/msrvtt.yaml --dry-run --manifest manifest.parquet
     """
+    from gare.common.errors import InputError
     from gare.config.tree import load_config
 
     if shards is not None:
         overrides = (*overrides, f"runtime.shards={shards}")
     config = load_config(config_file, overrides)
+    if dry_run:
+        from gare.cli.dry_run import dry_run as plan
+
+        return plan(config, manifest, local=local)
+    if manifest is not None:
+        raise InputError("--manifest goes with --dry-run; training reads the shards that gare prepare makes of it.")
     from gare.training.tracked import tracked
 
     if local:
@@ -102,8 +122,11 @@ def _show(summary: RunSummary) -> None:
         note(f"The run {summary.name} is finished; nothing was done.")
     elif summary.resumed_from:
         note(f"The run went on after epoch {summary.resumed_from}.")
+    if not summary.best_metrics:
+        note(f"Last epoch's checkpoint: {summary.best} (protocol.dev is none, so nothing was evaluated)")
+        return
     print_table(
-        f"Best checkpoint on dev: {summary.best}",
+        f"Best checkpoint, by {summary.selected_by}: {summary.best}",
         ["metric", "value"],
         [[name.removeprefix("dev/"), float(value)] for name, value in summary.best_metrics.items()],
     )

@@ -16,6 +16,7 @@ from gare.config.data import DataConfig
 from gare.config.model import ModelConfig
 from gare.config.objective import ObjectiveConfig
 from gare.config.prepare import PrepareConfig
+from gare.config.protocol import ProtocolConfig
 from gare.config.runtime import RuntimeConfig
 from gare.config.sweep import SweepConfig
 from gare.config.train import TrainConfig
@@ -31,6 +32,7 @@ class Config(Section):
     data: DataConfig = section(DataConfig, "batches from shards")
     prepare: PrepareConfig = section(PrepareConfig, "the decode recipe")
     train: TrainConfig = section(TrainConfig, "the optimisation")
+    protocol: ProtocolConfig = section(ProtocolConfig, "what chooses the checkpoint")
     sweep: SweepConfig = section(SweepConfig, "a sweep around this experiment")
     runtime: RuntimeConfig = section(RuntimeConfig, "places, workers, devices, logging")
 
@@ -76,6 +78,7 @@ __all__ = [
     "ModelConfig",
     "ObjectiveConfig",
     "PrepareConfig",
+    "ProtocolConfig",
     "RuntimeConfig",
     "SweepConfig",
     "TrainConfig",

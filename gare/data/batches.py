@@ -16,6 +16,8 @@ from gare.data.shards import ShardSet, Split
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 
+NO_TOKENIZER = "The model has no tokenizer, so captions cannot be read; save one beside its CLIP weights."
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -54,14 +56,19 @@ def check_fit(model: GareModel, shards: ShardSet, config: Config) -> Tokenizer:
 
     Raises ConfigError or InputError with what does not fit and what to change.
     """
-    if shards.image_size != model.image_size:
+    check_sizes(model, shards.image_size, f"The shards in {shards.folder} hold", config)
+    if model.tokenizer is None:
+        raise InputError(NO_TOKENIZER)
+    return model.tokenizer
+
+
+def check_sizes(model: GareModel, side: int, holder: str, config: Config) -> None:
+    """ConfigError where frames of ``side`` pixels, which ``holder`` names, or ``data.words`` do not fit the model."""
+    if side != model.image_size:
         raise ConfigError(
-            f"The shards in {shards.folder} hold {shards.image_size}-pixel frames, but the CLIP model takes "
-            f"{model.image_size}; prepare again with --set prepare.crop={model.image_size}."
+            f"{holder} {side}-pixel frames, but the CLIP model takes {model.image_size}; prepare with "
+            f"--set prepare.crop={model.image_size}."
         )
     positions = int(model.clip.config.text_config.max_position_embeddings)
     if config.data.words > positions:
         raise ConfigError(f"data.words is {config.data.words}, but the CLIP model has {positions} text positions.")
-    if model.tokenizer is None:
-        raise InputError("The model has no tokenizer, so captions cannot be read; save one beside its CLIP weights.")
-    return model.tokenizer

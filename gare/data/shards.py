@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from numpy.typing import NDArray
 
 from gare.common.errors import InputError
 from gare.schema import DATASET_FILE, RECIPE_KEY, SCHEMA_VERSION, SHARD, SHARD_FOLDER, VERSION_KEY
+
+Belongs = Callable[[str, dict[str, str]], bool]
+"""Whether a row with this split and these attributes belongs."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,9 @@ class VideoInfo:
 
 
 class Split:
-    """The rows of one split, in manifest order, with frames read on demand from memory-mapped files."""
+    """Rows that belong together, in manifest order, with frames read on demand from memory-mapped files."""
 
-    def __init__(self, folder: Path, name: str, tables: list[pa.Table]) -> None:
+    def __init__(self, folder: Path, name: str, tables: list[pa.Table], belongs: Belongs) -> None:
         self.folder, self.name = folder, name
         self._tables = tables
         self._where: list[tuple[int, int]] = []
@@ -37,13 +42,10 @@ class Split:
         for number, table in enumerate(tables):
             light = table.select(["video_id", "uri", "split", "captions", "attributes"]).to_pylist()
             for row, values in enumerate(light):
-                if values["split"] == name:
+                attributes = dict(values["attributes"] or [])
+                if belongs(values["split"], attributes):
                     self._where.append((number, row))
-                    self.videos.append(
-                        VideoInfo(
-                            values["video_id"], values["uri"], values["captions"], dict(values["attributes"] or [])
-                        )
-                    )
+                    self.videos.append(VideoInfo(values["video_id"], values["uri"], values["captions"], attributes))
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -100,12 +102,22 @@ class ShardSet:
         """Side of the square stored frames, in pixels."""
         return int(self.manifest["recipe"]["crop"])
 
-    def split(self, name: str) -> Split:
-        """One split; InputError when it is not there."""
+    def split(self, name: str, belongs: Belongs | None = None) -> Split:
+        """The rows of a split, or under its name those that ``belongs`` picks; InputError when it is not there."""
         if name not in self.splits:
             there = ", ".join(sorted(self.splits)) or "none"
             raise InputError(f"{self.folder} has no split {name!r}; its splits are: {there}.")
-        return Split(self.folder, name, self._tables)
+        return Split(self.folder, name, self._tables, belongs or (lambda split, _: split == name))
+
+    def rows(self) -> list[tuple[str, int, dict[str, str]]]:
+        """Split, number of captions and attributes of every video, in manifest order."""
+        light = [table.select(["split", "captions", "attributes"]).to_pylist() for table in self._tables]
+        return [(r["split"], len(r["captions"]), dict(r["attributes"] or [])) for rows in light for r in rows]
+
+    def repeated(self) -> list[str]:
+        """The ids of videos that are there more than once, which would be in two splits or twice in one."""
+        ids = Counter(video_id for table in self._tables for video_id in table["video_id"].to_pylist())
+        return [video_id for video_id, count in ids.items() if count > 1]
 
     def _open(self, entry: dict[str, Any]) -> pa.Table:
         path = self.folder / SHARD_FOLDER / entry["file"]

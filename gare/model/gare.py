@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from gare.model.tokenizer import Tokenizer
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
+CLIP_ADVICE = "Give a folder saved by transformers or a hub id this machine can reach."
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
@@ -135,23 +138,16 @@ def _load_clip(source: str) -> Any:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    loggers = {name: logging.getLogger(name) for name in ("transformers", "huggingface_hub")}
-    levels = {name: logger.level for name, logger in loggers.items()}
-    advice = "Set model.clip to a folder saved by transformers or to a hub id this machine can reach."
     try:
-        for logger in loggers.values():
-            logger.setLevel(logging.ERROR)  # what is wrong is said below, in one sentence
-        clip, report = CLIPModel.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        with quiet_hub():
+            clip, report = CLIPModel.from_pretrained(
+                source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            )
     except pickle.UnpicklingError as error:
         raise InputError(f"The weights in {source} are a pickle that holds more than tensors: refused.") from error
     except Exception as error:  # whatever a damaged file makes of transformers
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"Cannot load a CLIP model from {source}: {first}. {advice}") from error
-    finally:
-        for name, logger in loggers.items():
-            logger.setLevel(levels[name])
+        raise InputError(f"Cannot load a CLIP model from {source}: {first}. {CLIP_ADVICE}") from error
     unfit = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
     if unfit:
         raise InputError(
@@ -159,6 +155,20 @@ def _load_clip(source: str) -> Any:
             f"size ({unfit[0]}, ...)."
         )
     return clip
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Keep the remarks of transformers and the hub away: what is wrong is said by an error, in one sentence."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _end_id(text_config: Any) -> int:

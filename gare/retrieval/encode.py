@@ -51,25 +51,39 @@ def encode_texts(
         text, word_vectors = model.encode_texts(ids, mask)
         return text, word_vectors[:, :kept].clone(), mask[:, :kept]
 
-    return Texts(*_in_parts(len(texts), batch, block, ranks))
+    return Texts(*in_parts(len(texts), batch, block, ranks))
 
 
 @torch.no_grad()
 def encode_videos(
-    model: GareModel, split: Split, frames: int, batch: int, ranks: Ranks = ALONE, choice: FrameChoice = "all"
+    model: GareModel,
+    split: Split,
+    frames: int,
+    batch: int,
+    ranks: Ranks = ALONE,
+    choice: FrameChoice = "all",
+    *,
+    videos: Sequence[int] | None = None,
 ) -> Videos:
-    """Encode every video of a split, each rank its part, all ranks getting the whole."""
+    """Encode every video of a split, or the numbered ones; each rank its part, all ranks getting the whole."""
     device = model.clip.logit_scale.device
+    numbers = range(len(split)) if videos is None else videos
 
     def block(start: int, stop: int) -> tuple[Tensor, ...]:
-        clips, mask = load_frames(split, range(start, stop), frames)
-        if choice == "middle":
-            middle = mask.sum(dim=1) // 2
-            clips = clips[torch.arange(len(clips)), middle][:, None].expand_as(clips)
+        clips, mask = load_clips(split, numbers[start:stop], frames, choice)
         mask = mask.to(device)
         return model.encode_frames(model.normalise(clips.to(device)), mask), mask
 
-    return Videos(*_in_parts(len(split), batch, block, ranks))
+    return Videos(*in_parts(len(numbers), batch, block, ranks))
+
+
+def load_clips(split: Split, videos: Sequence[int], frames: int, choice: FrameChoice) -> tuple[Tensor, Tensor]:
+    """Frames [V, F, 3, H, W] (uint8) and mask [V, F] of some videos as they are to be evaluated."""
+    clips, mask = load_frames(split, videos, frames)
+    if choice == "middle":
+        middle = mask.sum(dim=1) // 2
+        clips = clips[torch.arange(len(clips)), middle][:, None].expand_as(clips)
+    return clips, mask
 
 
 @torch.no_grad()
@@ -87,11 +101,11 @@ def score_pairs(model: GareModel, texts: Texts, videos: Videos, rows: int, ranks
         return (score_all(head, *given),)
 
     batch = max(1, len(texts.text)) if factorises(head.config) else rows
-    return _in_parts(len(texts.text), batch, block, ranks)[0]
+    return in_parts(len(texts.text), batch, block, ranks)[0]
 
 
-def _in_parts(
-    count: int, batch: int, block: Callable[[int, int], tuple[Tensor, ...]], ranks: Ranks
+def in_parts(
+    count: int, batch: int, block: Callable[[int, int], tuple[Tensor, ...]], ranks: Ranks = ALONE
 ) -> tuple[Tensor, ...]:
     """Compute rows [0, count) in blocks, each rank an equal part; gather and cut the padding."""
     per_rank = -(-count // ranks.size)

@@ -8,8 +8,7 @@ import numpy as np
 
 from gare.common.files import atomic_file
 from gare.data.shards import Split
-from gare.retrieval.evaluate import Evaluation
-from gare.retrieval.metrics import text_to_video_ranks
+from gare.retrieval.evaluation.evaluate import Evaluation
 
 SHOWN_FRAMES = 4
 RIGHT, WRONG = "#1a9850", "#bbbbbb"
@@ -29,14 +28,14 @@ def contact_sheet(evaluation: Evaluation, split: Split, path: Path, *, queries: 
 
     rows = choose_queries(evaluation, queries)
     top = min(top, len(split))
-    ranks = text_to_video_ranks(evaluation.scores, evaluation.owner)
+    ranks = evaluation.rankings["t2v"].ranks
     figure = Figure(figsize=(3.1 * top, 1.45 * len(rows) + 0.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{split.name}: queries and their top {top} videos (green: the described one)", fontsize=11)
     grid = figure.subfigures(len(rows), 1, squeeze=False)
     for row, query in enumerate(rows):
         part = grid[row, 0]
-        part.suptitle(f"“{evaluation.texts[query]}” - rank {ranks[query]}", fontsize=9, x=0.01, ha="left")
+        part.suptitle(f"“{evaluation.texts[query]}” - rank {ranks[query]:g}", fontsize=9, x=0.01, ha="left")
         best = np.argsort(-evaluation.scores[query], kind="stable")[:top]
         for axis, video in zip(part.subplots(1, top, squeeze=False)[0], best, strict=True):
             clip = split.frames(int(video), SHOWN_FRAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,20 +10,23 @@ import torch
 from gare.common.errors import ConfigError, InputError
 from gare.config import Config
 from gare.data.order import Sample, epoch_batches, steps_per_epoch
+from gare.data.protocol import training_split
 from gare.data.shards import ShardSet, Split
-from gare.retrieval.metrics import HIGHER_IS_BETTER
+from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER
 
 LAYOUT = ("unit_videos", "shard_bytes", "limits")
 """Keys of ``prepare`` that decide how shards are cut and what is refused, not what a stored frame looks like."""
 
+TEMPORAL_AT_RANDOM = "The CLIP text tower does not fit the temporal transformer; its blocks start at random."
+
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The splits of a run and how many steps they make."""
+    """The videos of a run and how many steps they make. ``dev`` is None where nothing chooses the checkpoint."""
 
     shards: ShardSet
     train: Split
-    dev: Split
+    dev: Split | None
     captions: list[int]
     steps: int
 
@@ -39,24 +43,45 @@ class TrainingData:
 
 def open_data(config: Config) -> TrainingData:
     """Open the splits of the settings, and refuse what cannot be trained on."""
+    check_select_by(config)
+    shards = open_shards(config)
+    check_recipe(config, shards)
+    repeated = shards.repeated()
+    if repeated:
+        raise InputError(f"{shards.folder} holds the video {repeated[0]!r} more than once; run gare prepare again.")
+    split = training_split(shards, config)
+    dev = shards.split(config.data.dev_split) if config.protocol.dev == "held_out" else None
+    if dev is not None:
+        check_dev(dev.name, sum(len(video.captions) for video in dev.videos), str(shards.folder))
+    captions = [len(video.captions) for video in split.videos]
+    per_epoch = check_steps(config, captions, str(shards.folder))
+    return TrainingData(shards, split, dev, captions, per_epoch * config.train.epochs)
+
+
+def check_select_by(config: Config) -> None:
+    """Refuse a metric that cannot choose a checkpoint."""
     if config.train.select_by not in HIGHER_IS_BETTER:
         known = ", ".join(HIGHER_IS_BETTER)
         raise ConfigError(
             f"train.select_by is {config.train.select_by!r}, which cannot choose a checkpoint; there are {known}."
         )
-    shards = open_shards(config)
-    check_recipe(config, shards)
-    split, dev = shards.split(config.data.train_split), shards.split(config.data.dev_split)
-    if not any(video.captions for video in dev.videos):
-        raise InputError(f"The split {dev.name!r} of {shards.folder} has no captions to choose the checkpoint by.")
-    captions = [len(video.captions) for video in split.videos]
+
+
+def check_dev(split: str, captions: int, where: str) -> None:
+    """Refuse a dev split without captions."""
+    if not captions:
+        raise InputError(f"The split {split!r} of {where} has no captions to choose the checkpoint by.")
+
+
+def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
+    """Steps of an epoch over videos with these caption counts; InputError when they make no batch."""
     per_epoch = steps_per_epoch(captions, config.train.global_batch, config.data.captions)
     if per_epoch == 0:
         raise InputError(
-            f"The split {split.name!r} of {shards.folder} has {sum(captions)} captions over {len(captions)} videos, "
-            f"less than one batch of train.global_batch = {config.train.global_batch}."
+            f"The split {config.data.train_split!r} of {where} has {sum(captions)} captions over {len(captions)} "
+            f"videos, less than one batch of train.global_batch = {config.train.global_batch}."
         )
-    return TrainingData(shards, split, dev, captions, per_epoch * config.train.epochs)
+    return per_epoch
 
 
 def open_shards(config: Config) -> ShardSet:

@@ -19,9 +19,9 @@ from gare.data.shards import ShardSet
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import Ranks
-from gare.retrieval.evaluate import evaluate
+from gare.retrieval.evaluation.evaluate import evaluate
 from gare.training.history import History, OnRow
-from gare.training.inputs import choose_device, open_data
+from gare.training.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device, open_data
 from gare.training.optimiser import freeze, learning_rate_factor, make_optimiser, set_learning_rates
 from gare.training.run import (
     HISTORY_FILE,
@@ -66,7 +66,7 @@ def train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None = N
                 seconds = time.monotonic() - clock
                 history.add(state.step, data.steps, seconds, {f"train/{k}": v for k, v in values.items()})
         state.epoch += 1
-        metrics = {f"dev/{k}": v for k, v in evaluate(model, tokenizer, data.dev, config, ranks=ranks).metrics.items()}
+        metrics = _on_dev(model, tokenizer, data, config, ranks)
         state.seconds = time.monotonic() - clock
         if history:
             history.add(state.step, data.steps, state.seconds, {"epoch": state.epoch, **metrics})
@@ -82,10 +82,20 @@ def _build(config: Config, shards: ShardSet) -> tuple[GareModel, Tokenizer, Opti
     model = GareModel.from_clip(clip_source(config), config.model)
     tokenizer = check_fit(model, shards, config)
     if not model.temporal_from_text:
-        warn("The CLIP text tower does not fit the temporal transformer; its blocks start at random.")
+        warn(TEMPORAL_AT_RANDOM)
     freeze(model, config.train)
     model.to(device)
     return model, tokenizer, make_optimiser(model, config.train)
+
+
+def _on_dev(
+    model: GareModel, tokenizer: Tokenizer, data: TrainingData, config: Config, ranks: Ranks
+) -> dict[str, float]:
+    """The dev split's metrics, none where no dev split is held out."""
+    if data.dev is None:
+        return {}
+    metrics = evaluate(model, tokenizer, data.dev, config, ranks=ranks).metrics
+    return {f"dev/{name}": value for name, value in metrics.items()}
 
 
 def _record(
@@ -94,7 +104,7 @@ def _record(
     """Save the epoch's checkpoint, then the state that points to it, then drop what neither best nor last."""
     key = f"dev/{config.train.select_by}"
     state.last = save_checkpoint(folder, model, optimiser, config, state, metrics)
-    if state.best is None or metrics[key] > state.best_metrics[key]:
+    if state.best is None or not metrics or metrics[key] > state.best_metrics[key]:
         state.best, state.best_metrics = state.last, metrics
     state.finished = state.epoch == config.train.epochs
     write_state(folder, state)

@@ -59,9 +59,8 @@ def _tail(path: Path, position: int, on_row: Callable[[dict[str, Any]], None], s
 def _show(shown: Meter, row: dict[str, Any]) -> None:
     shown.total = row["total"]
     if "epoch" in row:
-        text = "  ".join(
-            f"{k.removeprefix('dev/')} {row[k]:.1f}" for k in ("dev/t2v/R@1", "dev/t2v/R@5", "dev/v2t/R@1")
-        )
-        note(f"epoch {row['epoch']}: dev {text}  ({row['seconds']:.0f} s)")
+        shown_metrics = [name for name in ("dev/t2v/R@1", "dev/t2v/R@5", "dev/v2t/R@1") if name in row]
+        text = "  ".join(f"{name.removeprefix('dev/')} {row[name]:.1f}" for name in shown_metrics)
+        note(f"epoch {row['epoch']}: {f'dev {text}' if text else 'no dev split'}  ({row['seconds']:.0f} s)")
     else:
         shown.update(row["step"], f"loss {row['train/loss']:.3f}")

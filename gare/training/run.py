@@ -22,7 +22,11 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run came to. ``best_metrics`` has keys like ``dev/t2v/R@1``; ``seconds`` is training's wall time."""
+    """What a run came to. ``seconds`` is training's wall time.
+
+    ``best`` is the checkpoint that was ``selected_by`` dev, or the last one; ``best_metrics`` has keys like
+    ``dev/t2v/R@1`` and is empty for the last one.
+    """
 
     name: str
     directory: str
@@ -33,14 +37,16 @@ class RunSummary:
     seconds: float
     resumed_from: int | None = None
     already_finished: bool = False
+    selected_by: str = ""
 
 
 @dataclass
 class RunState:
-    """The run's own record, ``run.json``: how far it is and which checkpoints count."""
+    """The run's own record, ``run.json``: how far it is, which checkpoints count, and what chooses the best one."""
 
     config_digest: str
     dataset_digest: str
+    selected_by: str = ""
     version: str = __version__
     epoch: int = 0
     step: int = 0
@@ -75,6 +81,13 @@ def clip_source(config: Config) -> str:
     return str(folder) if folder.is_dir() else config.model.clip
 
 
+def selected_by(config: Config) -> str:
+    """What makes a checkpoint the run's best one: a metric on the dev split, or being the last."""
+    if config.protocol.dev == "none":
+        return "last epoch"
+    return f"{config.data.dev_split} {config.train.select_by}"
+
+
 def run_directory(config: Config) -> Path:
     """The folder of this run: ``runtime.output`` / its name."""
     return Path(config.runtime.output) / config.run_name()
@@ -93,9 +106,15 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
         make_folder(folder)
         (folder / HANDLE_FILE).unlink(missing_ok=True)
         write_text(folder / CONFIG_FILE, to_yaml(config))
-        state = RunState(config.digest(), dataset_digest)
+        state = RunState(config.digest(), dataset_digest, selected_by(config))
         write_state(folder, state)
         return state
+    refuse_other(config, folder, state, dataset_digest)
+    return state
+
+
+def refuse_other(config: Config, folder: Path, state: RunState, dataset_digest: str | None) -> None:
+    """ConfigError when a run's folder holds another experiment or other data; None where the data is not known."""
     if state.config_digest != config.digest():
         changes = diff(load_config(folder / CONFIG_FILE), config)
         keys = [key for key in changes if not key.startswith(("runtime.", "sweep."))]
@@ -103,12 +122,11 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
             f"The run {folder} holds another experiment ({', '.join(keys[:5]) or RUN_FILE} differ); "
             "choose another runtime.name."
         )
-    if state.dataset_digest != dataset_digest:
+    if dataset_digest is not None and state.dataset_digest != dataset_digest:
         raise ConfigError(
             f"The run {folder} was trained on other shards (dataset {state.dataset_digest}, not {dataset_digest}); "
             "choose another runtime.name."
         )
-    return state
 
 
 def read_state(folder: Path) -> RunState | None:
@@ -143,6 +161,7 @@ def summary(config: Config, state: RunState, *, resumed_from: int | None = None,
         seconds=state.seconds,
         resumed_from=resumed_from,
         already_finished=already,
+        selected_by=state.selected_by,
     )
 
 

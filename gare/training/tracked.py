@@ -45,6 +45,7 @@ def _track(config: Config, fit: Callable[[RunHandle | None], RunSummary], shards
     if result.already_finished:  # its last report may have been lost with the process that made it
         log_report(handle, {"history": last_epoch(read_history(folder / HISTORY_FILE))})
     tracker.artifact(handle.run_id, folder / HISTORY_FILE)
+    tracker.tag(handle.run_id, {"gare.selected_by": result.selected_by})
     tracker.metrics(handle.run_id, {f"best/{name}": value for name, value in result.best_metrics.items()}, result.steps)
     tracker.finish(handle.run_id)
     return result

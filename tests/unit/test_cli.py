@@ -151,6 +151,16 @@ MISTAKES = [
     ("evaluate {p}/runs/toy --shards {s} --split none", 3, "its splits are: dev, test, train"),
     ("evaluate {p}/runs/toy --shards {s} --out {p}/empty", 3, "Cannot write"),
     ("evaluate {p}/runs/toy --shards {s} --sheet {p}/folder", 3, "it is a folder"),
+    ("evaluate {p}/runs/toy --shards {s} --split train --query-bank 4", 3, "the split that is evaluated"),
+    ("evaluate {p}/runs/toy --shards {s} --ties best", 2, "'best' is not one of"),
+    ("evaluate {p}/runs/toy --shards {s} --resamples -1", 2, "'--resamples'"),
+    ("evaluate {p}/runs/toy --shards {s} --set model.increment=none", 2, "is part of what was trained"),
+    ("zero-shot {p}/none --shards {s} --out {p}/new", 3, "Cannot load a CLIP model"),
+    ("zero-shot {c} --shards {p}/none --out {p}/new", 3, "There is no folder"),
+    ("zero-shot {c} --shards {s} --split none --out {p}/new", 3, "its splits are: dev, test, train"),
+    ("zero-shot {c} --shards {s} --out {p}/new --set data.words=99", 2, "16 text positions"),
+    ("zero-shot {c} --shards {s} --out {p}/new --set train.epochs=3", 2, "is part of training"),
+    ("zero-shot {c} --shards {s} --out {p}/empty", 3, "Cannot write"),
     ("index {p}/runs/toy --shards {s} --out {p}/mine", 3, "holds other things"),
     ("index {p}/runs/toy --shards {s} --out {p}/empty", 3, "it is a file"),
     ("search {p}/none x", 3, "is not an index"),
@@ -347,7 +357,7 @@ def test_shards_of_another_size_say_what_to_prepare(capfd, place, toy_shards, tm
     (shards / "dataset.json").write_text(json.dumps(values))
     ended, _, err = call(capfd, "evaluate", place / "runs/toy", "--shards", shards)
     assert ended == 2
-    assert "prepare again with --set prepare.crop=32" in err
+    assert "--set prepare.crop=32" in err
 
 
 def test_shards_with_a_damaged_manifest_are_one_sentence(capfd, place, toy_shards, tmp_path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
-from gare.cli import COMMANDS
-from gare.config.tree import describe
+from gare.cli import COMMANDS, cli
+from gare.config.tree import describe, load_config
 from gare.schema import LEDGER, MANIFEST, SHARD
 from tests.toy import make_shards
 
@@ -69,3 +71,19 @@ def test_the_library_example_of_the_readme_runs(tmp_path, monkeypatch):
     exec(code, names)  # noqa: S102 - our own README
     assert names["scores"].shape == (1, 3)
     assert (names["scores"] - names["same"]).abs().max() < 1e-5
+
+
+def command_lines(document):
+    text = "".join(blocks(document, "")).replace("\\\n", " ")
+    return [line.strip() for line in text.splitlines() if line.strip().startswith("gare ")]
+
+
+@pytest.mark.parametrize("line", command_lines("docs/reproduce.md"))
+def test_the_commands_that_reproduce_the_paper_are_understood(line):
+    command, words = cli, shlex.split(line.replace("$seed", "1"))[1:]
+    while isinstance(command, click.Group):
+        command, words = command.commands[words[0]], words[1:]
+    context = command.make_context(command.name, words)  # parses, and runs nothing
+    configs = [word for word in words if word.startswith("configs/")]
+    assert all((ROOT / config).is_file() for config in configs)
+    load_config(ROOT / configs[0] if configs else None, context.params.get("overrides") or ())

@@ -77,7 +77,7 @@ def test_inside_tune_ray_tune_has_its_own_name():
             "gare, gare.cli, gare.config.tree, gare.schema, gare.common.console, gare.common.files",
             "torch ray mlflow av",
         ),
-        ("gare.model, gare.objective, gare.retrieval.index, gare.retrieval.evaluate", "ray mlflow av"),
+        ("gare.model, gare.objective, gare.retrieval.index, gare.retrieval.evaluation.evaluate", "ray mlflow av"),
         ("gare.tracking", "mlflow"),
     ],
 )

@@ -8,7 +8,7 @@ from gare.common.errors import RunError
 from gare.config import Config, RuntimeConfig
 from gare.config.tree import build, flatten
 from gare.objective.total import TERM_NAMES
-from gare.retrieval.metrics import METRIC_NAMES
+from gare.retrieval.metrics.ranking import METRIC_NAMES
 from gare.tracking import RunHandle, Tracker, log_report, metric_name, redact, resolve_uri
 
 LOGGED = [

@@ -141,7 +141,7 @@ def test_shards_of_another_size_than_the_model_takes_are_refused(toy_run, tmp_pa
     from gare.model.scratch import ScratchClip, make_clip
 
     make_clip(["a"], tmp_path / "big", ScratchClip(64, 16, 64, 1, 1, 16, 280))
-    with pytest.raises(ConfigError, match=r"32-pixel frames, but the CLIP model takes 64; prepare again"):
+    with pytest.raises(ConfigError, match=r"32-pixel frames, but the CLIP model takes 64; prepare with"):
         fit(toy_run(f"model.clip={tmp_path / 'big'}"))
 
 

@@ -1,0 +1,56 @@
+"""What commands that use a checkpoint share: their arguments, and opening it beside its shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gare.common.console import warn
+from gare.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gare.config import Config
+    from gare.data.shards import ShardSet
+    from gare.model.gare import GareModel
+
+CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
+SHARDS = click.option("--shards", required=True, type=click.Path(path_type=Path), help="Folder of gare prepare.")
+SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
+
+
+def open_checkpoint(
+    checkpoint: Path, shards: Path, overrides: tuple[str, ...]
+) -> tuple[Path, GareModel, ShardSet, Config]:
+    """Checkpoint folder, its model on its device, the shards, and its settings with the overrides."""
+    import torch
+
+    from gare.config.tree import with_overrides
+    from gare.data.shards import ShardSet
+    from gare.model.checkpoint import load_checkpoint_config, load_model
+    from gare.training.inputs import check_recipe, choose_device
+    from gare.training.run import resolve_checkpoint
+
+    changes = usable(overrides, "is part of what was trained; a checkpoint")
+    folder = resolve_checkpoint(checkpoint)
+    dataset = ShardSet(shards)
+    config = with_overrides(load_checkpoint_config(folder), changes)
+    torch.set_num_threads(config.runtime.cpu_threads)
+    model = load_model(folder).to(choose_device(config))
+    try:
+        check_recipe(config, dataset)
+    except ConfigError as error:
+        warn(f"{error} Scores on these shards may differ for that alone.")
+    return folder, model, dataset, config
+
+
+def usable(overrides: tuple[str, ...], why: str) -> dict[str, Any]:
+    """The values of --set by dotted key; ConfigError for a key that is not of runtime or data."""
+    from gare.config.tree import parse_override
+
+    changes = dict(parse_override(text) for text in overrides)
+    fixed = [name for name in changes if not name.startswith(("runtime.", "data."))]
+    if fixed:
+        raise ConfigError(f"{fixed[0]} {why} takes --set of runtime and data keys.")
+    return changes

@@ -1,0 +1,120 @@
+"""``gare train --dry-run``: what a run would be, as tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gare.common.console import note, print_table
+
+if TYPE_CHECKING:
+    from gare.config import Config
+    from gare.training.dry_run import Corpus, Memory, Parameters, Plan, SplitCounts
+
+GIB = 2**30
+MEMORY = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimiser": "optimiser's means and squares",
+    "pixels": "pixels of the batch",
+    "text_tower": "kept of the text tower",
+    "image_tower": "kept of the image tower",
+    "temporal": "kept of the temporal transformer",
+    "pairs": "kept of pair head and objective",
+}
+
+
+def dry_run(config: Config, manifest: Path | None, *, local: bool) -> dict[str, Any]:
+    """Plan the run of ``config``, print it, and return it with the resolved settings."""
+    from gare.training.dry_run import make_plan
+
+    corpus = _of_manifest(manifest, config) if manifest is not None else None
+    plan = make_plan(config, corpus, workers=1 if local else None)
+    _print(plan, config)
+    return {"config": config.model_dump(mode="json")} | plan.as_json()
+
+
+def _of_manifest(path: Path, config: Config) -> Corpus:
+    from gare.training.dry_run import Corpus
+    from pipelines.manifest import load_manifest, rows_of
+
+    table = load_manifest(path).select(["split", "captions", "attributes"])
+    rows = ((row["split"], len(row["captions"]), dict(row["attributes"] or [])) for row in rows_of(table))
+    return Corpus.of_rows(str(path), rows, config)
+
+
+def _print(plan: Plan, config: Config) -> None:
+    changed = [[key, _cell(value), _cell(default)] for key, (default, value) in plan.changed.items()]
+    print_table(f"Settings of {plan.name} that differ from the defaults", ["setting", "value", "default"], changed)
+    if plan.corpus is not None:
+        rows = [
+            [name, f"{counts.videos:,}", f"{counts.captions:,}", _use(name, counts, config)]
+            for name, counts in plan.corpus.splits.items()
+        ]
+        print_table(f"Videos of {plan.corpus.where}", ["split", "videos", "captions", "use"], rows)
+    print_table("The run", ["what", "how much"], [*_steps(plan, config), *_disk(plan)])
+    if plan.parameters is not None:
+        _print_parameters(plan.parameters)
+    if plan.memory is not None:
+        _print_memory(plan.memory, plan, config)
+    for remark in plan.remarks:
+        note(remark)
+    refused = [[problem] for problem in plan.problems] or [["nothing that could be seen from here"]]
+    print_table("What would be refused", ["reason"], refused)
+
+
+def _use(name: str, counts: SplitCounts, config: Config) -> str:
+    if counts.trained_on:
+        return "trained on" if counts.trained_on == counts.videos else f"{counts.trained_on:,} trained on"
+    chooses = name == config.data.dev_split and config.protocol.dev == "held_out"
+    return "chooses the checkpoint" if chooses else "not looked at"
+
+
+def _steps(plan: Plan, config: Config) -> list[list[object]]:
+    rows: list[list[object]] = [["the checkpoint is chosen by", plan.selected_by]]
+    if plan.steps is None:
+        return rows
+    steps = plan.steps
+    return [
+        ["pairs in an epoch", f"{steps.pairs:,}, of which {steps.dropped:,} fill no batch"],
+        ["steps in an epoch", f"{steps.per_epoch:,} of {config.train.global_batch} pairs"],
+        ["steps in all", f"{steps.total:,} in {config.train.epochs} epochs, {steps.warmup:,} of them warm-up"],
+        *rows,
+    ]
+
+
+def _disk(plan: Plan) -> list[list[object]]:
+    if plan.disk is None:
+        return []
+    rows: list[list[object]] = [
+        ["shards, raw frames", f"at most {_gib(plan.disk.raw)}"],
+        ["shards, JPEG frames", f"about {_gib(plan.disk.jpeg)} at quality 90, a rough estimate"],
+    ]
+    return rows if plan.disk.stored is None else [*rows, ["shards that are there", _gib(plan.disk.stored)]]
+
+
+def _print_parameters(found: Parameters) -> None:
+    columns = ["group", "tensors", "parameters", "peak rate", "decay"]
+    groups = [[g.name, g.tensors, f"{g.parameters:,}", f"{g.peak_lr:g}", f"{g.weight_decay:g}"] for g in found.groups]
+    print_table("Trained parameters", columns, groups)
+    parts = [*found.parts.items(), ("trained", found.trained), ("frozen", found.frozen)]
+    print_table("All parameters", ["part", "parameters"], [[name, f"{count:,}"] for name, count in parts])
+
+
+def _print_memory(memory: Memory, plan: Plan, config: Config) -> None:
+    title = f"Memory of one of {plan.workers} workers ({memory.rows} pairs, {config.train.increments} increments)"
+    rows = [[label, getattr(memory, name) / GIB] for name, label in MEMORY.items()]
+    print_table(title, ["part", "GiB, estimated"], [*rows, ["peak", memory.peak / GIB]])
+    note(
+        "The parts are not all there at the same moment. It is what a step's tensors take in float32 with every clip "
+        "full; what the device, its kernels and its allocator need comes on top."
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:,.2f} GiB"
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

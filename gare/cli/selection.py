@@ -1,0 +1,96 @@
+"""How the checkpoint that is evaluated was chosen: what a reader has to know before its figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gare.cli.import_checkpoint import IMPORT_FILE
+
+if TYPE_CHECKING:
+    from gare.config import Config
+    from gare.data.shards import ShardSet, Split
+    from gare.training.run import RunState
+
+
+@dataclass(frozen=True)
+class Selection:
+    """``rule``: dev, last, other, imported, unknown or zero-shot; ``says``: the same in words.
+
+    ``title``: the model's name; ``experiment``: the digest of the settings it was trained with, where there are some;
+    ``cautions``: what to know before its figures, in sentences.
+    """
+
+    rule: str
+    says: str
+    title: str
+    experiment: str | None = None
+    cautions: list[str] = field(default_factory=list)
+
+
+def selection(folder: Path, config: Config, dataset: ShardSet, split: Split) -> Selection:
+    """How the checkpoint in ``folder`` came to be the one that is evaluated on ``split`` of ``dataset``."""
+    from gare.training.run import CHECKPOINTS, read_state
+
+    folder = folder.resolve()
+    run, made = folder.parent.parent, _made(folder)
+    state = read_state(run) if folder.parent.name == CHECKPOINTS else None
+    title = folder.name
+    if (folder / IMPORT_FILE).is_file():
+        rule, says = "imported", "by whoever trained the imported file, which does not say how"
+    elif state is None:
+        at = f", epoch {made['epoch']} of some run" if "epoch" in made else ""
+        rule, says = "unknown", f"not known: the folder is not part of a run{at}"
+    else:
+        title = f"{run.name}, {folder.name}"
+        rule, says = _in_run(folder.name, made.get("epoch"), config, state, dataset)
+    return Selection(rule, says, title, made.get("config_digest"), _cautions(rule, config, split))
+
+
+def zero_shot(source: str) -> Selection:
+    """CLIP as it comes."""
+    name = Path(source).name or source
+    return Selection("zero-shot", "zero-shot: CLIP as it comes, nothing was trained", f"zero-shot CLIP {name}")
+
+
+def _in_run(name: str, epoch: Any, config: Config, state: RunState, dataset: ShardSet) -> tuple[str, str]:
+    """Rule and words for the checkpoint ``name`` of a run."""
+    at = f"epoch {epoch} of {config.train.epochs}"
+    unfinished = "" if state.finished else f"; the run is at epoch {state.epoch} and not finished"
+    if config.protocol.dev == "none":
+        if name == state.last:
+            return "last", f"the last epoch, {at}, of a run without a dev split{unfinished}"
+        return "other", f"by hand: {at}, of a run without a dev split whose last is {state.last}{unfinished}"
+    dev = config.data.dev_split
+    same = state.dataset_digest == dataset.digest and dev in dataset.splits
+    size = f" of {dataset.splits[dev]['videos']:,} videos" if same else ""
+    if name == state.best:
+        return "dev", f"by the best {config.train.select_by} on the split {dev!r}{size}: {at}{unfinished}"
+    return "other", f"by hand: {at}, where the split {dev!r}{size} chose {state.best}{unfinished}"
+
+
+def _cautions(rule: str, config: Config, split: Split) -> list[str]:
+    from gare.data.protocol import trained_on
+
+    if rule == "imported":
+        return []
+    trained = trained_on(config, split)
+    if trained:
+        which = "these videos" if trained == len(split) else f"{trained:,} of these {len(split):,} videos"
+        return [f"By its settings the model was trained on {which}: the figures say little about new ones."]
+    if rule == "dev" and split.name == config.data.dev_split:
+        return ["The checkpoint was chosen on a split of this name, so the figures are a little too good."]
+    return []
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """What training wrote of the checkpoint; nothing where it is no training's or is damaged."""
+    from gare.training.state import CHECKPOINT_FILE
+
+    try:
+        made = json.loads((folder / CHECKPOINT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return made if isinstance(made, dict) else {}

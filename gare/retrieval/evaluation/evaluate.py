@@ -1,0 +1,70 @@
+"""How well a model retrieves a split: every caption a text query, every video in the gallery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gare.common.errors import InputError
+from gare.config import Config
+from gare.data.shards import Split
+from gare.model.gare import GareModel
+from gare.model.tokenizer import Tokenizer
+from gare.objective.ranks import ALONE, Ranks
+from gare.retrieval.encode import FrameChoice
+from gare.retrieval.evaluation.scorer import GareScorer, Scorer
+from gare.retrieval.metrics.counting import Ties
+from gare.retrieval.metrics.ranking import Ranking, rankings
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores [N, V] of all texts against all videos, each text and the column of its video, and the raw rankings."""
+
+    scores: NDArray[np.float32]
+    texts: list[str]
+    owner: NDArray[np.int64]
+    rankings: dict[str, Ranking]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of t2v and v2t, by which checkpoints and trials are chosen."""
+        return self.rankings["t2v"].metrics() | self.rankings["v2t"].metrics()
+
+
+def evaluate(
+    model: GareModel,
+    tokenizer: Tokenizer,
+    split: Split,
+    config: Config,
+    *,
+    ranks: Ranks = ALONE,
+    frames: FrameChoice = "all",
+) -> Evaluation:
+    """Score all captions of a split against all its videos; the same on every rank. Leaves the model in eval mode."""
+    model.eval()
+    return score_split(GareScorer(model, tokenizer, config, frames, ranks), split)
+
+
+def score_split(scorer: Scorer, split: Split, *, ties: Ties = "pessimistic") -> Evaluation:
+    """Score and rank all captions of a split against all its videos; InputError for a split without captions."""
+    texts, owner = queries(split)
+    scores = score(scorer, scorer.encode_texts(texts), scorer.encode_videos(split, range(len(split))))
+    return Evaluation(scores, texts, owner, rankings(scores, owner, ties=ties))
+
+
+def queries(split: Split) -> tuple[list[str], NDArray[np.int64]]:
+    """All captions of a split in order, and the number of each one's video; InputError where there are none."""
+    pairs = [(caption, number) for number, video in enumerate(split.videos) for caption in video.captions]
+    if not pairs:
+        raise InputError(f"The split {split.name!r} of {split.folder} has no captions to query with.")
+    return [caption for caption, _ in pairs], np.array([number for _, number in pairs], np.int64)
+
+
+def score(scorer: Scorer, texts: Any, videos: Any) -> NDArray[np.float32]:
+    """Scores [N, V] of encoded texts and videos, in main memory."""
+    scores: NDArray[np.float32] = scorer.score(texts, videos).float().cpu().numpy()
+    return scores

@@ -1,0 +1,67 @@
+"""What an evaluation needs of a model: sentences and videos to vectors, vectors to scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from gare.config import Config
+from gare.data.shards import Split
+from gare.model.gare import GareModel
+from gare.model.tokenizer import Tokenizer
+from gare.objective.ranks import ALONE, Ranks
+from gare.retrieval.encode import FrameChoice, Texts, Videos, encode_texts, encode_videos, score_pairs
+
+
+class Scorer(Protocol):
+    """A model with the settings it is evaluated under."""
+
+    @property
+    def scale(self) -> float:
+        """What the model's softmax multiplies its scores by."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Any:
+        """Vectors of sentences."""
+        ...
+
+    def encode_videos(self, split: Split, videos: Sequence[int]) -> Any:
+        """Vectors of the numbered videos of a split."""
+        ...
+
+    def score(self, texts: Any, videos: Any) -> Tensor:
+        """All scores [N, V] of encoded texts and videos, higher is better."""
+        ...
+
+
+@dataclass(frozen=True)
+class GareScorer:
+    """A trained model; the same on every rank."""
+
+    model: GareModel
+    tokenizer: Tokenizer
+    config: Config
+    frames: FrameChoice = "all"
+    ranks: Ranks = ALONE
+
+    @property
+    def scale(self) -> float:
+        """Exp of the learned logit scale."""
+        return self.model.logit_scale.item()
+
+    def encode_texts(self, texts: Sequence[str]) -> Texts:
+        """Text vectors, with word vectors where the model reads them."""
+        words, batch = self.config.data.words, self.config.runtime.eval_batch
+        return encode_texts(self.model, self.tokenizer, texts, words, batch, self.ranks)
+
+    def encode_videos(self, split: Split, videos: Sequence[int]) -> Videos:
+        """Frame vectors."""
+        frames, batch = self.config.data.frames, self.config.runtime.eval_batch
+        return encode_videos(self.model, split, frames, batch, self.ranks, self.frames, videos=videos)
+
+    def score(self, texts: Texts, videos: Videos) -> Tensor:
+        """Cosines after the increment."""
+        return score_pairs(self.model, texts, videos, self.config.runtime.score_rows, self.ranks)

@@ -1,0 +1,1 @@
+"""Ranks, recall, intervals and paired comparison. Plain NumPy: no torch, no model."""

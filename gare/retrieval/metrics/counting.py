@@ -1,0 +1,193 @@
+"""The one place where ranks are counted: tile by tile, both directions at once, in memory that grows with N + V."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gare.common.errors import RunError
+
+Ties = Literal["pessimistic", "optimistic", "mean"]
+"""Who stands first where a right and a wrong answer score the same."""
+
+Tile = Callable[[slice, slice], NDArray[Any]]
+"""Scores [r, c] of a slice of the texts against a slice of the videos; the same numbers every time it is asked."""
+
+ROWS, COLUMNS = 4080, 2040
+"""Texts and videos of a tile: 33 MB of float32, enough for a matrix product to be efficient."""
+
+WORD = 8
+BLOCK = (255, 255 * WORD)
+"""Rows and columns compared at once: so few that a byte, or each byte of a word, can hold a count."""
+
+COMPARISONS: dict[Ties, list[np.ufunc]] = {
+    "optimistic": [np.greater],
+    "pessimistic": [np.greater_equal],
+    "mean": [np.greater, np.greater_equal],
+}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """``t2v`` [N]; ``v2t`` and ``v2t_grouped`` (None where no video has several captions) [C] of ``captioned`` [C]."""
+
+    t2v: NDArray[Any]
+    v2t: NDArray[Any]
+    v2t_grouped: NDArray[Any] | None
+    captioned: NDArray[np.int64]
+
+    def in_order(self, order: NDArray[np.int64]) -> Ranks:
+        """Undo a sort of the texts by ``order``."""
+        t2v = np.empty_like(self.t2v)
+        t2v[order] = self.t2v
+        return replace(self, t2v=t2v)
+
+
+def count_ranks(
+    tile: Tile,
+    owner: NDArray[np.integer],
+    videos: int,
+    *,
+    ties: Ties = "pessimistic",
+    rows: int = ROWS,
+    columns: int = COLUMNS,
+) -> Ranks:
+    """Count the ranks of texts with ascending ``owner`` [N] in scores that ``tile`` gives, rows x columns at a time.
+
+    The tiles that hold own pairs are asked for first: their scores are what all others are compared with. Then every
+    tile is asked for once. Raises RunError for no texts and for NaN, ValueError for an owner that is not ascending or
+    no video.
+    """
+    video = np.asarray(owner, np.int64)
+    _check_owner(video, videos)
+    own = _own_scores(tile, video, videos, rows, columns)
+    captioned, first, captions = np.unique(video, return_index=True, return_counts=True)
+    best = np.zeros(videos, own.dtype)
+    best[captioned] = np.maximum.reduceat(own, first)
+    level = np.add.reduceat((own == best[video]).astype(np.int64), first)
+    groups = bool(captions.max() > 1)
+    counters = [_Counter(compare, own, best, video if groups else None) for compare in COMPARISONS[ties]]
+    bad = 0
+    for texts, gallery in _grid(len(video), videos, rows, columns):
+        scores = _ask(tile, texts, gallery)
+        if np.isnan(scores.max()):
+            bad += int(np.isnan(scores).sum())
+        for counter in counters:
+            counter.add(scores, texts.start, gallery.start)
+    if bad:
+        raise RunError(
+            f"{bad} of {len(video) * videos} scores are NaN; no metric can be trusted. The model has diverged."
+        )
+    t2v, v2t, grouped = _mean([counter.ranks(captioned, level) for counter in counters])
+    return Ranks(t2v, v2t, grouped if groups else None, captioned)
+
+
+class _Counter:
+    """How many scores stand before the own ones by one comparison, for texts, videos and, if asked, groups of texts."""
+
+    def __init__(
+        self, compare: np.ufunc, own: NDArray[Any], best: NDArray[Any], owner: NDArray[np.int64] | None
+    ) -> None:
+        self.compare, self.own, self.best, self.owner = compare, own, best, owner
+        self.texts = np.zeros(len(own), np.int64)
+        self.videos = np.zeros(len(best), np.int64)
+        self.groups = np.zeros(len(best), np.int64)
+        self.open = np.zeros(len(best), bool)  # whether the group the block before ended in is counted already
+        self.flags = np.zeros(BLOCK[0] * BLOCK[1], bool)
+
+    def ranks(self, captioned: NDArray[np.int64], level: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """t2v [N], v2t [C], v2t_grouped [C]; ``level`` [C]: how many own captions score as high as the best."""
+        itself = self.compare is np.greater_equal  # which counts the own ones too
+        videos, groups = self.videos[captioned], self.groups[captioned]
+        return [1 + self.texts - itself, 1 + videos - itself * level, 1 + groups - itself]
+
+    def add(self, scores: NDArray[Any], row: int, column: int) -> None:
+        """Count a tile whose first text and video are ``row`` and ``column``."""
+        for rows, columns in _grid(scores.shape[0], scores.shape[1], BLOCK[0], BLOCK[1]):
+            texts = slice(row + rows.start, row + rows.stop)
+            videos = slice(column + columns.start, column + columns.stop)
+            block = scores[rows, columns]
+            padded = self._buffer(*block.shape)
+            flags = padded[:, : block.shape[1]]
+            self.compare(block, self.own[texts, None], out=flags)
+            self.texts[texts] += _row_sums(padded)
+            self.compare(block, self.best[videos], out=flags)
+            self.videos[videos] += np.add.reduce(flags.view(np.uint8), axis=0, dtype=np.uint8)
+            if self.owner is not None:
+                self._add_groups(padded, self.owner, texts, videos)
+
+    def _buffer(self, rows: int, columns: int) -> NDArray[np.bool_]:
+        """Flags [rows, columns rounded up to words], false where there are no columns."""
+        width = -(-columns // WORD) * WORD
+        flags = self.flags[: rows * width].reshape(rows, width)
+        flags[:, columns:] = False
+        return flags
+
+    def _add_groups(self, padded: NDArray[np.bool_], owner: NDArray[np.int64], texts: slice, videos: slice) -> None:
+        """Count each group once for each video, at the first block in which one of its texts is a hit."""
+        local = owner[texts]
+        starts = np.flatnonzero(np.diff(local, prepend=local[0] - 1))
+        words = np.bitwise_or.reduceat(padded.view(np.uint64), starts, axis=0)
+        hits = words.view(np.bool_)[:, : videos.stop - videos.start]
+        self.groups[videos] += np.add.reduce(hits.view(np.uint8), axis=0, dtype=np.uint8)
+        continued = texts.start > 0 and owner[texts.start - 1] == local[0]
+        if continued:
+            counted = self.open[videos]
+            self.groups[videos] -= counted & hits[0]
+            hits[0] |= counted
+        self.open[videos] = hits[-1]
+
+
+def _own_scores(tile: Tile, owner: NDArray[np.int64], videos: int, rows: int, columns: int) -> NDArray[Any]:
+    """Score of each text with its own video [N]; asks only for the tiles that hold one."""
+    own: NDArray[Any] | None = None
+    for texts, gallery in _grid(len(owner), videos, rows, columns):
+        part = texts.start + np.searchsorted(owner[texts], [gallery.start, gallery.stop])
+        if part[0] == part[1]:
+            continue
+        scores = _ask(tile, texts, gallery)
+        if own is None:
+            own = np.empty(len(owner), scores.dtype)
+        mine = slice(*part)
+        own[mine] = scores[np.arange(*part) - texts.start, owner[mine] - gallery.start]
+    assert own is not None  # noqa: S101 - there is a text, and its video is in some tile
+    return own
+
+
+def _ask(tile: Tile, texts: slice, videos: slice) -> NDArray[Any]:
+    """One tile; ValueError when it has another shape than was asked for."""
+    scores = np.asarray(tile(texts, videos))
+    wanted = (texts.stop - texts.start, videos.stop - videos.start)
+    if scores.shape != wanted:
+        raise ValueError(f"A tile of {wanted} scores has the shape {scores.shape}.")
+    return scores
+
+
+def _row_sums(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """True flags of each row, of at most 255 words: whole words are added, each byte of which is a count."""
+    words = np.add.reduce(flags.view(np.uint64), axis=1)
+    sums: NDArray[np.int64] = words.view(np.uint8).reshape(-1, WORD).sum(axis=1, dtype=np.int64)
+    return sums
+
+
+def _mean(found: list[list[NDArray[np.int64]]]) -> list[NDArray[Any]]:
+    """The ranks of one comparison as they are, the average of those of two."""
+    return found[0] if len(found) == 1 else [(a + b) / 2 for a, b in zip(*found, strict=True)]
+
+
+def _check_owner(owner: NDArray[np.int64], videos: int) -> None:
+    if not len(owner):
+        raise RunError("There are no queries to measure retrieval with.")
+    if (np.diff(owner) < 0).any() or owner[0] < 0 or owner[-1] >= videos:
+        raise ValueError(f"The texts' videos must be ascending columns of a gallery of {videos}.")
+
+
+def _grid(height: int, width: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks that cover [0, height) x [0, width), those of the same rows one after another."""
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            yield slice(top, min(top + rows, height)), slice(left, min(left + columns, width))

@@ -1,0 +1,195 @@
+"""What a training step needs of a device's memory, found by running it on tensors that have shapes and no data.
+
+The very code of ``training.step`` runs forward and backward in a FakeTensorMode, while a mode around it counts the
+storages that are alive. So nothing is counted twice or forgotten, whatever the settings; what it cannot know is what
+the device's own kernels and allocator need beside that.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from typing_extensions import override
+
+from gare.config import Config
+from gare.data.batches import Batch
+from gare.model.gare import GareModel
+from gare.model.outline import outline
+from gare.objective.ranks import Ranks
+from gare.training.optimiser import freeze
+from gare.training.step import forward
+
+INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one worker. The parts are not all there at one moment, so they do not sum to ``peak``.
+
+    ``text_tower`` to ``pairs``: what is kept for the backward pass, ``pairs`` being the pair head and the objective.
+    ``pixels``: the batch's frames as the image tower takes them. ``rows``: this worker's texts and videos.
+    """
+
+    rows: int
+    weights: int
+    gradients: int
+    optimiser: int
+    pixels: int
+    text_tower: int
+    image_tower: int
+    temporal: int
+    pairs: int
+    peak: int
+
+
+def memory_of_step(architecture: Any, config: Config, workers: int) -> Memory:
+    """Count a step of one of ``workers`` workers, every clip having all of ``data.frames`` frames.
+
+    ``architecture``: a CLIPConfig. Raises what the step itself would raise for settings that do not fit.
+    """
+    rows = config.train.global_batch // workers
+    with FakeTensorMode():
+        model = outline(architecture, config.model, device="cpu")
+        freeze(model, config.train)
+        model.train()
+        batch = _batch(config, model, rows)
+        parameters = list(model.parameters())
+        trained = _bytes(p for p in parameters if p.requires_grad)
+        weights = _bytes([*parameters, *model.buffers()])
+        with _Alive([*parameters, *model.buffers()]) as alive, _kept_by_stage(model) as kept:
+            terms = forward(model, batch, config, _OneOf(workers), step=0)
+            torch.autograd.backward([terms.share])
+    optimiser = 2 * trained
+    # Gradients are summed over workers as one flat copy and its reduced copy; AdamW holds the square roots of a group.
+    at_update = trained * (2 if workers > 1 else 1)
+    return Memory(
+        rows=rows,
+        weights=weights,
+        gradients=trained,
+        optimiser=optimiser,
+        pixels=batch.frames.numel() * torch.float32.itemsize,
+        **kept,
+        peak=optimiser + max(alive.peak, weights + trained + at_update),
+    )
+
+
+def _batch(config: Config, model: GareModel, rows: int) -> Batch:
+    side, data = model.image_size, config.data
+    return Batch(
+        frames=torch.empty(rows, data.frames, 3, side, side, dtype=torch.uint8),
+        frame_mask=torch.ones(rows, data.frames, dtype=torch.bool),
+        token_ids=torch.zeros(rows, data.words, dtype=torch.int64),
+        token_mask=torch.ones(rows, data.words, dtype=torch.bool),
+        video_ids=[],
+    )
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@contextmanager
+def _kept_by_stage(model: GareModel) -> Iterator[dict[str, int]]:
+    """Yield bytes kept for the backward pass by stage, filled in as the forward pass goes on."""
+    stages = ["text_tower", "image_tower", "temporal", "pairs"]
+    ends = [model.clip.text_projection, model.clip.visual_projection, model.temporal]
+    kept = dict.fromkeys(stages, 0)
+    known = {id(tensor.untyped_storage()) for tensor in [*model.parameters(), *model.buffers()]}
+    reached = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if id(storage) not in known:
+            known.add(id(storage))
+            weakref.finalize(storage, known.discard, id(storage))
+            kept[stages[reached]] += storage.nbytes()
+        return tensor
+
+    def next_stage(*_: Any) -> None:
+        nonlocal reached
+        reached += 1
+
+    handles = [module.register_forward_hook(next_stage) for module in ends]
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the storages that operations make and that are still alive, and the most at any time."""
+
+    def __init__(self, there: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._sizes: dict[int, int] = {}
+        self.now = self.peak = 0
+        for tensor in there:
+            self._note(tensor)
+
+    @override
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        done = _index_all(func, args) if func in INDEXING else NotImplemented
+        if done is NotImplemented:
+            done = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(done):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        return done
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        name = id(storage)
+        if name in self._sizes:
+            return
+        self._sizes[name] = storage.nbytes()
+        self.now += self._sizes[name]
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, name)
+
+    def _gone(self, name: int) -> None:
+        self.now -= self._sizes.pop(name)
+
+
+def _index_all(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Indexing by a mask, whose result has no shape without data, as if the whole mask were true."""
+    target, indices = args[0], args[1]
+    if len(indices) != 1 or indices[0].dtype is not torch.bool:
+        return NotImplemented
+    rows = target.flatten(0, indices[0].ndim - 1)
+    if func is torch.ops.aten.index.Tensor:
+        return rows.clone()
+    put = rows.clone() if func is torch.ops.aten.index_put.default else rows
+    put.copy_(args[2])
+    return put.view(target.shape) if func is torch.ops.aten.index_put.default else target
+
+
+class _OneOf(Ranks):
+    """The first of several workers, the others being as this one."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    @override
+    def sum(self, x: Tensor) -> Tensor:
+        return x if self.size == 1 else x.clone()
+
+    @override
+    def gather(self, x: Tensor) -> Tensor:
+        return x if self.size == 1 else x.repeat(self.size, *[1] * (x.ndim - 1))
+
+    @override
+    def gather_constant(self, x: Tensor) -> Tensor:
+        return self.gather(x.detach())

@@ -1,0 +1,241 @@
+"""An evaluation: raw and post-processed rankings, their first answers, the files, CLIP without training."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from gare.common.errors import InputError, RunError
+from gare.config import ModelConfig
+from gare.data.shards import ShardSet
+from gare.model import GareModel
+from gare.model.gare import PIXEL_MEAN, PIXEL_STD
+from gare.retrieval.evaluation import answers as answers_module
+from gare.retrieval.evaluation.answers import best_groups, best_texts, best_videos
+from gare.retrieval.evaluation.evaluate import evaluate
+from gare.retrieval.evaluation.measure import SEED, measure
+from gare.retrieval.evaluation.postprocess import dual_softmax, querybank
+from gare.retrieval.evaluation.query_bank import draw_bank
+from gare.retrieval.evaluation.results import METRICS_FILE, SCORES_FILE, write_results
+from gare.retrieval.evaluation.scorer import GareScorer
+from gare.retrieval.evaluation.zero_shot import ZeroShotScorer
+from gare.retrieval.metrics.bootstrap import intervals
+from gare.retrieval.metrics.ranking import METRIC_NAMES, rankings
+from tests import toy
+from tests.made_up import HashScorer, TableScorer, split_of
+
+CAPTIONS = [[f"caption {n} of video {v}" for n in range(v % 4)] for v in range(13)]
+TRAIN = split_of([[f"train caption {n} of {v}" for n in range(2)] for v in range(9)], name="train")
+IDENTITY = {"checkpoint": "x", "dataset_digest": "d"}
+
+
+def test_raw_and_post_processed_rankings_are_those_of_whole_matrices(monkeypatch):
+    monkeypatch.setattr(answers_module, "BLOCK", 20)  # many blocks, the last one short
+    split, scorer = split_of(CAPTIONS), HashScorer()
+    bank = draw_bank(TRAIN, split, 5, seed=3)
+    found = measure(scorer, split, bank=bank, resamples=0)
+    scores, owner = found.evaluation.scores, found.evaluation.owner
+    texts, videos = scorer.encode_texts(found.evaluation.texts), scorer.encode_videos(split, range(13))
+    assert (scores == scorer.score(texts, videos).numpy()).all()
+    by_texts = scorer.score(scorer.encode_texts(bank.texts), videos).numpy()
+    by_videos = scorer.score(texts, scorer.encode_videos(TRAIN, bank.videos)).numpy()
+    matrices = dict(zip(("t2v_dsl", "v2t_dsl"), dual_softmax(scores, 10.0), strict=True))
+    matrices |= {"t2v_qbnorm": querybank(scores, by_texts, 10.0)}
+    matrices |= {"v2t_qbnorm": querybank(scores.T, by_videos.T, 10.0).T}
+    assert list(found.answers) == ["t2v", "v2t", "v2t_grouped", *matrices]
+    for name, got in found.answers.items():
+        matrix = matrices.get(name, scores)
+        direction = name if name == "v2t_grouped" else name[:3]
+        want = rankings(matrix, owner)[direction]
+        assert got.ranking.name == name
+        assert (got.ranking.ranks == want.ranks).all()
+        assert (got.ranking.video == want.video).all()
+        assert got.ranking.gallery == want.gallery
+        if direction == "t2v":
+            assert (got.items == np.argsort(-matrix, axis=1, kind="stable")[:, :10]).all()
+            assert got.scores == pytest.approx(np.take_along_axis(matrix, got.items, axis=1))
+        if direction == "v2t":
+            assert (got.items == np.argsort(-matrix.T[want.video], axis=1, kind="stable")[:, :10]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**20), st.integers(1, 9), st.integers(1, 6), st.integers(1, 4))
+def test_first_answers_are_those_of_a_stable_sort(seed, texts, videos, count):
+    random = np.random.default_rng(seed)
+    scores, owner = random.integers(0, 5, (texts, videos)), random.integers(0, videos, texts)
+    found = rankings(scores, owner)
+    by_video = np.argsort(-scores, axis=1, kind="stable")
+    assert (best_videos(found["t2v"], scores, count).items == by_video[:, :count]).all()
+    by_text = np.argsort(-scores.T, axis=1, kind="stable")
+    assert (best_texts(found["v2t"], scores, count).items == by_text[np.unique(owner)][:, :count]).all()
+    if "v2t_grouped" in found:
+        grouped = best_groups(found["v2t_grouped"], scores, owner, count).items
+        for video, row in zip(np.unique(owner), grouped, strict=True):
+            best_of_each = [t for i, t in enumerate(by_text[video]) if owner[t] not in owner[by_text[video][:i]]]
+            assert row.tolist() == best_of_each[:count]
+
+
+def test_training_sees_the_raw_metrics_alone_and_the_command_the_same_numbers(toy_clip, toy_shards, tmp_path):
+    config = toy.toy_config(toy_clip, toy_shards, tmp_path)
+    model = GareModel.from_clip(toy_clip, config.model)
+    split = ShardSet(toy_shards).split("test")
+    model.train()
+    metrics = evaluate(model, model.tokenizer, split, config).metrics
+    assert not model.training
+    assert set(metrics) == set(METRIC_NAMES)
+    found = measure(GareScorer(model, model.tokenizer, config), split, resamples=50)
+    assert {name: value for name, value in found.metrics().items() if name in metrics} == metrics
+    assert found.scale == pytest.approx(float(model.clip.logit_scale.detach().exp()))
+
+
+def test_every_metric_has_the_interval_of_its_ranking_and_none_without_resamples():
+    found = measure(HashScorer(), split_of(CAPTIONS), resamples=40)
+    assert found.intervals.keys() == found.metrics().keys()
+    for answers in found.answers.values():
+        want = intervals(answers.ranking, resamples=40, seed=SEED)
+        assert {name: found.intervals[name] for name in want} == want
+    assert measure(HashScorer(), split_of(CAPTIONS), resamples=0).intervals == {}
+
+
+def test_ties_go_the_way_that_was_asked_for():
+    table, split = [[1.0, 1.0, 1.0, 0.0]], split_of([["a"], [], [], []])
+    ranks = {
+        ties: measure(TableScorer(table), split, ties=ties, resamples=0).answers["t2v"].ranking.ranks.tolist()
+        for ties in ("pessimistic", "optimistic", "mean")
+    }
+    assert ranks == {"pessimistic": [3], "optimistic": [1], "mean": [2.0]}
+
+
+def test_a_split_without_captions_and_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(InputError, match="'test' of made-up has no captions to query with"):
+        measure(HashScorer(), split_of([[], []]))
+    with pytest.raises(RunError, match="NaN"):
+        measure(TableScorer([[float("nan"), 0.0]]), split_of([["a"], []]))
+
+
+def test_one_query_is_enough():
+    found = measure(HashScorer(), split_of([["a"]]), resamples=10)
+    assert found.metrics()["t2v/R@1"] == found.metrics()["v2t_dsl/MnR"] * 100 == 100
+    assert found.sizes()["t2v/queries"] == found.sizes()["v2t/gallery"] == 1
+
+
+def test_the_bank_is_drawn_from_train_alone_by_its_seed():
+    captions = {caption for video in TRAIN.videos for caption in video.captions}
+    bank = draw_bank(TRAIN, split_of(CAPTIONS), 4, seed=0)
+    assert len(set(bank.texts)) == len(set(bank.videos)) == 4
+    assert set(bank.texts) < captions
+    assert bank.split is TRAIN
+    assert draw_bank(TRAIN, split_of(CAPTIONS), 4, seed=0) == bank
+    assert draw_bank(TRAIN, split_of(CAPTIONS), 4, seed=1) != bank
+    whole = draw_bank(TRAIN, split_of(CAPTIONS), 1000, seed=0)
+    assert set(whole.texts) == captions
+    assert whole.videos == list(range(9))
+    with pytest.raises(InputError, match="'train', the split that is evaluated"):
+        draw_bank(TRAIN, TRAIN, 4, seed=0)
+    with pytest.raises(InputError, match="no captions for a query bank"):
+        draw_bank(split_of([[]], name="train"), split_of(CAPTIONS), 4, seed=0)
+
+
+def test_the_ranks_in_the_table_are_those_of_the_saved_scores(tmp_path):
+    split = split_of(CAPTIONS)
+    found = measure(HashScorer(), split, resamples=20, bank=draw_bank(TRAIN, split, 3, seed=0))
+    written = write_results(tmp_path, found, split, IDENTITY, scores=True)
+    assert json.loads((tmp_path / METRICS_FILE).read_text()) == written
+    with safe_open(tmp_path / SCORES_FILE, framework="np") as file:
+        scores, owner = file.get_tensor("scores"), file.get_tensor("owner")
+        said = {key: json.loads(value) for key, value in file.metadata().items()}
+    assert said == {"texts": list(chain(*CAPTIONS)), "video_ids": [f"v{n}" for n in range(13)], "identity": IDENTITY}
+    rows = pq.read_table(tmp_path / "ranks.parquet").to_pylist()
+    for name, ranking in rankings(scores, owner).items():
+        mine = [row for row in rows if row["ranking"] == name]
+        assert [row["rank"] for row in mine] == ranking.ranks.tolist()
+        assert [row["video_id"] for row in mine] == [said["video_ids"][v] for v in ranking.video]
+    for n, row in enumerate(row for row in rows if row["ranking"] == "t2v"):
+        assert row["caption"] == said["texts"][n]
+        assert [said["video_ids"].index(v) for v in row["top"]] == np.argsort(-scores[n], kind="stable")[:10].tolist()
+    write_results(tmp_path, found, split, IDENTITY, scores=False)
+    assert not (tmp_path / SCORES_FILE).exists()
+
+
+def test_metrics_json_says_what_was_measured_and_how(tmp_path):
+    split = split_of(CAPTIONS)
+    found = measure(HashScorer(), split, ties="mean", resamples=20, bank=draw_bank(TRAIN, split, 3, seed=7))
+    values = write_results(tmp_path, found, split, IDENTITY, scores=False)
+    assert values["t2v/queries"] == 18
+    assert values["t2v/gallery"] == values["t2v_dsl/gallery"] == 13
+    assert values["v2t_grouped/gallery"] == 9
+    assert values["ties"] == "mean"
+    assert values["dataset_digest"] == "d"
+    assert values["bootstrap"] == {"level": 0.95, "resamples": 20, "seed": SEED, "unit": "video"}
+    assert values["postprocessing"]["dsl"]["scale"] == 10.0
+    qbnorm = {"name": "QB-Norm", "beta": 10.0, "split": "train", "captions": 3, "videos": 3, "seed": 7}
+    assert values["postprocessing"]["qbnorm"] == qbnorm
+    for name, (low, high) in values["intervals"].items():
+        assert low <= high
+        assert name in values
+
+
+def plain_zero_shot(clip_folder, split, frames, words):
+    """Cosines by transformers' CLIPModel, a video and a text at a time."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    clip, tokenizer = CLIPModel.from_pretrained(clip_folder).eval(), CLIPTokenizer.from_pretrained(clip_folder)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+
+    def unit(x):
+        return x / x.norm(dim=-1, keepdim=True)
+
+    videos, texts = [], []
+    for number, video in enumerate(split.videos):
+        pixels = torch.stack(
+            [
+                (torch.from_numpy(frame.copy()).permute(2, 0, 1) / 255 - mean) / std
+                for frame in split.frames(number, frames)
+            ]
+        )
+        pooled = clip.vision_model(pixel_values=pixels).pooler_output
+        videos.append(unit(unit(clip.visual_projection(pooled)).mean(dim=0)))
+        for caption in video.captions:
+            ids = tokenizer(caption, max_length=words, truncation=True, return_tensors="pt").input_ids
+            texts.append(unit(clip.text_projection(clip.text_model(input_ids=ids).pooler_output)[0]))
+    return torch.stack(texts) @ torch.stack(videos).T
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_zero_shot_scores_are_those_of_plain_clip_frame_by_frame(toy_clip, toy_shards, tmp_path, batch):
+    config = toy.toy_config(toy_clip, toy_shards, tmp_path, f"runtime.eval_batch={batch}")
+    model = GareModel.from_clip(toy_clip, ModelConfig(increment="none", temporal_layers=0)).eval()
+    split = ShardSet(toy_shards).split("train")
+    assert {len(split.timestamps(v)) for v in range(len(split))} == {1, 2, 3}
+    found = measure(ZeroShotScorer(model, model.tokenizer, config), split, resamples=0)
+    with torch.no_grad():
+        want = plain_zero_shot(toy_clip, split, config.data.frames, config.data.words)
+    assert found.evaluation.scores == pytest.approx(want.numpy(), abs=1e-5)
+    assert found.evaluation.scores.std() > 0.01
+    assert found.scale == pytest.approx(float(model.clip.logit_scale.detach().exp()))
+
+
+def test_zero_shot_of_the_middle_frame_is_that_of_clips_of_one_frame(toy_clip, toy_shards, tmp_path):
+    config = toy.toy_config(toy_clip, toy_shards, tmp_path)
+    model = GareModel.from_clip(toy_clip, ModelConfig(increment="none", temporal_layers=0)).eval()
+    split = ShardSet(toy_shards).split("train")
+
+    class Middle:
+        videos = split.videos
+
+        def frames(self, number, at_most):
+            clip = split.frames(number, at_most)
+            return clip[len(clip) // 2][None]
+
+    scorer = ZeroShotScorer(model, model.tokenizer, config, "middle")
+    found = measure(scorer, split, resamples=0).evaluation.scores
+    with torch.no_grad():
+        assert found == pytest.approx(plain_zero_shot(toy_clip, Middle(), 3, config.data.words).numpy(), abs=1e-5)
