@@ -14,15 +14,13 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from common.process import PeakMemory, own_process
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -139,24 +137,16 @@ def compare(case: Case, context: str, options: argparse.Namespace) -> None:
 def peak(options: argparse.Namespace, context: str, texts: int) -> float:
     """MB a fresh process holds at its peak while scoring, the texts and the scores themselves aside."""
     sizes = ["--videos", options.videos, "--frames", options.frames, "--words", options.words, "--dim", options.dim]
-    command = [sys.executable, __file__, "--memory-of", context, "--texts", texts, *sizes]
-    done = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True)
-    return float(done.stdout)
+    return float(own_process(__file__, "--memory-of", context, "--texts", texts, *sizes))
 
 
 def print_peak(case: Case, context: str) -> None:
-    """In the fresh process: build, score, print the peak resident memory of the scoring (Linux)."""
+    """In the fresh process: build, score, print the peak resident memory of the scoring."""
     index = VideoIndex.build(make_model(case.text.shape[1], context), case.frames, case.frame_mask)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
+    memory = PeakMemory()
     scores = index.score(case.text, words=case.words, word_mask=case.word_mask)
     given = sum(x.numel() * x.element_size() for x in (case.text, case.words, case.word_mask, scores))
-    print(resident("VmHWM") - given / 2**20)
-
-
-def resident(entry: str) -> float:
-    """An entry of /proc/self/status, in MB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{entry}:")) / 1024
+    print(memory.whole() - given / 2**20)
 
 
 def main() -> None:

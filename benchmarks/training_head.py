@@ -7,13 +7,11 @@ projections, videos in blocks of 16, all activations kept. Both compute the publ
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
+from common.process import PeakMemory, own_process
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,7 +23,6 @@ from gare.objective import objective
 
 BLOCK = 16
 FRAMES = 12
-GIB = 2**30
 
 
 def published(head: PairHead, text: Tensor, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,19 +67,8 @@ def run(path: str, batch: int, dim: int, repeats: int) -> list[float]:
 
 def measured(path: str, batch: int, dim: int, repeats: int) -> tuple[float, float]:
     """Median seconds and the peak memory in GiB beyond an idle process, in a process of its own."""
-    command = [
-        sys.executable,
-        __file__,
-        "--path",
-        path,
-        "--batch",
-        str(batch),
-        "--dim",
-        str(dim),
-        "--repeats",
-        str(repeats),
-    ]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    sizes = ["--batch", batch, "--dim", dim, "--repeats", repeats]
+    out = own_process(__file__, "--path", path, *sizes).split()
     return float(out[0]), float(out[1])
 
 
@@ -96,10 +82,9 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=1024, help="batch of the single blocked step; 0 for none")
     arguments = parser.parse_args()
     if arguments.path:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = PeakMemory()
         seconds = run(arguments.path, arguments.batch, arguments.dim, arguments.repeats)
-        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / GIB
-        print(statistics.median(seconds), peak)
+        print(statistics.median(seconds), memory.added() / 1024)
         return
     print(
         f"head forward + backward, B = {arguments.batch}, F = {FRAMES}, D = {arguments.dim}, "

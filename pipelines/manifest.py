@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections import Counter
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, canonical_json
 from gare.schema import MANIFEST, SCHEMA_VERSION, VERSION_KEY
+from pipelines.reading import json_lines, parquet_file
 
 REQUIRED = ("video_id", "uri", "split", "captions")
 CHECK_ROWS = 4096
@@ -35,9 +35,9 @@ def load_manifest(path: str | Path) -> pa.Table:
     if not path.is_file():
         raise InputError(f"There is no manifest {path}; gare manifest makes one.")
     if path.suffix.lower() in CSV_SUFFIXES:
-        from pipelines.manifest_csv import CsvOptions, from_csv
+        from pipelines.sources import SourceOptions, from_csv
 
-        table = from_csv(path, CsvOptions(allow_uncaptioned=True, exact=True)).table
+        table = from_csv(path, SourceOptions(allow_uncaptioned=True, exact=True)).table
     elif path.suffix.lower() in TEXT_SUFFIXES:
         table = _read_jsonl(path)
     else:
@@ -167,25 +167,21 @@ def _fits(there: pa.DataType, wanted: pa.DataType) -> bool:
 
 def _read_parquet(path: Path) -> pa.Table:
     try:
-        return pq.ParquetFile(path).read()
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a Parquet file ({reason}); a manifest is Parquet, CSV or JSONL.") from None
+        with parquet_file(path) as file:
+            return file.read()
+    except InputError as error:
+        raise InputError(f"{error} A manifest is Parquet, CSV or JSONL.") from None
 
 
 def _read_jsonl(path: Path) -> pa.Table:
     """One JSON object per line; attributes are an object of strings."""
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    rows.append(_json_row(line, f"{path} line {number}"))
-        except UnicodeDecodeError:
-            raise InputError(f"{path} is not UTF-8 text.") from None
+    rows = [row for _, row in json_lines(path)]
     unknown = sorted({name for row in rows for name in row} - set(MANIFEST.names))
     if unknown:
-        raise InputError(f"{path} has the key {', '.join(unknown)}; a manifest has {', '.join(MANIFEST.names)}.")
+        raise InputError(
+            f"{path} has the key {', '.join(unknown)}; a manifest has {', '.join(MANIFEST.names)}. "
+            "gare manifest jsonl makes a manifest of any JSON lines."
+        )
     for row in rows:
         if isinstance(row.get("attributes"), Mapping):
             row["attributes"] = list(row["attributes"].items())
@@ -194,13 +190,3 @@ def _read_jsonl(path: Path) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
         raise InputError(f"{path} has a value of the wrong type: {error}.") from None
     return pa.table(columns)
-
-
-def _json_row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise InputError(f"{where} is not a JSON object.") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where} is not a JSON object.")
-    return row

@@ -1,13 +1,17 @@
-"""Text that others wrote: rows, lines and JSON of UTF-8 files, or one sentence that says why not."""
+"""Files that others wrote: their rows, lines and values, or one sentence that says why not."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
 
@@ -50,6 +54,66 @@ def json_value(path: Path) -> Any:
         raise InputError(f"{path} is JSON with a value that cannot be read.") from None
 
 
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and object of every line of JSON lines that is not empty."""
+    with _sentences(path), path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                if not isinstance(row, dict):
+                    raise InputError(f"{path} line {number} is not a JSON object.")
+                yield number, row
+
+
+@contextmanager
+def parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; whatever is wrong with it, also while it is read in the block, is an InputError."""
+    try:
+        with _sentences(path), path.open("rb") as stream:
+            yield pq.ParquetFile(stream)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a Parquet file, or damaged ({reason}).") from None
+
+
+def files_below(root: str, unreadable: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield name and path of every file, folder by folder, the nearest first; a folder is entered once.
+
+    Symbolic links are followed. Folders that cannot be read are added to ``unreadable``.
+    """
+    level, seen = [root], set()
+    while level:
+        below = []
+        for folder in level:
+            try:
+                status = os.stat(folder)  # noqa: PTH116
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError:
+                unreadable.append(folder)
+                continue
+            for entry in entries:
+                kind = _kind(entry)
+                if kind == "file":
+                    yield entry.name, entry.path
+                elif kind == "folder":
+                    below.append(entry.path)
+        level = below
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder"] | None:
+    """What an entry is, or what its symbolic link leads to; nothing for a broken link, a pipe or a device."""
+    try:
+        return "file" if entry.is_file() else "folder" if entry.is_dir() else None
+    except OSError:
+        return None
+
+
 @contextmanager
 def _sentences(path: Path) -> Iterator[None]:
     try:
@@ -59,4 +123,4 @@ def _sentences(path: Path) -> Iterator[None]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text.") from None
     except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from None
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gare.common.spread import segment_middles, thin
 
 TIME_TOLERANCE_S = 1e-6  # far below a frame, above the rounding of pts * time_base
 
@@ -13,11 +17,13 @@ Times = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
-def thin(count: int, at_most: int) -> Indices:
-    """Up to ``at_most`` of ``count`` positions, evenly by linspace with both ends, truncated as the field does."""
-    if count <= at_most:
-        return np.arange(count, dtype=np.int64)
-    return np.linspace(0, count - 1, at_most).astype(np.int64)
+@dataclass(frozen=True)
+class Rule:
+    """What a policy may need beside the times; the settings of the same names in ``prepare``."""
+
+    max_frames: int
+    candidate_fps: float = 1.0
+    timestamps_s: tuple[float, ...] = ()
 
 
 def candidates_at(times_s: Times, fps: float) -> Indices:
@@ -26,18 +32,53 @@ def candidates_at(times_s: Times, fps: float) -> Indices:
     return np.flatnonzero(np.diff(ticks, prepend=-1.0) > 0).astype(np.int64)
 
 
-def fps_linspace(times_s: Times, max_frames: int, candidate_fps: float) -> Indices:
-    """Candidates by time, thinned by linspace: right for variable frame rates too."""
-    candidates = candidates_at(times_s, candidate_fps)
-    return candidates[thin(len(candidates), max_frames)]
+def fps_linspace(times_s: Times, rule: Rule) -> Indices:
+    """Candidates by time, thinned by linspace, first and last included: right for variable frame rates too."""
+    candidates = candidates_at(times_s, rule.candidate_fps)
+    return candidates[thin(len(candidates), rule.max_frames)]
 
 
-def uniform(times_s: Times, max_frames: int, candidate_fps: float) -> Indices:  # noqa: ARG001 - one signature for all
-    """Evenly over all frames, by index."""
-    return thin(len(times_s), max_frames)
+def uniform(times_s: Times, rule: Rule) -> Indices:
+    """Evenly over all frames by their number, first and last included."""
+    return np.array(thin(len(times_s), rule.max_frames), np.int64)
 
 
-POLICIES: dict[str, Callable[[Times, int, float], Indices]] = {"fps_linspace": fps_linspace, "uniform": uniform}
+def segment_middle(times_s: Times, rule: Rule) -> Indices:
+    """Take the middle frame of each of ``max_frames`` equal segments of all frames, by their number."""
+    return np.array(segment_middles(len(times_s), rule.max_frames), np.int64)
+
+
+def all_candidates(times_s: Times, rule: Rule) -> Indices:
+    """Take every candidate by time, from the first on, as far as ``max_frames`` reaches."""
+    return candidates_at(times_s, rule.candidate_fps)[: rule.max_frames]
+
+
+def timestamps(times_s: Times, rule: Rule) -> Indices:
+    """Take the frames shown at given moments, in seconds from the first frame; each frame once.
+
+    A frame is shown until the next one, the last for as long as frames are on average. Other moments are skipped.
+    """
+    moments = np.sort(np.asarray(rule.timestamps_s, np.float64)) + times_s[0] + TIME_TOLERANCE_S
+    mean = (times_s[-1] - times_s[0]) / max(1, len(times_s) - 1)
+    inside = (moments >= times_s[0]) & (moments < max(times_s[-1] + mean, times_s[0] + 2 * TIME_TOLERANCE_S))
+    return np.unique(np.searchsorted(times_s, moments[inside], "right") - 1)[: rule.max_frames]
+
+
+POLICIES: Final[dict[str, Callable[[Times, Rule], Indices]]] = {
+    "fps_linspace": fps_linspace,
+    "uniform": uniform,
+    "segment_middle": segment_middle,
+    "all_candidates": all_candidates,
+    "timestamps": timestamps,
+}
+"""Each takes the times of a clip's frames, one at least, and gives rising indices, ``max_frames`` at most."""
+
+
+def in_clip(times_s: Times, start_s: float | None, end_s: float | None) -> range:
+    """Find the frames with ``start_s <= t < end_s``."""
+    low = 0 if start_s is None else int(np.searchsorted(times_s, start_s - TIME_TOLERANCE_S, "left"))
+    high = len(times_s) if end_s is None else int(np.searchsorted(times_s, end_s - TIME_TOLERANCE_S, "left"))
+    return range(low, max(low, high))
 
 
 def sample(
@@ -46,18 +87,42 @@ def sample(
     policy: str,
     max_frames: int,
     candidate_fps: float,
+    timestamps_s: Sequence[float] = (),
     start_s: float | None = None,
     end_s: float | None = None,
 ) -> list[int]:
     """Choose the kept frames: indices, rising, at most ``max_frames``; a short video keeps its few frames.
 
     ``times_s``: when each frame is shown, in display order, in seconds from the first shown frame. The clip is
-    ``start_s <= t < end_s``; candidates count from its first frame. Empty when no frame lies inside.
+    ``start_s <= t < end_s``; candidates and ``timestamps_s`` count from its first frame. Empty when no frame lies
+    inside.
     """
     times = np.asarray(times_s, dtype=np.float64)
-    low = 0 if start_s is None else int(np.searchsorted(times, start_s - TIME_TOLERANCE_S, "left"))
-    high = len(times) if end_s is None else int(np.searchsorted(times, end_s - TIME_TOLERANCE_S, "left"))
-    if low >= high:
+    clip = in_clip(times, start_s, end_s)
+    if not clip:
         return []
-    picked = POLICIES[policy](times[low:high], max_frames, candidate_fps)
-    return [low + int(index) for index in picked]
+    rule = Rule(max_frames, candidate_fps, tuple(timestamps_s))
+    return [clip[int(i)] for i in POLICIES[policy](times[clip.start : clip.stop], rule)]
+
+
+def is_truncated(
+    times_s: Sequence[float] | Times,
+    *,
+    policy: str,
+    max_frames: int,
+    candidate_fps: float,
+    start_s: float | None = None,
+    end_s: float | None = None,
+) -> bool:
+    """Whether ``all_candidates`` leaves out the end of the clip, which no other policy does."""
+    if policy != "all_candidates":
+        return False
+    more = sample(
+        times_s,
+        policy=policy,
+        max_frames=max_frames + 1,
+        candidate_fps=candidate_fps,
+        start_s=start_s,
+        end_s=end_s,
+    )
+    return len(more) > max_frames

@@ -36,8 +36,8 @@ class Progress:
 class PrepareReport:
     """What the output folder holds and what this run did.
 
-    ``totals``: as in the dataset manifest (rows, ok, filtered, failed, frames, bytes); ``videos``: settled by this
-    run; ``units_skipped``: finished before it.
+    ``totals``: as in the dataset manifest (rows, ok, filtered, failed, notes, frames, bytes); ``videos``: settled by
+    this run; ``units_skipped``: finished before it.
     """
 
     out: Path
@@ -112,7 +112,7 @@ def _run_job(job: Job, workers: int | None, on_progress: Callable[[Progress], No
     for counts in _run(output, job.todo, workers):
         done, failed = done + counts.videos, failed + counts.failed
         on_progress(Progress(done, job.rows, failed))
-    dataset = _dataset(output)
+    dataset = dataset_manifest(output)
     if not dataset["totals"]["ok"]:
         ledger = output.folder / LEDGER_FOLDER
         raise RunError(f"None of the {job.rows} videos could be decoded; {ledger} says why for each.")
@@ -190,11 +190,14 @@ def _quiet_data_context() -> Iterator[None]:
             setattr(context, name, value)
 
 
-def _dataset(output: Output) -> dict[str, Any]:
-    """Make the dataset manifest from the ledger parts alone: the same for any number of workers and reruns."""
+def dataset_manifest(output: Output) -> dict[str, Any]:
+    """Make the dataset manifest from the ledger parts alone: the same for any number of workers and reruns.
+
+    Raises RunError naming a unit that is not finished.
+    """
     outcomes: dict[str, Counter[str]] = {"filtered": Counter(), "failed": Counter()}
     splits: dict[str, dict[str, int]] = {}
-    shards, rows, ok, frames = [], 0, 0, 0
+    shards, rows, ok, frames, notes = [], 0, 0, 0, Counter[str]()
     for unit in range(output.units()):
         finished = read_ledger(output, unit)
         if finished is None:
@@ -206,6 +209,7 @@ def _dataset(output: Output) -> dict[str, Any]:
                 outcomes[entry["status"]][entry["reason"]] += 1
                 continue
             ok, frames = ok + 1, frames + entry["frames"]
+            notes.update(entry["notes"])
             split = splits.setdefault(row["split"], {"videos": 0, "captions": 0})
             split["videos"] += 1
             split["captions"] += len(row["captions"])
@@ -220,6 +224,7 @@ def _dataset(output: Output) -> dict[str, Any]:
             "rows": rows,
             "ok": ok,
             **{status: dict(sorted(counts.items())) for status, counts in outcomes.items()},
+            "notes": dict(sorted(notes.items())),
             "frames": frames,
             "bytes": sum(shard.bytes for shard in shards),
         },

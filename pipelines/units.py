@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, canonical_json, digest_of, write_json
 from gare.config import PrepareConfig
-from gare.schema import LEDGER, LEDGER_FOLDER, RECIPE_KEY, SCHEMA_VERSION, SHARD_FOLDER, VERSION_KEY, stamped
+from gare.schema import LEDGER, LEDGER_FOLDER, MANIFEST, RECIPE_KEY, SCHEMA_VERSION, SHARD_FOLDER, VERSION_KEY, stamped
 from pipelines.manifest import content_digest, rows_of
 
 RECIPE_FILE = "recipe.json"
@@ -106,38 +106,104 @@ def open_output(folder: Path, manifest: pa.Table, recipe: PrepareConfig) -> Outp
     return output
 
 
+def existing_output(folder: Path) -> Output:
+    """The output folder of an earlier ``gare prepare``, finished or not.
+
+    Raises InputError when it is none, or one of another version of this software.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give the --out folder of gare prepare.")
+    there = _read_recipe(folder)
+    if there is None or not (folder / MANIFEST_FILE).is_file():
+        raise InputError(f"{folder} has no {RECIPE_FILE} or no {MANIFEST_FILE}; it is no folder of gare prepare.")
+    if there["schema_version"] != SCHEMA_VERSION:
+        raise InputError(
+            f"{folder} has schema version {there['schema_version']}; this software reads {SCHEMA_VERSION}."
+        )
+    try:
+        recipe = PrepareConfig.model_validate_json(json.dumps(there["recipe"]))
+        output = Output(folder, recipe, there["recipe_digest"], there["manifest_sha256"])
+    except (KeyError, ValueError):
+        raise InputError(f"{folder} was prepared by another version of this software, or is damaged.") from None
+    _check_manifest(folder / MANIFEST_FILE)
+    return output
+
+
+def _check_manifest(path: Path) -> None:
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+            table.validate(full=True)  # unchecked offsets of a damaged file would take the process down
+            if table.schema.equals(MANIFEST):
+                return
+    except (OSError, ValueError, pa.ArrowException):
+        pass
+    raise InputError(f"{path} is damaged; prepare again into another folder.")
+
+
 def write_ledger(output: Output, unit: int, rows: list[dict[str, Any]], shards: list[ShardFile]) -> None:
     """Commit a unit: its ledger part, naming its shards."""
     schema = stamped(LEDGER, recipe_digest=output.digest, unit=unit)
     listed = canonical_json([asdict(shard) for shard in shards]).encode()
     schema = schema.with_metadata({**schema.metadata, SHARDS_KEY: listed})
     with atomic_file(output.ledger(unit)) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, write_page_checksum=True)
 
 
 def read_ledger(output: Output, unit: int) -> tuple[list[dict[str, Any]], list[ShardFile]] | None:
-    """Read a unit's ledger rows and shards; None unless the unit is finished.
+    """Read a unit's ledger rows and shards; None unless the unit is finished."""
+    try:
+        return finished_ledger(output, unit)
+    except InputError:
+        return None
+
+
+def finished_ledger(output: Output, unit: int) -> tuple[list[dict[str, Any]], list[ShardFile]]:
+    """Read a finished unit's ledger rows and shards; InputError that says why it is not finished.
 
     Finished: the part carries this recipe, covers exactly the unit's manifest rows, and its shards are there in
     their full size.
     """
+    path = output.ledger(unit)
     try:
-        table = pq.ParquetFile(output.ledger(unit)).read()
-        metadata = table.schema.metadata or {}
-        if metadata.get(RECIPE_KEY) != output.digest.encode():
-            return None
-        if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION).encode() or not table.schema.equals(LEDGER):
-            return None
-        shards = [ShardFile(**entry) for entry in json.loads(metadata[SHARDS_KEY])]
-        if any((output.shards / shard.file).stat().st_size != shard.bytes for shard in shards):
-            return None
-    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
-        return None
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        table.validate(full=True)
+    except FileNotFoundError:
+        raise InputError(f"Unit {unit} has no ledger part {path}.") from None
+    except (OSError, ValueError, pa.ArrowException) as error:  # a ValueError: names that are no UTF-8
+        raise InputError(f"The ledger part {path} cannot be read: {str(error).splitlines()[0]}.") from None
+    metadata = table.schema.metadata or {}
+    if metadata.get(RECIPE_KEY) != output.digest.encode():
+        raise InputError(f"The ledger part {path} was made by another recipe than {RECIPE_FILE} says.")
+    if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION).encode() or not table.schema.equals(LEDGER):
+        raise InputError(f"The ledger part {path} has another schema version or other columns.")
+    shards = _listed_shards(path, metadata)
+    for shard in shards:
+        _check_size(output.shards / shard.file, shard)
     rows = table.to_pylist()
     names = ("video_id", "uri", "split")
     if [[row[n] for n in names] for row in rows] != [[row[n] for n in names] for row in output.rows(unit)]:
-        return None
+        raise InputError(f"The ledger part {path} does not hold the rows of the manifest, in their order.")
     return rows, shards
+
+
+def _listed_shards(path: Path, metadata: Mapping[bytes, bytes]) -> list[ShardFile]:
+    try:
+        shards = [ShardFile(**entry) for entry in json.loads(metadata[SHARDS_KEY])]
+        if all(isinstance(shard.file, str) and Path(shard.file).name == shard.file for shard in shards):
+            return shards
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise InputError(f"The ledger part {path} does not list its shards.")
+
+
+def _check_size(path: Path, shard: ShardFile) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise InputError(f"The shard {path} is missing.") from None
+    if size != shard.bytes:
+        raise InputError(f"The shard {path} has {size} bytes, not {shard.bytes} as recorded.")
 
 
 def remove_leftovers(output: Output, unfinished: list[int]) -> None:

@@ -36,12 +36,13 @@ def shard_row(
     row: dict[str, Any], video: DecodedVideo, recipe: PrepareConfig, *, size: int, sha256: str
 ) -> dict[str, Any]:
     """Build the SHARD row of a manifest row and its decoded video; ``size`` and ``sha256`` are the source file's."""
+    height, width, _ = video.frames[0].shape
     return {
         **{name: row[name] for name in ("video_id", "uri", "split", "captions", "attributes")},
         "frames": stored_frames(video, recipe),
         "frame_codec": recipe.storage,
-        "height": recipe.crop,
-        "width": recipe.crop,
+        "height": height,
+        "width": width,
         "timestamps_s": video.timestamps_s,
         "source_codec": video.codec,
         "source_width": video.width,

@@ -31,36 +31,48 @@ OVERRIDES = (
 )
 
 
-def clip(colour, corner, frames, random):
-    """Frames [n, 32, 32, 3] of a coloured square in a corner."""
-    picture = random.integers(0, 40, (frames, SIDE, SIDE, 3), np.uint8)
+def clip(colour, corner, frames, random, shape=(SIDE, SIDE)):
+    """Frames [n, 32, 32, 3] (or of another shape) of a coloured square in a corner."""
+    picture = random.integers(0, 40, (frames, *shape, 3), np.uint8)
     y, x = CORNERS[corner]
     picture[:, y : y + 16, x : x + 16] = COLOURS[colour]
     return picture
 
 
 def make_shards(
-    folder: Path, splits: dict[str, int], *, captions: int = 2, uncaptioned: str = "", seed: int = 0
+    folder: Path,
+    splits: dict[str, int],
+    *,
+    captions: int = 2,
+    uncaptioned: str = "",
+    seed: int = 0,
+    stored: int = 3,
+    shape: tuple[int, int] = (SIDE, SIDE),
+    **recipe: object,
 ) -> Path:
-    """A folder as gare prepare leaves it, with the given number of videos per split in two shards."""
+    """A folder as gare prepare leaves it, with the given number of videos per split in two shards.
+
+    ``uncaptioned``: a split, or a video such as train3, without captions. ``stored``: videos have 1 to this many
+    frames of ``shape``. ``recipe``: other settings of the recipe than those.
+    """
     random = np.random.default_rng(seed)
     rows = []
     for split, count in splits.items():
         for n in range(count):
             colour, corner = list(COLOURS)[n % 4], list(CORNERS)[n // 4 % 4]
-            frames = clip(colour, corner, 1 + n % 3, random)
+            frames = clip(colour, corner, 1 + n % stored, random, shape)
             rows.append(
                 {
                     "video_id": f"{split}{n}",
                     "split": split,
                     "captions": [f"a {colour} square {corner}", f"{corner} is a {colour} square"][
-                        : 0 if split == uncaptioned else captions
+                        : 0 if uncaptioned in (split, f"{split}{n}") else captions
                     ],
                     "attributes": [("colour", colour)],
                     "frames": [f.tobytes() for f in frames],
                     "frame_codec": "raw",
-                    "height": SIDE,
-                    "width": SIDE,
+                    "height": shape[0],
+                    "width": shape[1],
                     "timestamps_s": [float(t) for t in range(len(frames))],
                     "uri": f"/videos/{split}{n}.mp4",
                     "source_codec": "h264",
@@ -73,7 +85,7 @@ def make_shards(
                 }
             )
     (folder / SHARD_FOLDER).mkdir(parents=True)
-    recipe = {"crop": SIDE, "short_side": SIDE, "max_frames": 3}
+    recipe = {"crop": SIDE, "short_side": SIDE, "max_frames": stored, **recipe}
     entries = []
     for unit, part in enumerate((rows[::2], rows[1::2])):
         schema = stamped(SHARD, recipe_digest=digest_of(recipe), unit=unit)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -32,9 +33,10 @@ def make_video(
     options: dict[str, str] | None = None,
     times_ms: Sequence[int] | None = None,
     container: str | None = None,
+    muxer: dict[str, str] | None = None,
 ) -> Path:
-    """Encode ``frames`` numbered pictures, shown at ``times_ms`` or at ``fps``."""
-    with av.open(str(path), "w", format=container) as out:
+    """Encode ``frames`` numbered pictures, shown at ``times_ms`` or at ``fps``; ``muxer``: its options."""
+    with av.open(str(path), "w", format=container, options=muxer or {}) as out:
         stream = out.add_stream(codec, rate=fps, options=options or {})
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -50,3 +52,14 @@ def make_video(
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
     return path
+
+
+def remux(source: Path, target: Path, change: Callable[[int, Any], bool], muxer: dict[str, str] | None = None) -> Path:
+    """Copy the packets of a video; ``change`` gets each with its number, may alter it, and says whether it stays."""
+    with av.open(str(source)) as inside, av.open(str(target), "w", options=muxer or {}) as outside:
+        stream = outside.add_stream_from_template(inside.streams.video[0])
+        for number, packet in enumerate(p for p in inside.demux(video=0) if p.size):
+            if change(number, packet):
+                packet.stream = stream
+                outside.mux(packet)
+    return target

@@ -18,6 +18,7 @@ from gare.cli.demo import demo
 from gare.cli.diagnose import diagnose
 from gare.cli.evaluate import evaluate, zero_shot
 from gare.cli.import_checkpoint import import_checkpoint
+from gare.cli.inspect import inspect
 from gare.cli.manifest import manifest
 from gare.cli.prepare import prepare
 from gare.cli.search import index, search
@@ -29,6 +30,7 @@ COMMANDS: tuple[click.Command, ...] = (
     corpus,
     manifest,
     prepare,
+    inspect,
     make_clip,
     train,
     evaluate,

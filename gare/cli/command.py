@@ -92,15 +92,17 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the front door: no traceback unasked
             if debug:
                 traceback.print_exception(error, file=sys.stderr)
-            return _fail(*_explain(error), emit)
+            return _fail(*_explain(error), emit, error.result if isinstance(error, GareError) else {})
         return 0
 
 
-def _fail(code: int, message: str, emit: Callable[[Mapping[str, Any]], None]) -> int:
+def _fail(
+    code: int, message: str, emit: Callable[[Mapping[str, Any]], None], result: Mapping[str, Any] | None = None
+) -> int:
     message = " ".join(click.unstyle(message).split())
     notes().print(f"[red]error:[/red] {escape(message)}")
     with suppress(OSError):  # standard output may be what failed
-        emit({"error": message})
+        emit({**(result or {}), "error": message})
     return code
 
 

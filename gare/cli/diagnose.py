@@ -39,7 +39,7 @@ def diagnose(
     folder, model, dataset, config = open_checkpoint(checkpoint, shards, overrides)
     tokenizer, rows = check_fit(model, dataset, config), dataset.split(split)
     captioned = [index for index, video in enumerate(rows.videos) if video.captions][:pairs]
-    batch = make_batch(rows, [(index, 0) for index in captioned], tokenizer, config)
+    batch = make_batch(rows, [(index, 0) for index in captioned], tokenizer, config, model.image_size)
     device = model.clip.logit_scale.device
     with torch.no_grad():
         ids, mask = batch.token_ids.to(device), batch.token_mask.to(device)

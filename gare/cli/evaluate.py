@@ -103,7 +103,7 @@ def _open_clip(clip: str, shards: Path, overrides: tuple[str, ...]) -> tuple[Gar
     stored = values["prepare"]["max_frames"]
     values["model"] |= {"clip": clip, "max_frames": max(stored, values["model"]["max_frames"])}
     values["data"] |= {
-        "frames": min(stored, values["data"]["frames"]),
+        "frames": stored,
         "words": int(model.clip.config.text_config.max_position_embeddings),
     }
     config = with_overrides(build(values, str(dataset.folder)), changes)

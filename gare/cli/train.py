@@ -97,18 +97,20 @@ def train(
         return plan(config, manifest, local=local)
     if manifest is not None:
         raise InputError("--manifest goes with --dry-run; training reads the shards that gare prepare makes of it.")
+    from gare.training.inputs import open_data
+    from gare.training.run import absolute
     from gare.training.tracked import tracked
 
+    data = open_data(absolute(config))  # what cannot be trained on is known before anything starts
+    if data.uncaptioned:
+        note(f"{data.uncaptioned} of {len(data.train)} videos of {data.train.name} have no caption and are left out.")
     if local:
         from gare.training.local import fit_local
 
         summary = tracked(config, lambda handle: fit_local(config, tracking=handle))
     else:
         from gare.cli.ray_session import ray_session
-        from gare.training.inputs import open_data
-        from gare.training.run import absolute
 
-        open_data(absolute(config))  # what cannot be trained on is known before Ray starts
         with ray_session(config.runtime):
             from gare.training.ray_train import fit
 

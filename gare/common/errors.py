@@ -6,11 +6,18 @@ traceback and exits with the class's code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class GareError(Exception):
-    """Something the user can act on."""
+    """Something the user can act on. ``result``: what a command found out all the same; ``--json`` prints it too."""
 
     exit_code = 1
+
+    def __init__(self, message: str, *, result: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.result = dict(result or {})
 
 
 class ConfigError(GareError):

@@ -45,7 +45,7 @@ class Config(Section):
             )
         if self.data.frames > self.model.max_frames:
             raise ValueError(f"data.frames is {self.data.frames}, more than model.max_frames {self.model.max_frames}")
-        if self.prepare.crop > self.prepare.short_side:
+        if self.prepare.crop is not None and self.prepare.crop > self.prepare.short_side:
             raise ValueError(
                 f"prepare.crop {self.prepare.crop} is larger than prepare.short_side {self.prepare.short_side}"
             )

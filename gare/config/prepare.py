@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from gare.config.base import Section, key, section
 
@@ -15,20 +17,55 @@ class LimitsConfig(Section):
     max_seconds: float = key(6 * 3600.0, "longest source video", unit="seconds", gt=0)
     max_packets: int = key(2_000_000, "most packets of the video stream", gt=0)
     cpu_seconds: float = key(60.0, "processor time for one video, checked at every packet", unit="seconds", gt=0)
+    wait_seconds: float = key(
+        600.0, "waiting for storage or the network for one video; not for a processor", unit="seconds", gt=0
+    )
+    memory_bytes: int = key(
+        2**30, "memory for one video, beside what the decoder takes by itself", unit="bytes", ge=64 * 2**20
+    )
+    max_aspect: float = key(
+        10.0, "longest side over the shortest, of videos that are stored uncropped (prepare.crop null)", ge=1
+    )
 
 
 class PrepareConfig(Section):
     """The decode recipe; its digest is stored in every shard and shards of two recipes never mix."""
 
     max_frames: int = key(12, "frames stored per video", unit="frames", ge=1)
-    policy: Literal["fps_linspace", "uniform"] = key(
-        "fps_linspace", "candidates at candidate_fps thinned by linspace, or evenly over all frames"
+    policy: Literal["fps_linspace", "uniform", "segment_middle", "all_candidates", "timestamps"] = key(
+        "fps_linspace",
+        "candidates at candidate_fps thinned by linspace; linspace over all frames; the middle of each of max_frames "
+        "equal segments; the first max_frames candidates; or the frames shown at timestamps_s",
     )
     candidate_fps: float = key(1.0, "candidates per second of video", unit="1/second", gt=0)
+    timestamps_s: list[Annotated[float, Field(ge=0)]] | None = key(
+        None, "moments of policy timestamps, from the first frame of the clip", unit="seconds"
+    )
     short_side: int = key(224, "shortest side after resizing (bicubic, antialiased)", unit="pixels", ge=8)
-    crop: int = key(224, "side of the centre square that is kept", unit="pixels", ge=8)
+    crop: int | None = key(
+        224, "side of the centre square that is kept; null keeps the whole resized frame", unit="pixels", ge=8
+    )
+    resize: Literal["pil", "swscale"] = key("pil", "as PIL resizes, or faster with an error of about a grey level")
     storage: Literal["raw", "jpeg"] = key("raw", "exact and quick to read, or small")
     jpeg_quality: int = key(90, "quality of jpeg storage", ge=1, le=100)
     unit_videos: int = key(64, "manifest rows per work unit", unit="videos", ge=1)
     shard_bytes: int = key(256 * 2**20, "a unit's shard is closed once it holds this much", unit="bytes", ge=1)
     limits: LimitsConfig = section(LimitsConfig, "what one video may cost")
+
+    @property
+    def side(self) -> int:
+        """Shortest side of the stored frames, in pixels; both sides where they are cropped."""
+        return self.crop or self.short_side
+
+    @model_validator(mode="after")
+    def _timestamps_go_with_their_policy(self) -> Self:
+        count = len(self.timestamps_s or [])
+        if self.policy == "timestamps" and not count:
+            raise ValueError("prepare.policy is timestamps, so prepare.timestamps_s must list at least one moment")
+        if self.policy != "timestamps" and self.timestamps_s is not None:
+            raise ValueError(f"prepare.timestamps_s is not used by prepare.policy {self.policy}; leave it out")
+        if count > self.max_frames:
+            raise ValueError(
+                f"prepare.timestamps_s lists {count} moments, more than prepare.max_frames {self.max_frames}"
+            )
+        return self

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
 from gare.config import Config
+from gare.data.fit import check_sampling
 from gare.data.order import Sample
 from gare.data.shards import ShardSet, Split
+from gare.data.views import View, draws
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 
@@ -30,21 +32,37 @@ class Batch:
     video_ids: list[str]
 
 
-def load_frames(split: Split, indices: Sequence[int], at_most: int) -> tuple[Tensor, Tensor]:
-    """Frames [V, F, 3, H, W] (uint8) and mask [V, F] of videos of a split, padded with zeros to F = ``at_most``."""
-    clips = [split.frames(index, at_most) for index in indices]
-    height, width = clips[0].shape[1:3]
-    frames = np.zeros((len(clips), at_most, height, width, 3), np.uint8)
-    mask = np.zeros((len(clips), at_most), bool)
+def load_frames(
+    split: Split, indices: Sequence[int], view: View, random: Sequence[np.random.Generator] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Frames [V, F, 3, S, S] (uint8) and mask [V, F] of videos of a split, padded with zeros to F = ``data.frames``.
+
+    S: the view's size. ``random``: the draws of each video in training; None in evaluation.
+    """
+    clips = [view.clip(split, index, random[row] if random else None) for row, index in enumerate(indices)]
+    frames = np.zeros((len(clips), view.data.frames, view.size, view.size, 3), np.uint8)
+    mask = np.zeros((len(clips), view.data.frames), bool)
     for row, clip in enumerate(clips):
         frames[row, : len(clip)] = clip
         mask[row, : len(clip)] = True
     return torch.from_numpy(frames).permute(0, 1, 4, 2, 3), torch.from_numpy(mask)
 
 
-def make_batch(split: Split, samples: Sequence[Sample], tokenizer: Tokenizer, config: Config) -> Batch:
-    """The batch of some (video, caption) samples of a split."""
-    frames, mask = load_frames(split, [video for video, _ in samples], config.data.frames)
+def make_batch(
+    split: Split,
+    samples: Sequence[Sample],
+    tokenizer: Tokenizer,
+    config: Config,
+    image_size: int,
+    *,
+    epoch: int | None = None,
+) -> Batch:
+    """The batch of some (video, caption) samples of a split, as they are in an epoch of training.
+
+    ``epoch``: None takes what evaluation takes.
+    """
+    random = None if epoch is None else [draws(config.train.seed, epoch, sample) for sample in samples]
+    frames, mask = load_frames(split, [video for video, _ in samples], View(config.data, image_size), random)
     videos = [split.videos[video] for video, _ in samples]
     texts = [video.captions[caption] for video, (_, caption) in zip(videos, samples, strict=True)]
     ids, token_mask = tokenizer(texts, config.data.words)
@@ -56,18 +74,22 @@ def check_fit(model: GareModel, shards: ShardSet, config: Config) -> Tokenizer:
 
     Raises ConfigError or InputError with what does not fit and what to change.
     """
-    check_sizes(model, shards.image_size, f"The shards in {shards.folder} hold", config)
+    check_sizes(model, shards.side, f"The shards in {shards.folder} hold", config)
+    check_sampling(shards, config)
     if model.tokenizer is None:
         raise InputError(NO_TOKENIZER)
     return model.tokenizer
 
 
 def check_sizes(model: GareModel, side: int, holder: str, config: Config) -> None:
-    """ConfigError where frames of ``side`` pixels, which ``holder`` names, or ``data.words`` do not fit the model."""
-    if side != model.image_size:
+    """ConfigError where frames of ``side`` pixels, which ``holder`` names, or ``data.words`` do not fit the model.
+
+    Larger frames fit: they are cropped.
+    """
+    if side < model.image_size:
         raise ConfigError(
             f"{holder} {side}-pixel frames, but the CLIP model takes {model.image_size}; prepare with "
-            f"--set prepare.crop={model.image_size}."
+            f"--set prepare.crop={model.image_size} --set prepare.short_side={model.image_size}."
         )
     positions = int(model.clip.config.text_config.max_position_embeddings)
     if config.data.words > positions:

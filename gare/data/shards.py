@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gare.common.errors import InputError
-from gare.schema import DATASET_FILE, RECIPE_KEY, SCHEMA_VERSION, SHARD, SHARD_FOLDER, VERSION_KEY
+from gare.common.shard_file import read_shard, stored_picture
+from gare.common.spread import thin
+from gare.schema import DATASET_FILE, SCHEMA_VERSION, SHARD_FOLDER
 
 Belongs = Callable[[str, dict[str, str]], bool]
 """Whether a row with this split and these attributes belongs."""
@@ -50,24 +52,32 @@ class Split:
     def __len__(self) -> int:
         return len(self.videos)
 
-    def frames(self, index: int, at_most: int) -> NDArray[np.uint8]:
-        """Frames [n, H, W, 3] of one video, n <= ``at_most``; more stored ones are thinned by linspace, ends kept."""
+    def count(self, index: int) -> int:
+        """How many frames are stored of one video."""
+        table_number, row = self._where[index]
+        return len(self._tables[table_number]["frames"][row])
+
+    def pictures(self, index: int, picks: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """The picked stored frames [H, W, 3] of one video; raw ones are views of the file."""
         table_number, row = self._where[index]
         one = self._tables[table_number].slice(row, 1)
         stored = one["frames"][0].values
-        height, width = one["height"][0].as_py(), one["width"][0].as_py()
-        picks = range(len(stored))
-        if len(stored) > at_most:
-            picks = np.linspace(0, len(stored) - 1, at_most).astype(int).tolist()
+        codec, height, width = (one[name][0].as_py() for name in ("frame_codec", "height", "width"))
         try:
-            if one["frame_codec"][0].as_py() == "jpeg":
-                return np.stack([_jpeg(stored[i].as_py(), (height, width, 3)) for i in picks])
-            return np.stack([np.frombuffer(stored[i].as_buffer(), np.uint8).reshape(height, width, 3) for i in picks])
+            return [stored_picture(stored[i].as_buffer(), codec, height, width) for i in picks]
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"The frames of {self.videos[index].video_id!r} in {self.folder} are damaged ({error}); "
-                "run gare prepare again, into another folder."
-            ) from None
+            raise self.damaged(index, str(error)) from None
+
+    def frames(self, index: int, at_most: int) -> NDArray[np.uint8]:
+        """Frames [n, H, W, 3] of one video, n <= ``at_most``; more stored ones are thinned by linspace, ends kept."""
+        return np.stack(self.pictures(index, thin(self.count(index), at_most)))
+
+    def damaged(self, index: int, reason: str) -> InputError:
+        """Build the error of a video whose frames are not what they should be."""
+        return InputError(
+            f"The frames of {self.videos[index].video_id!r} in {self.folder} are damaged ({reason}); "
+            "run gare prepare again, into another folder."
+        )
 
     def timestamps(self, index: int) -> list[float]:
         """Seconds of the stored frames from the first shown one."""
@@ -98,9 +108,34 @@ class ShardSet:
         return dict(self.manifest["recipe"])
 
     @property
-    def image_size(self) -> int:
-        """Side of the square stored frames, in pixels."""
-        return int(self.manifest["recipe"]["crop"])
+    def side(self) -> int:
+        """Shortest side of the stored frames, in pixels; both sides where they were cropped."""
+        return int(self.recipe["crop"] or self.recipe["short_side"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every frame that the recipe would store of a video, with no limit to their number, is stored.
+
+        So it is when no video fills ``prepare.max_frames``, and when the videos that do are not cut off: by policy
+        all_candidates, which notes what it cuts off, and by policy timestamps, which cuts off nothing.
+        """
+        full = self._full_rows()
+        if not full:
+            return True
+        notes = self.manifest.get("totals", {}).get("notes")
+        if notes is None or self.recipe.get("policy") not in ("all_candidates", "timestamps"):
+            return False
+        truncated = int(notes.get("truncated", 0))
+        if truncated > full:
+            raise InputError(
+                f"{self.folder / DATASET_FILE} counts {truncated} truncated videos, but only {full} fill "
+                "prepare.max_frames; run gare prepare again."
+            )
+        return truncated == 0
+
+    def _full_rows(self) -> int:
+        lengths = (pc.list_value_length(table["frames"]) for table in self._tables)
+        return sum(int(pc.sum(pc.greater_equal(n, self.recipe["max_frames"])).as_py() or 0) for n in lengths)
 
     def split(self, name: str, belongs: Belongs | None = None) -> Split:
         """The rows of a split, or under its name those that ``belongs`` picks; InputError when it is not there."""
@@ -121,24 +156,7 @@ class ShardSet:
 
     def _open(self, entry: dict[str, Any]) -> pa.Table:
         path = self.folder / SHARD_FOLDER / entry["file"]
-        try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"Cannot read the shard {path}: {error}. Run gare prepare again.") from None
-        metadata = table.schema.metadata or {}
-        if not table.schema.equals(SHARD, check_metadata=False):
-            raise InputError(f"The shard {path} does not have the columns of a shard; it was not made by gare prepare.")
-        try:
-            table.validate(full=True)  # unchecked offsets of a damaged file would take the process down
-        except pa.ArrowInvalid as error:
-            raise InputError(f"The shard {path} is damaged: {error}. Run gare prepare again.") from None
-        if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION).encode():
-            raise InputError(f"The shard {path} has another schema version; run gare prepare again.")
-        if metadata.get(RECIPE_KEY) != self.manifest["recipe_digest"].encode():
-            raise InputError(f"The shard {path} was decoded by another recipe than {self.folder / DATASET_FILE} says.")
-        if table.num_rows != entry["rows"]:
-            raise InputError(f"The shard {path} holds {table.num_rows} rows, not {entry['rows']} as recorded.")
-        return table
+        return read_shard(path, recipe_digest=self.manifest["recipe_digest"], rows=entry["rows"])
 
 
 def _read_dataset_file(folder: Path) -> dict[str, Any]:
@@ -164,15 +182,11 @@ def _is_dataset(values: dict[str, Any]) -> bool:
     kinds = {"digest": str, "recipe_digest": str, "recipe": dict, "splits": dict, "shards": list}
     if not all(isinstance(values.get(name), kind) for name, kind in kinds.items()):
         return False
-    if not isinstance(values["recipe"].get("crop"), int):
+    recipe = values["recipe"]
+    sizes = [recipe.get(name) for name in ("max_frames", "short_side", "crop")]
+    if not all(isinstance(size, int) and size > 0 for size in sizes if size is not None) or None in sizes[:2]:
+        return False
+    notes = values.get("totals", {}).get("notes", {})
+    if not isinstance(notes, dict) or not all(isinstance(count, int) for count in notes.values()):
         return False
     return all(isinstance(e, dict) and isinstance(e.get("file"), str) and "rows" in e for e in values["shards"])
-
-
-def _jpeg(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        if (image.height, image.width) != shape[:2]:
-            raise ValueError(f"a picture of {image.width} x {image.height} in place of {shape[1]} x {shape[0]}")
-        return np.asarray(image.convert("RGB"))

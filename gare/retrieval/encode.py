@@ -9,8 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gare.config.data import DataConfig
 from gare.data.batches import load_frames
 from gare.data.shards import Split
+from gare.data.views import View
 from gare.model.gare import GareModel
 from gare.model.head import PairHead
 from gare.model.tokenizer import Tokenizer
@@ -58,7 +60,7 @@ def encode_texts(
 def encode_videos(
     model: GareModel,
     split: Split,
-    frames: int,
+    data: DataConfig,
     batch: int,
     ranks: Ranks = ALONE,
     choice: FrameChoice = "all",
@@ -67,19 +69,20 @@ def encode_videos(
 ) -> Videos:
     """Encode every video of a split, or the numbered ones; each rank its part, all ranks getting the whole."""
     device = model.clip.logit_scale.device
+    view = View(data, model.image_size)
     numbers = range(len(split)) if videos is None else videos
 
     def block(start: int, stop: int) -> tuple[Tensor, ...]:
-        clips, mask = load_clips(split, numbers[start:stop], frames, choice)
+        clips, mask = load_clips(split, numbers[start:stop], view, choice)
         mask = mask.to(device)
         return model.encode_frames(model.normalise(clips.to(device)), mask), mask
 
     return Videos(*in_parts(len(numbers), batch, block, ranks))
 
 
-def load_clips(split: Split, videos: Sequence[int], frames: int, choice: FrameChoice) -> tuple[Tensor, Tensor]:
+def load_clips(split: Split, videos: Sequence[int], view: View, choice: FrameChoice) -> tuple[Tensor, Tensor]:
     """Frames [V, F, 3, H, W] (uint8) and mask [V, F] of some videos as they are to be evaluated."""
-    clips, mask = load_frames(split, videos, frames)
+    clips, mask = load_frames(split, videos, view)
     if choice == "middle":
         middle = mask.sum(dim=1) // 2
         clips = clips[torch.arange(len(clips)), middle][:, None].expand_as(clips)

@@ -79,7 +79,7 @@ def write_index(
     if not len(split):
         raise InputError(f"The split {split.name!r} of {split.folder} is empty; there is nothing to index.")
     with atomic_directory(folder, marker=INDEX_FILE) as temporary:
-        encoded = encode_videos(model, split, config.data.frames, config.runtime.eval_batch)
+        encoded = encode_videos(model, split, config.data, config.runtime.eval_batch)
         VideoIndex.build(model, encoded.frames, encoded.frame_mask).save(temporary / VECTORS_FILE)
         write_json(
             temporary / INDEX_FILE,

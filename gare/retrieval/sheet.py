@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gare.common.files import atomic_file
+from gare.common.sheet import PLAIN, Cell, Row, write_sheet
 from gare.data.shards import Split
 from gare.retrieval.evaluation.evaluate import Evaluation
 
 SHOWN_FRAMES = 4
-RIGHT, WRONG = "#1a9850", "#bbbbbb"
+RIGHT = "#1a9850"
 
 
 def choose_queries(evaluation: Evaluation, count: int) -> list[int]:
@@ -23,28 +23,19 @@ def choose_queries(evaluation: Evaluation, count: int) -> list[int]:
 
 def contact_sheet(evaluation: Evaluation, split: Split, path: Path, *, queries: int = 8, top: int = 4) -> None:
     """Write the PNG: a row per query with its text and rank, a column per retrieved video in order."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = choose_queries(evaluation, queries)
     top = min(top, len(split))
     ranks = evaluation.rankings["t2v"].ranks
-    figure = Figure(figsize=(3.1 * top, 1.45 * len(rows) + 0.5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(f"{split.name}: queries and their top {top} videos (green: the described one)", fontsize=11)
-    grid = figure.subfigures(len(rows), 1, squeeze=False)
-    for row, query in enumerate(rows):
-        part = grid[row, 0]
-        part.suptitle(f"“{evaluation.texts[query]}” - rank {ranks[query]:g}", fontsize=9, x=0.01, ha="left")
+    rows = []
+    for query in choose_queries(evaluation, queries):
         best = np.argsort(-evaluation.scores[query], kind="stable")[:top]
-        for axis, video in zip(part.subplots(1, top, squeeze=False)[0], best, strict=True):
-            clip = split.frames(int(video), SHOWN_FRAMES)
-            axis.imshow(np.concatenate(list(clip), axis=1))
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_xlabel(f"{split.videos[int(video)].video_id}  {evaluation.scores[query, video]:.2f}", fontsize=7)
-            right = video == evaluation.owner[query]
-            for side in axis.spines.values():
-                side.set(color=RIGHT if right else WRONG, linewidth=3 if right else 1)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+        cells = [_cell(evaluation, split, query, int(video)) for video in best]
+        rows.append(Row(f"“{evaluation.texts[query]}” - rank {ranks[query]:g}", cells))
+    title = f"{split.name}: queries and their top {top} videos (green: the described one)"
+    write_sheet(path, title, rows, cell_inches=3.1, row_inches=1.45)
+
+
+def _cell(evaluation: Evaluation, split: Split, query: int, video: int) -> Cell:
+    text = f"{split.videos[video].video_id}  {evaluation.scores[query, video]:.2f}"
+    right = video == evaluation.owner[query]
+    frames = list(split.frames(video, SHOWN_FRAMES))
+    return Cell(frames, text, RIGHT if right else PLAIN, 3.0 if right else 1.0)

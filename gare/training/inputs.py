@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from gare.common.errors import ConfigError, InputError
+from gare.common.files import canonical_json
 from gare.config import Config
+from gare.data.fit import check_sampling
 from gare.data.order import Sample, epoch_batches, steps_per_epoch
 from gare.data.protocol import training_split
 from gare.data.shards import ShardSet, Split
@@ -35,6 +38,11 @@ class TrainingData:
         """The dataset's digest."""
         return self.shards.digest
 
+    @property
+    def uncaptioned(self) -> int:
+        """Videos of the train split that have no caption, so that no batch holds them."""
+        return self.captions.count(0)
+
     def batches(self, config: Config, epoch: int) -> list[list[Sample]]:
         """The global batches of an epoch."""
         train = config.train
@@ -46,6 +54,7 @@ def open_data(config: Config) -> TrainingData:
     check_select_by(config)
     shards = open_shards(config)
     check_recipe(config, shards)
+    check_sampling(shards, config)
     repeated = shards.repeated()
     if repeated:
         raise InputError(f"{shards.folder} holds the video {repeated[0]!r} more than once; run gare prepare again.")
@@ -75,6 +84,11 @@ def check_dev(split: str, captions: int, where: str) -> None:
 
 def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
     """Steps of an epoch over videos with these caption counts; InputError when they make no batch."""
+    if not any(captions):
+        raise InputError(
+            f"No video of the split {config.data.train_split!r} of {where} has a caption: such videos can be indexed "
+            "and searched, not trained on. data.train_split names the split to train on."
+        )
     per_epoch = steps_per_epoch(captions, config.train.global_batch, config.data.captions)
     if per_epoch == 0:
         raise InputError(
@@ -96,12 +110,16 @@ def check_recipe(config: Config, shards: ShardSet) -> None:
     ours = config.prepare.model_dump(mode="json", exclude=set(LAYOUT))
     other = {name: shards.recipe[name] for name in ours if name in shards.recipe and shards.recipe[name] != ours[name]}
     if other:
-        wanted = ", ".join(f"prepare.{name}={ours[name]}" for name in other)
-        there = " ".join(f"--set prepare.{name}={value}" for name, value in other.items())
+        wanted = ", ".join(f"prepare.{name}={_shown(ours[name])}" for name in other)
+        there = " ".join(f"--set prepare.{name}={_shown(value)}" for name, value in other.items())
         raise ConfigError(
             f"The shards in {shards.folder} were prepared by another recipe than these settings ({wanted}): prepare "
             f"again, or train with {there}."
         )
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else canonical_json(value)
 
 
 def choose_device(config: Config) -> torch.device:

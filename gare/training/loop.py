@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from gare.common.console import warn
 from gare.config import Config
 from gare.data.batches import check_fit, make_batch
+from gare.data.fit import check_random_crop
 from gare.data.shards import ShardSet
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
@@ -59,7 +60,9 @@ def train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None = N
     while state.epoch < config.train.epochs:
         for samples in data.batches(config, state.epoch):
             set_learning_rates(optimiser, learning_rate_factor(state.step, data.steps, config.train.warmup))
-            batch = make_batch(data.train, samples[ranks.own(per_rank)], tokenizer, config)
+            batch = make_batch(
+                data.train, samples[ranks.own(per_rank)], tokenizer, config, model.image_size, epoch=state.epoch
+            )
             values = train_step(model, optimiser, batch, config, ranks, state.step)
             state.step += 1
             if history and (state.step % config.runtime.log_every == 0 or state.step == data.steps):
@@ -81,6 +84,7 @@ def _build(config: Config, shards: ShardSet) -> tuple[GareModel, Tokenizer, Opti
     torch.manual_seed(config.train.seed)
     model = GareModel.from_clip(clip_source(config), config.model)
     tokenizer = check_fit(model, shards, config)
+    check_random_crop(shards, config, model.image_size)
     if not model.temporal_from_text:
         warn(TEMPORAL_AT_RANDOM)
     freeze(model, config.train)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from gare.common.errors import InputError
+from pipelines.reading import files_below
 
 BESIDE_VIDEOS: Final = frozenset(
     {
@@ -69,7 +70,7 @@ class _Index:
         self.unreadable: list[str] = []
         self._names: dict[str, list[tuple[str, str]]] = defaultdict(list)
         self._stems: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for name, path in self._walk(os.path.abspath(root)):  # noqa: PTH100 - symlinks stay
+        for name, path in files_below(os.path.abspath(root), self.unreadable):  # noqa: PTH100 - symlinks stay
             if name.rpartition(".")[2].lower() not in BESIDE_VIDEOS:
                 for index, key in ((self._names, name), (self._stems, stem_of(name))):
                     index[key.lower()].append((key, path))
@@ -81,34 +82,3 @@ class _Index:
         index = self._names if whole else self._stems
         found = (path for name in names for there, path in index.get(name.lower(), ()) if not exact or there == name)
         return list(dict.fromkeys(found))
-
-    def _walk(self, root: str) -> Iterator[tuple[str, str]]:
-        """Name and path of every file, folder by folder, the nearest first; a folder is entered once."""
-        level, seen = [root], set()
-        while level:
-            below = []
-            for folder in level:
-                try:
-                    status = os.stat(folder)  # noqa: PTH116
-                    if (status.st_dev, status.st_ino) in seen:
-                        continue
-                    seen.add((status.st_dev, status.st_ino))
-                    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-                except OSError:
-                    self.unreadable.append(folder)
-                    continue
-                for entry in entries:
-                    kind = _kind(entry)
-                    if kind == "file":
-                        yield entry.name, entry.path
-                    elif kind == "folder":
-                        below.append(entry.path)
-            level = below
-
-
-def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder"] | None:
-    """What an entry is, or what its symbolic link leads to; nothing for a broken link, a pipe or a device."""
-    try:
-        return "file" if entry.is_file() else "folder" if entry.is_dir() else None
-    except OSError:
-        return None

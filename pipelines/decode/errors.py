@@ -1,38 +1,59 @@
-"""Why a video could not be decoded, and the processor time it may take."""
+"""Why a video could not be decoded, and what it may cost."""
 
 from __future__ import annotations
 
+import mmap
 import time
 from typing import Final
 
 KINDS: Final[dict[str, str]] = {
     "missing": "there is no such file",
     "not_a_file": "a folder, pipe, socket or device",
-    "unsupported_uri": "a remote address, which this version does not fetch",
+    "unsupported_uri": "an address of a kind that is not fetched, or none at all",
+    "unreachable": "a remote file that could not be copied: network, permission or disk; another try may do better",
     "empty_file": "a file of 0 bytes",
     "unreadable": "no container format that is accepted here, or damaged beyond opening",
     "no_video": "no video stream (cover art is none)",
-    "no_decodable_video": "a video stream of a codec that cannot be decoded here",
+    "no_decodable_video": "a video stream of a codec or pixel format that cannot be decoded here",
     "no_packets": "a header without any video data",
     "no_frames": "video data from which no frame came",
     "empty_clip": "no frame between start_s and end_s",
     "corrupt": "more than half of the frames are flagged as damaged",
     "too_large": "more than limits.max_bytes",
     "too_many_pixels": "more than limits.max_pixels a frame",
+    "too_elongated": "longer than limits.max_aspect times its width, to be stored uncropped",
+    "mixed_shapes": "frames of more than one shape, to be stored uncropped",
     "too_many_packets": "more than limits.max_packets",
     "too_long": "longer than limits.max_seconds",
-    "timeout": "more processor time than limits.cpu_seconds",
+    "timeout": "more processor time than limits.cpu_seconds, or more waiting than limits.wait_seconds",
+    "memory": "more memory than limits.memory_bytes, twice",
+    "crashed": "the process that decoded it died, twice",
     "internal": "an unexpected error of this software",
 }
 """Every kind a ledger row can fail with, and what it means."""
 
+NOTES: Final[dict[str, str]] = {
+    "partial": "some of the file was damaged",
+    "ordinal_timestamps": "times counted from the frames' numbers, because those of the file tell nothing",
+    "truncated": "policy all_candidates had more than max_frames; the end of the clip is not stored",
+}
+"""Every note a row that is ok can have, and what it means."""
+
+
+LOOKS: Final = 8
+"""A long file has packets that take less time than reading the clock does."""
+
 
 class DecodeError(Exception):
-    """One video cannot be decoded: ``kind`` is a key of ``KINDS``, ``message`` one sentence."""
+    """One video cannot be decoded: ``kind`` is a key of ``KINDS``, ``message`` one sentence.
+
+    ``attempts``: how often it was tried.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}")
         self.kind, self.message = kind, message
+        self.attempts = 1
 
 
 class Budget:
@@ -41,8 +62,28 @@ class Budget:
     def __init__(self, cpu_seconds: float) -> None:
         self._limit = cpu_seconds
         self._started = time.thread_time()
+        self._checks = 0
 
     def check(self) -> None:
-        """Raise DecodeError(timeout) once the time is spent."""
+        """Raise DecodeError(timeout) once the time is spent; the clock is read once in LOOKS checks."""
+        self._checks += 1
+        if self._checks % LOOKS != 1:
+            return
         if time.thread_time() - self._started > self._limit:
-            raise DecodeError("timeout", f"More than {self._limit:g} s of processor time.")
+            raise out_of_time(self._limit)
+
+
+def out_of_time(cpu_seconds: float) -> DecodeError:
+    """Build the error of a video that takes too long, whoever notices."""
+    return DecodeError("timeout", f"More than {cpu_seconds:g} s of processor time.")
+
+
+def check_room(pixels: int) -> None:
+    """Raise MemoryError where another frame of so many pixels would not fit into the memory this process may use.
+
+    FFmpeg's H.264 decoder calls a frame that it found no memory for damaged data; this tells the two apart.
+    """
+    try:
+        mmap.mmap(-1, max(1, 4 * pixels), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError as error:
+        raise MemoryError("no memory for another frame") from error

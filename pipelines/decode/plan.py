@@ -6,7 +6,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipelines.decode.source import Packet
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.decode.packets import NONE, Packets
+
+MAX_REORDER = 64
+"""No codec shows a packet further than this from where it is stored; pts that say so are wrong."""
 
 
 @dataclass
@@ -18,32 +24,46 @@ class Segment:
     wanted: set[int] = field(default_factory=set)
 
 
-def display_order(packets: Sequence[Packet]) -> list[int] | None:
-    """List the positions of the packets that are shown, in the order in which they are; None when pts do not tell.
+@dataclass(frozen=True)
+class Display:
+    """The packets that are shown, in the order in which they are: int64 [n] positions and pts, rising.
 
-    Left out: packets an edit list discards, and all but the first of equal pts. With a pts missing anywhere, or
-    most of them repeated, order by pts means nothing.
+    ``repeated``: [n] whether another shown packet has the same pts; the first in the file is listed.
     """
-    if any(packet.pts is None for packet in packets):
-        return None
-    shown = [i for i, packet in enumerate(packets) if not packet.discard]
-    first_of: dict[int, int] = {}
-    for i in shown:
-        first_of.setdefault(_pts(packets[i]), i)
-    if 2 * len(first_of) < len(shown):
-        return None
-    return [first_of[pts] for pts in sorted(first_of)]
+
+    order: NDArray[np.int64]
+    pts: NDArray[np.int64]
+    repeated: NDArray[np.bool_]
 
 
-def segments(packets: Sequence[Packet], wanted: Sequence[int]) -> list[Segment]:
+def display(packets: Packets) -> Display | None:
+    """Order the packets by pts; None when pts do not tell.
+
+    Left out: packets an edit list discards, and all but the first of equal pts. With a pts missing anywhere, most of
+    them repeated, or packets shown far from where they are stored (the clock starts anew), order by pts means
+    nothing.
+    """
+    pts, shown = packets.pts, packets.shown
+    if not len(shown) or (pts == NONE).any():
+        return None
+    places = np.argsort(pts[shown], kind="stable")
+    if np.abs(places - np.arange(len(shown))).max() > MAX_REORDER:
+        return None
+    unique, first, counts = np.unique(pts[shown], return_index=True, return_counts=True)
+    if 2 * len(unique) < len(shown):
+        return None
+    return Display(shown[first], unique, counts > 1)
+
+
+def segments(packets: Packets, wanted: Sequence[int]) -> list[Segment]:
     """Cut out the stretches of packets that produce the frames of the ``wanted`` positions.
 
     Each starts at the last keyframe shown no later than the wanted frame, not at the last one before it in the
     file: frames shown before an open keyframe but stored behind it need the keyframe before. Overlaps are merged.
     """
-    keys = [i for i, packet in enumerate(packets) if packet.key]
+    pts, keys = packets.pts, packets.keys.tolist()
     merged: list[Segment] = []
-    for start, stop in sorted((_start(packets, keys, i), i) for i in wanted):
+    for start, stop in sorted((_start(pts, keys, i), i) for i in wanted):
         if merged and start <= merged[-1].stop:
             merged[-1].stop = max(merged[-1].stop, stop)
         else:
@@ -52,14 +72,8 @@ def segments(packets: Sequence[Packet], wanted: Sequence[int]) -> list[Segment]:
     return merged
 
 
-def _start(packets: Sequence[Packet], keys: Sequence[int], wanted: int) -> int:
+def _start(pts: NDArray[np.int64], keys: Sequence[int], wanted: int) -> int:
     for position in range(bisect_right(keys, wanted) - 1, -1, -1):
-        if _pts(packets[keys[position]]) <= _pts(packets[wanted]):
+        if pts[keys[position]] <= pts[wanted]:
             return keys[position]
     return 0
-
-
-def _pts(packet: Packet) -> int:
-    if packet.pts is None:
-        raise ValueError("the plan needs a pts on every packet")
-    return packet.pts

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import av.error
 from av.stream import Disposition
 
 from gare.config.prepare import LimitsConfig
-from pipelines.decode.errors import Budget, DecodeError
+from pipelines.decode.errors import Budget, DecodeError, check_room
 
 # Containers of moving pictures only. Playlists (concat, hls, dash) would open other files, and still images
 # would pass as one-frame videos.
@@ -23,61 +23,90 @@ FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,mpeg1video,mpeg2video,flv,live_flv,asf,ogg,3gp,rm,mxf,nut,"
     "ivf,obu,av1,h264,hevc,vvc,m4v,h263,vc1,dv,gxf,swf,gif,wtv,y4m,yuv4mpegpipe"
 )
-KEEP_PACKETS_BYTES = 64 * 2**20
 NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
-
-
-class Packet(NamedTuple):
-    """What the plan needs of a packet. ``pts`` in units of the track's time base; None when the file has none."""
-
-    pts: int | None
-    key: bool
-    discard: bool
 
 
 @dataclass
 class Track:
-    """One video stream of an open container, ready to decode on one thread."""
+    """One video stream of an open container, ready to decode on one thread.
+
+    ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read.
+    """
 
     container: Any
     stream: Any
     context: Any
     errors: int = 0
-    packets: int = 0
+    damaged: bool = False
 
     @property
     def ordered_by_pts(self) -> bool:
         """Whether pts tell the order of display: AVI has none, and those FFmpeg makes up ignore B-frames."""
         return not (self.container.format.name == "avi" and self.context.has_b_frames)
 
+    @property
+    def starts_anywhere(self) -> bool:
+        """Whether a keyframe is all that decoding needs: a palette may be older."""
+        return bool(self.context.pix_fmt != "pal8")
+
     def demux(self, budget: Budget, max_packets: int) -> Iterator[Any]:
-        """Yield the packets with data in file order; damage while reading ends them and counts as an error.
+        """Yield the packets with data in file order; damage while reading ends them.
 
         Raises DecodeError when the time is spent, when there are too many and when there are none.
         """
+        count = 0
+        for packet in self.read(budget):
+            count += 1
+            if count > max_packets:
+                raise DecodeError("too_many_packets", f"More than {max_packets} packets.")
+            self.damaged |= packet.is_corrupt
+            yield packet
+        if not count:
+            raise DecodeError("no_packets", "A header, but no video data.")
+        # MP4 lists every packet before the data, so what is missing at the end is known.
+        if self.container.format.name.startswith("mov") and len(self.stream.index_entries) > count:
+            self.damaged = True
+
+    def read(self, budget: Budget) -> Iterator[Any]:
+        """Yield what ``demux`` does, from where the container is now, however little or much it is."""
         packets = self.container.demux(self.stream)
         while True:
             budget.check()
             try:
                 packet = next(packets, None)
+            except MemoryError:  # FFmpeg's is an FFmpegError too
+                raise
             except (av.error.FFmpegError, IndexError, ValueError):  # IndexError: MPEG-TS with a late stream
-                self.errors += 1
-                packet = None
+                self.damaged = True
+                return
             if packet is None:
-                break
+                return
             if packet.size:
-                self.packets += 1
-                if self.packets > max_packets:
-                    raise DecodeError("too_many_packets", f"More than {max_packets} packets.")
                 yield packet
-        if not self.packets:
-            raise DecodeError("no_packets", "A header, but no video data.")
+
+    def seek(self, moment: int) -> bool:
+        """Go to a keyframe at or before ``moment`` (units of the track's time base); False where that fails."""
+        try:
+            self.container.seek(moment, stream=self.stream)
+        except MemoryError:
+            raise
+        except (av.error.FFmpegError, ValueError, OverflowError):
+            return False
+        return True
+
+    def forget(self) -> None:
+        """Make the decoder forget the packets it has seen."""
+        if self.context.is_open:
+            self.context.flush_buffers()
 
     def decode(self, packet: Any | None) -> list[Any]:
         """Return the frames that come out when ``packet`` goes in (None drains); damage counts as an error."""
         try:
             frames: list[Any] = self.context.decode(packet)
+        except MemoryError:
+            raise
         except (av.error.FFmpegError, ValueError):
+            check_room(self.context.width * self.context.height)
             if packet is not None:
                 self.errors += 1
             return []
@@ -112,6 +141,8 @@ def open_track(path: Path, limits: LimitsConfig) -> Iterator[Track]:
             options={"max_pixels": str(limits.max_pixels)},
             container_options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
         )
+    except MemoryError:
+        raise
     except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DecodeError("unreadable", f"Not an accepted video container, or damaged: {reason}.") from None

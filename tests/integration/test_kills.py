@@ -18,6 +18,7 @@ from gare.common.files import file_digest
 from gare.config.tree import to_yaml
 from gare.schema import MANIFEST
 from pipelines.manifest import write_manifest
+from tests.processes import decoders_below, ends
 from tests.videos import make_video
 
 pytestmark = pytest.mark.ray
@@ -36,14 +37,19 @@ def run(command):
 
 
 def kill_when(command, reached):
-    """Start a command and SIGKILL its whole process group once ``reached()``; True if it was still at work."""
+    """Start a command and SIGKILL its whole process group once ``reached()``; True if it was still at work.
+
+    Its decoders are in no group of its own, and have to end by themselves.
+    """
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + SECONDS
     while process.poll() is None and not reached() and time.monotonic() < deadline:
         time.sleep(0.01)
     alive = process.poll() is None
+    decoders = decoders_below(process.pid)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert all(ends(decoder) for decoder in decoders)
     return alive
 
 

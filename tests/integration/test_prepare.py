@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pyarrow as pa
 import pytest
@@ -14,6 +16,7 @@ from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
 from pipelines import shards
 from pipelines.manifest import write_manifest
+from tests.processes import decoders_below
 from tests.videos import make_video
 
 pytestmark = pytest.mark.ray
@@ -68,3 +71,18 @@ def test_a_corpus_of_bad_videos_ends_with_a_sentence_and_a_ledger(tmp_path, ray_
     with pytest.raises(RunError, match="ledger says why"):
         shards.prepare(tmp_path / "m.parquet", tmp_path / "out", RECIPE)
     assert (tmp_path / "out/ledger/unit-000000.parquet").is_file()
+
+
+def test_decoders_killed_in_the_middle_cost_nothing(tmp_path, manifest, ray_cluster):
+    shards.prepare(manifest, tmp_path / "quiet", RECIPE)
+    killed = []
+
+    def kill_once(state):
+        if not killed:
+            killed.extend(decoders_below(os.getpid()))
+            for decoder in killed:
+                os.kill(decoder, signal.SIGKILL)
+
+    shards.prepare(manifest, tmp_path / "disturbed", RECIPE, workers=1, on_progress=kill_once)
+    assert killed
+    assert contents(tmp_path / "disturbed") == contents(tmp_path / "quiet")

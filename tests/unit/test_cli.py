@@ -108,8 +108,23 @@ MISTAKES = [
     ("manifest csv {p}/folder --out {p}/m", 3, "Is a directory"),
     ("manifest csv {p}/empty --out {p}/m", 3, "is empty"),
     ("manifest csv {p}/junk.csv --out {p}/m", 3, "is not UTF-8 text"),
+    ("manifest jsonl {p}/none --out {p}/m", 3, "There is no file"),
+    ("manifest jsonl {p}/folder --out {p}/m", 3, "Is a directory"),
+    ("manifest jsonl {p}/good.csv --out {p}/m", 3, "line 1 is not a JSON object"),
+    ("manifest jsonl {p}/junk --out {p}/m", 3, "is not UTF-8 text"),
+    ("manifest parquet {p}/none --out {p}/m", 3, "There is no file"),
+    ("manifest parquet {p}/folder --out {p}/m", 3, "Is a directory"),
+    ("manifest parquet {p}/junk --out {p}/m", 3, "is not a Parquet file"),
+    ("manifest parquet {p}/empty --out {p}/m", 3, "is not a Parquet file"),
+    ("manifest folder {p}/none --out {p}/m", 3, "There is no folder"),
+    ("manifest folder {p}/good.csv --out {p}/m", 3, "There is no folder"),
+    ("manifest folder {p}/mine --out {p}/m", 3, "holds no video file"),
+    ("manifest folder {p} --out {p}/m --split x --carve dev=0.5", 3, "one of the two"),
+    ("inspect {p}/none", 3, "There is no folder"),
+    ("inspect {p}/good.csv", 3, "There is no folder"),
+    ("inspect {p}/mine", 3, "it is no folder of gare prepare"),
     ("manifest csv {p}/columns.csv --out {p}/m", 3, "has no column video_id, uri, captions; its columns are a, b"),
-    ("manifest csv {p}/header.csv --out {p}/m", 3, "no rows below its header"),
+    ("manifest csv {p}/header.csv --out {p}/m", 3, "has no rows"),
     ("manifest csv {p}/cells.csv --out {p}/m", 3, "line 2 has more or fewer cells"),
     ("manifest csv {p}/uncaptioned.csv --out {p}/m", 3, "has a caption"),
     ("manifest csv {p}/seconds.csv --out {p}/m", 3, "'nan' is no number of seconds"),
@@ -353,7 +368,7 @@ def test_a_clip_model_whose_weights_do_not_fit_is_refused_not_drawn_at_random(ca
 def test_shards_of_another_size_say_what_to_prepare(capfd, place, toy_shards, tmp_path):
     shards = shutil.copytree(toy_shards, tmp_path / "shards")
     values = json.loads((shards / "dataset.json").read_text())
-    values["recipe"] |= {"crop": 64, "short_side": 64}
+    values["recipe"] |= {"crop": 16, "short_side": 16}
     (shards / "dataset.json").write_text(json.dumps(values))
     ended, _, err = call(capfd, "evaluate", place / "runs/toy", "--shards", shards)
     assert ended == 2
@@ -387,6 +402,26 @@ def test_an_index_whose_checkpoint_moved_or_changed_says_so(capfd, place, tmp_pa
         ended, _, err = call(capfd, "search", index, "a red square")
         assert (ended, err.count("\n")) == (3, 1)
         assert "Unexpected" not in err
+
+
+def test_videos_without_captions_are_left_out_of_training_and_can_be_searched(capfd, place, tmp_path):
+    from tests import toy
+
+    shards = toy.make_shards(tmp_path / "bare", {"train": 9, "dev": 4, "gallery": 5}, uncaptioned="gallery")
+    some = toy.make_shards(tmp_path / "some", {"train": 9, "dev": 4}, uncaptioned="train3")
+    places = ["--set", f"runtime.output={tmp_path}", "--set", "train.epochs=1"]
+    ended, _, err = call(capfd, "train", place / "toy.yaml", "--local", "--shards", some, *places)
+    assert ended == 0
+    assert "1 of 9 videos of train have no caption and are left out." in err
+    assert (
+        call(capfd, "index", place / "runs/toy", "--shards", shards, "--split", "gallery", "--out", tmp_path / "i")[0]
+        == 0
+    )
+    ended, out, _ = call(capfd, "search", tmp_path / "i", "a red square", "--json")
+    assert (ended, len(json.loads(out)["hits"])) == (0, 5)
+    ended, _, err = call(capfd, "evaluate", place / "runs/toy", "--shards", shards, "--split", "gallery")
+    assert ended == 3
+    assert "has no captions to query with" in err
 
 
 def test_a_first_attempt_that_trained_nothing_does_not_hold_its_name(capfd, place, toy_clip, tmp_path):

@@ -14,10 +14,11 @@ from av.stream import Disposition
 from PIL import Image
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
-from pipelines.decode import KINDS, DecodeError, decode_in_order, decode_video, plan, source
+from pipelines.decode import KINDS, DecodeError, decode_in_order, decode_video, job, plan, source
 from pipelines.decode import video as video_module
-from pipelines.decode.picture import crop_box
-from pipelines.decode.source import Packet
+from pipelines.decode.errors import Budget
+from pipelines.decode.in_order import Guess, in_order
+from pipelines.decode.packets import Packet, Packets
 from tests.videos import make_video
 
 RECIPE = PrepareConfig(short_side=64, crop=48, candidate_fps=6.0)
@@ -79,22 +80,10 @@ def test_the_sequential_decode_gives_the_frames_of_pyav_alone(tmp_path):
         np.testing.assert_array_equal(frame, np.asarray(image))
 
 
-def test_the_plan_leaves_packets_out(tmp_path, monkeypatch):
+def test_the_plan_leaves_packets_out(tmp_path, fed):
     path = make_video(tmp_path / "long.mp4", frames=240, gop=12, options={"bf": "2"})
-    fed = []
-    original = video_module.Track.decode
-    monkeypatch.setattr(
-        video_module.Track, "decode", lambda self, packet: (fed.append(packet), original(self, packet))[1]
-    )
     decode_video(path, recipe=PrepareConfig(max_frames=3))
-    assert sum(packet is not None for packet in fed) < 60
-
-
-def test_a_file_too_large_to_keep_its_packets_gives_the_same_frames(tmp_path, monkeypatch):
-    path = encoded(tmp_path, "h264_open_gop")
-    kept = decode_video(path, recipe=RECIPE)
-    monkeypatch.setattr(video_module, "KEEP_PACKETS_BYTES", 0)
-    assert_same(decode_video(path, recipe=RECIPE), kept)
+    assert len(fed) < 60
 
 
 def test_variable_frame_rate_is_sampled_by_time(tmp_path):
@@ -125,13 +114,64 @@ def test_a_raw_stream_without_times_is_counted_and_noted(tmp_path):
     assert len(decoded.frames) == 12
 
 
-def test_a_damaged_packet_loses_little_and_is_noted_as_partial(tmp_path):
+@pytest.fixture
+def fed(monkeypatch):
+    """The packets that went into a decoder."""
+    packets, original = [], source.Track.decode
+
+    def decode(self, packet):
+        if packet is not None:
+            packets.append(packet)
+        return original(self, packet)
+
+    monkeypatch.setattr(source.Track, "decode", decode)
+    return packets
+
+
+@pytest.mark.parametrize("name", ["raw.h264", "h264_avi"])
+def test_a_video_without_a_plan_is_decoded_once(tmp_path, fed, name):
+    raw = {"container": "h264", "options": {"bf": "0"}}
+    path = make_video(tmp_path / name, **raw) if name == "raw.h264" else encoded(tmp_path, name)
+    decoded = decode_video(path, recipe=RECIPE)
+    assert len(fed) == 60
+    assert_same(decoded, decode_in_order(path, recipe=RECIPE))
+
+
+def test_a_wrong_guess_of_what_is_kept_costs_time_and_no_frame(tmp_path, fed, monkeypatch):
+    path = encoded(tmp_path, "h264_avi")
+    wanted = decode_in_order(path, recipe=RECIPE)
+    pictures, original = [], job.picture
+    monkeypatch.setattr(job, "picture", lambda *given: pictures.append(1) or original(*given))
+    for guess in (Guess(), Guess([3, 40]), Guess(range(1, 60, 5)), Guess(range(0, 10**4, 999), by_pts=True)):
+        fed.clear()
+        pictures.clear()
+        assert_same(in_order(video_module.Job(path, RECIPE, None, None, Budget(60.0)), guess), wanted)
+        assert 60 < len(fed) <= 120
+        assert len(pictures) <= 2 * RECIPE.max_frames
+
+
+def test_a_plan_that_fails_is_followed_by_one_decode_of_everything(tmp_path, fed):
+    path = damaged(tmp_path)
+    decoded = decode_video(path, recipe=RECIPE)
+    planned = len(fed)
+    fed.clear()
+    assert_same(decode_in_order(path, recipe=RECIPE), decoded)
+    assert 60 < len(fed) <= 120  # which knows nothing before it starts
+    assert planned <= 60 + 60
+
+
+def damaged(tmp_path):
+    """A video with noise in one packet."""
     path = encoded(tmp_path, "h264_bframes")
     data = bytearray(path.read_bytes())
     at = data.index(b"mdat") + len(data) // 2
-    data[at : at + 400] = os.urandom(400)
+    data[at : at + 400] = np.random.default_rng(0).bytes(400)
     path.write_bytes(bytes(data))
-    decoded = decode_video(path, recipe=RECIPE)
+    return path
+
+
+def test_a_damaged_packet_loses_little_and_is_noted_as_partial(tmp_path):
+    decoded = decode_video(damaged(tmp_path), recipe=RECIPE)
     assert "partial" in decoded.notes
     assert len(decoded.frames) >= 8
 
@@ -258,43 +298,73 @@ def test_a_limit_ends_a_video_with_its_own_kind(tmp_path, limits, kind):
 # Pure parts
 
 
+def packets(*rows: Packet | tuple) -> Packets:
+    return Packets([row if isinstance(row, Packet) else Packet(*row, False) for row in rows])
+
+
 def test_frames_shown_before_an_open_keyframe_start_at_the_one_before():
-    packets = [
-        Packet(pts, key, discard=False)
-        for pts, key in [(0, True), (1, False), (5, True), (3, False), (4, False), (6, False)]
-    ]
-    assert [(s.start, s.stop) for s in plan.segments(packets, [3])] == [(0, 3)]
-    assert [(s.start, s.stop) for s in plan.segments(packets, [5])] == [(2, 5)]
-    assert [(s.start, s.stop, s.wanted) for s in plan.segments(packets, [3, 5])] == [(0, 5, {3, 5})]
+    made = packets((0, True), (1, False), (5, True), (3, False), (4, False), (6, False))
+    assert [(s.start, s.stop) for s in plan.segments(made, [3])] == [(0, 3)]
+    assert [(s.start, s.stop) for s in plan.segments(made, [5])] == [(2, 5)]
+    assert [(s.start, s.stop, s.wanted) for s in plan.segments(made, [3, 5])] == [(0, 5, {3, 5})]
 
 
 def test_order_comes_from_pts_without_discarded_and_repeated_packets():
-    made = [
-        Packet(0, True, True),
-        Packet(4, True, False),
-        Packet(2, False, False),
-        Packet(2, False, False),
-        Packet(3, False, False),
-    ]
-    assert plan.display_order(made) == [2, 4, 1]
-    assert plan.display_order([*made, Packet(None, False, False)]) is None
-    assert plan.display_order([Packet(0, True, False)] * 5) is None
+    rows = [Packet(0, True, True), Packet(4, True, False), *(Packet(pts, False, False) for pts in (2, 2, 3))]
+    shown = plan.display(packets(*rows))
+    assert shown.order.tolist() == [2, 4, 1]
+    assert shown.pts.tolist() == [2, 3, 4]
+    assert shown.repeated.tolist() == [True, False, False]
+    assert plan.display(packets(*rows, (None, False))) is None
+    assert plan.display(packets(*[(0, True)] * 5)) is None
+    assert plan.display(packets(Packet(0, True, True))) is None
 
 
-@pytest.mark.parametrize(("width", "height"), [(320, 240), (240, 320), (1920, 1080), (8192, 2), (3, 7), (224, 224)])
-def test_cropping_before_resizing_equals_cropping_after(width, height):
-    if width > 8000:
-        box = crop_box(width, height, 224, 224)
-        assert box[2] - box[0] == pytest.approx(box[3] - box[1], rel=1e-6)
-        return
-    generator = np.random.default_rng(0)
-    image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    short, crop = 64, 48
-    new = (max(short, width * short // min(width, height)), max(short, height * short // min(width, height)))
-    left, top = round((new[0] - crop) / 2), round((new[1] - crop) / 2)
-    after = image.resize(new, Image.Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
-    before = image.resize((crop, crop), Image.Resampling.BICUBIC, box=crop_box(width, height, short, crop))
-    assert np.abs(np.asarray(after).astype(int) - np.asarray(before)).max() <= 1
+def test_a_clock_that_starts_anew_does_not_tell_the_order():
+    once = [(pts, pts % 10 == 0) for pts in range(80)]
+    assert plan.display(packets(*once)) is not None
+    assert plan.display(packets(*once, *once)) is None
+
+
+def test_extreme_pts_do_not_overflow():
+    made = packets((-(2**62), True), (2**62, False), (0, False))
+    assert plan.display(made).order.tolist() == [0, 2, 1]
+
+
+def demuxed(key: bool, *side_data: str):
+    has = side_data.__contains__
+    return SimpleNamespace(pts=0, dts=0, pos=0, size=1, is_keyframe=key, is_discard=False, has_sidedata=has)
+
+
+def test_parameters_that_change_on_the_way_are_noted():
+    made = Packets()
+    made.note(demuxed(True, "new_extradata"))
+    made.note(demuxed(True, "mpegts_stream_id"))
+    assert not made.new_parameters
+    made.note(demuxed(True, "new_extradata"))
+    made.note(demuxed(True))
+    assert made.new_parameters
+
+
+def test_where_a_keyframe_is_not_enough_everything_is_decoded_once(tmp_path, fed, monkeypatch):
+    path = encoded(tmp_path, "h264_bframes")
+    wanted = decode_in_order(path, recipe=RECIPE)
+    for change in (
+        lambda patch: patch.setattr(Packets, "note", noting_new_parameters),
+        lambda patch: patch.setattr(source.Track, "starts_anywhere", False),
+        lambda patch: patch.setattr(source.Track, "ordered_by_pts", False),
+    ):
+        fed.clear()
+        with monkeypatch.context() as patch:
+            change(patch)
+            assert_same(decode_video(path, recipe=RECIPE), wanted)
+        assert len(fed) == 60
+    assert not source.Track(None, None, SimpleNamespace(pix_fmt="pal8")).starts_anywhere
+
+
+def noting_new_parameters(self: Packets, packet) -> None:
+    self.add(Packet.of(packet))
+    self.new_parameters = True
 
 
 # Real files

@@ -12,6 +12,7 @@ import pytest
 from gare.cli import COMMANDS, cli
 from gare.config.tree import describe, load_config
 from gare.schema import LEDGER, MANIFEST, SHARD
+from pipelines.decode import KINDS
 from tests.toy import make_shards
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,11 @@ def test_a_shard_is_read_by_the_lines_that_say_so(tmp_path, monkeypatch):
 def test_every_column_is_described(schema):
     text = (ROOT / "docs/data.md").read_text()
     assert [name for name in schema.names if f"`{name}`" not in text] == []
+
+
+def test_every_kind_of_failure_is_described():
+    text = (ROOT / "docs/data.md").read_text()
+    assert [kind for kind in KINDS if f"`{kind}`" not in text] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -11,7 +11,7 @@ from gare.cli.manifest import manifest as manifest_group
 from gare.common.errors import InputError
 from gare.schema import MANIFEST, VERSION_KEY
 from pipelines.manifest import content_digest, load_manifest, splits_of, write_manifest
-from pipelines.manifest_csv import CsvOptions, from_csv
+from pipelines.sources import SourceOptions, from_csv
 from pipelines.splits import carve
 
 
@@ -22,7 +22,7 @@ def csv_file(tmp_path, text, name="videos.csv"):
 
 
 def built(tmp_path, text, **options):
-    return from_csv(csv_file(tmp_path, text), CsvOptions(**options))
+    return from_csv(csv_file(tmp_path, text), SourceOptions(**options))
 
 
 def rows(table):
@@ -81,7 +81,7 @@ def test_videos_without_captions_are_dropped_and_counted(tmp_path):
     ("text", "message"),
     [
         ("", "is empty"),
-        ("video_id,uri,split,captions\n", "no rows below its header"),
+        ("video_id,uri,split,captions\n", "has no rows"),
         ("video_id,path,split,captions\na,b,c,d\n", "no column uri; its columns are video_id, path, split, captions"),
         ("video_id,uri,captions\na,b,c\n", "no split column; give --split"),
         (
@@ -96,7 +96,7 @@ def test_videos_without_captions_are_dropped_and_counted(tmp_path):
         ("video_id,uri,split,captions\na,,train,x\n", "line 2 has no uri"),
         ("video_id,uri,split,captions\na,a.mp4,train\n", "line 2 has more or fewer cells"),
         ("video_id,uri,split,captions\na,a.mp4,train,x,y\n", "line 2 has more or fewer cells"),
-        ("video_id,uri,split,captions,start_s\na,a.mp4,train,x,soon\n", "'soon' is no number"),
+        ("video_id,uri,split,captions,start_s\na,a.mp4,train,x,soon\n", "'soon' is no number of seconds"),
         ("video_id,uri,split,captions\na,a.mp4,train,\n", "No row of .* has a caption"),
         ('video_id,uri,split,captions\na,"a.mp4,train,x\n', "not valid CSV"),
     ],
@@ -110,7 +110,7 @@ def test_bytes_that_are_no_utf8_are_explained(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"video_id,uri,split,captions\na,a.mp4,train,caf\xe9\n")
     with pytest.raises(InputError, match="not UTF-8"):
-        from_csv(path, CsvOptions())
+        from_csv(path, SourceOptions())
 
 
 # Carving

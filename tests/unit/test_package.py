@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -31,9 +32,10 @@ def test_constraints_pin_every_package_to_a_plain_version():
 def test_every_dependency_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in PINNED}
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(requirement for extra in extras.values() for requirement in extra)]
     for requirement in wanted:
-        name = requirement.partition(">")[0].partition("[")[0].lower()
+        name = re.split("[><=;[]", requirement)[0].lower()
         assert name in pinned, name
 
 

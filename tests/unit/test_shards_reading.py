@@ -9,8 +9,10 @@ import pyarrow as pa
 import pytest
 
 from gare.common.errors import InputError
+from gare.config import DataConfig
 from gare.data.batches import load_frames
 from gare.data.shards import ShardSet
+from gare.data.views import View
 from tests import toy
 
 SECOND = "shards/unit-000001-00.arrow"
@@ -34,7 +36,7 @@ def test_frames_and_captions_come_back_as_stored(folder):
 
 def test_batches_are_padded_with_zeros_behind_the_mask(folder):
     split = ShardSet(folder).split("train")
-    frames, mask = load_frames(split, range(len(split)), 5)
+    frames, mask = load_frames(split, range(len(split)), View(DataConfig(frames=5), 32))
     assert frames.shape == (6, 5, 3, 32, 32)
     assert sorted(mask.sum(1).tolist()) == [1, 1, 2, 2, 3, 3]
     assert (frames.permute(0, 1, 3, 4, 2)[~mask] == 0).all()

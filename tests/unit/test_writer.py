@@ -18,7 +18,7 @@ from gare.schema import LEDGER, MANIFEST, SHARD, VERSION_KEY
 from pipelines import shards, work
 from pipelines.decode import decode_video
 from pipelines.units import open_output, read_ledger, remove_leftovers
-from pipelines.work import local_path, process_unit
+from pipelines.work import process_unit
 from tests.videos import make_video
 
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, unit_videos=2)
@@ -124,12 +124,14 @@ def test_a_unit_of_bad_videos_has_a_ledger_part_and_no_shard(tmp_path, videos):
 
 
 def test_an_unexpected_error_inside_one_video_is_a_ledger_row(tmp_path, videos, monkeypatch):
-    def fail(path, **_):
-        if path.name == "a.mp4":
-            raise ZeroDivisionError("by nothing\nsecond line")
-        return decode_video(path, **_)
+    shard_row = work.shard_row
 
-    monkeypatch.setattr(work, "decode_video", fail)
+    def fail(row, *arguments, **named):
+        if row["video_id"] == "a":
+            raise ZeroDivisionError("by nothing\nsecond line")
+        return shard_row(row, *arguments, **named)
+
+    monkeypatch.setattr(work, "shard_row", fail)
     output = done(tmp_path / "out", manifest(videos))
     row = read_ledger(output, 0)[0][0]
     assert (row["status"], row["reason"], row["message"]) == ("failed", "internal", "ZeroDivisionError: by nothing")
@@ -141,10 +143,10 @@ def test_a_failure_while_writing_leaves_no_ledger_part_and_no_half_shard(tmp_pat
     monkeypatch.setattr("pipelines.writer.BATCH_ROWS", 1)
     attempt = work.attempt
 
-    def disk_full_at_b(row, output):
+    def disk_full_at_b(row, *arguments):
         if row["video_id"] == "b":
             raise OSError("no space left")
-        return attempt(row, output)
+        return attempt(row, *arguments)
 
     monkeypatch.setattr(work, "attempt", disk_full_at_b)
     with pytest.raises(InputError, match=r"Cannot write .*: no space left"):
@@ -204,9 +206,9 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path, videos):
 
 def test_the_dataset_manifest_adds_up_and_the_trainer_reads_it(tmp_path, videos):
     output = done(tmp_path / "out", manifest(videos))
-    dataset = shards._dataset(output)
+    dataset = shards.dataset_manifest(output)
     assert dataset["totals"] | {"bytes": 0} == {
-        "rows": 4, "ok": 3, "filtered": {}, "failed": {"unreadable": 1}, "frames": 9, "bytes": 0,
+        "rows": 4, "ok": 3, "filtered": {}, "failed": {"unreadable": 1}, "notes": {}, "frames": 9, "bytes": 0,
     }  # fmt: skip
     assert dataset["splits"] == {"test": {"videos": 1, "captions": 1}, "train": {"videos": 2, "captions": 2}}
     assert dataset["totals"]["bytes"] == sum(f.stat().st_size for f in output.shards.iterdir())
@@ -247,10 +249,9 @@ def test_schemas_are_plain_and_stamped(tmp_path, videos):
         assert not isinstance(field.type, pa.BaseExtensionType)
 
 
-def test_file_uris_are_local_and_others_are_not_fetched(tmp_path, videos):
-    assert local_path("file:///a%20b/c.mp4").as_posix() == "/a b/c.mp4"
+def test_an_address_that_is_not_fetched_is_a_ledger_row(tmp_path, videos):
     table = manifest(videos, ["a", "b"]).to_pylist()
-    table[0]["uri"] = "s3://bucket/a.mp4"
+    table[0]["uri"] = "https://bucket/a.mp4"
     output = done(tmp_path / "out", pa.Table.from_pylist(table, schema=MANIFEST))
     row = read_ledger(output, 0)[0][0]
     assert (row["reason"], row["shard"]) == ("unsupported_uri", None)

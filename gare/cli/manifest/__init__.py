@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gare.cli.manifest.benchmarks import activitynet, didemo, lsmdc, msrvtt, msvd
-from gare.cli.manifest.csv import csv_command
+from gare.cli.manifest.sources import csv_command, folder_command, jsonl_command, parquet_command
 
 
 @click.group("manifest", short_help="Make a manifest: one row per video.", context_settings={"max_content_width": 120})
@@ -13,5 +13,15 @@ def manifest() -> None:
     """Make a manifest: one row per video, with its file, split and captions."""
 
 
-for _command in (csv_command, msrvtt, didemo, activitynet, msvd, lsmdc):
+for _command in (
+    csv_command,
+    jsonl_command,
+    parquet_command,
+    folder_command,
+    msrvtt,
+    didemo,
+    activitynet,
+    msvd,
+    lsmdc,
+):
     manifest.add_command(_command)

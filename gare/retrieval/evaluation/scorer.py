@@ -59,8 +59,8 @@ class GareScorer:
 
     def encode_videos(self, split: Split, videos: Sequence[int]) -> Videos:
         """Frame vectors."""
-        frames, batch = self.config.data.frames, self.config.runtime.eval_batch
-        return encode_videos(self.model, split, frames, batch, self.ranks, self.frames, videos=videos)
+        data, batch = self.config.data, self.config.runtime.eval_batch
+        return encode_videos(self.model, split, data, batch, self.ranks, self.frames, videos=videos)
 
     def score(self, texts: Texts, videos: Videos) -> Tensor:
         """Cosines after the increment."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from gare.config import Config
 from gare.data.shards import Split
+from gare.data.views import View
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.retrieval.encode import FrameChoice, in_parts, load_clips
@@ -49,9 +50,10 @@ class ZeroShotScorer:
     def encode_videos(self, split: Split, videos: Sequence[int]) -> Tensor:
         """Normalised means [V, D] of the numbered videos' frames."""
         model, device = self.model, self.model.clip.logit_scale.device
+        view = View(self.config.data, model.image_size)
 
         def block(start: int, stop: int) -> tuple[Tensor, ...]:
-            clips, mask = load_clips(split, videos[start:stop], self.config.data.frames, self.frames)
+            clips, mask = load_clips(split, videos[start:stop], view, self.frames)
             mask = mask.to(device)
             embedded = F.normalize(model.embed_images(model.normalise(clips.to(device)[mask])), dim=-1)
             frames = embedded.new_zeros(*mask.shape, embedded.shape[-1])

@@ -208,9 +208,9 @@ def _model(
         findings.problems.append(NO_TOKENIZER)
     if not model.temporal_from_text:
         findings.remarks.append(TEMPORAL_AT_RANDOM)
-    side, holder = config.prepare.crop, "prepare.crop keeps"
+    side, holder = config.prepare.side, "prepare keeps"
     if shards is not None:
-        side, holder = shards.image_size, f"The shards in {shards.folder} hold"
+        side, holder = shards.side, f"The shards in {shards.folder} hold"
     known = len(findings.problems)
     findings.attempt(check_sizes, model, side, holder, config)
     parameters = _parameters(model, config)
@@ -240,5 +240,5 @@ def _parameters(model: GareModel, config: Config) -> Parameters:
 
 def _disk(config: Config, corpus: Corpus) -> Disk:
     prepare = config.prepare
-    raw = corpus.videos * prepare.max_frames * prepare.crop**2 * 3
+    raw = corpus.videos * prepare.max_frames * prepare.side**2 * 3
     return Disk(corpus.videos, raw, round(raw * JPEG_SHARE), corpus.stored_bytes)

@@ -45,7 +45,7 @@ def made(tmp_path, toy_clip, toy_shards):
 def test_search_gives_the_models_own_scores(made, context):
     folder, model, config, split = made(f"model.context={context}")
     texts = encode_texts(model, model.tokenizer, [QUERY], config.data.words, 1)
-    videos = encode_videos(model, split, config.data.frames, 4)
+    videos = encode_videos(model, split, config.data, 4)
     scored = (
         model.score(texts.text, videos.frames, videos.frame_mask, words=texts.words, word_mask=texts.word_mask)
         .scores[0]

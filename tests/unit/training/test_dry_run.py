@@ -176,7 +176,7 @@ def test_a_manifest_is_held_against_the_settings(toy_run, toy_clip):
     rows = [("train", 2, {}), ("val", 0, {})] * 20
     problems = make_plan(config, Corpus.of_rows("here", rows, config)).problems
     assert "The split 'val' of here has no captions to choose the checkpoint by." in problems
-    assert "prepare.crop keeps 30-pixel frames, but the CLIP model takes 32; prepare with" in problems[-1]
+    assert "prepare keeps 30-pixel frames, but the CLIP model takes 32; prepare with" in problems[-1]
 
 
 def test_a_clip_without_tokenizer_is_a_problem(toy_run, toy_clip, tmp_path):

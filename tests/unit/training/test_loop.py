@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_videos(toy_run)
     config = toy_run()
     model = GareModel.from_clip(config.model.clip, config.model)
     split = ShardSet(config.runtime.shards).split("train")
-    batch = make_batch(split, [(0, 0), (1, 0), (2, 1), (3, 0)], model.tokenizer, config)
+    batch = make_batch(split, [(0, 0), (1, 0), (2, 1), (3, 0)], model.tokenizer, config, model.image_size)
     with torch.no_grad():
         model.head.psi.mean_proj.bias[0] = float("nan")
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -173,6 +173,27 @@ def test_a_dev_split_without_captions_is_refused_before_training(toy_run, tmp_pa
     shards = toy.make_shards(tmp_path / "bare", {"train": 8, "dev": 4}, uncaptioned="dev")
     with pytest.raises(InputError, match=r"'dev' of .* has no captions to choose the checkpoint by"):
         fit(toy_run(f"runtime.shards={shards}"))
+
+
+def test_a_train_split_without_captions_is_refused_before_training(toy_run, tmp_path):
+    from tests import toy
+
+    shards = toy.make_shards(tmp_path / "bare", {"train": 8, "dev": 4}, uncaptioned="train")
+    with pytest.raises(InputError, match=r"No video of the split 'train' of .* has a caption"):
+        fit(toy_run(f"runtime.shards={shards}"))
+
+
+def test_a_video_without_captions_is_in_no_batch(toy_run, tmp_path):
+    from gare.training.inputs import open_data
+    from tests import toy
+
+    shards = toy.make_shards(tmp_path / "bare", {"train": 8, "dev": 4}, uncaptioned="train3")
+    config = toy_run(f"runtime.shards={shards}")
+    data = open_data(config)
+    assert data.uncaptioned == 1
+    bare = [video.video_id for video in data.train.videos].index("train3")
+    seen = {video for epoch in range(5) for batch in data.batches(config, epoch) for video, _ in batch}
+    assert seen == set(range(8)) - {bare}
 
 
 def test_a_lost_store_or_a_damaged_handle_costs_the_record_and_not_the_training(toy_run):

@@ -1,0 +1,159 @@
+"""``gare inspect``: what a folder of prepared videos holds, and whether it is whole."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gare.cli.command import gare_command
+from gare.common.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from pipelines.inspection import Contents, Verdict
+
+PRINTED_SIZES = 8
+PRINTED_PROBLEMS = 50
+
+
+@gare_command("inspect", short_help="Look into a folder of prepared videos, and verify it.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--sheet", type=click.Path(path_type=Path), help="Write a PNG of some videos' stored frames.")
+@click.option("--videos", type=click.IntRange(min=1), default=12, show_default=True, help="Videos on the sheet.")
+@click.option("--split", help="Draw the sheet's videos from this split.")
+@click.option("--verify", is_flag=True, help="Check every digest and row, and decode a sample of the sources again.")
+@click.option(
+    "--sample",
+    metavar="N|all",
+    default="16",
+    show_default=True,
+    help="Sources --verify decodes again; 0 for none.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed by which sheet and sample are drawn.")
+def inspect(
+    *, folder: Path, sheet: Path | None, videos: int, split: str | None, verify: bool, sample: str, seed: int
+) -> dict[str, Any]:
+    """Print what DIR, a folder of gare prepare, holds: outcomes, splits, lengths, sizes, what decoding took.
+
+    An unfinished folder can be inspected too. --verify proves that the folder is what gare prepare left there, and
+    that sources still give their stored frames, bit for bit. It lists every difference and ends with exit code 4 when
+    there is one. A source that is gone is no difference; it is named as not verifiable.
+
+    \b
+    Examples:
+      gare inspect shards
+      gare inspect shards --sheet sheet.png --videos 20 --split test
+      gare inspect shards --verify --sample all
+    """
+    from gare.common.console import note, warn
+    from pipelines.inspection import draw_sheet, read_contents, summarise
+
+    count = _count(sample)
+    contents = read_contents(folder)
+    summary = summarise(contents)
+    _print(summary)
+    remark = contents.remark()
+    for text in (*contents.damaged, *([remark] if remark else [])):
+        warn(text)
+    result = {**summary, "remark": remark}
+    if sheet is not None:
+        drawn = draw_sheet(contents, sheet, videos=videos, seed=seed, split=split)
+        note(f"contact sheet of {drawn} videos: {sheet}")
+        result["sheet"] = {"file": str(sheet), "videos": drawn}
+    if verify:
+        verdict = _verified(contents, count, seed)
+        result["verify"] = asdict(verdict)
+        if verdict.problems:
+            raise RunError(
+                f"{folder} differs in {len(verdict.problems)} places from what gare prepare left there, or its "
+                "sources do; what is damaged is best prepared again into another folder.",
+                result=result,
+            )
+    return result
+
+
+def _count(sample: str) -> int | None:
+    """The number of sources to decode again; None for all."""
+    if sample == "all":
+        return None
+    if not sample.isdecimal():
+        raise InputError(f"--sample is a number of videos or all, not {sample!r}.")
+    return int(sample)
+
+
+def _verified(contents: Contents, sample: int | None, seed: int) -> Verdict:
+    from gare.common.console import meter, note, output, warn
+    from pipelines.inspection import verify
+
+    with meter("verified", None) as progress:
+
+        def show(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        verdict = verify(contents, sample=sample, seed=seed, on_progress=show)
+    for text in verdict.problems[:PRINTED_PROBLEMS]:
+        output().print(text, markup=False)
+    if len(verdict.problems) > PRINTED_PROBLEMS:
+        note(f"... and {len(verdict.problems) - PRINTED_PROBLEMS} more; --json lists all.")
+    for text in verdict.unverifiable:
+        warn(text)
+    note(
+        f"checked {verdict.shards} shards, {verdict.rows} ledger rows and {verdict.sources} sources decoded again: "
+        f"{len(verdict.problems)} differences, {len(verdict.unverifiable)} sources not verifiable"
+    )
+    return verdict
+
+
+def _print(summary: dict[str, Any]) -> None:
+    from gare.common.console import print_table
+
+    outcomes = [[o["status"], o["reason"], o["notes"], o["videos"]] for o in summary["outcomes"]]
+    print_table(f"Prepared videos in {summary['folder']}", ["outcome", "reason", "notes", "videos"], outcomes)
+    columns = ["videos", "decoded", "captions", "uncaptioned", "hours"]
+    print_table(
+        "Splits", ["split", *columns], [[name, *(s[c] for c in columns)] for name, s in summary["splits"].items()]
+    )
+    print_table("Decoded videos", ["", "min", "median", "max", "total"], _spreads(summary))
+    print_table("Kinds", ["", "value", "videos"], _kinds(summary))
+    decode = summary["decode"]
+    slowest = [[f"{row['decode_s']:.2f}", row["status"], row["video_id"], row["uri"]] for row in decode["slowest"]]
+    print_table("Slowest", ["seconds", "outcome", "video", "file"], slowest)
+    print_table("Recipe", ["key", "value"], _flat(summary["recipe"], "prepare."))
+    _print_rest(summary)
+
+
+def _print_rest(summary: dict[str, Any]) -> None:
+    from gare.common.console import note
+
+    units, size, decode = summary["units"], summary["bytes"], summary["decode"]
+    speed = f"{decode['videos_per_s']:.1f} videos/s a process" if decode["videos_per_s"] else "no time noted"
+    note(f"{units['finished']} of {units['total']} work units finished; digest {summary['digest'] or '-'}")
+    note(f"shards {size['shards'] / 1e6:,.1f} MB, sources {size['sources'] / 1e6:,.1f} MB")
+    note(f"decoding took {decode['seconds']:,.1f} s of processes ({speed}); {decode['tried_again']} were tried again")
+
+
+def _spreads(summary: dict[str, Any]) -> list[list[object]]:
+    named = (("source seconds", summary["duration_s"]), ("stored frames", summary["frames"]))
+    return [[name, *(f"{spread[k]:,g}" for k in ("min", "median", "max", "total"))] for name, spread in named if spread]
+
+
+def _kinds(summary: dict[str, Any]) -> list[list[object]]:
+    """Codecs and sizes, the most frequent of each."""
+    rows: list[list[object]] = []
+    for title, key in (("codec", "codecs"), ("source size", "source_sizes"), ("frame size", "frame_sizes")):
+        counted = list(summary[key].items())
+        rows += [[title, value, videos] for value, videos in counted[:PRINTED_SIZES]]
+        rest = counted[PRINTED_SIZES:]
+        if rest:
+            rows.append([title, f"{len(rest)} others", sum(videos for _, videos in rest)])
+    return rows
+
+
+def _flat(values: dict[str, Any], prefix: str) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for name, value in values.items():
+        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [[f"{prefix}{name}", str(value)]]
+    return rows

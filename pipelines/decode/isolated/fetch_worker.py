@@ -1,0 +1,100 @@
+"""The process that fetches: ``python -m pipelines.decode.isolated.fetch_worker``, started by ``process``.
+
+Not the one that decodes: what a file system's client needs of memory is then no part of a video's, and a stalled
+connection is ended like any hang.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow.fs import FileSystem, FileType
+
+from gare.config.prepare import LimitsConfig
+from pipelines.decode.errors import DecodeError
+from pipelines.decode.isolated.limits import cpu_within
+from pipelines.decode.isolated.messages import Copied, FetchRequest
+from pipelines.decode.isolated.serving import Result, serve
+
+CHUNK_BYTES = 2**20
+SLOWEST_BYTES_PER_CPU_S = 10 * 2**20  # decryption and digest included
+
+Resolve = Callable[[str], tuple[Any, str]]
+
+
+def fetch(request: FetchRequest, resolve: Resolve = FileSystem.from_uri) -> Result:
+    """Copy a remote file to a local one, digesting it on the way. Raises DecodeError.
+
+    ``resolve``: from a uri to a pyarrow file system and the path in it.
+    """
+    limits = request.limits
+    with cpu_within(limits.cpu_seconds + limits.max_bytes / SLOWEST_BYTES_PER_CPU_S):
+        try:
+            system, path = resolve(request.uri)
+        except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+            raise DecodeError("unsupported_uri", f"Cannot be used as an address: {_reason(error)}") from None
+        except OSError as error:
+            raise _unreachable(error) from None
+        return copy(system, path, Path(request.path), limits), ()
+
+
+def copy(system: Any, path: str, target: Path, limits: LimitsConfig) -> Copied:
+    """Copy ``path`` of a pyarrow file system into the file ``target``, never more than ``limits.max_bytes``."""
+    try:
+        stated = _stated_size(system.get_file_info(path), limits)
+        source = system.open_input_stream(path)
+    except FileNotFoundError:
+        raise DecodeError("missing", "There is no such remote file.") from None
+    except (OSError, pa.ArrowException) as error:
+        raise _unreachable(error) from None
+    try:
+        with source:
+            size, sha256 = _copy(source, target, limits)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreachable(error) from None
+    if stated not in (None, size):
+        raise DecodeError("unreachable", f"Of the {stated} bytes the remote file should have, {size} came.")
+    if not size:
+        raise DecodeError("empty_file", "The remote file has 0 bytes.")
+    return Copied(bytes=size, sha256=sha256)
+
+
+def _stated_size(info: Any, limits: LimitsConfig) -> int | None:
+    """Size the file system states, None when it does not; DecodeError for what is not worth copying."""
+    if info.type == FileType.NotFound:
+        raise DecodeError("missing", "There is no such remote file.")
+    if info.type == FileType.Directory:
+        raise DecodeError("not_a_file", "The address is a folder's.")
+    size = info.size
+    if size is not None and size > limits.max_bytes:
+        raise DecodeError("too_large", f"{size} bytes, more than {limits.max_bytes}.")
+    return None if size is None else int(size)
+
+
+def _copy(source: Any, target: Path, limits: LimitsConfig) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    size = 0
+    with target.open("wb") as sink:
+        while chunk := source.read(CHUNK_BYTES):
+            size += len(chunk)
+            if size > limits.max_bytes:
+                raise DecodeError("too_large", f"More than {limits.max_bytes} bytes, and less stated.")
+            digest.update(chunk)
+            sink.write(chunk)
+    return size, digest.hexdigest()
+
+
+def _unreachable(error: Exception) -> DecodeError:
+    return DecodeError("unreachable", f"Could not be copied: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+if __name__ == "__main__":
+    serve(FetchRequest, fetch)

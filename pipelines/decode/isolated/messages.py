@@ -1,0 +1,199 @@
+"""What goes over the socket between a process and the one that decodes for it, and nothing else ever does.
+
+A message is two lengths, a JSON header and raw bytes. No pickle: a decoder that a video has taken over can say
+something wrong, which is checked here, but cannot have code run where it is read.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gare.config.prepare import LimitsConfig, PrepareConfig
+from pipelines.decode.errors import KINDS, NOTES, DecodeError
+from pipelines.decode.job import DecodedVideo
+from pipelines.decode.picture import can_be_shape
+
+LENGTHS = struct.Struct(">IQ")
+HEADER_BYTES = 64 * 2**10
+HEADER_BYTES_PER_FRAME = 64  # a timestamp takes up to 25
+SHOWN_CHARACTERS = 500
+INT32, INT64 = 2**31 - 1, 2**63 - 1  # the shards' columns
+
+
+class Garbled(Exception):  # noqa: N818 - says what the message is
+    """The other side said something that is no message."""
+
+
+class Message(BaseModel):
+    """A header: unknown keys are refused, nothing is converted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Request(Message):
+    """What every request has: a number, by which its answer is known, and what it may cost."""
+
+    id: int
+    limits: LimitsConfig
+
+
+class DecodeRequest(Request):
+    """Decode ``path`` by ``recipe``; ``digest``: compute its SHA-256 too."""
+
+    path: str
+    recipe: PrepareConfig
+    start_s: float | None
+    end_s: float | None
+    digest: bool
+
+
+class FetchRequest(Request):
+    """Copy what ``uri`` names into the file ``path``."""
+
+    uri: str
+    path: str
+
+
+class Answer(Message):
+    """The answer to the request ``id``: a result, or the kind of a failure and a sentence about it."""
+
+    id: int
+    kind: str | None = None
+    message: str = ""
+    result: dict[str, Any] = Field(default_factory=dict)
+
+
+class Copied(Message):
+    """A fetched file: its size and SHA-256."""
+
+    bytes: int = Field(ge=1, le=INT64)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class VideoHeader(Message):
+    """A decoded video without its frames, whose number, height and width are ``shape``."""
+
+    shape: Annotated[list[int], Field(min_length=3, max_length=3)]
+    timestamps_s: list[float]
+    codec: str = Field(pattern=r"^[\x21-\x7e]{1,64}$")
+    width: int = Field(ge=1, le=INT32)
+    height: int = Field(ge=1, le=INT32)
+    fps: float | None
+    duration_s: float | None
+    notes: list[str]
+    bytes: int = Field(ge=1, le=INT64)
+    sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
+
+    def check(self, recipe: PrepareConfig, payload: int) -> None:
+        """Raise Garbled unless ``recipe`` can have given this, with ``payload`` bytes of frames."""
+        count, height, width = self.shape
+        if not 1 <= count <= recipe.max_frames or len(self.timestamps_s) != count:
+            raise Garbled(f"{count} frames at {len(self.timestamps_s)} times")
+        if not can_be_shape(recipe, height, width):
+            raise Garbled(f"frames of {height} x {width}")
+        if payload != count * height * width * 3:
+            raise Garbled(f"{payload} bytes for {count} frames")
+        if not set(self.notes) <= NOTES.keys():
+            raise Garbled("a note that there is not")
+
+    def video(self, payload: bytearray) -> DecodedVideo:
+        """Put the frames to it; they are views of ``payload``."""
+        frames: NDArray[np.uint8] = np.frombuffer(payload, np.uint8).reshape(*self.shape, 3)
+        return DecodedVideo(
+            frames=list(frames),
+            timestamps_s=self.timestamps_s,
+            codec=self.codec,
+            width=self.width,
+            height=self.height,
+            fps=self.fps,
+            duration_s=self.duration_s,
+            notes=self.notes,
+        )
+
+
+def header_of(video: DecodedVideo, path: Path, sha256: str | None) -> VideoHeader:
+    """Describe a decoded video and the file it came from."""
+    return VideoHeader(
+        shape=[len(video.frames), *video.frames[0].shape[:2]],
+        timestamps_s=video.timestamps_s,
+        codec=video.codec,
+        width=video.width,
+        height=video.height,
+        fps=video.fps,
+        duration_s=video.duration_s,
+        notes=video.notes,
+        bytes=path.stat().st_size,
+        sha256=sha256,
+    )
+
+
+def send(connection: socket.socket, header: Message, payload: Sequence[NDArray[np.uint8]] = ()) -> None:
+    """Write a message; OSError when nobody reads."""
+    text = header.model_dump_json().encode()
+    connection.sendall(LENGTHS.pack(len(text), sum(part.nbytes for part in payload)) + text)
+    for part in payload:
+        connection.sendall(np.ascontiguousarray(part).data)
+
+
+def receive_header(
+    connection: socket.socket, at_most: int = HEADER_BYTES, *, patience: Callable[[], float | None] = lambda: None
+) -> tuple[bytes, int]:
+    """Read a header and how many bytes follow it.
+
+    ``patience``: seconds to wait for the next byte, asked again before each wait; it may raise. EOFError when the
+    other side is gone, Garbled for a header of more than ``at_most`` bytes.
+    """
+    header, payload = LENGTHS.unpack(receive_bytes(connection, LENGTHS.size, patience=patience))
+    if header > at_most:
+        raise Garbled(f"a header of {header} bytes")
+    return bytes(receive_bytes(connection, header, patience=patience)), payload
+
+
+def receive_bytes(
+    connection: socket.socket, size: int, *, patience: Callable[[], float | None] = lambda: None
+) -> bytearray:
+    """Read exactly ``size`` bytes; EOFError when the other side is gone before."""
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    while view:
+        connection.settimeout(patience())
+        try:
+            count = connection.recv_into(view)
+        except TimeoutError:
+            continue
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return buffer
+
+
+def result_of(header: bytes, payload: int, request: int) -> dict[str, Any]:
+    """Take the result out of the answer to ``request``, which ``payload`` bytes follow.
+
+    Raises the DecodeError that the answer holds, Garbled for anything else.
+    """
+    try:
+        answer = Answer.model_validate_json(header)
+    except ValidationError as error:
+        raise Garbled(str(error)) from None
+    if answer.id != request:
+        raise Garbled(f"the answer to request {answer.id} instead of {request}")
+    if answer.kind is None:
+        return answer.result
+    if answer.kind not in KINDS or payload:
+        raise Garbled("a failure of no known kind, or with bytes behind it")
+    raise DecodeError(answer.kind, shown(answer.message))
+
+
+def shown(text: str) -> str:
+    """Make a text from the other side fit for a table and a terminal: one line, no control characters, bounded."""
+    clean = "".join(c if c.isprintable() else " " for c in text.strip())
+    return clean if len(clean) <= SHOWN_CHARACTERS else clean[: SHOWN_CHARACTERS - 1] + "…"

@@ -1,0 +1,248 @@
+"""One child process that answers requests: started when first asked, ended when it cannot be trusted any more."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from gare.common.errors import RunError
+from gare.config.prepare import LimitsConfig
+from pipelines.decode.errors import DecodeError, out_of_time
+from pipelines.decode.isolated.messages import (
+    HEADER_BYTES,
+    Garbled,
+    Request,
+    receive_bytes,
+    receive_header,
+    result_of,
+    send,
+    shown,
+)
+
+START_S = 300.0  # a busy machine takes long to start Python
+END_S = 10.0  # a process that waits for a dead disk does not even go when it is killed
+LONGEST_WAIT_S = 3600.0  # between two looks
+
+Checked = TypeVar("Checked")
+
+
+class Stalled(Exception):  # noqa: N818 - a state, not a fault of ours
+    """The child has waited for longer than it may."""
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A running child: its process, the socket to it, the pipe whose end it does not survive, and whose it is."""
+
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+    lifeline: IO[bytes]
+    owner: int
+
+    def end(self) -> int | None:
+        """Kill it, unless it is the child of the process this one was forked from; its exit status, if it has one."""
+        self.connection.close()
+        self.lifeline.close()
+        if self.owner != os.getpid():
+            return None
+        self.process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(END_S)
+        return None
+
+
+class Process:
+    """A child that runs ``module``, reused from request to request. For one thread at a time.
+
+    The child ends with the process that started it, however that ends.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._child: _Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the child, if there is one."""
+        return None if self._child is None else self._child.process.pid
+
+    def ask(
+        self, request: Request, check: Callable[[dict[str, Any], int], Checked], header_bytes: int = HEADER_BYTES
+    ) -> tuple[Checked, bytearray]:
+        """Send a request and read its answer, whose header may have ``header_bytes``.
+
+        ``check``: from the answer's result and how many bytes follow it to what is believed of them; ValueError
+        or Garbled when nothing is. Raises DecodeError: the one the child answers with, or ``crashed``,
+        ``timeout`` or ``memory`` when it dies or has to be killed; RunError when no child can be started.
+        """
+        child = self._running()
+        kills = oom_kills()
+        patience = Patience(child.process.pid, request.limits.wait_seconds)
+        try:
+            send(child.connection, request)
+            header, payload = receive_header(child.connection, header_bytes, patience=patience)
+            result = check(result_of(header, payload, request.id), payload)
+            return result, receive_bytes(child.connection, payload, patience=patience)
+        except DecodeError as error:
+            if error.kind == "memory":  # what it still holds would be missing next time
+                self.end()
+            raise
+        except (EOFError, OSError):
+            raise self._death(child, request.limits, kills) from None
+        except Stalled:
+            self.end()
+            limit = f"{request.limits.wait_seconds:g} s"
+            raise DecodeError("timeout", f"More than {limit} of waiting for storage or the network.") from None
+        except (Garbled, ValueError) as error:
+            self.end()
+            reason = shown(str(error).partition("\n")[0])
+            raise DecodeError("crashed", f"The decoder gave no valid answer: {reason}.") from None
+        except BaseException:  # interrupted: the answer would be taken for the next one's
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """End the child, if there is one; the next request starts another."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
+
+    def _running(self) -> _Child:
+        """Return a living child of this process."""
+        if self._child is not None and (self._child.owner != os.getpid() or self._child.process.poll() is not None):
+            self.end()
+        if self._child is None:
+            self._child = _started(self._module)
+        return self._child
+
+    def _death(self, child: _Child, limits: LimitsConfig, kills: int) -> DecodeError:
+        """Say what the child died of, and clear up after it."""
+        with suppress(subprocess.TimeoutExpired):
+            child.process.wait(END_S)
+        code = child.process.poll()
+        self.end()
+        if code is None:
+            return DecodeError("crashed", "The decoder stopped answering.")
+        if code == -signal.SIGXCPU:
+            return out_of_time(limits.cpu_seconds)
+        if code == -signal.SIGKILL and oom_kills() > kills:
+            return DecodeError("memory", "The machine ran out of memory, and the system ended the decoder.")
+        if code < 0:
+            return DecodeError("crashed", f"The decoder was ended by {_signal_name(-code)}.")
+        return DecodeError("crashed", f"The decoder ended with exit status {code}.")
+
+
+def _started(module: str) -> _Child:
+    """Start a child and wait until it is ready; RunError when it does not get there."""
+    errors = None if _is_open(2) else subprocess.DEVNULL
+    with ExitStack() as on_failure:
+        connection, theirs = socket.socketpair()
+        on_failure.enter_context(connection)
+        reading, writing = os.pipe()
+        lifeline = on_failure.enter_context(os.fdopen(writing, "wb", buffering=0))
+        handles = [_above_standard(theirs.detach()), _above_standard(reading)]
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, *map(str, handles)],
+                pass_fds=handles,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for the one that asks
+            )
+        except OSError as error:
+            raise RunError(f"A decoder process could not be started: {error.strerror}.") from None
+        finally:
+            for handle in handles:
+                os.close(handle)
+        child = _Child(process, connection, lifeline, os.getpid())
+        on_failure.callback(child.end)
+        try:
+            header, payload = receive_header(connection, patience=Patience(process.pid, START_S))
+            result_of(header, payload, 0)
+        except (OSError, EOFError, Garbled, Stalled, DecodeError):
+            why = "what it wrote to standard error may say why"
+            raise RunError(f"A decoder process could not be started: {why}.") from None
+        on_failure.pop_all()
+    return child
+
+
+class Patience:
+    """How long to wait for a child: ``limit`` seconds in which it neither computes nor waits for a processor.
+
+    So a machine with more to do than it can never makes a video late. Where the system does not tell
+    (other than Linux), all time counts.
+    """
+
+    def __init__(self, pid: int, limit: float) -> None:
+        self._pid, self._limit = pid, limit
+        self._started, self._busy = time.monotonic(), _busy_s(pid)
+
+    def __call__(self) -> float:
+        """Seconds that are left before the next look; Stalled when none are."""
+        waited = time.monotonic() - self._started
+        if waited >= self._limit:
+            waited -= _busy_s(self._pid) - self._busy
+        if waited >= self._limit:
+            raise Stalled
+        return min(max(self._limit - waited, 0.01), LONGEST_WAIT_S)
+
+
+def oom_kills() -> int:
+    """Count the processes Linux has killed for want of memory since it was started; 0 elsewhere."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def _busy_s(pid: int) -> float:
+    """Seconds a process has computed or been ready to; 0.0 where the system does not tell."""
+    try:
+        ran, ready = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[:2]
+    except (OSError, ValueError):
+        return 0.0
+    return (int(ran) + int(ready)) / 1e9
+
+
+def _environment() -> dict[str, str]:
+    """Variables of the child: it finds what this process would import, and computes on one thread."""
+    paths = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - text is wanted
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _above_standard(handle: int) -> int:
+    """Move a file descriptor out of the way of standard input, output and error, which a worker may have closed."""
+    if handle > 2:
+        return handle
+    moved = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(handle)
+    return moved
+
+
+def _is_open(handle: int) -> bool:
+    try:
+        os.fstat(handle)
+    except OSError:
+        return False
+    return True
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,18 @@
+"""Making a manifest of what others keep: a table of captions in CSV, JSON lines or Parquet, or a folder of videos."""
+
+from __future__ import annotations
+
+from pipelines.sources.folder import GALLERY, VIDEO_SUFFIXES, from_folder
+from pipelines.sources.options import Made, SourceOptions
+from pipelines.sources.tables import from_csv, from_jsonl, from_parquet
+
+__all__ = [
+    "GALLERY",
+    "VIDEO_SUFFIXES",
+    "Made",
+    "SourceOptions",
+    "from_csv",
+    "from_folder",
+    "from_jsonl",
+    "from_parquet",
+]
