@@ -74,10 +74,14 @@ LEDGER: Final = pa.schema(
         pa.field("frames", pa.int32(), nullable=False),
         pa.field("attempts", pa.int32(), nullable=False),
         pa.field("decode_s", pa.float64(), nullable=False),
+        pa.field("source_bytes", pa.int64()),
+        pa.field("source_mtime_ns", pa.int64()),
+        pa.field("source_sha256", pa.string()),
     ]
 )
 """One row per manifest row, always. ``status``: ok, filtered or failed; ``reason``: the filter's or the
-failure's kind; ``shard``: the file name that holds the row when ok."""
+failure's kind; ``shard``: the file name that holds the row when ok; ``source_*``: what the source was when it was
+decoded, so that a change is noticed (when ok; the time is null where the storage tells none)."""
 
 DATASET_FILE: Final = "dataset.json"
 SHARD_FOLDER: Final = "shards"

@@ -5,51 +5,107 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, canonical_json
+from gare.common.storage import Folder, is_address, redact
 from gare.schema import MANIFEST, SCHEMA_VERSION, VERSION_KEY
 from pipelines.reading import json_lines, parquet_file
 
 REQUIRED = ("video_id", "uri", "split", "captions")
 CHECK_ROWS = 4096
+NO_ROWS = "{} has no rows: a corpus needs at least one video."
 CSV_SUFFIXES = frozenset({".csv", ".tsv"})
 TEXT_SUFFIXES = CSV_SUFFIXES | {".jsonl", ".ndjson"}
 
 
 def load_manifest(path: str | Path) -> pa.Table:
-    """Read a manifest (Parquet, CSV or JSONL) as a table of the schema MANIFEST, in file order.
+    """Read a manifest whole, as ``stream_manifest`` does, as one table."""
+    return pa.concat_tables(stream_manifest(path))
 
-    Relative uris are taken from the manifest's folder and come out as absolute paths.
-    Raises InputError for anything that is no manifest: columns missing, unknown or of another type, another
-    schema version, repeated video ids, empty values, no rows.
+
+def stream_manifest(path: str | Path) -> Iterator[pa.Table]:
+    """Read a manifest (Parquet, CSV or JSONL) as tables of the schema MANIFEST, in file order, a bounded one at a time.
+
+    ``path`` may be an address. Relative uris are taken from the manifest's folder and come out as absolute paths. A
+    CSV is read whole, since its rows are grouped by video.
+    Raises InputError for anything that is no manifest, the latest while the last table is asked for: columns missing,
+    unknown or of another type, another schema version, repeated video ids, empty values, no rows.
     """
-    path = Path(path)
+    if is_address(str(path)) and not Folder.at(str(path)).is_local:
+        yield from _stream_remote(str(path))
+    else:
+        local = Path(Folder.at(str(path)).local) if is_address(str(path)) else Path(path)
+        yield from _stream(local, str(path), lambda uri: located(uri, local.parent))
+
+
+def _stream_remote(address: str) -> Iterator[pa.Table]:
+    bare, question, query = address.partition("?")
+    above, _, name = bare.rpartition("/")
+
+    def locate(uri: str) -> str:
+        return uri if has_scheme(uri) else f"{above}/{quote(uri)}{question}{query}"
+
+    with tempfile.TemporaryDirectory(prefix="gare-") as scratch:
+        copy = Path(scratch) / name
+        try:
+            Folder.at(address).fetch("", copy)
+        except FileNotFoundError:
+            raise InputError(f"There is no manifest {redact(address)}; gare manifest makes one.") from None
+        yield from _stream(copy, redact(bare), locate)
+
+
+def _stream(path: Path, where: str, locate: Callable[[str], str]) -> Iterator[pa.Table]:
+    """``where``: what messages call the file; ``locate``: makes a uri absolute."""
     if not path.is_file():
-        raise InputError(f"There is no manifest {path}; gare manifest makes one.")
+        raise InputError(f"There is no manifest {where}; gare manifest makes one.")
+    ids, rows = VideoIds(), 0
+    for raw in _raw_tables(path):
+        table = _in_columns(raw, where)
+        _check_rows(table, where)
+        ids.add(table["video_id"])
+        rows += table.num_rows
+        uris = pa.array([locate(uri) for uri in table["uri"].to_pylist()], pa.string())
+        yield table.set_column(MANIFEST.get_field_index("uri"), MANIFEST.field("uri"), uris)
+    if not rows:
+        raise InputError(NO_ROWS.format(where))
+    if ids.suspects:
+        _check_repeated((_in_columns(raw, where) for raw in _raw_tables(path)), ids.suspects, where)
+
+
+def _raw_tables(path: Path) -> Iterator[pa.Table]:
+    """The file's own columns, CHECK_ROWS rows at a time; at least one table."""
     if path.suffix.lower() in CSV_SUFFIXES:
         from pipelines.sources import SourceOptions, from_csv
 
         table = from_csv(path, SourceOptions(allow_uncaptioned=True, exact=True)).table
+        yield from (table.slice(start, CHECK_ROWS) for start in range(0, max(1, table.num_rows), CHECK_ROWS))
     elif path.suffix.lower() in TEXT_SUFFIXES:
-        table = _read_jsonl(path)
+        yield from _read_jsonl(path)
     else:
-        table = _read_parquet(path)
-    table = checked(table, str(path))
-    uris = pa.array([located(uri, path.parent) for uri in table["uri"].to_pylist()], pa.string())
-    return table.set_column(MANIFEST.get_field_index("uri"), MANIFEST.field("uri"), uris)
+        yield from _read_parquet(path)
+
+
+def has_scheme(uri: str) -> bool:
+    """Whether a uri is an address rather than a path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", uri) is not None
 
 
 def located(uri: str, root: Path) -> str:
     """Make a path below ``root`` absolute; leave a uri with a scheme as it is."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", uri):
+    if has_scheme(uri):
         return uri
     return os.path.abspath(root / uri)  # noqa: PTH100 - symlinks stay
 
@@ -76,7 +132,20 @@ def write_manifest(table: pa.Table, path: str | Path) -> None:
 
 
 def checked(table: pa.Table, where: str) -> pa.Table:
-    """Bring a table into the columns and types of MANIFEST; InputError naming ``where`` and the first thing wrong."""
+    """Bring a whole manifest into the columns and types of MANIFEST; InputError naming the first thing wrong."""
+    result = _in_columns(table, where)
+    if not result.num_rows:
+        raise InputError(NO_ROWS.format(where))
+    _check_rows(result, where)
+    ids = VideoIds()
+    ids.add(result["video_id"])
+    if ids.suspects:
+        _check_repeated([result], ids.suspects, where)
+    return result
+
+
+def _in_columns(table: pa.Table, where: str) -> pa.Table:
+    """Bring rows into the columns and types of MANIFEST; InputError naming ``where`` and what does not fit."""
     version = (table.schema.metadata or {}).get(VERSION_KEY)
     if version not in (None, str(SCHEMA_VERSION).encode()):
         raise InputError(f"{where} has schema version {version.decode()}; this software reads {SCHEMA_VERSION}.")
@@ -101,9 +170,7 @@ def checked(table: pa.Table, where: str) -> pa.Table:
         if not field.nullable and column.null_count:
             raise InputError(f"{where}: the column {field.name} is empty in {column.null_count} rows.")
         columns.append(column.cast(field.type))
-    result = pa.table(columns, schema=MANIFEST)
-    _check_rows(result, where)
-    return result
+    return pa.table(columns, schema=MANIFEST)
 
 
 def splits_of(table: pa.Table) -> dict[str, dict[str, int]]:
@@ -130,16 +197,40 @@ def rows_of(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
         yield from table.slice(start, CHECK_ROWS).to_pylist()
 
 
-def _check_rows(table: pa.Table, where: str) -> None:
-    if table.num_rows == 0:
-        raise InputError(f"{where} has no rows: a corpus needs at least one video.")
-    for name in ("video_id", "uri", "split"):
-        if "" in table[name].to_pylist():
-            raise InputError(f"{where}: the column {name} is empty in some row.")
-    repeated = [name for name, count in Counter(table["video_id"].to_pylist()).items() if count > 1]
+class VideoIds:
+    """Which video ids came more than once, in eight bytes an id: a manifest may have millions of rows."""
+
+    def __init__(self) -> None:
+        self._hashes = array("Q")
+
+    def add(self, ids: pa.ChunkedArray) -> None:
+        """Note the ids of some rows."""
+        for video_id in ids.to_pylist():
+            self._hashes.append(_hash(video_id))
+
+    @property
+    def suspects(self) -> frozenset[int]:
+        """Hashes that came more than once: of ids that did, or by chance of others."""
+        hashes = np.sort(np.frombuffer(self._hashes, np.uint64))
+        return frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+
+
+def _hash(video_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(video_id.encode(), digest_size=8).digest(), "little")
+
+
+def _check_repeated(tables: Iterable[pa.Table], suspects: frozenset[int], where: str) -> None:
+    counts = Counter(name for table in tables for name in table["video_id"].to_pylist() if _hash(name) in suspects)
+    repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         more = f" and {len(repeated) - 1} more" if len(repeated) > 1 else ""
         raise InputError(f"{where} has the video_id {repeated[0]!r}{more} more than once; a video is one row.")
+
+
+def _check_rows(table: pa.Table, where: str) -> None:
+    for name in ("video_id", "uri", "split"):
+        if "" in table[name].to_pylist():
+            raise InputError(f"{where}: the column {name} is empty in some row.")
     for row in rows_of(table):
         start, end = row["start_s"], row["end_s"]
         bounds_fit = (start is None or start >= 0) and (end is None or end > (start or 0))
@@ -165,17 +256,30 @@ def _fits(there: pa.DataType, wanted: pa.DataType) -> bool:
     return False
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def _read_parquet(path: Path) -> Iterator[pa.Table]:
     try:
         with parquet_file(path) as file:
-            return file.read()
+            some = False
+            for batch in file.iter_batches(batch_size=CHECK_ROWS):
+                some = True
+                yield pa.Table.from_batches([batch])
+            if not some:
+                yield file.schema_arrow.empty_table()
     except InputError as error:
         raise InputError(f"{error} A manifest is Parquet, CSV or JSONL.") from None
 
 
-def _read_jsonl(path: Path) -> pa.Table:
+def _read_jsonl(path: Path) -> Iterator[pa.Table]:
     """One JSON object per line; attributes are an object of strings."""
-    rows = [row for _, row in json_lines(path)]
+    lines = json_lines(path)
+    while True:
+        rows = [row for _, row in islice(lines, CHECK_ROWS)]
+        yield _json_table(path, rows)
+        if len(rows) < CHECK_ROWS:
+            return
+
+
+def _json_table(path: Path, rows: list[dict[str, Any]]) -> pa.Table:
     unknown = sorted({name for row in rows for name in row} - set(MANIFEST.names))
     if unknown:
         raise InputError(

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from gare.common.errors import InputError, RunError
-from gare.common.files import digest_of, only_one, write_json
+import pyarrow.compute as pc
+
+from gare.common.errors import GareError, InputError, RunError
+from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION
-from pipelines.manifest import load_manifest
-from pipelines.units import Output, open_output, read_ledger, remove_leftovers
+from pipelines.manifest import stream_manifest
+from pipelines.output import Ledger, Output, ShardFile, dataset_digest, remove_leftovers, remove_superseded, take_up
+from pipelines.todo import OnChange, UnitTask, tasks
 from pipelines.work import UnitCounts, process_unit
 
-MAX_BLOCKS = 4096  # a task's units; more blocks than this cost more to schedule than they spread
+COUNTED = ["status", "reason", "frames", "notes", "split"]
+Work = Callable[..., UnitCounts]
+PORTION = 1024  # units per execution: Ray Data keeps some 30 KB in the driver for each until an execution ends
 AGAIN = "The same command goes on where it stopped."
 
 
@@ -40,7 +47,7 @@ class PrepareReport:
     this run; ``units_skipped``: finished before it.
     """
 
-    out: Path
+    out: Folder
     totals: dict[str, Any]
     splits: dict[str, dict[str, int]]
     videos: int
@@ -55,70 +62,103 @@ class PrepareReport:
 
 @dataclass(frozen=True)
 class Job:
-    """A checked manifest and output folder, and the units that are still to do."""
+    """A checked manifest and output folder, held by this process, and what is to do there.
+
+    ``rows``: of the manifest; ``added``: those of them that are new since the folder was made; ``rows_todo``: videos to
+    decode; ``again``: those of them that were settled before.
+    """
 
     output: Output
     rows: int
-    todo: list[int]
-    rows_todo: int
+    added: int
+    todo: list[UnitTask]
+
+    @property
+    def rows_todo(self) -> int:
+        """Videos to decode."""
+        return sum(task.videos for task in self.todo)
+
+    @property
+    def again(self) -> int:
+        """Those of them that were settled before."""
+        return sum(task.videos for task in self.todo if task.again is not None)
 
 
-def open_job(manifest: Path, out: Path, config: PrepareConfig) -> Job:
-    """Check the manifest and start or take up ``out``, without Ray; InputError where either cannot be used."""
-    table = load_manifest(manifest)
+@contextmanager
+def open_job(
+    manifest: str | Path,
+    out: str | Path,
+    config: PrepareConfig,
+    *,
+    retry_failed: bool = False,
+    changed: OnChange = "refuse",
+) -> Iterator[Job]:
+    """Check the manifest, start or take up ``out`` and hold it while the block runs, without Ray.
+
+    ``retry_failed``: videos that failed are done again; ``changed``: what becomes of those whose source was changed.
+    Raises InputError where manifest or folder cannot be used, RunError when another process is at work there.
+    """
+    tables = stream_manifest(manifest)
+    first = list(islice(tables, 2))  # what is wrong with a short manifest is known before a folder is made
+    place = Folder.at(out)
     try:
-        with only_one(out):
-            output = open_output(out.absolute(), table, config)
+        with place.held():
+            output, kept = take_up(place, chain(first, tables), config)
+            todo = tasks(output, retry_failed=retry_failed, changed=changed)
+            yield Job(output, kept.rows, kept.new, todo)
     except OSError as error:
-        raise InputError(f"Cannot write to {out}: {error.strerror or error}.") from None
-    todo = [unit for unit in range(output.units()) if read_ledger(output, unit) is None]
-    return Job(output, table.num_rows, todo, sum(len(output.rows(unit)) for unit in todo))
+        raise InputError(f"Cannot write to {place}: {error.strerror or error}.") from None
 
 
 def prepare(
-    manifest: Path,
-    out: Path,
+    manifest: str | Path,
+    out: str | Path,
     config: PrepareConfig,
     *,
     workers: int | None = None,
+    retry_failed: bool = False,
+    changed: OnChange = "refuse",
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> PrepareReport:
     """Decode a manifest's videos into shards, a ledger and a dataset manifest under ``out``, with Ray initialised.
 
-    ``workers``: decode processes at once, all CPUs when None. A rerun skips the finished units. Raises InputError
-    for a manifest or folder that cannot be used, RunError when the job stops or no video at all could be decoded.
+    ``out``: a folder, or an address of storage that pyarrow opens; ``workers``: decode processes at once, all CPUs
+    when None. A rerun does what is not done; rows that are new in the manifest add shards. Otherwise as ``open_job``.
+    Raises InputError for a manifest or folder that cannot be used, RunError when the job stops or no video at all
+    could be decoded.
     """
-    return run_job(open_job(manifest, out, config), workers=workers, on_progress=on_progress)
+    with open_job(manifest, out, config, retry_failed=retry_failed, changed=changed) as job:
+        return run_job(job, workers=workers, on_progress=on_progress)
 
 
 def run_job(
-    job: Job, *, workers: int | None = None, on_progress: Callable[[Progress], None] = lambda _: None
+    job: Job,
+    *,
+    workers: int | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    work: Work = process_unit,
 ) -> PrepareReport:
-    """Do what is left of a job; Ray is needed only where anything is. RunError when another process is at it."""
-    with only_one(job.output.folder):
-        return _run_job(job, workers, on_progress)
-
-
-def _run_job(job: Job, workers: int | None, on_progress: Callable[[Progress], None]) -> PrepareReport:
+    """Do what is left of a job; Ray is needed only where anything is. ``work``: what a task does with a unit."""
     started = time.monotonic()
     output = job.output
-    todo = [unit for unit in job.todo if read_ledger(output, unit) is None]  # another process may have been here
-    job = replace(job, todo=todo, rows_todo=sum(len(output.rows(unit)) for unit in todo))
-    if job.todo:
-        (output.folder / DATASET_FILE).unlink(missing_ok=True)
-        remove_leftovers(output, job.todo)
+    whole = {task.unit for task in job.todo if task.again is None}
+    _drop_stale_dataset(output, whole)
+    if whole:
+        remove_leftovers(output, whole)
     done, failed = job.rows - job.rows_todo, 0
     on_progress(Progress(done, job.rows, failed))
-    for counts in _run(output, job.todo, workers):
+    for counts in _run(output, job.todo, workers, work):
         done, failed = done + counts.videos, failed + counts.failed
         on_progress(Progress(done, job.rows, failed))
     dataset = dataset_manifest(output)
     if not dataset["totals"]["ok"]:
-        ledger = output.folder / LEDGER_FOLDER
-        raise RunError(f"None of the {job.rows} videos could be decoded; {ledger} says why for each.")
-    write_json(output.folder / DATASET_FILE, dataset)
+        raise RunError(
+            f"None of the {job.rows} videos could be decoded; {output.place.named(LEDGER_FOLDER)} says why for each."
+        )
+    output.place.write_json(DATASET_FILE, dataset)
+    remove_superseded(output, {shard["file"] for shard in dataset["shards"]})
     return PrepareReport(
-        output.folder,
+        output.place,
         dataset["totals"],
         dataset["splits"],
         videos=job.rows_todo,
@@ -127,41 +167,60 @@ def _run_job(job: Job, workers: int | None, on_progress: Callable[[Progress], No
     )
 
 
-def _run(output: Output, units: list[int], workers: int | None) -> Iterator[UnitCounts]:
-    """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back."""
-    if not units:
+def _drop_stale_dataset(output: Output, units: set[int]) -> None:
+    """Remove a dataset manifest that names shards of units which are made anew.
+
+    Otherwise it stays until the new one takes its place, so that what is added to a corpus disturbs no reader.
+    """
+    text = output.place.read_text(DATASET_FILE)
+    if text is None:
         return
+    try:
+        named = {shard["unit"] for shard in json.loads(text)["shards"]}
+    except (ValueError, KeyError, TypeError):
+        named = units = {0}
+    if named & units:
+        output.place.remove(DATASET_FILE)
+
+
+def _run(output: Output, todo: list[UnitTask], workers: int | None, work: Work) -> Iterator[UnitCounts]:
+    """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back."""
+    for start in range(0, len(todo), PORTION):
+        yield from _run_portion(output, todo[start : start + PORTION], workers, work)
+
+
+def _run_portion(output: Output, todo: list[UnitTask], workers: int | None, work: Work) -> Iterator[UnitCounts]:
     import ray.data
     from ray.exceptions import RayError
 
+    items = [{"unit": task.unit, "again": json.dumps(task.again)} for task in todo]
     with _quiet_data_context():
-        dataset = ray.data.from_items(
-            [{"unit": unit} for unit in units], override_num_blocks=min(len(units), MAX_BLOCKS)
-        ).map_batches(
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _task,
             batch_size=1,
             num_cpus=1,
             compute=ray.data.TaskPoolStrategy(size=workers),
-            fn_kwargs={"output": output},
+            fn_kwargs={"output": output, "work": work},
         )
         try:
             for row in dataset.iter_rows():
                 if row["error"]:
-                    raise RunError(f"Unit {row['unit']} could not be written: {row['error']}. {AGAIN}")
+                    raise RunError(f"Unit {row['unit']} could not be finished: {row['error'].rstrip('.')}. {AGAIN}")
                 yield UnitCounts(int(row["unit"]), int(row["videos"]), int(row["failed"]))
         except RayError as error:
             first = str(error).strip().splitlines()[0]
             raise RunError(f"The data job stopped: {first}. {AGAIN}") from error
 
 
-def _task(batch: dict[str, Any], output: Output) -> dict[str, Any]:
+def _task(batch: dict[str, Any], output: Output, work: Work) -> dict[str, Any]:
     """Process the units of a batch; an error comes back as a sentence, which Ray would bury in a traceback."""
     counts = []
-    for unit in batch["unit"]:
+    for unit, again in zip(batch["unit"], batch["again"], strict=True):
         try:
-            counts.append({**asdict(process_unit(output, int(unit))), "error": ""})
+            counts.append({**asdict(work(output, int(unit), again=json.loads(again))), "error": ""})
         except Exception as error:  # noqa: BLE001 - raised again by the driver
-            counts.append({"unit": int(unit), "videos": 0, "failed": 0, "error": f"{type(error).__name__}: {error}"})
+            reason = str(error) if isinstance(error, GareError) else f"{type(error).__name__}: {error}"
+            counts.append({"unit": int(unit), "videos": 0, "failed": 0, "error": reason})
     return {name: [count[name] for count in counts] for name in ("unit", "videos", "failed", "error")}
 
 
@@ -195,30 +254,33 @@ def dataset_manifest(output: Output) -> dict[str, Any]:
 
     Raises RunError naming a unit that is not finished.
     """
+    ledger = Ledger(output)
     outcomes: dict[str, Counter[str]] = {"filtered": Counter(), "failed": Counter()}
     splits: dict[str, dict[str, int]] = {}
-    shards, rows, ok, frames, notes = [], 0, 0, 0, Counter[str]()
+    shards: list[ShardFile] = []
+    rows, ok, frames, notes = 0, 0, 0, Counter[str]()
     for unit in range(output.units()):
-        finished = read_ledger(output, unit)
-        if finished is None:
-            raise RunError(f"Unit {unit} of {output.folder} was not finished; run the same command again.")
-        shards.extend(finished[1])
-        for entry, row in zip(finished[0], output.rows(unit), strict=True):
+        part = ledger.finished(unit)
+        if part is None:
+            raise RunError(f"Unit {unit} of {output.place} was not finished; run the same command again.")
+        shards.extend(part.shards)
+        captions = pc.list_value_length(output.batch(unit).column("captions")).to_pylist()
+        for entry, number in zip(part.table.select(COUNTED).to_pylist(), captions, strict=True):
             rows += 1
             if entry["status"] != "ok":
                 outcomes[entry["status"]][entry["reason"]] += 1
                 continue
             ok, frames = ok + 1, frames + entry["frames"]
             notes.update(entry["notes"])
-            split = splits.setdefault(row["split"], {"videos": 0, "captions": 0})
+            split = splits.setdefault(entry["split"], {"videos": 0, "captions": 0})
             split["videos"] += 1
-            split["captions"] += len(row["captions"])
+            split["captions"] += number
     return {
         "schema_version": SCHEMA_VERSION,
         "recipe": output.recipe.model_dump(mode="json"),
         "recipe_digest": output.digest,
         "manifest_sha256": output.manifest_sha256,
-        "digest": digest_of({"recipe": output.digest, "shards": [shard.sha256 for shard in shards]}),
+        "digest": dataset_digest(output.digest, shards),
         "shards": [asdict(shard) for shard in shards],
         "totals": {
             "rows": rows,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
-from gare.common.files import atomic_file, file_digest
+from gare.common.files import file_digest
 from gare.config import PrepareConfig
-from gare.schema import SHARD, stamped
+from gare.schema import SHARD, SHARD_FOLDER, stamped
 from pipelines.decode import DecodedVideo
-from pipelines.units import Output, ShardFile, shard_name
+from pipelines.output import Output, ShardFile, shard_name
 
 BATCH_ROWS = 16
 BATCH_BYTES = 32 * 2**20
@@ -60,8 +59,8 @@ class ShardWriter:
     Nothing of an open shard is visible; an exception leaves the closed ones, which no ledger part names yet.
     """
 
-    def __init__(self, output: Output, unit: int) -> None:
-        self._output, self._unit = output, unit
+    def __init__(self, output: Output, unit: int, generation: int = 0) -> None:
+        self._output, self._unit, self._generation = output, unit, generation
         self._schema = stamped(SHARD, recipe_digest=output.digest, unit=unit)
         self._open: ExitStack | None = None
         self._sink: Any = None
@@ -80,7 +79,7 @@ class ShardWriter:
 
     def add(self, row: dict[str, Any]) -> str:
         """Write one SHARD row; the name of the shard that holds it."""
-        name = shard_name(self._unit, len(self.finished))
+        name = self._name()
         size = sum(len(frame) for frame in row["frames"])
         self._pending.append(row)
         self._pending_bytes += size
@@ -92,16 +91,17 @@ class ShardWriter:
             self._close()
         return name
 
-    def _path(self) -> Path:
-        return self._output.shards / shard_name(self._unit, len(self.finished))
+    def _name(self) -> str:
+        return shard_name(self._unit, len(self.finished), self._generation)
 
     def _flush(self) -> None:
         if not self._pending:
             return
         if self._open is None:
             self._open = ExitStack()
-            temporary = self._open.enter_context(atomic_file(self._path()))
-            self._sink = self._open.enter_context(pa.ipc.new_file(str(temporary), self._schema))
+            name = f"{SHARD_FOLDER}/{self._name()}"
+            self._temporary = self._open.enter_context(self._output.place.writing(name))
+            self._sink = pa.ipc.new_file(str(self._temporary), self._schema)  # closing it twice writes its end twice
         self._sink.write_batch(pa.RecordBatch.from_pylist(self._pending, schema=self._schema))
         self._pending, self._pending_bytes = [], 0
 
@@ -109,9 +109,9 @@ class ShardWriter:
         self._flush()
         if self._open is None:
             return
+        self._sink.close()
+        size, sha256 = self._temporary.stat().st_size, file_digest(self._temporary)
         self._open.close()
         self._open = None
-        path = self._path()
-        shard = ShardFile(path.name, self._unit, self._rows, path.stat().st_size, file_digest(path))
-        self.finished.append(shard)
+        self.finished.append(ShardFile(self._name(), self._unit, self._rows, size, sha256))
         self._bytes = self._rows = 0

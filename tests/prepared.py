@@ -9,8 +9,8 @@ import pyarrow as pa
 from gare.common.files import write_json
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
+from pipelines.output import open_output
 from pipelines.shards import dataset_manifest
-from pipelines.units import open_output
 from pipelines.work import process_unit
 from tests.videos import make_video
 

@@ -22,6 +22,7 @@ from gare.cli.inspect import inspect
 from gare.cli.manifest import manifest
 from gare.cli.prepare import prepare
 from gare.cli.search import index, search
+from gare.cli.shards import shards
 from gare.cli.sweep import compare, sweep
 from gare.cli.train import make_clip, train
 
@@ -31,6 +32,7 @@ COMMANDS: tuple[click.Command, ...] = (
     manifest,
     prepare,
     inspect,
+    shards,
     make_clip,
     train,
     evaluate,

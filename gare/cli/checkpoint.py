@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from gare.model.gare import GareModel
 
 CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
-SHARDS = click.option("--shards", required=True, type=click.Path(path_type=Path), help="Folder of gare prepare.")
+SHARDS = click.option("--shards", required=True, help="Folder or address of gare prepare.")
 SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
 
 
 def open_checkpoint(
-    checkpoint: Path, shards: Path, overrides: tuple[str, ...]
+    checkpoint: Path, shards: str, overrides: tuple[str, ...]
 ) -> tuple[Path, GareModel, ShardSet, Config]:
     """Checkpoint folder, its model on its device, the shards, and its settings with the overrides."""
     import torch

@@ -27,7 +27,7 @@ PLACE = click.Path(path_type=Path)
 @evaluation_options
 @config_options
 def evaluate(
-    checkpoint: Path, shards: Path, split: str, out: Path | None, overrides: tuple[str, ...], **options: Any
+    checkpoint: Path, shards: str, split: str, out: Path | None, overrides: tuple[str, ...], **options: Any
 ) -> dict[str, Any]:
     """Measure how well CHECKPOINT (or the best one of a run's folder) retrieves a split, in both directions.
 
@@ -61,7 +61,7 @@ def evaluate(
 @evaluation_options
 @config_options
 def zero_shot(
-    clip: str, shards: Path, split: str, out: Path | None, overrides: tuple[str, ...], **options: Any
+    clip: str, shards: str, split: str, out: Path | None, overrides: tuple[str, ...], **options: Any
 ) -> dict[str, Any]:
     """Measure how well CLIP retrieves a split without any training: the baseline for what was trained.
 
@@ -85,7 +85,7 @@ def zero_shot(
     return run_evaluation(scorer, chosen(clip), clip, dataset.split(split), dataset, place, wanted)
 
 
-def _open_clip(clip: str, shards: Path, overrides: tuple[str, ...]) -> tuple[GareModel, ShardSet, Config]:
+def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[GareModel, ShardSet, Config]:
     """CLIP's towers on their device, the shards, and settings that fit both, with the overrides."""
     import torch
 

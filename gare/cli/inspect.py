@@ -121,7 +121,7 @@ def _print(summary: dict[str, Any]) -> None:
     decode = summary["decode"]
     slowest = [[f"{row['decode_s']:.2f}", row["status"], row["video_id"], row["uri"]] for row in decode["slowest"]]
     print_table("Slowest", ["seconds", "outcome", "video", "file"], slowest)
-    print_table("Recipe", ["key", "value"], _flat(summary["recipe"], "prepare."))
+    print_table("Recipe", ["key", "value"], recipe_rows(summary["recipe"]))
     _print_rest(summary)
 
 
@@ -152,8 +152,9 @@ def _kinds(summary: dict[str, Any]) -> list[list[object]]:
     return rows
 
 
-def _flat(values: dict[str, Any], prefix: str) -> list[list[object]]:
+def recipe_rows(values: dict[str, Any], prefix: str = "prepare.") -> list[list[object]]:
+    """The settings of a recipe as rows of a table: dotted key, value."""
     rows: list[list[object]] = []
     for name, value in values.items():
-        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [[f"{prefix}{name}", str(value)]]
+        rows += recipe_rows(value, f"{prefix}{name}.") if isinstance(value, dict) else [[f"{prefix}{name}", str(value)]]
     return rows

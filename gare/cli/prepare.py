@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from gare.cli.command import config_options, gare_command
 
 if TYPE_CHECKING:
-    from pipelines.shards import PrepareReport, Progress
+    from pipelines.shards import Job, PrepareReport, Progress
 
 
 @gare_command("prepare", short_help="Decode and sample videos into Arrow shards.")
-@click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the shards and the ledger.")
+@click.argument("manifest")
+@click.option("--out", required=True, help="Folder or address (s3://...) of the shards and the ledger.")
 @click.option(
     "--config",
     "config_file",
     type=click.Path(),
     help="A YAML file of settings; see prepare.* and runtime.decode_workers.",
 )
+@click.option("--retry-failed", is_flag=True, help="Decode the videos that failed before once more.")
+@click.option(
+    "--changed",
+    type=click.Choice(["refuse", "redo", "ignore"]),
+    default="refuse",
+    show_default=True,
+    help="Videos whose source was changed since: stop and say so, decode them again, or do not look.",
+)
 @config_options
-def prepare(manifest: Path, out: Path, config_file: str | None, overrides: tuple[str, ...]) -> dict[str, Any]:
+def prepare(
+    manifest: str,
+    out: str,
+    config_file: str | None,
+    retry_failed: bool,
+    changed: Literal["refuse", "redo", "ignore"],
+    overrides: tuple[str, ...],
+) -> dict[str, Any]:
     """Decode and sample the videos of MANIFEST into Arrow shards, with a ledger row for every one.
 
-    The same command goes on where an interrupted one stopped. A video that cannot be decoded is a row of the
-    ledger (OUT/ledger/*.parquet) with the reason; it never stops the job.
+    The same command goes on where an interrupted one stopped, and adds the rows that are new in MANIFEST. A video that
+    cannot be decoded is a row of the ledger (OUT/ledger/*.parquet) with the reason; it never stops the job.
 
     \b
     Examples:
       gare prepare manifest.parquet --out shards
       gare prepare manifest.parquet --out shards --set prepare.max_frames=16 --set prepare.storage=jpeg
+      gare prepare manifest.parquet --out s3://bucket/shards --retry-failed
     """
     from contextlib import nullcontext
 
@@ -43,19 +58,30 @@ def prepare(manifest: Path, out: Path, config_file: str | None, overrides: tuple
 
     config = load_config(config_file, overrides)
     # Before Ray starts: what cannot be used is known at once, and a finished folder needs no Ray.
-    job = shards.open_job(manifest, out, config.prepare)
-    session = ray_session(config.runtime) if job.todo else nullcontext()
-    with session, meter("videos", job.rows) as progress:
+    opened = shards.open_job(manifest, out, config.prepare, retry_failed=retry_failed, changed=changed)
+    with opened as job:
+        _say(job)
+        session = ray_session(config.runtime) if job.todo else nullcontext()
+        with session, meter("videos", job.rows, start=job.rows - job.rows_todo) as progress:
 
-        def show(state: Progress) -> None:
-            progress.update(state.done, f"{state.failed} failed")
+            def show(state: Progress) -> None:
+                progress.update(state.done, f"{state.failed} failed")
 
-        report = shards.run_job(job, workers=config.runtime.decode_workers, on_progress=show)
+            report = shards.run_job(job, workers=config.runtime.decode_workers, on_progress=show)
     _print(report)
     return {
         "out": str(report.out), "totals": report.totals, "splits": report.splits, "videos": report.videos,
         "units_skipped": report.units_skipped, "seconds": report.seconds, "videos_per_s": report.videos_per_s,
     }  # fmt: skip
+
+
+def _say(job: Job) -> None:
+    from gare.common.console import note
+
+    if job.added and job.added < job.rows:
+        note(f"{job.added} of {job.rows} videos are new in the manifest; they add shards to those that are there.")
+    if job.again:
+        note(f"{job.again} videos are decoded again.")
 
 
 def _print(report: PrepareReport) -> None:

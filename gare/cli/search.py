@@ -18,7 +18,7 @@ from gare.common.console import note, print_table
 @SPLIT
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the index.")
 @config_options
-def index(checkpoint: Path, shards: Path, split: str, out: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+def index(checkpoint: Path, shards: str, split: str, out: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Encode the videos of a split with CHECKPOINT (or the best one of a run's folder), for search.
 
     \b

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @gare_command("sweep", short_help="Try many settings around one experiment.")
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
-@click.option("--shards", type=click.Path(path_type=Path), help="Folder of gare prepare (runtime.shards).")
+@click.option("--shards", help="Folder or address of gare prepare (runtime.shards).")
 @config_options
-def sweep(config_file: Path, shards: Path | None, overrides: tuple[str, ...]) -> dict[str, Any]:
+def sweep(config_file: Path, shards: str | None, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Train the trials that the sweep section of CONFIG describes, and compare them.
 
     A sweep that was interrupted goes on with the same command. Its folder, in runtime.output, holds a folder per

@@ -57,14 +57,14 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
 
 @gare_command("train", short_help="Train a model on shards.")
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
-@click.option("--shards", type=click.Path(path_type=Path), help="Folder of gare prepare (runtime.shards).")
+@click.option("--shards", help="Folder or address of gare prepare (runtime.shards).")
 @click.option("--local", is_flag=True, help="Run in this process, without Ray; the losses are the same.")
 @click.option("--dry-run", is_flag=True, help="Say what the run would be, and what would be refused; start nothing.")
 @click.option("--manifest", type=click.Path(path_type=Path), help="Count videos here in place of shards (--dry-run).")
 @config_options
 def train(
     config_file: Path,
-    shards: Path | None,
+    shards: str | None,
     local: bool,
     dry_run: bool,
     manifest: Path | None,

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.markup import escape
@@ -58,11 +59,11 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 class Meter:
     """Progress of one piece of work: a bar on a terminal, a line every few seconds elsewhere."""
 
-    def __init__(self, title: str, total: int | None, progress: Progress | None) -> None:
+    def __init__(self, title: str, total: int | None, progress: Progress | None, start: int = 0) -> None:
         self._title, self.total, self._progress = title, total, progress
-        self._task = progress.add_task(escape(title), total=total, extra="") if progress else None
+        self._task = progress.add_task(escape(title), total=total, completed=start, extra="") if progress else None
         self._started = self._last = time.monotonic()
-        self.done = 0
+        self._start = self.done = start
 
     def update(self, done: int, extra: str = "") -> None:
         """Set how much is done, with a short remark beside it."""
@@ -74,16 +75,21 @@ class Meter:
         if now - self._last >= PLAIN_LINE_SECONDS or done == self.total:
             self._last = now
             of = f"/{self.total}" if self.total is not None else ""
-            rate = done / max(now - self._started, 1e-9)
-            note(f"{self._title}: {done}{of} ({rate:.1f}/s) {extra}".rstrip())
+            rate = (done - self._start) / max(now - self._started, 1e-9)
+            note(f"{self._title}: {done}{of} ({rate:.1f}/s{self._remaining(done, rate)}) {extra}".rstrip())
+
+    def _remaining(self, done: int, rate: float) -> str:
+        if self.total is None or done >= self.total or rate <= 0:
+            return ""
+        return f", {timedelta(seconds=round((self.total - done) / rate))} left"
 
 
 @contextmanager
-def meter(title: str, total: int | None = None) -> Iterator[Meter]:
-    """Show the progress of the work inside the block."""
+def meter(title: str, total: int | None = None, start: int = 0) -> Iterator[Meter]:
+    """Show the progress of the work inside the block. ``start``: what was done before, which is no part of the rate."""
     console = notes()
     if not console.is_terminal:
-        yield Meter(title, total, None)
+        yield Meter(title, total, None, start)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -94,4 +100,4 @@ def meter(title: str, total: int | None = None) -> Iterator[Meter]:
         TextColumn("{task.fields[extra]}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield Meter(title, total, progress)
+        yield Meter(title, total, progress, start)

@@ -16,30 +16,40 @@ from gare.schema import RECIPE_KEY, SCHEMA_VERSION, SHARD, VERSION_KEY
 Picture = NDArray[np.uint8]
 
 
-def read_shard(path: Path, *, recipe_digest: str, rows: int) -> pa.Table:
-    """Memory-map a shard as a table of the schema SHARD; nothing of it is read before it is used.
+def read_shard(path: Path | pa.NativeFile, *, recipe_digest: str, rows: int, name: str = "") -> pa.Table:
+    """Open a shard as a table of the schema SHARD; a path is memory-mapped, and nothing of it read before it is used.
 
-    Raises InputError when it is damaged, no shard, or not the one of ``recipe_digest`` and ``rows``. Its SHA-256 is
-    not computed.
+    ``name``: what messages call a file that is open already. Raises InputError when it is damaged, no shard, or not
+    the one of ``recipe_digest`` and ``rows``. Its SHA-256 is not computed.
     """
+    where = name or path
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table = pa.ipc.open_file(pa.memory_map(str(path)) if isinstance(path, Path) else path).read_all()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"Cannot read the shard {path}: {error}. Run gare prepare again.") from None
+        raise InputError(f"Cannot read the shard {where}: {error}. Run gare prepare again.") from None
     metadata = table.schema.metadata or {}
     if not table.schema.equals(SHARD, check_metadata=False):
-        raise InputError(f"The shard {path} does not have the columns of a shard; it was not made by gare prepare.")
+        raise InputError(f"The shard {where} does not have the columns of a shard; it was not made by gare prepare.")
     try:
         table.validate(full=True)  # unchecked offsets of a damaged file would take the process down
     except (ValueError, pa.ArrowException) as error:
-        raise InputError(f"The shard {path} is damaged: {error}. Run gare prepare again.") from None
+        raise InputError(f"The shard {where} is damaged: {error}. Run gare prepare again.") from None
+    missing = [field.name for field, column in zip(SHARD, table.columns, strict=True) if _has_nulls(field, column)]
+    if missing:
+        raise InputError(f"The shard {where} is damaged: values of {', '.join(missing)} are missing.")
     if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION).encode():
-        raise InputError(f"The shard {path} has another schema version; run gare prepare again.")
+        raise InputError(f"The shard {where} has another schema version; run gare prepare again.")
     if metadata.get(RECIPE_KEY) != recipe_digest.encode():
-        raise InputError(f"The shard {path} was decoded by another recipe than its folder says.")
+        raise InputError(f"The shard {where} was decoded by another recipe than its folder says.")
     if table.num_rows != rows:
-        raise InputError(f"The shard {path} holds {table.num_rows} rows, not {rows} as recorded.")
+        raise InputError(f"The shard {where} holds {table.num_rows} rows, not {rows} as recorded.")
     return table
+
+
+def _has_nulls(field: pa.Field, column: pa.ChunkedArray) -> bool:
+    """Whether values are missing where readers count on them: in a column that has none, or inside of its lists."""
+    inside = pa.types.is_list(field.type) and any(chunk.values.null_count for chunk in column.chunks)
+    return bool(not field.nullable and column.null_count) or inside
 
 
 def stored_picture(data: Any, codec: str, height: int, width: int) -> Picture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gare.common.dataset_file import read_dataset_file
 from gare.common.errors import InputError
 from gare.common.shard_file import read_shard, stored_picture
 from gare.common.spread import thin
-from gare.schema import DATASET_FILE, SCHEMA_VERSION, SHARD_FOLDER
+from gare.common.storage import Folder
+from gare.data.cache import local_copy
+from gare.schema import DATASET_FILE, SHARD_FOLDER
 
 Belongs = Callable[[str, dict[str, str]], bool]
 """Whether a row with this split and these attributes belongs."""
@@ -86,14 +88,15 @@ class Split:
 
 
 class ShardSet:
-    """A folder made by ``gare prepare``.
+    """A folder made by ``gare prepare``, or the local copy of one at an address (``gare.data.cache``).
 
     Raises InputError when it is no such folder, unfinished, or its shards do not belong to its manifest.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.manifest = _read_dataset_file(self.folder)
+        place = Folder.at(folder)
+        self.folder = Path(folder) if place.is_local else local_copy(place)
+        self.manifest = read_dataset_file(Folder.at(self.folder))
         self.digest: str = self.manifest["digest"]
         self._tables = [self._open(entry) for entry in self.manifest["shards"]]
 
@@ -157,36 +160,3 @@ class ShardSet:
     def _open(self, entry: dict[str, Any]) -> pa.Table:
         path = self.folder / SHARD_FOLDER / entry["file"]
         return read_shard(path, recipe_digest=self.manifest["recipe_digest"], rows=entry["rows"])
-
-
-def _read_dataset_file(folder: Path) -> dict[str, Any]:
-    path = folder / DATASET_FILE
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}; give the --out folder of gare prepare.")
-    if not path.is_file():
-        raise InputError(f"{folder} has no {DATASET_FILE}: gare prepare did not finish there. Run it again.")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged; run gare prepare again.") from None
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{path} has schema version {version}; this software reads {SCHEMA_VERSION}.")
-    if not _is_dataset(manifest):
-        raise InputError(f"{path} is damaged; run gare prepare again.")
-    return manifest
-
-
-def _is_dataset(values: dict[str, Any]) -> bool:
-    """Whether a dataset manifest holds what is read of it, in the right types."""
-    kinds = {"digest": str, "recipe_digest": str, "recipe": dict, "splits": dict, "shards": list}
-    if not all(isinstance(values.get(name), kind) for name, kind in kinds.items()):
-        return False
-    recipe = values["recipe"]
-    sizes = [recipe.get(name) for name in ("max_frames", "short_side", "crop")]
-    if not all(isinstance(size, int) and size > 0 for size in sizes if size is not None) or None in sizes[:2]:
-        return False
-    notes = values.get("totals", {}).get("notes", {})
-    if not isinstance(notes, dict) or not all(isinstance(count, int) for count in notes.values()):
-        return False
-    return all(isinstance(e, dict) and isinstance(e.get("file"), str) and "rows" in e for e in values["shards"])

@@ -10,6 +10,7 @@ from typing import Any
 from gare import __version__
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import make_folder, write_json, write_text
+from gare.common.storage import is_address
 from gare.config import Config
 from gare.config.tree import build, diff, load_config, to_yaml
 
@@ -61,15 +62,15 @@ def absolute(config: Config) -> Config:
     """The same experiment with its places absolute: workers run in other folders.
 
     ``model.clip`` stays as it was given, since it is part of the experiment; ``clip_source`` finds it from
-    ``runtime.root``. Raises ConfigError for places that are not on a file system.
+    ``runtime.root``. Raises ConfigError for an output that is not on a file system.
     """
     values = config.model_dump(mode="json")
     runtime: dict[str, Any] = values["runtime"]
     root = Path(runtime["root"] or ".").resolve()
+    if is_address(runtime["output"]):
+        raise ConfigError(f"runtime.output is {runtime['output']}, but only folders of a file system can be used.")
     for name in ("output", "shards"):
-        if runtime[name] is not None:
-            if "://" in runtime[name]:
-                raise ConfigError(f"runtime.{name} is {runtime[name]}, but only folders of a file system can be used.")
+        if runtime[name] is not None and not is_address(runtime[name]):
             runtime[name] = str(root / runtime[name])
     runtime |= {"root": str(root), "name": config.run_name()}
     return build(values)

@@ -13,10 +13,9 @@ import pyarrow.compute as pc
 
 from gare.common.errors import InputError
 from gare.common.shard_file import read_shard
-from gare.schema import DATASET_FILE, SHARD
-from pipelines.units import Output, ShardFile, existing_output, finished_ledger
-
-LIGHT = [name for name in SHARD.names if name != "frames"]
+from gare.schema import DATASET_FILE
+from pipelines.output import Ledger, Output, ShardFile, existing_output
+from pipelines.stored import LIGHT
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,11 @@ def read_contents(folder: Path) -> Contents:
     """Read what a folder holds. Raises InputError when it is no folder of ``gare prepare``."""
     output = existing_output(folder)
     contents = Contents(output, _dataset(folder))
+    ledger = Ledger(output)
     for number in range(output.units()):
         try:
-            contents.units.append(Unit(number, *finished_ledger(output, number)))
+            part = ledger.part(number)
+            contents.units.append(Unit(number, part.table.to_pylist(), part.shards))
         except InputError as error:
             contents.unfinished[number] = str(error)
     for shard in (shard for unit in contents.units for shard in unit.shards):

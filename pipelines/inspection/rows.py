@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any, get_args
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from gare.schema import Status
-from pipelines.decode.picture import can_be_shape
-from pipelines.inspection.contents import LIGHT, Contents, Unit
+from pipelines.inspection.contents import Contents, Unit
+from pipelines.stored import light_rows, stored_problems
 
 AS_IN_MANIFEST = ("uri", "split", "captions", "attributes")
 
@@ -35,7 +30,7 @@ def row_problems(contents: Contents, unit: Unit) -> Iterator[str]:
     seen: set[str] = set()
     for shard in unit.shards:
         table = contents.tables.get(shard.file)
-        for row in _rows(table) if table is not None else ():
+        for row in light_rows(table) if table is not None else ():
             video_id = row["video_id"]
             if video_id in seen:
                 yield f"{video_id!r} is twice in the shards of unit {unit.number}."
@@ -53,35 +48,16 @@ def _listed(unit: Unit, name: str) -> bool:
     return any(shard.file == name for shard in unit.shards)
 
 
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows without frames, and the size in bytes of each frame in their place."""
-    sizes = [pc.binary_length(frames.values).to_pylist() for frames in table["frames"]]
-    for row, frames in zip(table.select(LIGHT).to_pylist(), sizes, strict=True):
-        yield {**row, "frames": frames}
-
-
 def _mismatches(
     row: dict[str, Any], entry: dict[str, Any], given: dict[str, Any], shard: str, contents: Contents
 ) -> Iterator[str]:
     """Compare a shard's row with its ledger entry, its manifest row and the recipe."""
-    name, recipe = f"{row['video_id']!r} in {shard}", contents.output.recipe
-    count, times = len(row["frames"]), row["timestamps_s"]
+    name, count = f"{row['video_id']!r} in {shard}", len(row["frames"])
     if entry["shard"] != shard:
         yield f"{name}: the ledger says that it is in {entry['shard']}."
     if count != entry["frames"]:
         yield f"{name} has {count} frames, and {entry['frames']} in the ledger."
-    if not 1 <= count <= recipe.max_frames:
-        yield f"{name} has {count} frames; the recipe stores 1 to {recipe.max_frames}."
-    if len(times) != count:
-        yield f"{name} has {count} frames, but {len(times)} timestamps."
-    if not all(map(math.isfinite, times)) or any(a > b for a, b in pairwise(times)):
-        yield f"{name}: its timestamps do not rise."
-    if not can_be_shape(recipe, row["height"], row["width"]):
-        yield f"{name}: its frames are {row['width']} x {row['height']}, which the recipe does not make."
-    if row["frame_codec"] != recipe.storage:
-        yield f"{name}: its frames are {row['frame_codec']}; the recipe says {recipe.storage}."
-    elif recipe.storage == "raw" and any(size != row["height"] * row["width"] * 3 for size in row["frames"]):
-        yield f"{name}: a frame is not of {row['width']} x {row['height']} pixels."
+    yield from stored_problems(name, row, contents.output.recipe)
     different = [column for column in AS_IN_MANIFEST if row[column] != given[column]]
     if different:
         yield f"{name} has another {', '.join(different)} than the manifest."

@@ -13,8 +13,8 @@ from pipelines.inspection.contents import Contents
 from pipelines.inspection.rows import ledger_problems, row_problems
 from pipelines.inspection.sources import UnverifiableError, sampled, source_problem
 from pipelines.manifest import content_digest
+from pipelines.output import MANIFEST_FILE, RECIPE_FILE, ShardFile, recipe_digest
 from pipelines.shards import dataset_manifest
-from pipelines.units import MANIFEST_FILE, RECIPE_FILE, ShardFile, recipe_digest
 
 
 @dataclass

@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gare.common.files import file_digest
 from gare.config.tree import to_yaml
 from gare.schema import MANIFEST
 from pipelines.manifest import write_manifest
-from tests.processes import decoders_below, ends
+from tests.processes import below, decoders_below, ends
+from tests.processes import command as command_line
 from tests.videos import make_video
 
 pytestmark = pytest.mark.ray
@@ -58,7 +61,32 @@ def units_done(out):
 
 
 def contents(out):
-    return {path.name: file_digest(path) for path in [out / "dataset.json", *sorted((out / "shards").iterdir())]}
+    """Digests of what the job made, and its ledger without attempts and times."""
+    made = {path.name: file_digest(path) for path in [out / "dataset.json", *sorted((out / "shards").iterdir())]}
+    for path in sorted((out / "ledger").glob("*.parquet")):
+        made[path.name] = pq.read_table(path).drop_columns(["attempts", "decode_s"]).to_pylist()
+    return made
+
+
+def workers_below(pid):
+    """Ray's processes that are at work on a unit."""
+    return [found for found in below(pid) if "ray::" in command_line(found) and "_task" in command_line(found)]
+
+
+def lose_worker_when(command, reached):
+    """Start a command, SIGKILL one of its working processes once ``reached()``, and wait for the end it comes to."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + SECONDS
+    killed = []
+    while process.poll() is None and not killed and time.monotonic() < deadline:
+        for worker in workers_below(process.pid)[:1] if reached() else []:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+                killed.append(worker)
+        time.sleep(0.01)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, errors.decode()[-2000:]
+    return killed
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +118,40 @@ def test_driver_of_prepare_killed_in_the_middle(job, tmp_path):
     assert f"{VIDEOS} videos" not in again.stderr
 
 
+@pytest.mark.slow
+def test_worker_of_prepare_killed_in_the_middle(job, tmp_path):
+    command, whole = job
+    assert lose_worker_when(command(tmp_path / "out"), lambda: units_done(tmp_path / "out") >= 3)
+    assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.slow
+def test_driver_of_prepare_killed_twice_before_a_worker_is_lost(job, tmp_path):
+    command, whole = job
+    out = tmp_path / "out"
+    for units in (2, 6):
+        kill_when(command(out), lambda units=units: units_done(out) >= units)
+    lose_worker_when(command(out), lambda: units_done(out) >= 8)
+    assert contents(out) == whole
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_driver_of_prepare_killed_at_many_random_moments(job, tmp_path):
+def test_prepare_killed_at_many_random_moments(job, tmp_path):
+    """Ten times the driver with all its processes, ten times one worker."""
     command, whole = job
     draw = random.Random(0)
+    lost = 0
     for attempt in range(20):
         out = tmp_path / str(attempt)
-        at = draw.randrange(1, VIDEOS // 2)
-        kill_when(command(out), lambda out=out, at=at: units_done(out) >= at)
-        run(command(out))
+        at = draw.randrange(VIDEOS // 2 - 3)
+        if attempt % 2:
+            lost += len(lose_worker_when(command(out), lambda out=out, at=at: units_done(out) >= at))
+        else:
+            lost += kill_when(command(out), lambda out=out, at=at: units_done(out) >= at)
+            run(command(out))
         assert contents(out) == whole, f"attempt {attempt}, killed after {at} units"
+    assert lost == 20
 
 
 def sweep_record(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 import pyarrow as pa
 import pytest
@@ -16,6 +17,7 @@ from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
 from pipelines import shards
 from pipelines.manifest import write_manifest
+from pipelines.work import process_unit
 from tests.processes import decoders_below
 from tests.videos import make_video
 
@@ -71,6 +73,29 @@ def test_a_corpus_of_bad_videos_ends_with_a_sentence_and_a_ledger(tmp_path, ray_
     with pytest.raises(RunError, match="ledger says why"):
         shards.prepare(tmp_path / "m.parquet", tmp_path / "out", RECIPE)
     assert (tmp_path / "out/ledger/unit-000000.parquet").is_file()
+
+
+def test_a_slow_disk_holds_the_job_back_and_nothing_piles_up(tmp_path, manifest, ray_cluster):
+    """As many units are begun as there are workers, however many wait."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    def slow(output, unit, again=None):
+        (marks / f"begun-{unit}").touch()
+        time.sleep(0.3)
+        (marks / f"done-{unit}").touch()
+        return process_unit(output, unit, again=again)
+
+    at_once = []
+
+    def look(_):
+        at_once.append(len(list(marks.glob("begun-*"))) - len(list(marks.glob("done-*"))))
+
+    recipe = RECIPE.model_copy(update={"unit_videos": 1})
+    with shards.open_job(manifest, tmp_path / "out", recipe) as job:
+        report = shards.run_job(job, workers=2, on_progress=look, work=slow)
+    assert report.totals["rows"] == 8
+    assert max(at_once) <= 2
 
 
 def test_decoders_killed_in_the_middle_cost_nothing(tmp_path, manifest, ray_cluster):

@@ -22,7 +22,7 @@ from pipelines.decode.isolated.decoder import Decoder
 from pipelines.decode.isolated.fetch_worker import fetch
 from pipelines.decode.isolated.messages import FetchRequest
 from pipelines.manifest import located
-from pipelines.units import open_output, read_ledger
+from pipelines.output import open_output, read_ledger
 from pipelines.work import process_unit
 from tests.videos import make_video
 

@@ -15,8 +15,8 @@ from gare.common.errors import InputError
 from gare.common.files import file_digest, write_json
 from gare.schema import MANIFEST
 from pipelines.inspection import draw_sheet, read_contents, summarise, verify
+from pipelines.output import SHARDS_KEY, open_output
 from pipelines.shards import dataset_manifest
-from pipelines.units import SHARDS_KEY, open_output
 from pipelines.work import process_unit
 from tests.prepared import RECIPE, make_sources, prepare
 

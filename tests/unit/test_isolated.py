@@ -23,7 +23,7 @@ from pipelines.decode import KINDS, DecodeError, decode_video
 from pipelines.decode.isolated import process
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.decode.isolated.limits import data_bytes, memory_within
-from pipelines.units import open_output, read_ledger
+from pipelines.output import open_output, read_ledger
 from pipelines.work import process_unit
 from tests.videos import make_video
 

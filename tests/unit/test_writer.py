@@ -17,7 +17,7 @@ from gare.data.shards import ShardSet
 from gare.schema import LEDGER, MANIFEST, SHARD, VERSION_KEY
 from pipelines import shards, work
 from pipelines.decode import decode_video
-from pipelines.units import open_output, read_ledger, remove_leftovers
+from pipelines.output import open_output, read_ledger, remove_leftovers
 from pipelines.work import process_unit
 from tests.videos import make_video
 

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from gare.common.storage import SCHEMES
 from pipelines.decode.errors import DecodeError
 
-FETCHED = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
-"""Schemes of the file systems pyarrow brings along. Not http, whose addresses may be anything."""
+FETCHED = SCHEMES
 
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,10}")
 

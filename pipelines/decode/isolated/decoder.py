@@ -34,12 +34,16 @@ ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded video, its file's size in bytes and SHA-256, and the attempt it came from (counted from 1)."""
+    """A decoded video, its file's size in bytes and SHA-256, and the attempt it came from (counted from 1).
+
+    ``mtime_ns``: when the file was changed last, None where the storage does not tell.
+    """
 
     video: DecodedVideo
     bytes: int
     sha256: str
     attempts: int
+    mtime_ns: int | None = None
 
 
 class Decoder:
@@ -87,12 +91,13 @@ class Decoder:
     def _once(self, uri: str, recipe: PrepareConfig, clip: tuple[float | None, float | None], attempt: int) -> Decoded:
         path = local_path(uri)
         if path is not None:
+            mtime_ns = modified_ns(path)
             header, video = self._decode(path, recipe, clip, digest=True)
-            return Decoded(video, header.bytes, header.sha256 or "", attempt)
+            return Decoded(video, header.bytes, header.sha256 or "", attempt, mtime_ns)
         with scratch_file(suffix_of(uri)) as copy:
             copied = self._fetch(uri, copy, recipe.limits)
             _, video = self._decode(copy, recipe, clip, digest=False)
-        return Decoded(video, copied.bytes, copied.sha256, attempt)
+        return Decoded(video, copied.bytes, copied.sha256, attempt, copied.mtime_ns)
 
     def _fetch(self, uri: str, path: Path, limits: LimitsConfig) -> Copied:
         request = FetchRequest(id=next(self._numbers), uri=uri, path=str(path), limits=limits)
@@ -132,6 +137,14 @@ def _checked_copy(result: dict[str, Any], payload: int) -> Copied:
     if payload:
         raise Garbled("bytes behind an answer that has none")
     return Copied.model_validate(result)
+
+
+def modified_ns(path: Path) -> int | None:
+    """When a file was changed last, in nanoseconds since 1970; None where it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return None
 
 
 @cache

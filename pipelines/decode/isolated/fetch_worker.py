@@ -45,7 +45,8 @@ def fetch(request: FetchRequest, resolve: Resolve = FileSystem.from_uri) -> Resu
 def copy(system: Any, path: str, target: Path, limits: LimitsConfig) -> Copied:
     """Copy ``path`` of a pyarrow file system into the file ``target``, never more than ``limits.max_bytes``."""
     try:
-        stated = _stated_size(system.get_file_info(path), limits)
+        info = system.get_file_info(path)
+        stated = _stated_size(info, limits)
         source = system.open_input_stream(path)
     except FileNotFoundError:
         raise DecodeError("missing", "There is no such remote file.") from None
@@ -60,7 +61,7 @@ def copy(system: Any, path: str, target: Path, limits: LimitsConfig) -> Copied:
         raise DecodeError("unreachable", f"Of the {stated} bytes the remote file should have, {size} came.")
     if not size:
         raise DecodeError("empty_file", "The remote file has 0 bytes.")
-    return Copied(bytes=size, sha256=sha256)
+    return Copied(bytes=size, sha256=sha256, mtime_ns=info.mtime_ns)
 
 
 def _stated_size(info: Any, limits: LimitsConfig) -> int | None:

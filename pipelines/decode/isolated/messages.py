@@ -72,10 +72,11 @@ class Answer(Message):
 
 
 class Copied(Message):
-    """A fetched file: its size and SHA-256."""
+    """A fetched file: its size, SHA-256 and, where the storage tells, when it was changed last."""
 
     bytes: int = Field(ge=1, le=INT64)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    mtime_ns: int | None = Field(default=None, ge=-INT64, le=INT64)
 
 
 class VideoHeader(Message):

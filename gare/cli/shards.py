@@ -1,0 +1,206 @@
+"""``gare shards stat``, ``merge`` and ``split``: finished datasets as files, one's own and those of others."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gare.cli.command import gare_command
+from gare.common.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pipelines.shard_tools import Cut, Made
+
+PRINTED = 20
+
+
+@click.group(
+    "shards", short_help="Count, merge and cut datasets of shards.", context_settings={"max_content_width": 120}
+)
+def shards() -> None:
+    """Count, merge and cut datasets: finished folders of gare prepare, or what others made and you downloaded.
+
+    A dataset is the file dataset.json and the shards it lists. merge and split check all of it before they use it.
+    """
+
+
+@gare_command("stat", short_help="Print the figures of a dataset's shards, and verify them.")
+@click.argument("folder", metavar="DIR")
+@click.option("--verify", is_flag=True, help="Compute every digest again and look at every row.")
+def stat(*, folder: str, verify: bool) -> dict[str, Any]:
+    """Print what the shards of DIR, a folder or an address, hold: rows, frames, bytes, splits, sizes, recipe.
+
+    --verify computes the SHA-256 of every shard, runs Arrow's full validation, looks at each row's frames and times,
+    and compares dataset.json with the shards. It lists all that is wrong and ends with exit code 4 when anything is.
+    gare inspect tells more of a folder of gare prepare: outcomes, the manifest, and whether the sources are the same.
+
+    \b
+    Examples:
+      gare shards stat shards
+      gare shards stat download/msrvtt --verify
+    """
+    from gare.common.console import output, warn
+    from gare.common.storage import Folder
+    from pipelines import shard_tools
+
+    with _steps("shards") as show:
+        result = shard_tools.stat(Folder.at(folder), verify=verify, on_progress=show)
+    _print_figures(result)
+    wrong = result["problems"]
+    for text in wrong[:PRINTED]:
+        output().print(text, markup=False) if verify else warn(text)
+    if verify and wrong:
+        raise RunError(
+            f"{folder} is not what its dataset.json says, in {len(wrong)} places; get it again, or prepare it again.",
+            result=result,
+        )
+    return result
+
+
+@gare_command("merge", short_help="Make one dataset of several.")
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@click.option("--out", required=True, help="Folder or address of the new dataset; new or empty.")
+@click.option("--copy", is_flag=True, help="Copy the shards where they would become hard links.")
+def merge(*, folders: tuple[str, ...], out: str, copy: bool) -> dict[str, Any]:
+    """Make one dataset of the shards of DIR..., in this order. They must be of one recipe and share no video id.
+
+    The shards are the same files under new names: hard links on the same disk, which take no space, and copies
+    elsewhere. dataset.json comes last; after an interruption the same command goes on.
+
+    \b
+    Example:
+      gare shards merge shards-a shards-b --out shards
+    """
+    from gare.common.storage import Folder
+    from pipelines import shard_tools
+
+    with _steps("shards") as show:
+        places = [Folder.at(folder) for folder in folders]
+        made = shard_tools.merge(places, Folder.at(out), copy=copy, on_progress=show)
+    _print_made([made])
+    return _plain(made)
+
+
+@gare_command("split", short_help="Cut a dataset into several, or into other shards.")
+@click.argument("folder", metavar="DIR")
+@click.option("--out", required=True, help="Folder or address of what is made; new or empty.")
+@click.option("--by", type=click.Choice(["split"]), help="A dataset for every split: OUT/train, OUT/test, ...")
+@click.option("--parts", type=click.IntRange(min=1), help="So many datasets of consecutive videos: OUT/part-0000, ...")
+@click.option("--take", metavar="SPLIT", multiple=True, help="One dataset of this split; repeatable.")
+@click.option("--ids", metavar="FILE", help="One dataset of these videos: a manifest, or a .txt with an id per line.")
+@click.option("--allow-missing", is_flag=True, help="Pass over videos of --ids that DIR does not have.")
+@click.option("--shard-bytes", type=click.IntRange(min=1), help="Close a shard at this size; as the recipe says, else.")
+def split(*, folder: str, out: str, shard_bytes: int | None, **how: Any) -> dict[str, Any]:
+    """Cut DIR into datasets below OUT (--by, --parts), or take some of it as one dataset in OUT (--take, --ids).
+
+    --shard-bytes alone takes all of it, in shards of another size. Rows stay as they are, bit for bit, and in the
+    order of DIR. dataset.json comes last; after an interruption the same command goes on.
+
+    \b
+    Examples:
+      gare shards split shards --by split --out cut
+      gare shards split shards --take test --out shards-test
+      gare shards split shards --ids subset.txt --out subset --shard-bytes 64000000
+    """
+    from gare.common.console import warn
+    from gare.common.storage import Folder
+    from pipelines import shard_tools
+
+    cut = _cut(**how, recut=shard_bytes is not None)
+    with _steps("shards") as show:
+        made = shard_tools.split(Folder.at(folder), Folder.at(out), cut, shard_bytes=shard_bytes, on_progress=show)
+    _print_made(list(made.values()))
+    found = sum(one.values["totals"]["ok"] for one in made.values())
+    if cut.asked is not None and found < cut.asked:
+        warn(f"{cut.asked - found} of the {cut.asked} videos of {how['ids']} are not in {folder}.")
+    return {"datasets": {name or ".": _plain(one) for name, one in made.items()}}
+
+
+for _command in (stat, merge, split):
+    shards.add_command(_command)
+
+
+def _cut(
+    *, by: str | None, parts: int | None, take: tuple[str, ...], ids: str | None, allow_missing: bool, recut: bool
+) -> Cut:
+    from pipelines import shard_tools
+
+    given = [name for name, value in {"--by": by, "--parts": parts, "--take": take, "--ids": ids}.items() if value]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} are two ways to cut; give one of them.")
+    if allow_missing and not ids:
+        raise InputError("--allow-missing is about --ids, which is not given.")
+    if by:
+        return shard_tools.by_split()
+    if parts:
+        return shard_tools.in_parts(parts)
+    if take:
+        return shard_tools.of_splits(take)
+    if ids:
+        return shard_tools.of_ids(ids, allow_missing=allow_missing)
+    if recut:
+        return shard_tools.whole()
+    raise InputError("Say how to cut: --by split, --parts N, --take SPLIT, --ids FILE or --shard-bytes N.")
+
+
+@contextmanager
+def _steps(title: str) -> Iterator[Callable[[int, int], None]]:
+    from gare.common.console import meter
+
+    with meter(title, None) as progress:
+
+        def show(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done)
+
+        yield show
+
+
+def _plain(made: Made) -> dict[str, Any]:
+    values = made.values
+    kept = {name: values[name] for name in ("digest", "recipe_digest", "splits", "totals", "made_from")}
+    return {"folder": str(made.place), "shards": len(values["shards"]), **kept, "reused": made.reused}
+
+
+def _print_made(made: list[Made]) -> None:
+    from gare.common.console import note, print_table
+
+    columns = ["dataset", "splits", "shards", "videos", "frames", "MB", "digest"]
+    rows = []
+    for one in made:
+        values, totals = one.values, one.values["totals"]
+        counts = [len(values["shards"]), totals["ok"], totals["frames"], totals["bytes"] / 1e6]
+        rows.append([str(one.place), ", ".join(values["splits"]), *counts, values["digest"]])
+    print_table("Datasets", columns, rows)
+    for one in made:
+        if one.reused:
+            note(f"{one.place} was there already, made of the same.")
+
+
+def _print_figures(result: dict[str, Any]) -> None:
+    from gare.cli.inspect import recipe_rows
+    from gare.common.console import note, print_table
+
+    listed = result["shards"]
+    shown = [[shard["file"], shard["rows"], shard["bytes"] / 1e6] for shard in listed[:PRINTED]]
+    if len(listed) > PRINTED:
+        rest = listed[PRINTED:]
+        shown.append([f"{len(rest)} others", sum(s["rows"] for s in rest), sum(s["bytes"] for s in rest) / 1e6])
+    print_table(f"Shards of {result['folder']}", ["file", "videos", "MB"], shown)
+    splits = [[name, counts["videos"], counts["captions"]] for name, counts in result["splits"].items()]
+    print_table("Splits", ["split", "videos", "captions"], splits)
+    kinds = [["codec", *pair] for pair in result["frame_codecs"].items()]
+    kinds += [["size", *pair] for pair in list(result["frame_sizes"].items())[:PRINTED]]
+    print_table("Stored frames", ["", "value", "videos"], kinds)
+    print_table("Recipe", ["key", "value"], recipe_rows(result["recipe"]))
+    size = result["bytes"]
+    note(
+        f"{len(listed)} shards, {result['rows']} videos, {result['frames']} frames, {size['total'] / 1e6:,.1f} MB "
+        f"(a shard {size['min'] / 1e6:,.1f} to {size['max'] / 1e6:,.1f} MB); digest {result['digest']}, recipe "
+        f"{result['recipe_digest']}; "
+        + (f"verified: {len(result['problems'])} problems" if result["verified"] else "--verify checks every digest")
+    )

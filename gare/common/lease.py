@@ -1,0 +1,94 @@
+"""Who is at work in a folder of an object store, where nothing lets go of a dead process's lock by itself.
+
+The holder writes a new beat into the folder's lock file every few seconds. Whoever finds a lock watches it: a lock
+that beats is respected, one that stays as it is belongs to a dead process and is taken over. Object stores that
+pyarrow opens have no conditional writes, so of two that start within the same moment both write and the last one
+stays: each looks once more before it begins, and the holder looks at every beat.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from gare.common.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from gare.common.storage import Folder
+
+LOCK_FILE = ".lock"
+BEAT_SECONDS = 5.0
+DEAD_SECONDS = 20.0
+SETTLE_SECONDS = 1.0
+
+
+@contextmanager
+def lease(
+    folder: Folder, *, beat_s: float = BEAT_SECONDS, dead_s: float = DEAD_SECONDS, settle_s: float = SETTLE_SECONDS
+) -> Iterator[None]:
+    """Hold ``folder`` while the block runs; RunError when another process holds it, or took it over meanwhile.
+
+    ``beat_s``: seconds between signs of life; ``dead_s``: without one for so long, a holder is dead; ``settle_s``:
+    how long a new holder waits before it looks whether it is the one.
+    """
+    _wait_for_the_dead(folder, beat_s, dead_s)
+    mine = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
+    folder.write_json(LOCK_FILE, mine | {"beat": 0})
+    time.sleep(settle_s)
+    if _owner(folder) != mine["owner"]:
+        raise _taken(folder)
+    stop, lost = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_beat, args=(folder, mine, beat_s, stop, lost), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=2 * dead_s)
+        if not lost.is_set():
+            with suppress(InputError):
+                folder.remove(LOCK_FILE)
+    if lost.is_set():
+        raise _taken(folder)
+
+
+def _wait_for_the_dead(folder: Folder, beat_s: float, dead_s: float) -> None:
+    """Return once nobody alive holds the folder; RunError at the first sign of life."""
+    there = folder.read_text(LOCK_FILE)
+    until = time.monotonic() + dead_s
+    while there is not None and time.monotonic() < until:
+        time.sleep(beat_s / 5)
+        now = folder.read_text(LOCK_FILE)
+        if now is not None and now != there:
+            raise _taken(folder)
+        there = now
+
+
+def _beat(folder: Folder, mine: dict[str, Any], beat_s: float, stop: threading.Event, lost: threading.Event) -> None:
+    beat = 0
+    while not stop.wait(beat_s):
+        beat += 1
+        with suppress(InputError, FileNotFoundError):  # a store that is away for a moment is asked again
+            if _owner(folder) not in (mine["owner"], None):
+                lost.set()
+                return
+            folder.write_json(LOCK_FILE, mine | {"beat": beat})
+
+
+def _owner(folder: Folder) -> str | None:
+    text = folder.read_text(LOCK_FILE)
+    try:
+        return None if text is None else str(json.loads(text)["owner"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _taken(folder: Folder) -> RunError:
+    return RunError(f"Another process is at work in {folder}; wait until it ends.")

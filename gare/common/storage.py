@@ -1,0 +1,245 @@
+"""A folder on any storage that pyarrow can open, and how a file appears there: whole or not at all.
+
+- local and mounted folders: a temporary name beside the file, fsync, rename, fsync of the folder;
+- object stores (s3, gs, abfs): the upload becomes an object when it is closed, and never before;
+- hdfs: a temporary name beside the file, then a rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from gare.common.errors import InputError
+from gare.common.files import atomic_file, make_folder, only_one
+
+SCHEMES = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
+"""Schemes of the file systems pyarrow brings along. Not http, whose addresses may be anything."""
+
+PUT_IS_ATOMIC = frozenset({"s3", "gcs", "abfs"})
+"""pyarrow's names of the stores where an object is there only once its upload was closed."""
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_SECRETS = re.compile(r"(?<=[?&])((?:access|secret|session|account|sas)[^=&\s]*)=[^&\s]+", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """Blot out the credentials of any address in a text."""
+    return _SECRETS.sub(r"\1=***", _CREDENTIALS.sub("***@", text))
+
+
+def is_address(place: str) -> bool:
+    """Whether this names a place by a scheme rather than by a path."""
+    return "://" in place
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder by its path or address; names below it are relative, with slashes. Travels between processes.
+
+    Whatever goes wrong with the storage is an InputError that names the file.
+    """
+
+    address: str
+
+    @classmethod
+    def at(cls, place: str | Path) -> Folder:
+        """The folder of a path (made absolute) or an address; InputError for a scheme that cannot be opened."""
+        text = str(place)
+        if not is_address(text):
+            return cls(str(Path(text).absolute()))
+        parts = urlsplit(text)
+        if parts.scheme == "file":
+            return cls(unquote(parts.path).rstrip("/") or "/")
+        if parts.scheme not in SCHEMES:
+            raise InputError(
+                f"{redact(text)} cannot be opened: addresses start with {', '.join(sorted(SCHEMES))} or file."
+            )
+        return cls(text)
+
+    def __str__(self) -> str:
+        return redact(self.address.partition("?")[0])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder of the file system here."""
+        return not is_address(self.address)
+
+    @property
+    def local(self) -> Path:
+        """The path of a local folder; InputError for any other."""
+        if not self.is_local:
+            raise InputError(f"{self} is not a folder of the file system here, which is needed for this.")
+        return Path(self.address)
+
+    def below(self, name: str) -> Folder:
+        """The folder ``name`` inside of this one."""
+        address, mark, options = (self.address, "", "") if self.is_local else self.address.partition("?")
+        return Folder(f"{address.rstrip('/')}/{name}{mark}{options}")
+
+    def named(self, name: str) -> str:
+        """What messages call a file of the folder."""
+        return f"{self}/{name}"
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is such a file or folder."""
+        return bool(self._info(name).type != FileType.NotFound)
+
+    def size(self, name: str) -> int | None:
+        """Size of a file in bytes; None where there is none."""
+        info = self._info(name)
+        return int(info.size) if info.type == FileType.File and info.size is not None else None
+
+    def names(self, below: str = "") -> list[str]:
+        """Names of the files directly in a folder below, sorted; none where there is no such folder."""
+        return sorted(self.sizes(below))
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """Name and size in bytes of the files directly in a folder below."""
+        system, path = self._open(below)
+        with self._sentence("read", below):
+            found = system.get_file_info(FileSelector(path, allow_not_found=True))
+        return {info.base_name: int(info.size or 0) for info in found if info.type == FileType.File}
+
+    def source(self, name: str) -> pa.NativeFile:
+        """Open a file for reading anywhere in it; a local one is memory-mapped. FileNotFoundError where it is not."""
+        if self.is_local:
+            return pa.memory_map(str(self.local / name))
+        system, path = self._open(name)
+        return system.open_input_file(path)
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of a file, as 64 hex digits. FileNotFoundError where it is not."""
+        system, path = self._open(name)
+        digest = hashlib.sha256()
+        with self._sentence("read", name), system.open_input_stream(path) as stream:
+            while chunk := stream.read(2**20):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def read_text(self, name: str) -> str | None:
+        """Read a UTF-8 file; None where there is none, InputError where it is no text."""
+        system, path = self._open(name)
+        try:
+            with self._sentence("read", name), system.open_input_stream(path) as stream:
+                return bytes(stream.read()).decode()
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError:
+            raise InputError(f"{self.named(name)} is damaged: it is not UTF-8 text.") from None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a plain value as indented JSON; NaN is refused."""
+        text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+        with self.writing(name) as path:
+            path.write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield a temporary local file; on success it becomes the file ``name``, whole. A failure leaves nothing."""
+        if self.is_local:
+            with atomic_file(self.local / name) as temporary:
+                yield temporary
+            return
+        with tempfile.TemporaryDirectory(prefix="gare-") as scratch:
+            temporary = Path(scratch) / Path(name).name
+            yield temporary
+            self._upload(temporary, name)
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy a file to a local path; FileNotFoundError where it is not."""
+        system, path = self._open(name)
+        with self._sentence("read", name), system.open_input_stream(path) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 2**20)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self.is_local:
+            (self.local / name).unlink(missing_ok=True)
+            return
+        system, path = self._open(name)
+        with self._sentence("remove", name):
+            if system.get_file_info(path).type == FileType.File:
+                system.delete_file(path)
+
+    def make(self, below: str = "") -> None:
+        """Make the folder, where the storage has folders."""
+        if self.is_local:
+            make_folder(self.local / below)
+            return
+        system, path = self._open(below)
+        if system.type_name not in PUT_IS_ATOMIC:
+            with self._sentence("write", below):
+                system.create_dir(path, recursive=True)
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder, made where missing, while the block runs; RunError when another process holds it.
+
+        A dead process holds nothing: the system lets go of a local folder, and elsewhere a lease runs out.
+        """
+        if self.is_local:
+            return only_one(self.local)
+        from gare.common.lease import lease
+
+        return lease(self)
+
+    def _open(self, name: str) -> tuple[Any, str]:
+        system, root = _file_system(self.address)
+        return system, f"{root}/{name}".rstrip("/") if name else root
+
+    def _info(self, name: str) -> Any:
+        system, path = self._open(name)
+        with self._sentence("read", name):
+            return system.get_file_info(path)
+
+    def _upload(self, source: Path, name: str) -> None:
+        system, path = self._open(name)
+        direct = system.type_name in PUT_IS_ATOMIC
+        above, _, last = path.rpartition("/")
+        target = path if direct else f"{above}/.{last}.{uuid.uuid4().hex}.tmp"
+        with self._sentence("write", name), source.open("rb") as stream:
+            if not direct:
+                system.create_dir(above, recursive=True)
+            with system.open_output_stream(target) as sink:
+                shutil.copyfileobj(stream, sink, 8 * 2**20)
+            if not direct:
+                system.move(target, path)
+
+    @contextmanager
+    def _sentence(self, verb: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            first = redact((str(error).splitlines() or [type(error).__name__])[0])
+            raise InputError(f"Cannot {verb} {self.named(name) if name else self}: {first}") from None
+
+
+@lru_cache(maxsize=64)
+def _file_system(address: str) -> tuple[Any, str]:
+    """The pyarrow file system of an address, and the path in it."""
+    if not is_address(address):
+        from pyarrow.fs import LocalFileSystem
+
+        return LocalFileSystem(), address.rstrip("/")
+    try:
+        system, path = FileSystem.from_uri(address)
+    except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as error:
+        first = redact((str(error).splitlines() or [type(error).__name__])[0])
+        raise InputError(f"{redact(address)} cannot be opened: {first}") from None
+    return system, path.rstrip("/")

@@ -1,0 +1,100 @@
+"""Sources that are not what they were when they were decoded."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+from pyarrow.fs import FileSystem, FileType
+
+from gare.common.files import file_digest
+from pipelines.decode import DecodeError
+from pipelines.decode.isolated.addresses import local_path
+
+COLUMNS = ("video_id", "uri", "status", "source_bytes", "source_mtime_ns", "source_sha256")
+CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row (by position in its unit) whose source was changed, and what the source is now."""
+
+    row: int
+    video_id: str
+    uri: str
+    what: str
+
+
+def changed_sources(ledger: pa.Table) -> list[Change]:
+    """The rows of a unit's ledger part that were decoded from something else than is there now.
+
+    Another size is a change; another time with the same size is one when the SHA-256 differs too. A source that is
+    gone or out of reach is none: the shard holds what it gave.
+    """
+    changes = []
+    for position, row in enumerate(ledger.select(COLUMNS).to_pylist()):
+        if row["status"] == "ok" and row["source_bytes"] is not None:
+            what = _change(row)
+            if what:
+                changes.append(Change(position, row["video_id"], row["uri"], what))
+    return changes
+
+
+def _change(row: dict[str, Any]) -> str | None:
+    try:
+        found = _look(row["uri"])
+    except (OSError, ValueError, DecodeError, pa.ArrowException):
+        return None
+    if found is None:
+        return None
+    size, mtime_ns = found
+    if size != row["source_bytes"]:
+        return f"{row['source_bytes']} bytes then, {size} now"
+    if mtime_ns == row["source_mtime_ns"] or mtime_ns is None:
+        return None
+    try:
+        same = _digest(row["uri"]) == row["source_sha256"]
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    return None if same else "the same size, another SHA-256"
+
+
+def _look(uri: str) -> tuple[int, int | None] | None:
+    """Size and time of the last change; None where there is no such file."""
+    path = local_path(uri)
+    if path is not None:
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
+    system, remote = _resolve(uri)
+    info = system.get_file_info(remote)
+    return (int(info.size), info.mtime_ns) if info.type == FileType.File and info.size is not None else None
+
+
+def _digest(uri: str) -> str:
+    path = local_path(uri)
+    if path is not None:
+        return file_digest(path)
+    system, remote = _resolve(uri)
+    digest = hashlib.sha256()
+    with system.open_input_stream(remote) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _resolve(uri: str) -> tuple[Any, str]:
+    """A uri's file system, made once per place: a client of its own for every object would cost seconds each."""
+    parts = uri.partition("?")
+    scheme, _, rest = parts[0].partition("://")
+    root, _, below = rest.partition("/")
+    system, top = _file_system(f"{scheme}://{root}/{parts[1]}{parts[2]}")
+    return system, f"{top.rstrip('/')}/{below}".lstrip("/") if scheme not in ("hdfs", "viewfs") else f"/{below}"
+
+
+@lru_cache(maxsize=16)
+def _file_system(address: str) -> tuple[Any, str]:
+    system, path = FileSystem.from_uri(address)
+    return system, path

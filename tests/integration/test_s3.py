@@ -1,0 +1,158 @@
+"""Manifest, sources and shards on a server that speaks S3: the same dataset as on disk, killed and taken up alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow.fs import FileSystem
+
+from gare.common.errors import InputError, RunError
+from gare.common.storage import Folder
+from gare.config.prepare import PrepareConfig
+from gare.data.shards import ShardSet
+from gare.schema import MANIFEST
+from pipelines import shards
+from pipelines.manifest import write_manifest
+from pipelines.shard_tools import by_split, merge, split
+from tests.prepared import make_sources
+from tests.s3 import s3_bucket
+
+pytestmark = pytest.mark.slow
+RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, unit_videos=2)
+NAMES = ("a", "bad", "b", "c")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    with s3_bucket(monkeypatch) as address:
+        yield address.format
+
+
+@pytest.fixture
+def corpus(tmp_path, bucket):
+    """The same videos on disk and in the bucket, with a manifest beside them."""
+    folder = make_sources(tmp_path / "videos")
+    shutil.copy(folder / "a.mp4", folder / "a b#1.mp4")
+    rows = [
+        {"video_id": name, "uri": f"{name}.mp4", "split": "train", "captions": [f"a {name}"]}
+        for name in (*NAMES, "a b#1")
+    ]
+    write_manifest(pa.Table.from_pylist(rows, MANIFEST), folder / "m.parquet")
+    remote = Folder.at(bucket("corpus"))
+    for path in folder.iterdir():
+        with remote.writing(path.name) as copy:
+            shutil.copy(path, copy)
+    return folder, bucket("corpus/m.parquet")
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch):
+    def run(output, todo, workers, work):
+        return (work(output, task.unit, again=task.again) for task in todo)
+
+    monkeypatch.setattr(shards, "_run", run)
+
+
+def objects(address):
+    system, path = FileSystem.from_uri(address)
+    from pyarrow.fs import FileSelector
+
+    found = system.get_file_info(FileSelector(path, recursive=True))
+    return {info.path.removeprefix(path).lstrip("/"): info.size for info in found if info.is_file}
+
+
+def test_a_corpus_in_the_bucket_gives_the_shards_of_the_one_on_disk(corpus, bucket, tmp_path, monkeypatch):
+    folder, manifest = corpus
+    monkeypatch.setenv("GARE_CACHE", str(tmp_path / "cache"))
+    shards.prepare(folder / "m.parquet", tmp_path / "out", RECIPE)
+    report = shards.prepare(manifest, bucket("out"), RECIPE)
+    assert report.totals["ok"] == 4
+    there, here = json.loads(Folder.at(bucket("out")).read_text("dataset.json")), ShardSet(tmp_path / "out").manifest
+    assert [shard["rows"] for shard in there["shards"]] == [shard["rows"] for shard in here["shards"]]
+    remote = ShardSet(bucket("out"))
+    assert (remote.digest, remote.folder.parent) == (there["digest"], tmp_path / "cache/shards")
+    one, other = remote.split("train"), ShardSet(tmp_path / "out").split("train")
+    for number, video in enumerate(other.videos):
+        assert video.video_id == one.videos[number].video_id
+        assert (one.frames(number, 3) == other.frames(number, 3)).all()
+
+
+def test_a_job_killed_in_the_middle_goes_on_in_the_bucket(corpus, bucket, monkeypatch):
+    _, manifest = corpus
+    shards.prepare(manifest, bucket("whole"), RECIPE)
+    done = []
+
+    def run(output, todo, workers, work):
+        for task in todo:
+            if len(done) == 1:
+                raise RunError("killed")
+            done.append(task.unit)
+            yield work(output, task.unit, again=task.again)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_run", run)
+        with pytest.raises(RunError, match="killed"):
+            shards.prepare(manifest, bucket("out"), RECIPE)
+    assert "dataset.json" not in objects(bucket("out"))
+    assert shards.prepare(manifest, bucket("out"), RECIPE).units_skipped == 1
+    mine, whole = objects(bucket("out")), objects(bucket("whole"))
+    assert {n: s for n, s in mine.items() if n.startswith("shards/")} == {
+        n: s for n, s in whole.items() if n.startswith("shards/")
+    }
+    read = [Folder.at(bucket(name)).read_text("dataset.json") for name in ("out", "whole")]
+    assert read[0] == read[1]
+    assert shards.prepare(manifest, bucket("out"), RECIPE).videos == 0
+
+
+def test_a_changed_object_is_noticed_and_done_again(corpus, bucket):
+    folder, manifest = corpus
+    shards.prepare(manifest, bucket("out"), RECIPE)
+    with Folder.at(bucket("corpus")).writing("b.mp4") as copy:
+        shutil.copy(folder / "c.mp4", copy)
+    with pytest.raises(InputError, match="'b' first"):
+        shards.prepare(manifest, bucket("out"), RECIPE)
+    assert shards.prepare(manifest, bucket("out"), RECIPE, changed="redo").videos == 1
+
+
+def test_a_shard_damaged_on_the_way_is_refused(corpus, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("GARE_CACHE", str(tmp_path / "cache"))
+    shards.prepare(corpus[1], bucket("out"), RECIPE)
+    place = Folder.at(bucket("out"))
+    name = place.names("shards")[0]
+    content = bytearray(place.source(f"shards/{name}").read())
+    content[len(content) // 2] ^= 1
+    with place.writing(f"shards/{name}") as path:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="another SHA-256"):
+        ShardSet(bucket("out"))
+    assert not any(path.suffix == ".tmp" for path in Path(os.environ["GARE_CACHE"]).rglob("*"))
+
+
+def test_datasets_in_the_bucket_are_merged_and_split_there(corpus, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("GARE_CACHE", str(tmp_path / "cache"))
+    folder, manifest = corpus
+    shards.prepare(manifest, bucket("one"), RECIPE)
+    rows = [{"video_id": "more", "uri": str(folder / "c.mp4"), "split": "test", "captions": []}]
+    write_manifest(pa.Table.from_pylist(rows, MANIFEST), tmp_path / "more.parquet")
+    shards.prepare(tmp_path / "more.parquet", bucket("other"), RECIPE)
+    merge([Folder.at(bucket("one")), Folder.at(bucket("other"))], Folder.at(bucket("both")))
+    assert ShardSet(bucket("both")).splits == {
+        "test": {"captions": 0, "videos": 1},
+        "train": {"captions": 4, "videos": 4},
+    }
+    split(Folder.at(bucket("both")), Folder.at(bucket("parts")), by_split())
+    part = ShardSet(bucket("parts/test"))
+    assert [video.video_id for video in part.split("test").videos] == ["more"]
+
+
+def test_a_manifest_or_a_bucket_that_is_not_there_is_one_sentence(bucket, corpus):
+    with pytest.raises(InputError, match=r"There is no manifest s3://bucket-\w+/none.parquet"):
+        shards.prepare(bucket("none.parquet"), bucket("out"), RECIPE)
+    elsewhere = bucket("out").replace("s3://bucket-", "s3://nowhere-")
+    with pytest.raises(InputError, match=r"s3://nowhere-\w+/out"):
+        shards.prepare(corpus[1], elsewhere, RECIPE)
