@@ -40,10 +40,12 @@ PARAMETER_CHARACTERS = 6000
 TAG_CHARACTERS = 8000
 PARAMETERS_PER_CALL = 100
 METRICS_PER_CALL = 1000
+WARNING_TAG = "gare.warning"
 NOT_METRICS = frozenset({"step", "total", "history"})
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_\-. :/]")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_warned: set[str] = set()
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -136,7 +138,7 @@ class Tracker:
             run_id = str(self._client.create_run(self._experiment_id, run_name=name, tags=every).info.run_id)
         if config is not None:
             self._parameters(run_id, config)
-            with _best_effort():
+            with _best_effort(self.uri):
                 self._client.log_text(run_id, redact(to_yaml(config)), "config.yaml")
         return run_id
 
@@ -151,7 +153,7 @@ class Tracker:
 
     def history(self, run_id: str, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         """Log the metrics of many steps in few calls."""
-        _log(self._client, run_id, rows)
+        _log(self._client, self.handle(run_id), rows)
 
     def dataset(self, run_id: str, digests: Mapping[str, str]) -> None:
         """Record which data the run saw, each digest under its name, as tags and as MLflow datasets."""
@@ -160,7 +162,7 @@ class Tracker:
         tags = [RunTag(name, digest) for name, digest in digests.items()]
         # MLflow keeps 36 characters of a dataset's digest; the tag has all of it.
         inputs = [DatasetInput(Dataset(name, digest[:36], "local", "{}")) for name, digest in digests.items()]
-        with _best_effort():
+        with _best_effort(self.uri):
             self._client.log_batch(run_id, tags=tags)
             self._client.log_inputs(run_id, datasets=inputs)
 
@@ -168,19 +170,19 @@ class Tracker:
         """Set tags."""
         from mlflow.entities import RunTag
 
-        with _best_effort():
+        with _best_effort(self.uri):
             self._client.log_batch(
                 run_id, tags=[RunTag(key, redact(value)[:TAG_CHARACTERS]) for key, value in tags.items()]
             )
 
     def artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Copy a file into the run's artifacts."""
-        with _best_effort():
+        with _best_effort(self.uri):
             self._client.log_artifact(run_id, str(path), folder)
 
     def finish(self, run_id: str, status: Status = "FINISHED") -> None:
         """End the run."""
-        with _best_effort():
+        with _best_effort(self.uri):
             self._client.set_terminated(run_id, status)
 
     def _open(self, artifact_root: Path | None) -> str:
@@ -201,7 +203,7 @@ class Tracker:
         from mlflow.entities import Param
 
         entries = [Param(key, _parameter(value)) for key, value in flatten(config).items()]
-        with _best_effort():
+        with _best_effort(self.uri):
             for start in range(0, len(entries), PARAMETERS_PER_CALL):
                 self._client.log_batch(run_id, params=entries[start : start + PARAMETERS_PER_CALL])
 
@@ -209,6 +211,7 @@ class Tracker:
 def log_report(handle: RunHandle, report: Mapping[str, Any]) -> None:
     """Log a training report: the rows of its ``history`` where it has some, else its own numbers at its step.
 
+    A ``warning`` in a row becomes the tag ``gare.warning``.
     Never raises for a store that cannot be reached.
     """
     rows = report.get("history") or [report]
@@ -217,7 +220,11 @@ def log_report(handle: RunHandle, report: Mapping[str, Any]) -> None:
     except RunError as error:
         warn(str(error))
         return
-    _log(client, handle.run_id, [(int(row.get("step", 0)), _numbers(row)) for row in rows])
+    _log(client, handle, [(int(row.get("step", 0)), _numbers(row)) for row in rows])
+    for row in rows:
+        if "warning" in row:
+            with _best_effort(handle.uri):
+                client.set_tag(handle.run_id, WARNING_TAG, str(row["warning"])[:TAG_CHARACTERS])
 
 
 def environment() -> dict[str, str]:
@@ -246,7 +253,7 @@ def _client(uri: str) -> Any:
         return mlflow.MlflowClient(tracking_uri=uri)
 
 
-def _log(client: Any, run_id: str, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+def _log(client: Any, handle: RunHandle, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
@@ -255,9 +262,9 @@ def _log(client: Any, run_id: str, rows: Sequence[tuple[int, Mapping[str, float]
         for step, values in rows
         for name, value in values.items()
     ]
-    with _best_effort():
+    with _best_effort(handle.uri):
         for start in range(0, len(entries), METRICS_PER_CALL):
-            client.log_batch(run_id, metrics=entries[start : start + METRICS_PER_CALL])
+            client.log_batch(handle.run_id, metrics=entries[start : start + METRICS_PER_CALL])
 
 
 @contextmanager
@@ -276,15 +283,21 @@ def _must(action: str, uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _best_effort() -> Iterator[None]:
+def _best_effort(uri: str) -> Iterator[None]:
+    """Go on without the store, which is warned about once: what ran into it is not what matters."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warn(f"MLflow did not record something: {redact(first)}")
+        if uri not in _warned:
+            _warned.add(uri)
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            warn(
+                f"MLflow at {redact(uri)} did not record something: {redact(first)} The run goes on, and its "
+                "history.jsonl has everything; what else is not recorded is not said again."
+            )
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -14,12 +14,20 @@ class OwnProcessError(Exception):
 
 def own_process(script: str, *arguments: object) -> str:
     """Run ``python script arguments`` and return what it prints; OwnProcessError when it fails."""
+    return own_processes(1, script, *arguments)[0]
+
+
+def own_processes(count: int, script: str, *arguments: object) -> list[str]:
+    """What each of ``count`` such processes prints, all at work at once; OwnProcessError when one fails."""
     command = [sys.executable, script, *(str(argument) for argument in arguments)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]
-        raise OwnProcessError(lines[-1])
-    return done.stdout
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = [subprocess.Popen(command, text=True, **pipes) for _ in range(count)]  # type: ignore[call-overload]
+    printed = [process.communicate() for process in started]
+    for process, (_, errors) in zip(started, printed, strict=True):
+        if process.returncode:
+            lines = errors.strip().splitlines() or [f"ended with code {process.returncode}"]
+            raise OwnProcessError(lines[-1])
+    return [output for output, _ in printed]
 
 
 class PeakMemory:

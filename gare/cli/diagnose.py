@@ -31,26 +31,17 @@ def diagnose(
     Example:
       gare diagnose runs/demo --shards shards --split dev --out increments.png
     """
-    import torch
-
-    from gare.data.batches import check_fit, make_batch
-    from gare.diagnostics import increment_figure, observe, pair_diagnostics
+    from gare.data.batches import check_fit
+    from gare.diagnostics import increment_figure, pair_diagnostics
+    from gare.diagnostics.pairs import split_state
 
     folder, model, dataset, config = open_checkpoint(checkpoint, shards, overrides)
-    tokenizer, rows = check_fit(model, dataset, config), dataset.split(split)
-    captioned = [index for index, video in enumerate(rows.videos) if video.captions][:pairs]
-    batch = make_batch(rows, [(index, 0) for index in captioned], tokenizer, config, model.image_size)
-    device = model.clip.logit_scale.device
-    with torch.no_grad():
-        ids, mask = batch.token_ids.to(device), batch.token_mask.to(device)
-        text, words = model.encode_texts(ids, mask)
-        frame_mask = batch.frame_mask.to(device)
-        frames = model.encode_frames(model.normalise(batch.frames.to(device)), frame_mask)
-        state = observe(model, text, frames, frame_mask, words=words, word_mask=mask)
+    state = split_state(model, check_fit(model, dataset, config), dataset.split(split), config, pairs)
+    found = len(state.text)
     figures = pair_diagnostics(state)
     increment_figure(state, out)
-    title = f"{folder.name} on {len(captioned)} pairs of {split}"
+    title = f"{folder.name} on {found} pairs of {split}"
     print_table(title, ["measure", "value"], [[name, f"{value:.4g}"] for name, value in figures.items()])
     note(f"figure: {out}")
     finite = {name: value if value == value else None for name, value in figures.items()}
-    return {"checkpoint": str(folder), "split": split, "pairs": len(captioned), "figure": str(out), "measures": finite}
+    return {"checkpoint": str(folder), "split": split, "pairs": found, "figure": str(out), "measures": finite}

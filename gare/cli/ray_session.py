@@ -33,7 +33,7 @@ def ray_session(runtime: RuntimeConfig, *, dashboard: bool = False) -> Iterator[
         else:
             ray.init(
                 address="local",
-                num_cpus=max(os.cpu_count() or 1, math.ceil(runtime.workers * runtime.cpus_per_worker)),
+                num_cpus=max(os.cpu_count() or 1, math.ceil(runtime.fewest_workers * runtime.cpus_per_worker)),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=dashboard,
                 log_to_driver=False,

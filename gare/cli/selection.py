@@ -60,7 +60,7 @@ def _in_run(name: str, epoch: Any, config: Config, state: RunState, dataset: Sha
     at = f"epoch {epoch} of {config.train.epochs}"
     unfinished = "" if state.finished else f"; the run is at epoch {state.epoch} and not finished"
     if config.protocol.dev == "none":
-        if name == state.last:
+        if name == state.best:
             return "last", f"the last epoch, {at}, of a run without a dev split{unfinished}"
         return "other", f"by hand: {at}, of a run without a dev split whose last is {state.last}{unfinished}"
     dev = config.data.dev_split

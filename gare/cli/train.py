@@ -73,7 +73,8 @@ def train(
     """Train the experiment in CONFIG on shards, evaluating on the dev split each epoch (protocol.dev).
 
     The run's folder (runtime.output / its name) holds the resolved settings, the history and the best and
-    last checkpoints. The same command goes on with a run that was interrupted.
+    last checkpoints. The same command goes on with a run that was interrupted, also with other workers; a finished
+    run is left as it is.
 
     With --dry-run nothing is decoded, loaded or written: settings, splits, steps, parameter groups, a worker's memory
     and the shards' size are said as far as they can be known, from the shards or from a manifest alone.
@@ -82,6 +83,9 @@ def train(
     Examples:
       gare train configs/demo.yaml --shards shards
       gare train configs/msrvtt.yaml --shards shards --set runtime.workers=8
+      gare train configs/msrvtt.yaml --shards shards --set runtime.workers=[2,8]
+      gare train configs/msrvtt.yaml --shards shards --set runtime.checkpoint_every_steps=500
+      gare train configs/didemo.yaml --shards didemo --set train.init_from=runs/msrvtt
       gare train configs/demo.yaml --shards shards --local --set train.epochs=1
       gare train configs/msrvtt.yaml --dry-run --manifest manifest.parquet
     """
@@ -104,6 +108,8 @@ def train(
     data = open_data(absolute(config))  # what cannot be trained on is known before anything starts
     if data.uncaptioned:
         note(f"{data.uncaptioned} of {len(data.train)} videos of {data.train.name} have no caption and are left out.")
+    for remark in data.remarks(config):
+        note(remark)
     if local:
         from gare.training.local import fit_local
 
@@ -120,10 +126,12 @@ def train(
 
 
 def _show(summary: RunSummary) -> None:
+    from gare.training.run import progress
+
     if summary.already_finished:
         note(f"The run {summary.name} is finished; nothing was done.")
-    elif summary.resumed_from:
-        note(f"The run went on after epoch {summary.resumed_from}.")
+    elif summary.resumed_step is not None:
+        note(f"The run went on after {progress(summary.resumed_from or 0, summary.resumed_step)}.")
     if not summary.best_metrics:
         note(f"Last epoch's checkpoint: {summary.best} (protocol.dev is none, so nothing was evaluated)")
         return

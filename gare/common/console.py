@@ -14,7 +14,7 @@ from datetime import timedelta
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 PLAIN_LINE_SECONDS = 5.0
 PLAIN_WIDTH = 160
@@ -57,10 +57,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 class Meter:
-    """Progress of one piece of work: a bar on a terminal, a line every few seconds elsewhere."""
+    """Progress of one piece of work: a bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, title: str, total: int | None, progress: Progress | None, start: int = 0) -> None:
-        self._title, self.total, self._progress = title, total, progress
+    def __init__(
+        self, title: str, total: int | None, progress: Progress | None, *, start: int = 0, timed: bool = True
+    ) -> None:
+        self._title, self.total, self._progress, self._timed = title, total, progress, timed
         self._task = progress.add_task(escape(title), total=total, completed=start, extra="") if progress else None
         self._started = self._last = time.monotonic()
         self._start = self.done = start
@@ -72,32 +74,38 @@ class Meter:
             self._progress.update(self._task, completed=done, total=self.total, extra=escape(extra))
             return
         now = time.monotonic()
-        if now - self._last >= PLAIN_LINE_SECONDS or done == self.total:
+        # The longer it takes, the fewer the lines: a log of days stays readable.
+        if now - self._last >= max(PLAIN_LINE_SECONDS, (now - self._started) / 100) or done == self.total:
             self._last = now
             of = f"/{self.total}" if self.total is not None else ""
-            rate = (done - self._start) / max(now - self._started, 1e-9)
-            note(f"{self._title}: {done}{of} ({rate:.1f}/s{self._remaining(done, rate)}) {extra}".rstrip())
+            note(f"{self._title}: {done}{of}{self._rate(done, now)} {extra}".rstrip())
 
-    def _remaining(self, done: int, rate: float) -> str:
-        if self.total is None or done >= self.total or rate <= 0:
+    def _rate(self, done: int, now: float) -> str:
+        if not self._timed:
             return ""
-        return f", {timedelta(seconds=round((self.total - done) / rate))} left"
+        rate = (done - self._start) / max(now - self._started, 1e-9)
+        if self.total is None or done >= self.total or rate <= 0:
+            return f" ({rate:.1f}/s)"
+        return f" ({rate:.1f}/s, {timedelta(seconds=round((self.total - done) / rate))} left)"
 
 
 @contextmanager
-def meter(title: str, total: int | None = None, start: int = 0) -> Iterator[Meter]:
-    """Show the progress of the work inside the block. ``start``: what was done before, which is no part of the rate."""
+def meter(title: str, total: int | None = None, *, start: int = 0, timed: bool = True) -> Iterator[Meter]:
+    """Show the progress of the work inside the block.
+
+    ``start``: what was done before, which is no part of the rate; not ``timed``: its remarks tell rate and time left.
+    """
     console = notes()
     if not console.is_terminal:
-        yield Meter(title, total, None, start)
+        yield Meter(title, total, None, start=start, timed=timed)
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=40 if timed else None),
+        *((TaskProgressColumn(),) if timed else ()),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        *((TimeRemainingColumn(),) if timed else ()),
         TextColumn("{task.fields[extra]}"),
     )
-    with Progress(*columns, console=console) as progress:
-        yield Meter(title, total, progress, start)
+    with Progress(*columns, console=console, expand=not timed) as progress:
+        yield Meter(title, total, progress, start=start, timed=timed)

@@ -49,7 +49,7 @@ class Config(Section):
             raise ValueError(
                 f"prepare.crop {self.prepare.crop} is larger than prepare.short_side {self.prepare.short_side}"
             )
-        if self.train.global_batch % self.runtime.workers:
+        if not self.runtime.worker_counts(self.train.global_batch):
             raise ValueError(
                 f"train.global_batch {self.train.global_batch} cannot be shared evenly by "
                 f"runtime.workers {self.runtime.workers}"

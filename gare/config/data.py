@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from gare.config.base import Section, key
 
@@ -23,5 +25,30 @@ class DataConfig(Section):
     captions: Literal["one_per_video", "all"] = key(
         "all", "an epoch visits every caption of a video, or one drawn by the seed"
     )
+    repeat_videos: bool = key(
+        False, "with captions all, the last batches may hold two captions of one video; else such batches are not made"
+    )
+    known_positives: Literal["none", "same_video", "attribute"] = key(
+        "none",
+        "pairs of a batch known to match besides the diagonal, left out of the negatives: none as published; a video's "
+        "other captions; or also those of videos with the same value of positives_attribute",
+    )
+    positives_attribute: str | None = key(
+        None, "attribute that near-duplicates share; a video without it matches its own captions only"
+    )
+    caption_noise: float = key(
+        0.0, "share of the training captions replaced by captions of other videos, to measure robustness", ge=0, le=1
+    )
+    augment: Literal["none", "rand"] = key(
+        "none",
+        "rand: 4 random operations of magnitude 7 per clip in training, the same on all its frames; needs "
+        "gare-ray[augment]",
+    )
     train_split: str = key("train", "split that is trained on")
     dev_split: str = key("dev", "split the checkpoint is chosen on; never the test split")
+
+    @model_validator(mode="after")
+    def _attribute_is_named(self) -> Self:
+        if (self.known_positives == "attribute") != (self.positives_attribute is not None):
+            raise ValueError("data.known_positives=attribute and data.positives_attribute=NAME go together")
+        return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator
 
@@ -17,13 +17,24 @@ class RuntimeConfig(Section):
     name: str | None = key(None, "name of the run; the experiment's digest when null")
     shards: str | None = key(None, "folder made by gare prepare")
     output: str = key("runs", "folder that holds a folder per run")
-    workers: int = key(1, "Ray Train workers, one per device", ge=1)
+    workers: int | list[int] = key(
+        1, "Ray Train workers, one per device; [fewest, most] takes as many as fit the cluster when it starts"
+    )
     cpu_threads: int = key(1, "torch threads per worker", ge=1, le=1024)
+    read_ahead: int = key(2, "batches a worker makes ready before they are needed; 0 makes them in the loop", ge=0)
+    read_threads: int = key(1, "threads of a worker that read frames ahead; more help where frames are JPEG", ge=1)
     cpus_per_worker: float = key(1.0, "logical CPUs a worker asks Ray for", gt=0)
     device: Literal["auto", "cpu", "cuda"] = key("auto", "cuda where there is one, when auto")
     max_failures: int = key(2, "times Ray Train restarts the workers after a failure", ge=0)
+    checkpoint_every_steps: int | None = key(
+        None, "steps between checkpoints inside an epoch; only at each epoch's end when null", unit="steps", ge=1
+    )
+    keep_best: int = key(1, "checkpoints kept that were best on dev; the last one is kept besides", ge=1)
     decode_workers: int | None = key(None, "decode processes of gare prepare; all CPUs when null", ge=1)
     log_every: int = key(10, "steps between recorded training metrics", unit="steps", ge=1)
+    diagnose_every: int | None = key(
+        None, "steps between measurements and pictures of the increments; never when null", unit="steps", ge=1
+    )
     eval_batch: int = key(64, "videos or texts encoded at once in evaluation", ge=1)
     score_rows: int = key(16, "texts scored at once where increments do not factorise (model.query residual...)", ge=1)
     tracking: bool = key(True, "record runs in MLflow")
@@ -31,6 +42,29 @@ class RuntimeConfig(Section):
         None, "MLflow store; MLFLOW_TRACKING_URI, else a SQLite file in the output folder, when null"
     )
     experiment: str = key("gare", "name of the MLflow experiment")
+
+    @property
+    def fewest_workers(self) -> int:
+        """The smallest worker count that is allowed."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """The largest worker count that is allowed."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    def worker_counts(self, global_batch: int) -> list[int]:
+        """The allowed worker counts that share ``global_batch`` evenly, most first."""
+        counts = range(self.most_workers, self.fewest_workers - 1, -1)
+        return [count for count in counts if global_batch % count == 0]
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _is_count_or_range(cls, workers: Any) -> Any:
+        ends = workers if isinstance(workers, list | tuple) and len(workers) == 2 else [workers, workers]
+        if not all(type(end) is int for end in ends) or not 1 <= ends[0] <= ends[1]:
+            raise ValueError("it is a number of workers from 1 up, or a range [fewest, most] of them")
+        return workers
 
     @field_validator("name")
     @classmethod

@@ -6,6 +6,8 @@ from typing import Literal
 
 from gare.config.base import Section, key
 
+Part = Literal["patch_embedding", "token_embedding", "text_tower", "image_tower"]
+
 
 class TrainConfig(Section):
     """Batch, schedule and optimiser."""
@@ -29,5 +31,25 @@ class TrainConfig(Section):
     weight_decay: float = key(0.2, "decoupled weight decay", ge=0)
     warmup: float = key(0.1, "share of all steps over which the rate rises linearly", ge=0, lt=1)
     max_grad_norm: float = key(1.0, "gradients are clipped to this global norm", gt=0)
-    freeze_patch_embedding: bool = key(True, "keep CLIP's patch convolution as it is")
+    freeze: list[Part] = key(
+        ["patch_embedding"],
+        "parts of CLIP that stay as they are: its patch convolution (as published), its token embedding, a whole tower",
+    )
+    chunk: int | None = key(
+        None,
+        "pairs a worker encodes at once, to fit the memory; the loss is always that of the whole batch; null: all",
+        unit="pairs",
+        ge=1,
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = key(
+        "fp32", "of the towers' arithmetic; the pair head, the losses and the weights are float32"
+    )
+    checkpoint_activations: bool = key(False, "encode each layer of CLIP again in the backward pass, to save memory")
+    compile: bool = key(False, "compile CLIP's towers by torch.compile, which takes minutes at the start")
+    ema: float | None = key(
+        None, "decay of a running average of the weights, which is then what is evaluated and saved", gt=0, lt=1
+    )
+    init_from: str | None = key(
+        None, "checkpoint, or run with one, whose weights training begins with; only its weights are taken over"
+    )
     select_by: str = key("t2v/R@1", "dev metric the best checkpoint is chosen by (higher is better)")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def with_captions(self, captions: Sequence[list[str]]) -> Split:
+        """The same videos with other captions, one list per video."""
+        other = copy(self)
+        other.videos = [replace(video, captions=texts) for video, texts in zip(self.videos, captions, strict=True)]
+        return other
 
     def count(self, index: int) -> int:
         """How many frames are stored of one video."""

@@ -29,12 +29,16 @@ class View:
 
     def clip(self, split: Split, index: int, random: np.random.Generator | None = None) -> NDArray[np.uint8]:
         """Frames [n, size, size, 3] of one video of a split."""
+        return np.stack(self.squares(split, index, random))
+
+    def squares(self, split: Split, index: int, random: np.random.Generator | None = None) -> list[NDArray[np.uint8]]:
+        """The frames of ``clip`` one by one; raw stored ones are views of the file, not copied yet."""
         pictures = split.pictures(index, self._picks(split.count(index), random))
         height, width = pictures[0].shape[:2]
         if min(height, width) < self.size:
             raise split.damaged(index, f"{width} x {height} pixels, and {self.size} are needed")
         top, left = self._corner(height, width, random)
-        return np.stack([picture[top : top + self.size, left : left + self.size] for picture in pictures])
+        return [picture[top : top + self.size, left : left + self.size] for picture in pictures]
 
     def _picks(self, stored: int, random: np.random.Generator | None) -> list[int]:
         if self.data.sampling == "linspace":
@@ -51,6 +55,6 @@ class View:
         return int(random.integers(free[0] + 1)), int(random.integers(free[1] + 1))
 
 
-def draws(seed: int, epoch: int, sample: Sample) -> np.random.Generator:
+def draws(seed: int, epoch: int, sample: Sample, stream: int = VIEW_STREAM) -> np.random.Generator:
     """The random numbers of one sample in one epoch: the same for any number of workers, and after a resume."""
-    return np.random.default_rng([seed, epoch, *sample, VIEW_STREAM])
+    return np.random.default_rng([seed, epoch, *sample, stream])

@@ -110,7 +110,8 @@ def _draw_two(axis: Any, filled: tuple[Any, str, str], outlined: tuple[Any, str,
         if len(part):
             axis.hist(part, edges, weights=np.full(len(part), 100 / len(part)), color=colour, label=label, **style)
     axis.margins(y=0.3)  # room for the legend
-    axis.legend(fontsize=8, framealpha=0.6, loc="upper right")
+    if any(len(part) for part, *_ in (filled, outlined)):
+        axis.legend(fontsize=8, framealpha=0.6, loc="upper right")
 
 
 def _mean(part: Any) -> str:

@@ -120,6 +120,23 @@ def summarise(values: Tensor, match: Tensor) -> Summary:
     return Summary(*figures)
 
 
+def increment_spread(delta: Tensor) -> Tensor:
+    """How much increments [B, V, D] differ between pairs: mean ||D_ij - mean D|| over mean ||D_ij||; a scalar.
+
+    0 when they are one vector for all pairs, about 1 when they have nothing in common. NaN where all are zero.
+    """
+    rows = delta.flatten(0, 1)
+    spread: Tensor = (rows - rows.mean(dim=0)).norm(dim=-1).mean() / rows.norm(dim=-1).mean()
+    return spread
+
+
+def relative_length(state: PairState) -> Tensor:
+    """Mean length of the increments over the mean length of the vectors they are added to; a scalar."""
+    base = state.text if state.corrected == "text" else state.video
+    length: Tensor = state.delta.norm(dim=-1).mean() / base.norm(dim=-1).mean()
+    return length
+
+
 def margins(scores: Tensor, match: Tensor) -> Tensor:
     """Score of each row's match less that of its best other video, [B]; negative where the match is not first."""
     matching = _matching(scores, match)
@@ -166,7 +183,8 @@ def compare_steps(before: Tensor, after: Tensor, ideal: IdealIncrement) -> StepC
 def pair_diagnostics(state: PairState) -> dict[str, float]:
     """Every measure of one state, by name; ``before`` is without the increment, angles in degrees.
 
-    Gap, alignment and uniformity compare each matching pair's two vectors; tension is of the row losses' gradients,
+    Gap, alignment and uniformity compare each matching pair's two vectors; the relative norm is that of the increments
+    against the vectors they are added to; tension is of the row losses' gradients,
     averaged over texts.
     """
     match = state.match
@@ -182,6 +200,8 @@ def pair_diagnostics(state: PairState) -> dict[str, float]:
         "uniformity/text_after": uniformity(text),
         "uniformity/video_before": uniformity(video),
         "uniformity/video_after": uniformity(target),
+        "increment_norm/relative": relative_length(state),
+        "increment_spread": increment_spread(state.delta),
     }
     figures = {name: float(value) for name, value in values.items()}
     for when, delta in (("before", torch.zeros_like(state.delta)), ("after", state.delta)):

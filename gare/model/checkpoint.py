@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
 from gare.config import Config
@@ -19,9 +21,10 @@ CONFIG = "config.yaml"
 CLIP_FOLDER = "clip"
 
 
-def save_model(model: GareModel, config: Config, folder: Path) -> None:
-    """Write the model's part of a checkpoint into an existing folder."""
-    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+def save_model(model: GareModel, config: Config, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write the model's part of a checkpoint into an existing folder. ``weights``: in place of its present ones."""
+    weights = model.state_dict() if weights is None else weights
+    save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, folder / WEIGHTS)
     (folder / CONFIG).write_text(to_yaml(config), encoding="utf-8")
     clip_folder = folder / CLIP_FOLDER
     clip_folder.mkdir(exist_ok=True)

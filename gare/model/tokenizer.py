@@ -71,6 +71,12 @@ class Tokenizer:
         """Write it in the format ``load`` and CLIP checkpoints use."""
         self._backend.save_pretrained(str(folder))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both give the same pieces the same ids."""
+        return isinstance(other, Tokenizer) and self._backend.get_vocab() == other._backend.get_vocab()
+
+    __hash__ = object.__hash__
+
     def __len__(self) -> int:
         return len(self._backend)
 

@@ -43,6 +43,10 @@ class Ranks:
         """Rank 0's text on every rank."""
         return text
 
+    def gather_texts(self, text: str) -> list[str]:
+        """Every rank's text, in rank order."""
+        return [text]
+
     def own(self, rows: int) -> slice:
         """Where this rank's rows stand among all ranks' rows."""
         return slice(self.rank * rows, (self.rank + 1) * rows)
@@ -92,6 +96,15 @@ class TorchRanks(Ranks):
             data = torch.empty(int(length), dtype=torch.uint8)
         torch.distributed.broadcast(data, src=0)
         return bytes(data.numpy()).decode()
+
+    @override
+    def gather_texts(self, text: str) -> list[str]:
+        data = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
+        lengths = self.gather_constant(torch.tensor([len(data)])).tolist()
+        padded = torch.zeros(1, max(lengths), dtype=torch.uint8)
+        padded[0, : len(data)] = data
+        rows = self.gather_constant(padded)
+        return [bytes(row[: length - 1].numpy()).decode() for row, length in zip(rows, lengths, strict=True)]
 
 
 class _Sum(torch.autograd.Function):

@@ -36,12 +36,14 @@ def objective(
     logit_scale: Tensor,
     config: ObjectiveConfig,
     ranks: Ranks = ALONE,
+    known: Tensor | None = None,
 ) -> Terms:
     """The loss of this rank's rows of scores [b, B] and increments (None for the plain baseline).
 
-    ``logit_scale`` is exp of the learned scale. Terms of weight 0 are not computed.
+    ``logit_scale`` is exp of the learned scale. Terms of weight 0 are not computed. ``known`` [b, B]: pairs that
+    InfoNCE leaves out of the negatives; the regularisers take every pair.
     """
-    share = nce = info_nce(logit_scale * scores, ranks)
+    share = nce = info_nce(logit_scale * scores, ranks, known)
     parts = {"info_nce": nce.detach()}
     if delta is not None:
         ib, tr, dd = config.information_bottleneck, config.trust_region, config.direction_diversity

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gare.common.files import write_text
+from gare.common.files import write_text, writing
 
 OnRow = Callable[[dict[str, Any]], None]
 """Called on rank 0 with every entry as it is recorded."""
@@ -24,11 +24,11 @@ class History:
         # A run killed between recording an epoch and reporting it would never report it.
         self._fresh: list[dict[str, Any]] = last_epoch(kept)
 
-    def add(self, step: int, total: int, seconds: float, values: dict[str, Any]) -> None:
+    def add(self, step: int, total: int, seconds: float, values: Mapping[str, Any]) -> None:
         """Append one entry."""
         row = {"step": step, "total": total, "seconds": round(seconds, 3), **values}
         self._fresh.append(row)
-        with self._path.open("a", encoding="utf-8") as stream:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         if self._on_row is not None:
             self._on_row(row)

@@ -11,8 +11,10 @@ import torch
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import canonical_json
 from gare.config import Config
+from gare.data.augment import check_augment
 from gare.data.fit import check_sampling
-from gare.data.order import Sample, epoch_batches, steps_per_epoch
+from gare.data.noise import with_noise
+from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
 from gare.data.protocol import training_split
 from gare.data.shards import ShardSet, Split
 from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER
@@ -25,13 +27,17 @@ TEMPORAL_AT_RANDOM = "The CLIP text tower does not fit the temporal transformer;
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The videos of a run and how many steps they make. ``dev`` is None where nothing chooses the checkpoint."""
+    """The videos of a run and how many steps they make. ``dev`` is None where nothing chooses the checkpoint.
+
+    ``replaced``: how many training captions are those of other videos (``data.caption_noise``).
+    """
 
     shards: ShardSet
     train: Split
     dev: Split | None
     captions: list[int]
     steps: int
+    replaced: int = 0
 
     @property
     def digest(self) -> str:
@@ -45,13 +51,37 @@ class TrainingData:
 
     def batches(self, config: Config, epoch: int) -> list[list[Sample]]:
         """The global batches of an epoch."""
-        train = config.train
-        return epoch_batches(self.captions, train.global_batch, config.data.captions, seed=train.seed, epoch=epoch)
+        train, data = config.train, config.data
+        return epoch_batches(
+            self.captions,
+            train.global_batch,
+            data.captions,
+            seed=train.seed,
+            epoch=epoch,
+            repeat_videos=data.repeat_videos,
+        )
+
+    def remarks(self, config: Config) -> list[str]:
+        """What is to be said once of the data of a run: captions replaced, batches left out."""
+        said = []
+        if self.replaced:
+            said.append(
+                f"{self.replaced} of {sum(self.captions)} training captions are those of other videos "
+                f"(data.caption_noise = {config.data.caption_noise:g})."
+            )
+        missing = left_out(self.captions, config.train.global_batch, config.data.captions)
+        if missing and not config.data.repeat_videos:
+            said.append(
+                f"{missing} batches of each epoch are not made, as they would hold two captions of one video; "
+                "data.repeat_videos=true makes them."
+            )
+        return said
 
 
 def open_data(config: Config) -> TrainingData:
     """Open the splits of the settings, and refuse what cannot be trained on."""
     check_select_by(config)
+    check_augment(config.data.augment)
     shards = open_shards(config)
     check_recipe(config, shards)
     check_sampling(shards, config)
@@ -62,9 +92,11 @@ def open_data(config: Config) -> TrainingData:
     dev = shards.split(config.data.dev_split) if config.protocol.dev == "held_out" else None
     if dev is not None:
         check_dev(dev.name, sum(len(video.captions) for video in dev.videos), str(shards.folder))
+    check_positives(config, split)
+    split, replaced = with_noise(split, config.data.caption_noise, config.train.seed)
     captions = [len(video.captions) for video in split.videos]
     per_epoch = check_steps(config, captions, str(shards.folder))
-    return TrainingData(shards, split, dev, captions, per_epoch * config.train.epochs)
+    return TrainingData(shards, split, dev, captions, per_epoch * config.train.epochs, replaced)
 
 
 def check_select_by(config: Config) -> None:
@@ -82,6 +114,13 @@ def check_dev(split: str, captions: int, where: str) -> None:
         raise InputError(f"The split {split!r} of {where} has no captions to choose the checkpoint by.")
 
 
+def check_positives(config: Config, split: Split) -> None:
+    """Refuse an attribute of known positives that no training video has."""
+    name = config.data.positives_attribute
+    if name is not None and not any(name in video.attributes for video in split.videos):
+        raise ConfigError(f"data.positives_attribute is {name!r}, an attribute that no video of {split.folder} has.")
+
+
 def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
     """Steps of an epoch over videos with these caption counts; InputError when they make no batch."""
     if not any(captions):
@@ -89,11 +128,18 @@ def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
             f"No video of the split {config.data.train_split!r} of {where} has a caption: such videos can be indexed "
             "and searched, not trained on. data.train_split names the split to train on."
         )
-    per_epoch = steps_per_epoch(captions, config.train.global_batch, config.data.captions)
+    batch, data = config.train.global_batch, config.data
+    per_epoch = steps_per_epoch(captions, batch, data.captions, repeat_videos=data.repeat_videos)
     if per_epoch == 0:
+        repeating = left_out(captions, batch, data.captions)
         raise InputError(
-            f"The split {config.data.train_split!r} of {where} has {sum(captions)} captions over {len(captions)} "
-            f"videos, less than one batch of train.global_batch = {config.train.global_batch}."
+            f"The split {data.train_split!r} of {where} has {sum(captions)} captions over {len(captions)} "
+            f"videos, less than one batch of train.global_batch = {batch}"
+            + (
+                " different videos; data.repeat_videos=true lets a batch hold two captions of one."
+                if repeating
+                else "."
+            )
         )
     return per_epoch
 

@@ -20,5 +20,5 @@ def fit_local(config: Config, *, tracking: RunHandle | None = None, quiet: bool 
         if tracking is not None:
             log_report(tracking, metrics)
 
-    with training_view(config.run_name(), quiet=quiet) as on_row:
+    with training_view(config, quiet=quiet) as on_row:
         return train(config, ALONE, report, on_row)

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,28 +13,25 @@ from torch.optim import Optimizer
 
 from gare.common.console import warn
 from gare.config import Config
-from gare.data.batches import check_fit, make_batch
+from gare.data.batches import check_fit
+from gare.data.feed import Feed
 from gare.data.fit import check_random_crop
 from gare.data.shards import ShardSet
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import Ranks
 from gare.retrieval.evaluation.evaluate import evaluate
+from gare.training.checkpoints import Checkpoints
+from gare.training.extras import Extras
 from gare.training.history import History, OnRow
 from gare.training.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device, open_data
+from gare.training.observe import Observer, Watched
 from gare.training.optimiser import freeze, learning_rate_factor, make_optimiser, set_learning_rates
-from gare.training.run import (
-    HISTORY_FILE,
-    RunState,
-    RunSummary,
-    clip_source,
-    open_run,
-    run_directory,
-    summary,
-    write_state,
-)
-from gare.training.state import keep_only, restore, save_checkpoint
+from gare.training.precision import prepare_towers
+from gare.training.run import HISTORY_FILE, RunState, RunSummary, clip_source, open_run, resumed, run_directory, summary
+from gare.training.state import Parts, restore, sweep
 from gare.training.step import train_step
+from gare.training.warm_start import warm_start
 
 Report = Callable[[dict[str, Any]], None]
 """Called on every rank after each epoch with its metrics; ``history`` holds the rows recorded since the last."""
@@ -45,41 +41,55 @@ def train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None = N
     """Train to the end of the run, from its last checkpoint if it has one. Call on every rank."""
     torch.set_num_threads(config.runtime.cpu_threads)
     data = open_data(config)
-    folder, per_rank = run_directory(config), config.train.global_batch // ranks.size
-    state = open_run(config, data.digest) if ranks.rank == 0 else RunState("", "")
-    state = _shared(state, ranks)
+    state = _open(config, data, ranks)
     if state.finished:
         return summary(config, state, already=True)
+    went_on = resumed(state)
     model, tokenizer, optimiser = _build(config, data.shards)
-    resumed_from = state.epoch or None
-    if state.last is not None:
-        restore(folder, state.last, model, optimiser)
-    history = History(folder / HISTORY_FILE, state.step, on_row) if ranks.rank == 0 else None
-    clock = time.monotonic() - state.seconds
+    extras = Extras(model, config)
+    parts = Parts(model, optimiser, extras.by_name)
+    _take_up(config, state, parts, extras)
+    history = History(run_directory(config) / HISTORY_FILE, state.step, on_row) if ranks.rank == 0 else None
+    observer = Observer(config, ranks, Watched(model, tokenizer, optimiser, data), history, state.seconds)
+    own, device = ranks.own(config.train.global_batch // ranks.size), model.clip.logit_scale.device
 
-    while state.epoch < config.train.epochs:
-        for samples in data.batches(config, state.epoch):
-            set_learning_rates(optimiser, learning_rate_factor(state.step, data.steps, config.train.warmup))
-            batch = make_batch(
-                data.train, samples[ranks.own(per_rank)], tokenizer, config, model.image_size, epoch=state.epoch
-            )
-            values = train_step(model, optimiser, batch, config, ranks, state.step)
-            state.step += 1
-            if history and (state.step % config.runtime.log_every == 0 or state.step == data.steps):
-                seconds = time.monotonic() - clock
-                history.add(state.step, data.steps, seconds, {f"train/{k}": v for k, v in values.items()})
-        state.epoch += 1
-        metrics = _on_dev(model, tokenizer, data, config, ranks)
-        state.seconds = time.monotonic() - clock
-        if history:
-            history.add(state.step, data.steps, state.seconds, {"epoch": state.epoch, **metrics})
-            _record(folder, model, optimiser, config, state, metrics)
-        report({"epoch": state.epoch, "step": state.step, **metrics, "history": history.take() if history else []})
-    return summary(config, _shared(state, ranks), resumed_from=resumed_from)
+    with Checkpoints(config, ranks, parts, state.last) as checkpoints:
+        while state.epoch < config.train.epochs:
+            batches, at = data.batches(config, state.epoch), (state.epoch, own, device, state.batch)
+            with Feed(data.train, batches, tokenizer, config, model.image_size, *at) as feed:
+                asked = time.monotonic()
+                for batch in feed:
+                    observer.before_step(state.step, batch)
+                    set_learning_rates(optimiser, learning_rate_factor(state.step, data.steps, config.train.warmup))
+                    values = train_step(
+                        model, optimiser, batch, config, ranks, state.step, scaler=extras.scaler, ema=extras.ema
+                    )
+                    state.step, state.batch = state.step + 1, state.batch + 1
+                    seconds = time.monotonic() - asked
+                    observer.after_step(state.step, values, feed.waited_s, seconds, config.train.global_batch)
+                    checkpoints.after_step(state, observer.seconds, len(batches))
+                    asked = time.monotonic()
+            state.epoch, state.batch = state.epoch + 1, 0
+            with extras.evaluated():
+                metrics = _on_dev(model, tokenizer, data, config, ranks)
+            observer.after_epoch(state.step, state.epoch, metrics)
+            checkpoints.after_epoch(state, observer.seconds, metrics)
+            rows = history.take() if history else []
+            report({"epoch": state.epoch, "step": state.step, **metrics, "history": rows})
+    return summary(config, _shared(state, ranks), resumed=went_on)
+
+
+def _open(config: Config, data: TrainingData, ranks: Ranks) -> RunState:
+    """The run's record as rank 0 finds or makes it, after it has removed what a killed process left."""
+    state = RunState("", "")
+    if ranks.rank == 0:
+        state = open_run(config, data.digest)
+        sweep(run_directory(config), state)
+    return _shared(state, ranks)
 
 
 def _build(config: Config, shards: ShardSet) -> tuple[GareModel, Tokenizer, Optimizer]:
-    """The model of the settings as the seed draws it, on its device, with its optimiser."""
+    """The model of the settings as the seed draws it, on its device, with its tokenizer and its optimiser."""
     device = choose_device(config)
     torch.manual_seed(config.train.seed)
     model = GareModel.from_clip(clip_source(config), config.model)
@@ -89,7 +99,17 @@ def _build(config: Config, shards: ShardSet) -> tuple[GareModel, Tokenizer, Opti
         warn(TEMPORAL_AT_RANDOM)
     freeze(model, config.train)
     model.to(device)
+    prepare_towers(model, config.train)
     return model, tokenizer, make_optimiser(model, config.train)
+
+
+def _take_up(config: Config, state: RunState, parts: Parts, extras: Extras) -> None:
+    """Go on from the run's last checkpoint, or begin with the weights of another's."""
+    if state.last is not None:
+        restore(run_directory(config), state, parts)
+    elif config.train.init_from is not None:
+        state.init_from = warm_start(parts.model, config)
+        extras.restart()
 
 
 def _on_dev(
@@ -100,19 +120,6 @@ def _on_dev(
         return {}
     metrics = evaluate(model, tokenizer, data.dev, config, ranks=ranks).metrics
     return {f"dev/{name}": value for name, value in metrics.items()}
-
-
-def _record(
-    folder: Path, model: GareModel, optimiser: Optimizer, config: Config, state: RunState, metrics: dict[str, float]
-) -> None:
-    """Save the epoch's checkpoint, then the state that points to it, then drop what neither best nor last."""
-    key = f"dev/{config.train.select_by}"
-    state.last = save_checkpoint(folder, model, optimiser, config, state, metrics)
-    if state.best is None or not metrics or metrics[key] > state.best_metrics[key]:
-        state.best, state.best_metrics = state.last, metrics
-    state.finished = state.epoch == config.train.epochs
-    write_state(folder, state)
-    keep_only(folder, {state.last, state.best})
 
 
 def _shared(state: RunState, ranks: Ranks) -> RunState:

@@ -21,9 +21,17 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
 
 
 def freeze(model: GareModel, config: TrainConfig) -> None:
-    """Switch off the gradients of what stays as it is."""
-    if config.freeze_patch_embedding:
-        model.clip.vision_model.embeddings.patch_embedding.weight.requires_grad_(requires_grad=False)
+    """Switch off the gradients of what stays as it is (``train.freeze``); the method's section 4 names the first."""
+    clip = model.clip
+    parts = {
+        "patch_embedding": [clip.vision_model.embeddings.patch_embedding],
+        "token_embedding": [clip.text_model.embeddings.token_embedding],
+        "text_tower": [clip.text_model, clip.text_projection],
+        "image_tower": [clip.vision_model, clip.visual_projection],
+    }
+    for name in config.freeze:
+        for part in parts[name]:
+            part.requires_grad_(requires_grad=False)
 
 
 def parameter_groups(model: GareModel, config: TrainConfig) -> list[dict[str, Any]]:
@@ -55,7 +63,8 @@ def make_optimiser(model: GareModel, config: TrainConfig) -> Optimizer:
     groups = parameter_groups(model, config)
     if config.optimizer == "bert_adam":
         return BertAdam(groups, betas=(config.beta1, config.beta2), eps=config.eps)
-    return AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps)
+    on_cuda = model.clip.logit_scale.is_cuda
+    return AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True if on_cuda else None)
 
 
 def set_learning_rates(optimiser: Optimizer, factor: float) -> None:

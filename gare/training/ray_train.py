@@ -15,20 +15,23 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from gare.common.console import warn
 from gare.common.errors import GareError, RunError
 from gare.common.files import write_json
-from gare.config import Config, RuntimeConfig
+from gare.config import Config
 from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.tracking import RunHandle, log_report
 from gare.training.inputs import open_shards
 from gare.training.loop import train
-from gare.training.placement import groups_that_fit, uses_gpu
+from gare.training.placement import Nodes, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
-from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, run_directory, summary
+from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, resumed, run_directory, summary
 
 FAILURE_FILE = "failure.json"
 RAY_FOLDER = ".ray"
+NODE_LOSS_SECONDS = 25.0
+NO_RETRY = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
 
 
 class TrackingCallback(UserCallback):  # type: ignore[misc]
@@ -55,40 +58,72 @@ def fit(
     state = open_run(config, open_shards(config).digest)
     if state.finished:
         return summary(config, state, already=True)
-    resumed_from = state.epoch or None
+    went_on = resumed(state)
+    (folder / FAILURE_FILE).unlink(missing_ok=True)
+    callbacks = [*([TrackingCallback(tracking)] if tracking else []), *callbacks]
+    with training_view(config, quiet=quiet) as on_row, follow(folder / HISTORY_FILE, on_row), _own_signals():
+        _launch_until_done(config, folder, callbacks)
+    finished = read_state(folder)
+    if finished is None or not finished.finished:
+        raise RunError(f"Training ended early; its folder is {folder}. The same command goes on.")
+    return summary(config, finished, resumed=went_on)
+
+
+def _launch_until_done(config: Config, folder: Path, callbacks: Sequence[Any]) -> None:
+    """Launch workers, and again after a failure that another try may mend.
+
+    A fixed count is Ray Train's to start again: it waits until that many fit. Of a range, each launch takes what fits
+    then. (Ray's own elastic range knows nothing of a batch that must be shared evenly.)
+    """
+    elastic = not isinstance(config.runtime.workers, int)
+    retries = config.runtime.max_failures
     nodes = cluster_nodes()
-    groups_that_fit(config.runtime, nodes, "This run")
+    for left in range(retries if elastic else 0, -1, -1):
+        workers = workers_that_fit(config, nodes, "This run")
+        trainer = _trainer(config, workers, nodes, FailureConfig(retries) if not elastic else NO_RETRY, callbacks)
+        try:
+            trainer.fit()
+        except Exception as error:
+            _raise_failure(folder / FAILURE_FILE)
+            failure = f"Training stopped: {_root(error)} (run folder {folder})."
+            if not left:
+                raise RunError(failure) from error
+            warn(f"{failure} It starts again with as many workers as fit then, at most {left} times more.")
+            nodes = _after_loss(nodes)
+        else:
+            break
+    _raise_failure(folder / FAILURE_FILE)
+
+
+def _after_loss(before: Nodes) -> list[dict[str, float]]:
+    """The nodes after a failure: Ray knows of a lost one only after it has missed some signs of life."""
+    deadline = time.monotonic() + NODE_LOSS_SECONDS
+    while len(cluster_nodes()) >= len(before) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return cluster_nodes()
+
+
+def _trainer(
+    config: Config, workers: int, nodes: Nodes, failures: FailureConfig, callbacks: Sequence[Any]
+) -> TorchTrainer:
     use_gpu = uses_gpu(config.runtime, nodes)
-    failure = folder / FAILURE_FILE
-    failure.unlink(missing_ok=True)
-    trainer = TorchTrainer(
+    resources = {"CPU": config.runtime.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
+    # Ray hides no GPU from a worker that has none, so auto must be decided here, once for all.
+    decided = with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu", "runtime.workers": workers})
+    return TorchTrainer(
         _worker,
-        # Ray hides no GPU from a worker that has none, so auto must be decided here, once for all.
-        train_loop_config={
-            "config": with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu"}).model_dump(mode="json")
-        },
-        scaling_config=_scaling(config.runtime, use_gpu=use_gpu),
+        train_loop_config={"config": decided.model_dump(mode="json")},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
         # Both: tensors stay on their device, and what ranks say to each other in words goes over gloo.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
             # A name of its own per launch: resuming is the run folder's business, never Ray's by name.
             name=f"launch-{time.time_ns()}",
-            storage_path=str(folder / RAY_FOLDER),
-            failure_config=FailureConfig(max_failures=config.runtime.max_failures),
-            callbacks=[*([TrackingCallback(tracking)] if tracking else []), *callbacks],
+            storage_path=str(run_directory(config) / RAY_FOLDER),
+            failure_config=failures,
+            callbacks=list(callbacks),
         ),
     )
-    with training_view(config.run_name(), quiet=quiet) as on_row, follow(folder / HISTORY_FILE, on_row), _own_signals():
-        try:
-            trainer.fit()
-        except Exception as error:
-            _raise_failure(failure)
-            raise RunError(f"Training stopped: {_root(error)} (run folder {folder}).") from error
-    _raise_failure(failure)
-    finished = read_state(folder)
-    if finished is None or not finished.finished:
-        raise RunError(f"Training ended early; its folder is {folder}. The same command goes on.")
-    return summary(config, finished, resumed_from=resumed_from)
 
 
 @contextmanager
@@ -123,11 +158,6 @@ def _worker(settings: dict[str, Any]) -> None:
 def cluster_nodes() -> list[dict[str, float]]:
     """The resources of every node that is up."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-
-
-def _scaling(runtime: RuntimeConfig, *, use_gpu: bool) -> ScalingConfig:
-    resources = {"CPU": runtime.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
-    return ScalingConfig(num_workers=runtime.workers, use_gpu=use_gpu, resources_per_worker=resources)
 
 
 def _raise_failure(path: Path) -> None:

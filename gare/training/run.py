@@ -19,11 +19,14 @@ CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"
 HANDLE_FILE = "mlflow.json"
 CHECKPOINTS = "checkpoints"
+DIAGNOSTICS = "diagnostics"
 
 
 @dataclass(frozen=True)
 class RunSummary:
     """What a run came to. ``seconds`` is training's wall time.
+
+    ``resumed_from`` and ``resumed_step``: whole epochs and steps that were done when it went on; None for a new run.
 
     ``best`` is the checkpoint that was ``selected_by`` dev, or the last one; ``best_metrics`` has keys like
     ``dev/t2v/R@1`` and is empty for the last one.
@@ -37,25 +40,34 @@ class RunSummary:
     steps: int
     seconds: float
     resumed_from: int | None = None
+    resumed_step: int | None = None
     already_finished: bool = False
     selected_by: str = ""
 
 
 @dataclass
 class RunState:
-    """The run's own record, ``run.json``: how far it is, which checkpoints count, and what chooses the best one."""
+    """The run's own record, ``run.json``: how far it is, which checkpoints count, and what chooses the best one.
+
+    ``epoch``: whole epochs done; ``batch``: batches of the next one done; ``step``: steps in all. ``kept``: the best
+    checkpoints by name with the dev metric that ranks them, best first. ``init_from``: the checkpoint whose weights
+    the run began with, and their digest.
+    """
 
     config_digest: str
     dataset_digest: str
     selected_by: str = ""
     version: str = __version__
     epoch: int = 0
+    batch: int = 0
     step: int = 0
     seconds: float = 0.0
     finished: bool = False
     last: str | None = None
     best: str | None = None
     best_metrics: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, float] = field(default_factory=dict)
+    init_from: dict[str, str] | None = None
 
 
 def absolute(config: Config) -> Config:
@@ -76,10 +88,20 @@ def absolute(config: Config) -> Config:
     return build(values)
 
 
+def from_root(config: Config, path: str) -> Path:
+    """Where a relative path of the settings is: below ``runtime.root``."""
+    return Path(config.runtime.root or ".") / path
+
+
 def clip_source(config: Config) -> str:
     """Where ``model.clip`` is: the folder of that name below ``runtime.root`` if there is one, else a hub id."""
-    folder = Path(config.runtime.root or ".") / config.model.clip
+    folder = from_root(config, config.model.clip)
     return str(folder) if folder.is_dir() else config.model.clip
+
+
+def progress(epoch: int, step: int) -> str:
+    """How far a run is, in words."""
+    return f"epoch {epoch} (step {step})"
 
 
 def selected_by(config: Config) -> str:
@@ -103,6 +125,8 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
     folder = run_directory(config)
     state = read_state(folder)
     wanted = (config.digest(), dataset_digest)
+    if config.train.init_from is not None and (state is None or state.last is None):
+        initial_checkpoint(config)
     if state is None or (state.last is None and (state.config_digest, state.dataset_digest) != wanted):
         make_folder(folder)
         (folder / HANDLE_FILE).unlink(missing_ok=True)
@@ -139,9 +163,15 @@ def read_state(folder: Path) -> RunState | None:
         state = RunState(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); remove the folder or choose another runtime.name.") from None
-    if not all(isinstance(name, str | None) for name in (state.last, state.best)):
+    names = (state.last, state.best, *(state.kept if isinstance(state.kept, dict) else [0]))
+    if not all(isinstance(name, str | None) for name in names):
         raise InputError(f"{path} is damaged; remove the folder or choose another runtime.name.")
     return state
+
+
+def resumed(state: RunState) -> tuple[int, int] | None:
+    """Whole epochs and steps a run goes on from; None where it has no checkpoint."""
+    return (state.epoch, state.step) if state.last is not None else None
 
 
 def write_state(folder: Path, state: RunState) -> None:
@@ -149,8 +179,10 @@ def write_state(folder: Path, state: RunState) -> None:
     write_json(folder / RUN_FILE, asdict(state))
 
 
-def summary(config: Config, state: RunState, *, resumed_from: int | None = None, already: bool = False) -> RunSummary:
-    """What a finished run came to."""
+def summary(
+    config: Config, state: RunState, *, resumed: tuple[int, int] | None = None, already: bool = False
+) -> RunSummary:
+    """What a finished run came to. ``resumed``: whole epochs and steps it went on from, if it did."""
     folder = run_directory(config)
     return RunSummary(
         name=config.run_name(),
@@ -160,10 +192,16 @@ def summary(config: Config, state: RunState, *, resumed_from: int | None = None,
         epochs=state.epoch,
         steps=state.step,
         seconds=state.seconds,
-        resumed_from=resumed_from,
+        resumed_from=resumed[0] if resumed else None,
+        resumed_step=resumed[1] if resumed else None,
         already_finished=already,
         selected_by=state.selected_by,
     )
+
+
+def initial_checkpoint(config: Config) -> Path:
+    """The checkpoint folder of ``train.init_from``, which may name a run (then its best one)."""
+    return resolve_checkpoint(from_root(config, str(config.train.init_from)))
 
 
 def resolve_checkpoint(path: str | Path) -> Path:

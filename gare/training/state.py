@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
+from torch import Tensor
 from torch.optim import Optimizer
 
 from gare.common.errors import InputError
@@ -15,59 +21,127 @@ from gare.common.files import atomic_directory, write_json
 from gare.config import Config
 from gare.model.checkpoint import load_model, save_model
 from gare.model.gare import GareModel
+from gare.training.ema import Ema
 from gare.training.run import CHECKPOINTS, RunState
 
 TRAINER_FILE = "trainer.pt"
 CHECKPOINT_FILE = "checkpoint.json"
 
-
-def checkpoint_name(epoch: int) -> str:
-    """The folder name of the checkpoint after ``epoch`` epochs."""
-    return f"epoch-{epoch:04d}"
+_OURS = re.compile(r"(epoch|step)-\d+|\..*\.(tmp|old)")
 
 
-def save_checkpoint(
-    run_folder: Path, model: GareModel, optimiser: Optimizer, config: Config, state: RunState, metrics: dict[str, float]
-) -> str:
-    """Write the checkpoint of ``state``'s epoch atomically; returns its folder name."""
-    name = checkpoint_name(state.epoch)
-    with atomic_directory(run_folder / CHECKPOINTS / name, marker=CHECKPOINT_FILE) as folder:
-        save_model(model, config, folder)
-        torch.save(
-            {"optimiser": optimiser.state_dict(), "epoch": state.epoch, "step": state.step}, folder / TRAINER_FILE
-        )
-        write_json(
-            folder / CHECKPOINT_FILE,
-            {
-                "epoch": state.epoch,
-                "step": state.step,
-                "config_digest": state.config_digest,
-                "dataset_digest": state.dataset_digest,
-                "metrics": metrics,
-            },
-        )
-    return name
+class Stateful(Protocol):
+    """What has a state of tensors and plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Take a state up."""
 
 
-def restore(run_folder: Path, name: str, model: GareModel, optimiser: Optimizer) -> None:
-    """Load weights and optimiser state of a checkpoint into a model and optimiser of the same settings."""
-    folder = run_folder / CHECKPOINTS / name
-    model.load_state_dict(load_model(folder).state_dict())
+@dataclass(frozen=True)
+class Parts:
+    """What training changes. ``extras``: by name, whatever has a state besides model and optimiser."""
+
+    model: GareModel
+    optimiser: Optimizer
+    extras: Mapping[str, Stateful]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of ``Parts`` at one moment, on the CPU, shared with nothing that goes on changing."""
+
+    weights: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    extras: dict[str, Any]
+
+    @classmethod
+    def of(cls, parts: Parts) -> Snapshot:
+        """Copy the present state."""
+        extras = {name: part.state_dict() for name, part in parts.extras.items()}
+        average = parts.extras.get("ema")
+        weights = average.model_state() if isinstance(average, Ema) else parts.model.state_dict()
+        return cls(_copied(weights), _copied(parts.optimiser.state_dict()), _copied(extras))
+
+
+def checkpoint_name(state: RunState) -> str:
+    """The folder name of the checkpoint of this moment: by the epoch at an epoch's end, else by the step."""
+    return f"step-{state.step:08d}" if state.batch else f"epoch-{state.epoch:04d}"
+
+
+def write_checkpoint(
+    run_folder: Path, model: GareModel, config: Config, state: RunState, snapshot: Snapshot, metrics: dict[str, float]
+) -> None:
+    """Write ``snapshot`` as the checkpoint ``state.last``, all of it or nothing; of ``model`` only its architecture.
+
+    Raises InputError where it cannot be written.
+    """
+    target = run_folder / CHECKPOINTS / str(state.last)
+    position = {"epoch": state.epoch, "batch": state.batch, "step": state.step}
+    with atomic_directory(target, marker=CHECKPOINT_FILE) as folder:
+        try:
+            save_model(model, config, folder, snapshot.weights)
+            with (folder / TRAINER_FILE).open("wb") as stream:
+                torch.save({"optimiser": snapshot.optimiser, "extras": snapshot.extras, **position}, stream)
+        except (SafetensorError, RuntimeError) as error:  # what they make of an OSError
+            raise InputError(f"Cannot write {target}: {_reason(error)}.") from error
+        digests = {"config_digest": state.config_digest, "dataset_digest": state.dataset_digest}
+        write_json(folder / CHECKPOINT_FILE, position | digests | {"metrics": metrics})
+
+
+def restore(run_folder: Path, state: RunState, parts: Parts) -> None:
+    """Load the run's last checkpoint into parts of the same settings."""
+    folder = run_folder / CHECKPOINTS / str(state.last)
+    weights = load_model(folder).state_dict()
     path = folder / TRAINER_FILE
     if not path.is_file():
         raise InputError(f"{folder} has no {TRAINER_FILE}, so training cannot go on from it.")
     try:
         trainer: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        optimiser.load_state_dict(trainer["optimiser"])
+        at_step = int(trainer["step"])
+        parts.model.load_state_dict(weights)
+        parts.optimiser.load_state_dict(trainer["optimiser"])
+        for name, part in parts.extras.items():
+            part.load_state_dict(trainer["extras"][name])
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} is a pickle that holds more than tensors and plain values: refused.") from error
     except Exception as error:  # whatever a damaged file makes of torch
         raise InputError(f"{path} is damaged or is another model's ({type(error).__name__}).") from error
+    if at_step != state.step:
+        raise InputError(f"{path} is of step {at_step}, but the run is at step {state.step}; it is another run's.")
 
 
-def keep_only(run_folder: Path, names: set[str]) -> None:
-    """Remove the checkpoints that are not named, and what a killed writer left."""
-    folder = run_folder / CHECKPOINTS
-    for path in folder.iterdir():
-        if path.is_dir() and path.name not in names:
-            shutil.rmtree(path)
+def sweep(run_folder: Path, state: RunState) -> None:
+    """Remove the checkpoints that ``state`` does not name, and what a killed writer left; nothing else."""
+    for path in run_folder.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+    folder, named = run_folder / CHECKPOINTS, {state.last, state.best, *state.kept}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and _OURS.fullmatch(path.name) and path.name not in named:
+            # Half removed, it must not look like a checkpoint.
+            hidden = path if path.name.startswith(".") else path.rename(folder / f".{path.name}.old")
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {name: _copied(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(inner) for inner in value)
+    return value
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where that is known, else the error's first line."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__context__
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return os.strerror(int(said[1])) if said else (str(error).strip() or type(error).__name__).splitlines()[0]

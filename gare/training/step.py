@@ -12,51 +12,111 @@ from gare.data.batches import Batch
 from gare.model.factorised import factorised_scores
 from gare.model.gare import GareModel
 from gare.model.head import PairDropout
+from gare.objective.nce import known_pairs
 from gare.objective.ranks import Ranks
 from gare.objective.total import Terms, objective
+from gare.training.ema import Ema
+from gare.training.encoding import Encoded, backward_through, encode
+
+SMALLEST_SCALE = 1.0
+NAMED_VIDEOS = 8
 
 
 def forward(model: GareModel, batch: Batch, config: Config, ranks: Ranks, step: int) -> Terms:
     """This rank's share of the loss: its texts against the videos of all ranks (the method's section 7)."""
-    device = model.clip.logit_scale.device
-    ids, token_mask = batch.token_ids.to(device), batch.token_mask.to(device)
-    mask = batch.frame_mask.to(device)
-    text, words = model.encode_texts(ids, token_mask)
-    frames = model.encode_frames(model.normalise(batch.frames.to(device)), mask)
-    dropout = PairDropout(config.model.dropout, config.train.seed, step, first_text=ranks.rank * len(text))
-    pairs = (text, ranks.gather(frames), ranks.gather_constant(mask.int()).bool(), words, token_mask, dropout)
+    return pair_loss(model, encode(model, batch, config), batch, config, ranks, step)
+
+
+def pair_loss(model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: Ranks, step: int) -> Terms:
+    """This rank's share of the loss of its embeddings."""
+    device = made.text.device
+    mask, token_mask = batch.frame_mask.to(device), batch.token_mask.to(device)
+    dropout = PairDropout(config.model.dropout, config.train.seed, step, first_text=ranks.rank * len(made.text))
+    frames, frame_mask = ranks.gather(made.frames), ranks.gather_constant(mask.int()).bool()
+    pairs = (made.text, frames, frame_mask, made.words, token_mask, dropout)
+    known = None if batch.groups is None else known_pairs(batch.groups.to(device), ranks)
     if config.train.increments == "factorised":
-        made = factorised_scores(model.head, *pairs)
-        return objective(made.scores, made.increments, model.logit_scale, config.objective, ranks)
+        factorised = factorised_scores(model.head, *pairs)
+        scores, increments = factorised.scores, factorised.increments
+        return objective(scores, increments, model.logit_scale, config.objective, ranks, known)
     scored = model.head(*pairs)
-    return objective(scored.scores, scored.delta, model.logit_scale, config.objective, ranks)
+    return objective(scored.scores, scored.delta, model.logit_scale, config.objective, ranks, known)
+
+
+def backward(
+    model: GareModel, batch: Batch, config: Config, ranks: Ranks, step: int, scale: float | Tensor = 1.0
+) -> tuple[Terms, Encoded]:
+    """Add this rank's gradients of ``scale`` times its share of the loss; its terms, unscaled, and its embeddings."""
+    terms: list[Terms] = []
+
+    def loss(made: Encoded) -> Tensor:
+        terms.append(pair_loss(model, made, batch, config, ranks, step))
+        return terms[-1].share * scale
+
+    _, made = backward_through(model, batch, config, loss)
+    return terms[-1], made
 
 
 def train_step(
-    model: GareModel, optimiser: Optimizer, batch: Batch, config: Config, ranks: Ranks, step: int
+    model: GareModel,
+    optimiser: Optimizer,
+    batch: Batch,
+    config: Config,
+    ranks: Ranks,
+    step: int,
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+    ema: Ema | None = None,
 ) -> dict[str, float]:
-    """One update; returns the loss, its terms, the gradient norm and the logit scale, equal on all ranks.
+    """One update; returns the loss, its terms, gradient norms and the logit scale, equal on all ranks.
 
-    Raises RunError on every rank, before anything is updated, when the loss or a gradient is not finite.
+    ``scaler``: of fp16; a step whose scaled gradients overflow is left out with a lower scale (``skipped`` is then 1),
+    as the scaler does. Raises RunError on every rank, before anything is updated, when the loss or a gradient is not
+    finite on any of them.
     """
     model.train()
     optimiser.zero_grad(set_to_none=True)
-    terms = forward(model, batch, config, ranks, step)
-    # The shares sum to the loss, so summing gradients over ranks is exact.
-    torch.autograd.backward([terms.share])
+    one = torch.ones((), device=model.clip.logit_scale.device)
+    terms, made = backward(model, batch, config, ranks, step, 1.0 if scaler is None else scaler.scale(one))
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    # The shares sum to the loss, so summing gradients over ranks is exact.
     sum_gradients(parameters, ranks)
+    if scaler is not None:
+        scaler.unscale_(optimiser)
+    norms = gradient_norms(optimiser)
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.train.max_grad_norm)
     values = terms.totals(ranks)
-    if not (torch.isfinite(norm) and torch.isfinite(torch.tensor(values["loss"]))):
-        raise RunError(
-            f"At step {step} the loss is {values['loss']:.4g} and the gradient norm {float(norm):.4g}: training has "
-            f"diverged, nothing was updated. Lower train.lr_new or train.lr_clip, or look at the videos of this batch: "
-            f"{', '.join(batch.video_ids[:8])}{', ...' if len(batch.video_ids) > 8 else ''}."
-        )
-    optimiser.step()
-    model.clamp_logit_scale()
-    return values | {"grad_norm": float(norm), "logit_scale": float(model.logit_scale.detach())}
+    overflow = scaler is not None and scaler.get_scale() > SMALLEST_SCALE and not torch.isfinite(norm)
+    if not torch.isfinite(torch.tensor(values["loss"])) or not (overflow or torch.isfinite(norm)):
+        raise RunError(_diverged(step, values["loss"], float(norm), batch, made, ranks))
+    _update(optimiser, scaler)
+    if not overflow:
+        model.clamp_logit_scale()
+        if ema is not None:
+            ema.update()
+    values |= norms | {"grad_norm": float(norm), "logit_scale": float(model.logit_scale.detach())}
+    return values if scaler is None else values | {"skipped": float(overflow), "loss_scale": scaler.get_scale()}
+
+
+def _update(optimiser: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    if scaler is None:
+        optimiser.step()
+    else:
+        scaler.step(optimiser)
+        scaler.update()
+
+
+def _diverged(step: int, loss: float, norm: float, batch: Batch, made: Encoded, ranks: Ranks) -> str:
+    """The same sentence on every rank. The videos: those whose embeddings are not finite, or rank 0's batch."""
+    bad = [name for name, fine in zip(batch.video_ids, made.finite_rows().tolist(), strict=True) if not fine]
+    found = [name for names in ranks.gather_texts("\n".join(bad)) for name in names.split("\n") if name]
+    names = found or ranks.share_text("\n".join(batch.video_ids)).split("\n")
+    listed = ", ".join(names[:NAMED_VIDEOS]) + (", ..." if len(names) > NAMED_VIDEOS else "")
+    which = "the videos whose embeddings are not finite" if found else "the videos of this batch"
+    return (
+        f"At step {step} the loss is {loss:.4g} and the gradient norm {norm:.4g}: training has diverged, nothing was "
+        f"updated. Lower train.lr_new or train.lr_clip, or look at {which}: {listed}."
+    )
 
 
 def sum_gradients(parameters: list[Tensor], ranks: Ranks) -> None:
@@ -69,3 +129,12 @@ def sum_gradients(parameters: list[Tensor], ranks: Ranks) -> None:
     for p in parameters:
         p.grad = flat[start : start + p.numel()].view_as(p)
         start += p.numel()
+
+
+def gradient_norms(optimiser: Optimizer) -> dict[str, float]:
+    """The norm of each parameter group's gradient, by ``grad_norm/`` and the group's name."""
+    norms = {}
+    for group in optimiser.param_groups:
+        gradients = [p.grad for p in group["params"] if p.grad is not None]
+        norms[f"grad_norm/{group['name']}"] = float(torch.nn.utils.get_total_norm(gradients))
+    return norms

@@ -14,7 +14,16 @@ from gare.config import Config
 from gare.data.shards import ShardSet
 from gare.tracking import RunHandle, Tracker, log_report
 from gare.training.history import last_epoch, read_history
-from gare.training.run import HANDLE_FILE, HISTORY_FILE, RunSummary, absolute, open_run, read_state, run_directory
+from gare.training.run import (
+    DIAGNOSTICS,
+    HANDLE_FILE,
+    HISTORY_FILE,
+    RunSummary,
+    absolute,
+    open_run,
+    read_state,
+    run_directory,
+)
 
 
 def tracked(config: Config, fit: Callable[[RunHandle | None], RunSummary]) -> RunSummary:
@@ -40,15 +49,24 @@ def _track(config: Config, fit: Callable[[RunHandle | None], RunSummary], shards
         result = fit(handle)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
+        _artifacts(tracker, handle, folder)
         tracker.finish(handle.run_id, "KILLED" if interrupted else "FAILED")
         raise
     if result.already_finished:  # its last report may have been lost with the process that made it
         log_report(handle, {"history": last_epoch(read_history(folder / HISTORY_FILE))})
-    tracker.artifact(handle.run_id, folder / HISTORY_FILE)
+    _artifacts(tracker, handle, folder)
     tracker.tag(handle.run_id, {"gare.selected_by": result.selected_by})
     tracker.metrics(handle.run_id, {f"best/{name}": value for name, value in result.best_metrics.items()}, result.steps)
     tracker.finish(handle.run_id)
     return result
+
+
+def _artifacts(tracker: Tracker, handle: RunHandle, folder: Path) -> None:
+    """Copy the run's history and pictures, also those from before a resume."""
+    if (folder / HISTORY_FILE).is_file():
+        tracker.artifact(handle.run_id, folder / HISTORY_FILE)
+    for figure in sorted((folder / DIAGNOSTICS).glob("*.png")):
+        tracker.artifact(handle.run_id, figure, DIAGNOSTICS)
 
 
 def _handle(folder: Path, tracker: Tracker, config: Config) -> RunHandle:

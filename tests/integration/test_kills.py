@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,39 +18,19 @@ from gare.common.files import file_digest
 from gare.config.tree import to_yaml
 from gare.schema import MANIFEST
 from pipelines.manifest import write_manifest
-from tests.processes import below, decoders_below, ends
+from tests.processes import SECONDS, below, gare, kill, run, start, wait_until
 from tests.processes import command as command_line
 from tests.videos import make_video
 
 pytestmark = pytest.mark.ray
 VIDEOS = 60
-SECONDS = 180
-
-
-def gare(*arguments):
-    return [sys.executable, "-c", "from gare.cli import main; main()", *map(str, arguments)]
-
-
-def run(command):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done
 
 
 def kill_when(command, reached):
-    """Start a command and SIGKILL its whole process group once ``reached()``; True if it was still at work.
-
-    Its decoders are in no group of its own, and have to end by themselves.
-    """
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + SECONDS
-    while process.poll() is None and not reached() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    alive = process.poll() is None
-    decoders = decoders_below(process.pid)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert all(ends(decoder) for decoder in decoders)
+    """Start a command and SIGKILL its whole process group once ``reached()``; True if it was still at work."""
+    process = start(command)
+    alive = wait_until(process, reached)
+    kill(process)
     return alive
 
 
@@ -75,17 +53,15 @@ def workers_below(pid):
 
 def lose_worker_when(command, reached):
     """Start a command, SIGKILL one of its working processes once ``reached()``, and wait for the end it comes to."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + SECONDS
+    process = start(command)
     killed = []
-    while process.poll() is None and not killed and time.monotonic() < deadline:
+    while process.poll() is None and not killed:
         for worker in workers_below(process.pid)[:1] if reached() else []:
             with suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
                 killed.append(worker)
         time.sleep(0.01)
-    _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, errors.decode()[-2000:]
+    assert process.wait(timeout=SECONDS) == 0
     return killed
 
 

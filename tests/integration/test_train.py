@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gare.common.errors import GareError
+from gare.common.errors import GareError, RunError
+from gare.config.tree import to_yaml
 from gare.model import load_model
 from gare.training.local import fit_local
 
@@ -82,7 +85,7 @@ def ours(pid):
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finding the worker's process needs /proc")
 def test_worker_killed_in_the_middle_of_an_epoch_changes_nothing(ray_cluster, toy_run):
-    overrides = ("train.epochs=25", "data.captions=one_per_video")
+    overrides = ("train.epochs=25", "data.captions=one_per_video", "runtime.checkpoint_every_steps=3")
     whole = fit_local(toy_run(*overrides, output="whole"), quiet=True)
     config = toy_run(*overrides, output="killed")
     folder = Path(config.runtime.output) / "toy"
@@ -106,3 +109,76 @@ def test_worker_killed_in_the_middle_of_an_epoch_changes_nothing(ray_cluster, to
     assert losses(summary) == losses(whole)
     a, b = (load_model(s.best).state_dict() for s in (whole, summary))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Launches:
+    """Stands in for Ray Train on a cluster that has fewer CPUs at each launch; ``failing`` of them end in an error."""
+
+    def __init__(self, monkeypatch, cpus, failing):
+        from gare.training import ray_train
+
+        self.workers, self._failing = [], failing
+        rooms = iter(cpus)
+        monkeypatch.setattr(ray_train, "cluster_nodes", lambda: [{"CPU": cpus[0]}])
+        monkeypatch.setattr(ray_train, "_after_loss", lambda _: [{"CPU": next(rooms)}])
+        monkeypatch.setattr(ray_train, "_trainer", self.trainer)
+        next(rooms)
+
+    def trainer(self, *arguments):
+        self.workers.append((arguments[1], arguments[3].max_failures))
+        return self
+
+    def fit(self):
+        if len(self.workers) <= self._failing:
+            raise RuntimeError("a worker died")
+
+
+def launch(config, folder):
+    from gare.training.ray_train import _launch_until_done
+
+    _launch_until_done(config, folder, [])
+
+
+def test_a_range_of_workers_starts_again_with_those_that_fit_then(toy_run, tmp_path, monkeypatch, capsys):
+    launches = Launches(monkeypatch, [4.0, 3.0, 1.0], failing=2)
+    launch(toy_run("runtime.workers=[1,4]"), tmp_path)
+    assert launches.workers == [(4, 0), (2, 0), (1, 0)]  # 3 cannot share a batch of 4
+    assert capsys.readouterr().err.count("It starts again") == 2
+
+
+def test_a_range_of_workers_is_not_started_for_ever(toy_run, tmp_path, monkeypatch):
+    launches = Launches(monkeypatch, [4.0] * 9, failing=9)
+    with pytest.raises(RunError, match="Training stopped: a worker died"):
+        launch(toy_run("runtime.workers=[1,4]", "runtime.max_failures=3"), tmp_path)
+    assert len(launches.workers) == 4
+
+
+def test_an_error_that_a_retry_cannot_mend_ends_a_range_of_workers_at_once(toy_run, tmp_path, monkeypatch):
+    launches = Launches(monkeypatch, [4.0] * 9, failing=9)
+    (tmp_path / "failure.json").write_text(json.dumps({"message": "It cannot be.", "exit_code": 2}))
+    with pytest.raises(RunError, match=r"It cannot be\."):
+        launch(toy_run("runtime.workers=[1,4]"), tmp_path)
+    assert len(launches.workers) == 1
+
+
+def test_a_fixed_count_of_workers_is_rays_to_start_again(toy_run, tmp_path, monkeypatch):
+    launches = Launches(monkeypatch, [4.0] * 9, failing=1)
+    with pytest.raises(RunError, match="Training stopped"):
+        launch(toy_run("runtime.workers=2", "runtime.max_failures=3"), tmp_path)
+    assert launches.workers == [(2, 3)]
+
+
+@pytest.mark.slow
+def test_node_lost_and_none_in_its_place_goes_on_with_fewer_workers(toy_run, tmp_path):
+    overrides = ("train.epochs=8", "runtime.checkpoint_every_steps=3", "runtime.workers=[1,2]")
+    whole = fit_local(toy_run(*overrides, output="whole"), quiet=True)
+    settings, result = tmp_path / "settings.yaml", tmp_path / "result.json"
+    settings.write_text(to_yaml(toy_run(*overrides, output="shrunk")))
+    command = [sys.executable, "-m", "tests.shrinking_cluster", str(settings), str(result)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "It starts again with as many workers as fit then" in done.stderr
+    summary = json.loads(result.read_text())
+    assert summary["steps"] == whole.steps
+    rows = [row for row in history(summary["directory"]) if "train/loss" in row]
+    assert [row["train/loss"] for row in rows] == pytest.approx(losses(whole), rel=1e-3)

@@ -53,7 +53,7 @@ def test_resolved_tree_survives_yaml(tmp_path):
         ("train.epochs=3.0", "valid integer"),
         ("train.epochs='3'", "valid integer"),
         ("train.epochs=true", "valid integer"),
-        ("train.freeze_patch_embedding=no", "valid boolean"),
+        ("train.compile=no", "valid boolean"),
         ("train.epochs=0", "greater than or equal to 1"),
         ("train.lr_new=.nan", "finite"),
         ("train.epochs", "not of the form key=value"),

@@ -36,7 +36,7 @@ def test_every_dependency_is_pinned():
     wanted = [*project["dependencies"], *(requirement for extra in extras.values() for requirement in extra)]
     for requirement in wanted:
         name = re.split("[><=;[]", requirement)[0].lower()
-        assert name in pinned, name
+        assert name in pinned or name == project["name"], name  # an extra may take in another
 
 
 def test_version_is_said_once():

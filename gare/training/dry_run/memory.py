@@ -26,7 +26,7 @@ from gare.model.gare import GareModel
 from gare.model.outline import outline
 from gare.objective.ranks import Ranks
 from gare.training.optimiser import freeze
-from gare.training.step import forward
+from gare.training.step import backward
 
 INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
@@ -66,8 +66,7 @@ def memory_of_step(architecture: Any, config: Config, workers: int) -> Memory:
         trained = _bytes(p for p in parameters if p.requires_grad)
         weights = _bytes([*parameters, *model.buffers()])
         with _Alive([*parameters, *model.buffers()]) as alive, _kept_by_stage(model) as kept:
-            terms = forward(model, batch, config, _OneOf(workers), step=0)
-            torch.autograd.backward([terms.share])
+            backward(model, batch, config, _OneOf(workers), step=0)
     optimiser = 2 * trained
     # Gradients are summed over workers as one flat copy and its reduced copy; AdamW holds the square roots of a group.
     at_update = trained * (2 if workers > 1 else 1)
@@ -104,21 +103,31 @@ def _kept_by_stage(model: GareModel) -> Iterator[dict[str, int]]:
     ends = [model.clip.text_projection, model.clip.visual_projection, model.temporal]
     kept = dict.fromkeys(stages, 0)
     known = {id(tensor.untyped_storage()) for tensor in [*model.parameters(), *model.buffers()]}
-    reached = 0
+    reached = passes = 0
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if id(storage) not in known:
+        # With train.chunk the pieces follow each other, and the first one is the longest.
+        if id(storage) not in known and (passes < 1 or stages[reached] == "pairs"):
             known.add(id(storage))
             weakref.finalize(storage, known.discard, id(storage))
             kept[stages[reached]] += storage.nbytes()
         return tensor
 
-    def next_stage(*_: Any) -> None:
+    def begin(*_: Any) -> None:
         nonlocal reached
-        reached += 1
+        reached = 0
 
-    handles = [module.register_forward_hook(next_stage) for module in ends]
+    def end_of(number: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            nonlocal reached, passes
+            reached = number + 1
+            passes += number + 1 == len(ends) and torch.is_grad_enabled()
+
+        return hook
+
+    handles = [module.register_forward_hook(end_of(number)) for number, module in enumerate(ends)]
+    handles.append(model.clip.text_model.register_forward_pre_hook(begin))
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield kept

@@ -26,7 +26,16 @@ from gare.training.inputs import (
     open_shards,
 )
 from gare.training.optimiser import freeze, parameter_groups
-from gare.training.run import absolute, clip_source, read_state, refuse_other, run_directory, selected_by
+from gare.training.run import (
+    absolute,
+    clip_source,
+    initial_checkpoint,
+    progress,
+    read_state,
+    refuse_other,
+    run_directory,
+    selected_by,
+)
 
 JPEG_SHARE = 0.08
 """Of raw frames: ordinary footage at 224 pixels and quality 90."""
@@ -130,9 +139,10 @@ class _Findings:
 def make_plan(config: Config, corpus: Corpus | None = None, *, workers: int | None = None) -> Plan:
     """Plan the run of ``config``: on ``corpus`` if given (a manifest's), else on its shards where they are there.
 
-    ``workers`` stands in for ``runtime.workers``. Nothing is decoded, loaded or written.
+    ``workers`` stands in for ``runtime.workers``, of a range for the fewest. Nothing is decoded, loaded or written.
     """
-    findings, workers = _Findings(), workers or config.runtime.workers
+    findings = _Findings()
+    workers = workers or config.runtime.worker_counts(config.train.global_batch)[-1]
     places = findings.attempt(absolute, config) or config
     findings.attempt(check_select_by, config)
     shards = _shards(places, corpus, findings)
@@ -187,12 +197,14 @@ def _check_run(config: Config, shards: ShardSet | None, findings: _Findings) -> 
     folder = run_directory(config)
     state = read_state(folder)
     if state is None or state.last is None:
+        if config.train.init_from is not None:
+            findings.attempt(initial_checkpoint, config)
         return
     refuse_other(config, folder, state, shards.digest if shards is not None else None)
     if state.finished:
         findings.remarks.append(f"The run {folder} is finished; training it again would do nothing.")
     else:
-        findings.remarks.append(f"The run {folder} would go on after epoch {state.epoch}.")
+        findings.remarks.append(f"The run {folder} would go on after {progress(state.epoch, state.step)}.")
 
 
 def _model(

@@ -91,7 +91,7 @@ SETTINGS = [
     ("model.increment=none",),
     ("model.query=residual_scaled",),
     ("model.video_base=mean", "model.dropout=0.0"),
-    ("train.freeze_patch_embedding=false",),
+    ("train.freeze=[]",),
     ("objective.direction_diversity.anchor=video", "objective.information_bottleneck.anchor=text"),
     ("objective.direction_diversity.form=orthogonality", FACTORISED),
     ("train.global_batch=4", "data.frames=2"),

@@ -1,0 +1,1 @@
+"""The two loops that benchmarks/training.py compares on a GPU."""

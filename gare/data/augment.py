@@ -1,0 +1,155 @@
+"""RandAugment on whole clips, on the device (``data.augment`` rand): one draw for all frames of a clip.
+
+The published recipe (the method's section 4): 4 operations drawn with replacement, each applied with probability 0.5,
+magnitude N(7, 0.5) of 10, "increasing": larger is always stronger. The operations are kornia's; the draws are ours,
+one generator per sample and epoch, so that they depend on no batch, rank or worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gare.common.errors import ConfigError
+from gare.data.batches import Batch
+from gare.data.order import Sample
+from gare.data.views import draws
+
+AUGMENT_STREAM: Final = 0x72616E64
+"""Keeps these draws apart from the others made from the same seed and epoch."""
+
+OPERATIONS: Final = 4
+PROBABILITY: Final = 0.5
+MAGNITUDE: Final = 7.0
+SPREAD: Final = 0.5
+STRONGEST: Final = 10.0
+
+# What the strongest magnitude means: of a turn in degrees, a shear, a shift as a share of the side, a colour factor's
+# distance from 1, and the grey level of 256 that solarize-add adds.
+TURN, SHEAR, SHIFT, FACTOR, ADDED = 30.0, 0.3, 0.45, 0.9, 110
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One operation on a clip: its name, its strength in [0, 1] and its sign, which some have no use for."""
+
+    name: str
+    strength: float
+    sign: int
+
+
+def check_augment(augment: str) -> None:
+    """ConfigError when ``data.augment`` needs what is not installed."""
+    if augment != "none" and find_spec("kornia") is None:
+        raise ConfigError(f"data.augment is {augment}, which needs kornia; pip install 'gare-ray[augment]'.")
+
+
+def augment_draws(seed: int, epoch: int, sample: Sample) -> list[Draw]:
+    """What is done to a sample's clip in an epoch, in order."""
+    random = draws(seed, epoch, sample, AUGMENT_STREAM)
+    names = list(TABLE)
+    drawn = []
+    for _ in range(OPERATIONS):
+        name = names[int(random.integers(len(names)))]
+        strength = float(np.clip(random.normal(MAGNITUDE, SPREAD), 0, STRONGEST)) / STRONGEST
+        sign = 1 if random.random() < 0.5 else -1
+        if random.random() < PROBABILITY:
+            drawn.append(Draw(name, strength, sign))
+    return drawn
+
+
+@torch.no_grad()
+def augmented(batch: Batch, samples: Sequence[Sample], seed: int, epoch: int) -> Batch:
+    """The batch with the frames of each sample's clip changed, where they are; padded frames stay zero."""
+    frames = batch.frames.clone()
+    # Counted where the clips are short, so that no padded frame is worked on.
+    lengths = batch.frame_mask.sum(dim=1).tolist()
+    for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
+        drawn = augment_draws(seed, epoch, sample)
+        if drawn:
+            frames[row, :length] = apply(frames[row, :length], drawn)
+    return replace(batch, frames=frames)
+
+
+def apply(clip: Tensor, drawn: Sequence[Draw]) -> Tensor:
+    """A clip [F, 3, H, W] (uint8) after these operations."""
+    import kornia
+
+    picture = clip.contiguous().float() / 255
+    for draw in drawn:
+        picture = TABLE[draw.name](kornia, picture, draw).clamp(0, 1)
+    return (picture * 255).round().to(torch.uint8)
+
+
+Operation = Callable[[ModuleType, Tensor, Draw], Tensor]
+
+
+def _enhanced(name: str) -> Operation:
+    """An operation that a factor of 1 leaves as it is, and one above or below makes stronger or weaker."""
+
+    def operation(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
+        changed: Tensor = getattr(kornia.enhance, name)(x, 1 + draw.sign * FACTOR * draw.strength)
+        return changed
+
+    return operation
+
+
+def _affine(matrix: Callable[[Draw, int, int], list[list[float]]]) -> Operation:
+    """A warp from source to destination pixels; what comes from outside is black."""
+
+    def operation(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
+        height, width = x.shape[-2:]
+        warp = torch.tensor([matrix(draw, height, width)], dtype=x.dtype, device=x.device)
+        warped: Tensor = kornia.geometry.transform.affine(x, warp)
+        return warped
+
+    return operation
+
+
+def _rotate(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
+    angle = torch.tensor([draw.sign * TURN * draw.strength], dtype=x.dtype, device=x.device)
+    turned: Tensor = kornia.geometry.transform.rotate(x, angle)
+    return turned
+
+
+def _posterize(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
+    reduced: Tensor = kornia.enhance.posterize(x, 4 - int(4 * draw.strength))
+    return reduced
+
+
+def _solarize(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
+    inverted: Tensor = kornia.enhance.solarize(x, (256 - int(256 * draw.strength)) / 255)
+    return inverted
+
+
+def _solarize_add(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
+    """Dark pixels are made lighter; kornia's solarize with an addition inverts the others, which is another thing."""
+    del kornia
+    return torch.where(x < 128 / 255, x + int(ADDED * draw.strength) / 255, x)
+
+
+TABLE: Final[dict[str, Operation]] = {
+    "auto_contrast": lambda kornia, x, _: kornia.enhance.normalize_min_max(x),
+    "equalize": lambda kornia, x, _: kornia.enhance.equalize(x),
+    "invert": lambda kornia, x, _: kornia.enhance.invert(x),
+    "rotate": _rotate,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "solarize_add": _solarize_add,
+    "colour": _enhanced("adjust_saturation_with_gray_subtraction"),
+    "contrast": _enhanced("adjust_contrast_with_mean_subtraction"),
+    "brightness": _enhanced("adjust_brightness_accumulative"),
+    "sharpness": _enhanced("sharpness"),
+    "shear_x": _affine(lambda d, *_: [[1, d.sign * SHEAR * d.strength, 0], [0, 1, 0]]),
+    "shear_y": _affine(lambda d, *_: [[1, 0, 0], [d.sign * SHEAR * d.strength, 1, 0]]),
+    "shift_x": _affine(lambda d, _, width: [[1, 0, d.sign * SHIFT * d.strength * width], [0, 1, 0]]),
+    "shift_y": _affine(lambda d, height, _: [[1, 0, 0], [0, 1, d.sign * SHIFT * d.strength * height]]),
+}
+"""The operations that can be drawn."""

@@ -1,0 +1,36 @@
+"""The state of a model's pairs on stored videos."""
+
+from __future__ import annotations
+
+import torch
+
+from gare.config import Config
+from gare.data.batches import Batch, make_batch
+from gare.data.shards import Split
+from gare.diagnostics.measures import PairState, observe
+from gare.model.gare import GareModel
+from gare.model.tokenizer import Tokenizer
+
+
+def split_state(model: GareModel, tokenizer: Tokenizer, split: Split, config: Config, pairs: int) -> PairState:
+    """The state of a split's first captioned videos and their first captions, as evaluation sees them."""
+    captioned = [index for index, video in enumerate(split.videos) if video.captions][:pairs]
+    return batch_state(
+        model, make_batch(split, [(index, 0) for index in captioned], tokenizer, config, model.image_size)
+    )
+
+
+@torch.no_grad()
+def batch_state(model: GareModel, batch: Batch, pairs: int | None = None) -> PairState:
+    """The state of a batch's first pairs (all when None), dropout off; the model's mode is left as it was."""
+    device, part = model.clip.logit_scale.device, slice(pairs)
+    ids, token_mask = batch.token_ids[part].to(device), batch.token_mask[part].to(device)
+    frame_mask = batch.frame_mask[part].to(device)
+    was_training = model.training
+    model.eval()
+    try:
+        text, words = model.encode_texts(ids, token_mask)
+        frames = model.encode_frames(model.normalise(batch.frames[part].to(device)), frame_mask)
+        return observe(model, text, frames, frame_mask, words=words, word_mask=token_mask)
+    finally:
+        model.train(was_training)

@@ -1,0 +1,186 @@
+"""What is measured while training: the entries of the run's history, the diagnostics, and a word when psi gives up."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.optim import Optimizer
+
+from gare.common.files import make_folder
+from gare.config import Config
+from gare.data.batches import Batch
+from gare.diagnostics import (
+    PairState,
+    increment_figure,
+    increment_spread,
+    pair_diagnostics,
+    relative_length,
+    step_diagnostics,
+)
+from gare.diagnostics.pairs import batch_state, split_state
+from gare.model.gare import GareModel
+from gare.model.tokenizer import Tokenizer
+from gare.objective.ranks import Ranks
+from gare.training.history import History
+from gare.training.inputs import TrainingData
+from gare.training.run import DIAGNOSTICS, run_directory
+from gare.training.usage import gpu_utilisation, peak_cuda, peak_rss
+
+DIAGNOSED_PAIRS = 64
+SHORTEST, LEAST_SPREAD = 0.01, 0.01
+"""Below these shares the increments count as collapsed; untrained ones have 0.1 to 1 and at least 0.08."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What is looked at besides the steps' own values."""
+
+    model: GareModel
+    tokenizer: Tokenizer
+    optimiser: Optimizer
+    data: TrainingData
+
+
+@dataclass
+class Window:
+    """The steps since the last entry, summed."""
+
+    steps: int = 0
+    samples: int = 0
+    waited_s: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, waited_s: float, seconds: float, samples: int) -> None:
+        """Count a step."""
+        self.steps, self.samples = self.steps + 1, self.samples + samples
+        self.waited_s, self.seconds = self.waited_s + waited_s, self.seconds + seconds
+
+
+class Observer:
+    """Measures a run and writes its history. Make one on every rank, and call its methods at the same steps there.
+
+    ``history``: rank 0's; None elsewhere. ``elapsed_s``: seconds the run has taken before.
+    """
+
+    def __init__(
+        self, config: Config, ranks: Ranks, watched: Watched, history: History | None, elapsed_s: float = 0.0
+    ) -> None:
+        self._config, self._ranks, self._watched, self._history = config, ranks, watched, history
+        self._begun = time.monotonic() - elapsed_s
+        self._device = watched.model.clip.logit_scale.device
+        self._window = Window()
+        self._before: tuple[Batch, PairState] | None = None
+        self._looking_s = 0.0
+        self._warned = config.model.increment == "none"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds the run has taken, those before a resume included."""
+        return time.monotonic() - self._begun
+
+    def before_step(self, step: int, batch: Batch) -> None:
+        """Call with the number of steps taken and this rank's next batch: a diagnosed step is looked at before too."""
+        if self._history is not None and self._diagnosed(step + 1):
+            begun = time.monotonic()
+            self._before = batch, batch_state(self._watched.model, batch, DIAGNOSED_PAIRS)
+            self._looking_s = time.monotonic() - begun
+
+    def after_step(self, step: int, values: dict[str, float], waited_s: float, seconds: float, samples: int) -> None:
+        """Record a step when it is its turn (``runtime.log_every``, ``runtime.diagnose_every``).
+
+        ``step``: steps taken, this one included; ``values``: of ``train_step``; ``waited_s``: seconds waited for the
+        batch, of the step's ``seconds`` from asking for the batch to the update's end, in which ``before_step`` may
+        have been called; ``samples``: of the whole batch, over all ranks.
+        """
+        self._window.add(waited_s, seconds - self._looking_s, samples)
+        self._looking_s = 0.0
+        if step % self._config.runtime.log_every == 0 or step == self._watched.data.steps:
+            row = {f"train/{name}": value for name, value in values.items()}
+            row |= {f"train/lr/{group['name']}": float(group["lr"]) for group in self._watched.optimiser.param_groups}
+            self._add(step, row | self._speed())
+        if self._history is not None and self._diagnosed(step):
+            self._diagnose(step)
+
+    def after_epoch(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
+        """Record an epoch's end with the dev metrics, and say so if the increments have collapsed."""
+        if self._history is not None:
+            if self._config.model.increment != "none" and not self._diagnosed(step):
+                self._warn(step, self._pairs())
+            self._add(step, {"epoch": epoch, **metrics})
+
+    def _add(self, step: int, row: Mapping[str, float | str]) -> None:
+        if self._history is not None:
+            self._history.add(step, self._watched.data.steps, self.seconds, row)
+
+    def _speed(self) -> dict[str, float]:
+        """Speed since the last call, and what the rank that has least of it has of each device: call on every rank."""
+        window, self._window = self._window, Window()
+        used = gpu_utilisation(self._device)
+        own = [window.waited_s, peak_rss(), peak_cuda(self._device), -math.inf if used is None else 1 - used]
+        waited_s, rss, cuda, idle = self._ranks.max(torch.tensor(own, dtype=torch.float64)).tolist()
+        seconds = max(window.seconds, 1e-9)
+        row = {
+            "speed/samples_per_second": window.samples / seconds,
+            "speed/step_seconds": seconds / max(window.steps, 1),
+            "speed/data_wait": min(waited_s / seconds, 1.0),
+            "memory/rss_gib": rss,
+        }
+        on_gpu = {"memory/cuda_gib": cuda, "speed/gpu_utilisation": 1 - idle}
+        return row | {name: value for name, value in on_gpu.items() if value and math.isfinite(value)}
+
+    def _diagnosed(self, step: int) -> bool:
+        every = self._config.runtime.diagnose_every
+        return every is not None and step % every == 0
+
+    def _pairs(self) -> PairState:
+        """The state of the same pairs each time: of dev, or of train where none is held out."""
+        watched, data = self._watched, self._watched.data
+        return split_state(watched.model, watched.tokenizer, data.dev or data.train, self._config, DIAGNOSED_PAIRS)
+
+    def _diagnose(self, step: int) -> None:
+        """Record and draw what the increments do, and what this step has done to them."""
+        state = self._pairs()
+        figures = pair_diagnostics(state)
+        if self._before is not None:
+            batch, before = self._before
+            figures |= step_diagnostics(before, batch_state(self._watched.model, batch, DIAGNOSED_PAIRS))
+            self._before = None
+        if len(state.text) > 1:
+            path = make_folder(run_directory(self._config) / DIAGNOSTICS) / f"step-{step:06d}.png"
+            increment_figure(state, path, title=f"What the increment does after {step} steps")
+        self._add(step, {f"diagnostics/{name}": value for name, value in figures.items() if math.isfinite(value)})
+        self._warn(step, state)
+
+    def _warn(self, step: int, state: PairState) -> None:
+        """Record a collapse, the first time."""
+        text = None if self._warned else collapse_warning(state)
+        if text is not None:
+            self._warned = True
+            self._add(step, {"warning": f"After step {step}, {text}"})
+
+
+def collapse_warning(state: PairState) -> str | None:
+    """Why the increments no longer do anything for a pair, with what to look at; None while they do.
+
+    They have collapsed when their mean length is below 1 % of the vectors they are added to (``relative_length``),
+    or when they differ between pairs by less than 1 % of their length (``increment_spread``).
+    """
+    length = float(relative_length(state))
+    if length < SHORTEST:
+        return (
+            f"the increments are {length:.2g} of the length of the {state.corrected}s they are added to, so the scores "
+            "are those of the plain baseline. objective.information_bottleneck.weight may be too large (it belongs to "
+            "its reduction), or train.lr_new too high."
+        )
+    spread = float(increment_spread(state.delta))
+    if spread < LEAST_SPREAD:
+        return (
+            f"the increments of different pairs differ by {spread:.2g} of their length, so all pairs get the same one "
+            "and it tells no video from another. objective.direction_diversity.weight and "
+            "objective.trust_region.weight spread them; train.lr_new may be too high."
+        )
+    return None

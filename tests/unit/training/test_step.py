@@ -1,0 +1,323 @@
+"""One step: the same over pieces and over ranks, in half precision, with frozen parts and with averaged weights."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from gare.common.errors import RunError
+from gare.config.tree import with_overrides
+from gare.data.batches import make_batch
+from gare.data.shards import ShardSet
+from gare.model import GareModel
+from gare.objective import ALONE, TorchRanks
+from gare.training.ema import Ema
+from gare.training.optimiser import freeze, make_optimiser, set_learning_rates
+from gare.training.precision import make_scaler, prepare_towers
+from gare.training.step import backward, train_step
+
+REGULARISERS = (
+    "objective.information_bottleneck.weight=0.01",
+    "objective.trust_region.weight=1.0",
+    "objective.trust_region.bound=0.01",
+    "objective.direction_diversity.weight=0.5",
+    "train.global_batch=8",
+)
+SAMPLES = [(video, video % 2) for video in range(8)]
+
+
+def built(config, dtype=torch.float64):
+    """The model of the settings and a batch of eight pairs."""
+    torch.manual_seed(0)
+    model = GareModel.from_clip(config.model.clip, config.model).to(dtype)
+    freeze(model, config.train)
+    split = ShardSet(config.runtime.shards).split("train")
+    return model, make_batch(split, SAMPLES, model.tokenizer, config, model.image_size)
+
+
+def of_rank(batch, own):
+    parts = {name: getattr(batch, name)[own] for name in ("frames", "frame_mask", "token_ids", "token_mask")}
+    return type(batch)(**parts, video_ids=batch.video_ids[own])
+
+
+def gradients(model, batch, config, ranks=ALONE):
+    model.zero_grad(set_to_none=True)
+    terms, _ = backward(model, batch, config, ranks, step=3)
+    return terms.totals(ranks), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_close(got, wanted, relative):
+    """Equal but for rounding; gradients that are zero in theory (of key biases) are measured by the largest one."""
+    assert got.keys() == wanted.keys()
+    largest = max(float(value.abs().max()) for value in wanted.values())
+    for name, value in wanted.items():
+        error = float((got[name] - value).abs().max() / value.abs().max().clamp(min=1e-3 * largest))
+        assert error < relative, (name, error)
+
+
+# Pieces
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8, 100])
+@pytest.mark.parametrize("increments", ["dense", "factorised"])
+@pytest.mark.parametrize("context", ["frames", "words"])
+def test_a_batch_in_pieces_gives_the_gradients_of_the_whole(toy_run, chunk, increments, context):
+    config = toy_run(*REGULARISERS, f"train.increments={increments}", f"model.context={context}")
+    model, batch = built(config)
+    values, wanted = gradients(model.train(), batch, config)
+    pieces = with_overrides(config, {"train.chunk": chunk})
+    got_values, got = gradients(model, batch, pieces)
+    assert got_values == pytest.approx(values, rel=1e-12)
+    assert_close(got, wanted, 1e-9)
+
+
+def test_pieces_hold_fewer_activations_at_a_time(toy_run, monkeypatch):
+    config = toy_run(*REGULARISERS, "train.chunk=3")
+    model, batch = built(config)
+    seen = []
+    true = model.encode_texts
+    monkeypatch.setattr(
+        model, "encode_texts", lambda ids, mask: seen.append((len(ids), torch.is_grad_enabled())) or true(ids, mask)
+    )
+    gradients(model.train(), batch, config)
+    assert seen == [(3, False), (3, False), (2, False), (3, True), (3, True), (2, True)]
+
+
+def test_a_clip_with_dropout_draws_the_same_in_both_passes(toy_run):
+    config = toy_run(*REGULARISERS, "train.chunk=4")
+    model, batch = built(config)
+    for layer in [*model.clip.text_model.modules(), *model.clip.vision_model.modules()]:
+        if hasattr(layer, "dropout") and isinstance(layer.dropout, float):
+            layer.dropout = 0.5
+    torch.manual_seed(1)
+    first = gradients(model.train(), batch, config)[1]
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert_close(gradients(model, batch, config)[1], first, 1e-12)
+    assert torch.equal(torch.rand(1), after)  # the second pass leaves the draws where the first left them
+
+
+# Ranks
+
+
+def steps(ranks, config, dtype, count=20):
+    """The trained weights and the losses of some steps, each over another order of the pairs."""
+    model, batch = built(config, dtype)
+    optimiser = make_optimiser(model, config.train)
+    set_learning_rates(optimiser, 1.0)
+    own = ranks.own(8 // ranks.size)
+    losses = []
+    for step in range(count):
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(step)).tolist()
+        mixed = of_rank(batch, slice(None))
+        shuffled = {name: getattr(mixed, name)[order] for name in ("frames", "frame_mask", "token_ids", "token_mask")}
+        now = type(batch)(**shuffled, video_ids=[batch.video_ids[n] for n in order])
+        losses.append(train_step(model, optimiser, of_rank(now, own), config, ranks, step)["loss"])
+    return losses, {name: p.detach() for name, p in model.named_parameters()}
+
+
+def settings(config):
+    for side, chunk in (("text", None), ("video", 1)):
+        yield with_overrides(config, {"model.corrected": side, "train.chunk": chunk})
+
+
+def rank_worker(rank, size, port, config, failures):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    for number, (one, dtype) in enumerate(itertools.product(settings(config), [torch.float64, torch.float32])):
+        wanted_losses, wanted = steps(ALONE, with_overrides(one, {"train.chunk": None}), dtype)
+        losses, got = steps(TorchRanks(), one, dtype)
+        limit, whole = (1e-10, 1e-10) if dtype == torch.float64 else (1e-4, 1e-5)
+        # A key's bias adds the same to all of a query's logits: its gradient is rounding, which Adam enlarges.
+        names = [name for name in wanted if not name.endswith("k_proj.bias")]
+        for name in names:
+            error = float((got[name] - wanted[name]).norm() / wanted[name].norm().clamp(min=1e-6))
+            if error > limit:
+                failures.put(f"case {number}: {name} is off by {error}")
+        ours, theirs = (torch.cat([weights[name].flatten() for name in names]) for weights in (got, wanted))
+        if float((ours - theirs).norm() / theirs.norm()) > whole:
+            failures.put(f"case {number}: the weights are off by more than {whole}")
+        error = max(abs(a - b) / abs(b) for a, b in zip(losses, wanted_losses, strict=True))
+        if error > whole:
+            failures.put(f"case {number}: a loss is off by {error}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_twenty_steps_over_ranks_give_the_weights_of_one_process(toy_run, size, free_port):
+    config = toy_run(*REGULARISERS, "model.dropout=0.2")
+    context = mp.get_context("spawn")
+    failures = context.Queue()
+    mp.spawn(rank_worker, args=(size, free_port, config, failures), nprocs=size)
+    found = []
+    while not failures.empty():
+        found.append(failures.get())
+    assert not found, found
+
+
+def poisoned_worker(rank, port, config, said):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    ranks = TorchRanks()
+    model, batch = built(config, torch.float32)
+    if rank == 1:
+        true = model.encode_frames
+        # As a broken video would: the third pair of the second rank.
+        model.encode_frames = lambda *given: true(*given) * torch.tensor([1.0, 1.0, float("nan"), 1.0])[:, None, None]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    try:
+        train_step(model, make_optimiser(model, config.train), of_rank(batch, ranks.own(4)), config, ranks, 5)
+    except RunError as error:
+        same = all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+        said.put((rank, str(error), same))
+    torch.distributed.destroy_process_group()
+
+
+def test_a_video_that_is_not_finite_on_one_rank_stops_all_with_its_name(toy_run, free_port):
+    config = toy_run(*REGULARISERS)
+    said = mp.get_context("spawn").Queue()
+    mp.spawn(poisoned_worker, args=(free_port, config, said), nprocs=2)
+    first, second = sorted(said.get(timeout=30) for _ in range(2))
+    assert (first[0], second[0]) == (0, 1)
+    assert first[1] == second[1]
+    _, batch = built(config)
+    assert first[1].endswith(f"look at the videos whose embeddings are not finite: {batch.video_ids[6]}.")
+    assert first[2]
+    assert second[2]
+
+
+# Precision
+
+
+def test_half_precision_is_in_the_towers_only_and_near_the_whole(toy_run):
+    config = toy_run(*REGULARISERS)
+    model, batch = built(config, torch.float32)
+    values, wanted = gradients(model.train(), batch, config)
+    seen = {}
+    model.clip.vision_model.encoder.layers[0].mlp.fc1.register_forward_hook(lambda *a: seen.update(tower=a[2].dtype))
+    model.head.psi.mean_proj.register_forward_hook(lambda *a: seen.update(head=a[2].dtype))
+    got_values, got = gradients(model, batch, with_overrides(config, {"train.precision": "bf16"}))
+    assert seen == {"tower": torch.bfloat16, "head": torch.float32}
+    assert got_values["loss"] == pytest.approx(values["loss"], rel=0.05)
+    assert all(gradient.dtype == torch.float32 for gradient in got.values())
+    flat, other = (torch.cat([g[name].flatten() for name in wanted]) for g in (wanted, got))
+    assert torch.cosine_similarity(flat, other, dim=0) > 0.98
+
+
+def test_an_overflow_of_fp16_leaves_the_step_out_and_lowers_the_scale(toy_run):
+    config = with_overrides(toy_run(*REGULARISERS), {"train.precision": "fp16"})
+    model, batch = built(config, torch.float32)
+    optimiser = make_optimiser(model, config.train)
+    set_learning_rates(optimiser, 1.0)
+    scaler = make_scaler(config.train, torch.device("cpu"))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    values = train_step(model, optimiser, batch, config, ALONE, 0, scaler=scaler)
+    while values["skipped"]:
+        assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+        scale = values["loss_scale"]
+        values = train_step(model, optimiser, batch, config, ALONE, 0, scaler=scaler)
+        assert values["loss_scale"] <= scale
+    assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+    scaler.update(float("1e38"))
+    assert train_step(model, optimiser, batch, config, ALONE, 1, scaler=scaler)["skipped"] == 1
+
+
+def test_encoding_layers_again_in_the_backward_pass_gives_the_same_gradients(toy_run):
+    config = toy_run(*REGULARISERS)
+    model, batch = built(config)
+    _, wanted = gradients(model.train(), batch, config)
+    prepare_towers(model, with_overrides(config, {"train.checkpoint_activations": True}).train)
+    assert model.clip.vision_model.encoder.gradient_checkpointing
+    assert_close(gradients(model, batch, config)[1], wanted, 1e-12)
+
+
+@pytest.mark.slow
+def test_compiled_towers_give_the_same_gradients_and_names(toy_run):
+    config = toy_run(*REGULARISERS)
+    model, batch = built(config, torch.float32)
+    _, wanted = gradients(model.train(), batch, config)
+    names = list(model.state_dict())
+    prepare_towers(model, with_overrides(config, {"train.compile": True}).train)
+    assert_close(gradients(model, batch, config)[1], wanted, 1e-3)
+    assert list(model.state_dict()) == names
+
+
+# Frozen parts and averages
+
+
+@pytest.mark.parametrize(
+    ("parts", "frozen", "free"),
+    [
+        ("[]", [], ["clip.vision_model.embeddings.patch_embedding.weight"]),
+        ("[patch_embedding]", ["clip.vision_model.embeddings.patch_embedding.weight"], ["clip.logit_scale"]),
+        ("[token_embedding]", ["clip.text_model.embeddings.token_embedding.weight"], ["clip.text_projection.weight"]),
+        ("[text_tower]", ["clip.text_model.", "clip.text_projection."], ["clip.vision_model.", "head.", "temporal."]),
+        ("[image_tower]", ["clip.vision_model.", "clip.visual_projection."], ["clip.text_model.", "clip.logit_scale"]),
+    ],
+)
+def test_frozen_parts_do_not_move_and_the_others_do(toy_run, parts, frozen, free):
+    config = toy_run(*REGULARISERS, f"train.freeze={parts}", "train.lr_clip=0.01", "train.weight_decay=0.5")
+    model, batch = built(config, torch.float32)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimiser = make_optimiser(model, config.train)
+    set_learning_rates(optimiser, 1.0)
+    train_step(model, optimiser, batch, config, ALONE, 0)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert not [name for name in moved for start in frozen if name.startswith(start)]
+    for start in free:
+        assert any(name.startswith(start) for name in moved), start
+
+
+def test_the_average_follows_its_formula_and_leaves_the_weights_alone(toy_run):
+    config = toy_run(*REGULARISERS)
+    model, batch = built(config, torch.float32)
+    optimiser = make_optimiser(model, config.train)
+    set_learning_rates(optimiser, 1.0)
+    ema = Ema(model, 0.3)
+    name = "clip.text_projection.weight"
+    expected = model.get_parameter(name).detach().clone()
+    for step in range(6):
+        train_step(model, optimiser, batch, config, ALONE, step, ema=ema)
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.get_parameter(name).detach()
+    raw = model.get_parameter(name).detach().clone()
+    with ema.in_place():
+        torch.testing.assert_close(model.get_parameter(name).detach(), expected)
+    assert torch.equal(model.get_parameter(name), raw)
+    torch.testing.assert_close(ema.model_state()[name], expected)
+
+
+def test_a_run_with_an_average_resumes_bit_for_bit_and_saves_what_it_evaluated(toy_run):
+    from gare.model import load_model
+    from gare.training.local import fit_local
+    from gare.training.loop import train
+    from gare.training.run import absolute
+
+    more = ("train.ema=0.5", "train.epochs=2", "train.precision=bf16")
+    whole = fit_local(toy_run(*more, output="whole"), quiet=True)
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    def kill(report):
+        raise Killed
+
+    config = toy_run(*more, output="parts")
+    with pytest.raises(Killed):
+        train(config, ALONE, kill)
+    again = train(absolute(config), ALONE, lambda _: None)
+    ours, theirs = (load_model(summary.best).state_dict() for summary in (again, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert again.best_metrics == whole.best_metrics
+
+
+def test_the_groups_gradients_add_up_to_the_whole_one(toy_run):
+    config = toy_run(*REGULARISERS)
+    model, batch = built(config, torch.float32)
+    values = train_step(model, make_optimiser(model, config.train), batch, config, ALONE, 0)
+    groups = [value for name, value in values.items() if name.startswith("grad_norm/")]
+    assert len(groups) == 4
+    assert sum(value**2 for value in groups) ** 0.5 == pytest.approx(values["grad_norm"], rel=1e-5)

@@ -1,0 +1,127 @@
+"""``train.init_from``: the weights of another run, and nothing else of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gare.common.errors import ConfigError, InputError
+from gare.common.files import file_digest
+from gare.model import load_model
+from gare.training import loop
+from gare.training.local import fit_local
+from gare.training.run import read_state
+from tests import toy
+
+
+def fit(config):
+    return fit_local(config, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def source(toy_clip, toy_shards, tmp_path_factory):
+    """A finished run."""
+    return fit(toy.toy_config(toy_clip, toy_shards, tmp_path_factory.mktemp("source"), "train.epochs=1"))
+
+
+def test_a_run_begins_with_the_weights_of_a_runs_best_checkpoint_and_at_step_0(toy_run, source, monkeypatch):
+    begun = {}
+    true_step = loop.train_step
+
+    def train_step(model, optimiser, *arguments, **more):
+        begun.setdefault("weights", {name: value.clone() for name, value in model.state_dict().items()})
+        begun.setdefault("optimiser", dict(optimiser.state))
+        begun.setdefault("step", arguments[3])
+        return true_step(model, optimiser, *arguments, **more)
+
+    monkeypatch.setattr(loop, "train_step", train_step)
+    summary = fit(toy_run("train.epochs=1", "train.seed=5", f"train.init_from={source.directory}"))
+    stored = load_model(source.best).state_dict()
+    assert all(torch.equal(stored[name], value) for name, value in begun["weights"].items())
+    assert (begun["optimiser"], begun["step"]) == ({}, 0)
+    assert (summary.resumed_step, summary.steps) == (None, source.steps)
+    assert read_state(Path(summary.directory)).init_from == {
+        "checkpoint": source.best,
+        "weights_sha256": file_digest(Path(source.best) / "model.safetensors"),
+        "config_digest": read_state(Path(source.directory)).config_digest,
+    }
+
+
+def test_a_resume_goes_on_from_its_own_checkpoint_and_needs_the_first_weights_no_more(
+    toy_run, source, monkeypatch, tmp_path
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(source.best, copy)
+    settings = ("train.epochs=2", f"train.init_from={copy}")
+    whole = fit(toy_run(*settings, output="whole"))
+    true_step = loop.train_step
+
+    class Killed(BaseException):
+        pass
+
+    def train_step(*arguments, **more):
+        if arguments[5] == 10:
+            raise Killed
+        return true_step(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", train_step)
+        with pytest.raises(Killed):
+            fit(toy_run(*settings))
+    shutil.rmtree(copy)
+    again = fit(toy_run(*settings))
+    assert again.resumed_from == 1
+    a, b = (load_model(summary.best).state_dict() for summary in (whole, again))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert read_state(Path(again.directory)).init_from["checkpoint"] == str(copy)
+
+
+def test_it_is_part_of_the_experiment(toy_run, source):
+    fit(toy_run("train.epochs=1"))
+    with pytest.raises(ConfigError, match=r"holds another experiment \(train.init_from differ\)"):
+        fit(toy_run("train.epochs=1", f"train.init_from={source.best}"))
+
+
+def test_a_relative_path_starts_from_the_root(toy_run, source):
+    where = Path(source.directory)
+    settings = (f"runtime.root={where.parent}", f"train.init_from={where.name}", "train.epochs=1")
+    summary = fit(toy_run(*settings))
+    assert read_state(Path(summary.directory)).init_from["checkpoint"] == source.best
+
+
+def test_what_is_no_checkpoint_is_refused_before_anything_starts(toy_run, tmp_path):
+    config = toy_run("train.init_from=/nowhere/at/all")
+    with pytest.raises(InputError, match="There is no folder /nowhere/at/all"):
+        fit(config)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_architecture_is_refused_by_its_tensor_and_its_setting(toy_run, source):
+    config = toy_run("model.temporal_layers=2", f"train.init_from={source.best}")
+    with pytest.raises(
+        InputError, match=r"another architecture: temporal\S+ is absent there and \[.*temporal_layers differ"
+    ):
+        fit(config)
+
+
+def test_another_tokenizer_is_refused(toy_run, source, toy_clip, tmp_path):
+    shutil.copytree(toy_clip, tmp_path / "clip")
+    path = tmp_path / "clip" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["x"], vocabulary["y"] = vocabulary["y"], vocabulary["x"]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match=r"whose tokenizer is not that of model\.clip"):
+        fit(toy_run(f"model.clip={tmp_path / 'clip'}", f"train.init_from={source.best}"))
+
+
+def test_a_dry_run_says_where_a_run_would_begin_and_what_would_be_refused(toy_run, source):
+    from gare.training.dry_run import make_plan
+
+    (problem,) = make_plan(toy_run("train.init_from=/nowhere")).problems
+    assert "There is no folder /nowhere" in problem
+    assert make_plan(toy_run(f"train.init_from={source.best}")).problems == []
