@@ -16,8 +16,9 @@ GIB = 2**30
 MEMORY = {
     "weights": "weights",
     "gradients": "gradients",
-    "optimiser": "optimiser's means and squares",
-    "pixels": "pixels of the batch",
+    "optimiser": "optimiser's state, and the weights' average",
+    "batches": "batches made ready",
+    "pixels": "pixels encoded at once",
     "text_tower": "kept of the text tower",
     "image_tower": "kept of the image tower",
     "temporal": "kept of the temporal transformer",
@@ -107,8 +108,8 @@ def _print_memory(memory: Memory, plan: Plan, config: Config) -> None:
     rows = [[label, getattr(memory, name) / GIB] for name, label in MEMORY.items()]
     print_table(title, ["part", "GiB, estimated"], [*rows, ["peak", memory.peak / GIB]])
     note(
-        "The parts are not all there at the same moment. It is what a step's tensors take in float32 with every clip "
-        "full; what the device, its kernels and its allocator need comes on top."
+        "The parts are not all there at the same moment. It is what a step's tensors take with every clip full; "
+        "what the device, its kernels and its allocator need comes on top."
     )
 
 

@@ -30,7 +30,7 @@ def batch_state(model: GareModel, batch: Batch, pairs: int | None = None) -> Pai
     model.eval()
     try:
         text, words = model.encode_texts(ids, token_mask)
-        frames = model.encode_frames(model.normalise(batch.frames[part].to(device)), frame_mask)
+        frames = model.encode_clips(batch.frames[part].to(device), frame_mask)
         return observe(model, text, frames, frame_mask, words=words, word_mask=token_mask)
     finally:
         model.train(was_training)

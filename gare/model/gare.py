@@ -39,6 +39,8 @@ class GareModel(nn.Module):
     def __init__(self, clip: Any, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         self.config = config
+        # Whatever transformers' default is: torch's fused attention holds no matrix of all positions by all positions.
+        clip.set_attn_implementation("sdpa")
         self.clip = clip
         self.tokenizer = tokenizer
         dim = int(clip.config.projection_dim)
@@ -98,14 +100,21 @@ class GareModel(nn.Module):
 
     def normalise(self, frames: Tensor) -> Tensor:
         """uint8 frames [..., 3, H, W] to CLIP's normalised float pixels."""
-        return (frames.float() / 255 - self.pixel_mean) / self.pixel_std
+        return frames.to(self.pixel_mean.dtype, copy=True).div_(255).sub_(self.pixel_mean).div_(self.pixel_std)
+
+    def encode_clips(self, clips: Tensor, frame_mask: Tensor) -> Tensor:
+        """Frame vectors [V, F, D] after the temporal transformer, of uint8 clips [V, F, 3, H, W].
+
+        Only valid frames are normalised and go through the image tower; padded rows come out as zeros.
+        """
+        return self._over_time(self.embed_images(self.normalise(clips[frame_mask])), frame_mask)
 
     def encode_frames(self, pixels: Tensor, frame_mask: Tensor) -> Tensor:
-        """Frame vectors [V, F, D] after the temporal transformer, of normalised pixels [V, F, 3, H, W].
+        """As ``encode_clips``, of normalised pixels [V, F, 3, H, W]."""
+        return self._over_time(self.embed_images(pixels[frame_mask]), frame_mask)
 
-        Only valid frames go through the image tower; padded rows come out as zeros.
-        """
-        embedded = self.embed_images(pixels[frame_mask])
+    def _over_time(self, embedded: Tensor, frame_mask: Tensor) -> Tensor:
+        """Valid frames' embeddings [N, D], in order, to their places [V, F, D] and through the temporal transformer."""
         frames = embedded.new_zeros(*frame_mask.shape, self.dim)
         frames[frame_mask] = embedded
         return self.temporal(frames, frame_mask)  # type: ignore[no-any-return]

@@ -8,12 +8,14 @@ Rows are this rank's texts; ``ranks`` sums over the others'.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from gare.objective.ranks import ALONE, Ranks
 
@@ -65,14 +67,17 @@ class Increments(ABC):
 
     def by_rows(self, function: OfRows) -> Iterator[Tensor]:
         """``function(rows, first text)`` of blocks; what a block needs for its gradient is made again, not kept."""
-        block = max(1, BLOCK_NUMBERS // (self.videos * max(self.dim, self.videos)))
-        if block >= self.texts:
-            yield function(self.rows(0, self.texts), 0)
+        cuts = self.cuts()
+        if len(cuts) == 1:
+            yield function(self.rows(*cuts[0]), 0)
             return
-        for start in range(0, self.texts, block):
-            stop = min(start + block, self.texts)
+        for start, stop in cuts:
             made: Tensor = checkpoint(self._block, function, start, stop, use_reentrant=False)
             yield made
+
+    def cuts(self) -> list[tuple[int, int]]:
+        """Where each block of rows starts and stops."""
+        return cuts(self.texts, self.videos, self.dim, BLOCK_NUMBERS)
 
     def _block(self, function: OfRows, start: int, stop: int) -> Tensor:
         return function(self.rows(start, stop), start)
@@ -102,6 +107,39 @@ class DenseIncrements(Increments):
         """Over several ranks all of [B, V, D] is gathered."""
         own = ranks.own(self.texts) if ranks.size > 1 else slice(None)
         return DenseIncrements(ranks.gather(self.delta_BVD)[:, own].transpose(0, 1))
+
+
+class BlockIncrements(Increments):
+    """The increments themselves, in blocks [b, V, D] of texts that never become one tensor; ``by_video`` aside."""
+
+    def __init__(self, blocks: Sequence[Tensor], *, normalised: bool = False) -> None:
+        self.blocks, self.normalised = list(blocks), normalised
+        self.texts = sum(len(block) for block in self.blocks)
+        _, self.videos, self.dim = self.blocks[0].shape
+
+    @override
+    def cuts(self) -> list[tuple[int, int]]:
+        stops = list(accumulate(len(block) for block in self.blocks))
+        return list(zip([0, *stops[:-1]], stops, strict=True))
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """A block as it is where the rows are one."""
+        bounds = zip(self.blocks, self.cuts(), strict=True)
+        parts = [b[max(start - at, 0) : stop - at] for b, (at, end) in bounds if at < stop and start < end]
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return F.normalize(rows, dim=-1) if self.normalised else rows
+
+    def lengths(self) -> Tensor:
+        """Norms over D."""
+        return torch.cat(list(self.by_rows(lambda rows, _: rows.norm(dim=-1))))
+
+    def unit(self) -> BlockIncrements:
+        """Normalised over D when they are asked for, so that nothing is held twice."""
+        return BlockIncrements(self.blocks, normalised=True)
+
+    def by_video(self, ranks: Ranks = ALONE) -> DenseIncrements:
+        """As one tensor: all of [B, V, D]."""
+        return DenseIncrements(self.rows(0, self.texts)).by_video(ranks)
 
 
 class FactorisedIncrements(Increments):
@@ -165,6 +203,12 @@ class FactorisedIncrements(Increments):
         gram = torch.bmm(self.basis_CKD, self.basis_CKD.mT)
         squares = (torch.bmm(coefficients, gram) * coefficients).sum(dim=-1)
         return squares if self.per_text else squares.T
+
+
+def cuts(texts: int, videos: int, dim: int, numbers: int) -> list[tuple[int, int]]:
+    """Bounds of the blocks of texts whose increments, and cosines of these, are at most so many numbers."""
+    block = max(1, numbers // (videos * max(dim, videos)))
+    return [(start, min(start + block, texts)) for start in range(0, texts, block)]
 
 
 def _total(parts: Iterator[Tensor]) -> Tensor:

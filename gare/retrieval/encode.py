@@ -75,7 +75,7 @@ def encode_videos(
     def block(start: int, stop: int) -> tuple[Tensor, ...]:
         clips, mask = load_clips(split, numbers[start:stop], view, choice)
         mask = mask.to(device)
-        return model.encode_frames(model.normalise(clips.to(device)), mask), mask
+        return model.encode_clips(clips.to(device), mask), mask
 
     return Videos(*in_parts(len(numbers), batch, block, ranks))
 

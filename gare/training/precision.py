@@ -30,7 +30,9 @@ def make_scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScal
 def prepare_towers(model: GareModel, config: TrainConfig) -> None:
     """Switch on activation checkpointing and compilation of CLIP's towers, as the settings say."""
     if config.checkpoint_activations:
-        model.clip.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        new = "activation_checkpointing_enable"  # transformers before 5.23 knows the other name only
+        enable = getattr(model.clip, new if hasattr(model.clip, new) else "gradient_checkpointing_enable")
+        enable({"use_reentrant": False})
     if config.compile:
         # In place, so that names of weights stay; batches differ in their number of valid frames.
         for tower in (model.clip.text_model, model.clip.vision_model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -9,17 +11,19 @@ from torch.optim import Optimizer
 from gare.common.errors import RunError
 from gare.config import Config
 from gare.data.batches import Batch
+from gare.model.blocked import blocked_scores
 from gare.model.factorised import factorised_scores
 from gare.model.gare import GareModel
 from gare.model.head import PairDropout
+from gare.objective.increments import Increments
 from gare.objective.nce import known_pairs
 from gare.objective.ranks import Ranks
 from gare.objective.total import Terms, objective
 from gare.training.ema import Ema
 from gare.training.encoding import Encoded, backward_through, encode
+from gare.training.suspects import suspects
 
 SMALLEST_SCALE = 1.0
-NAMED_VIDEOS = 8
 
 
 def forward(model: GareModel, batch: Batch, config: Config, ranks: Ranks, step: int) -> Terms:
@@ -29,18 +33,28 @@ def forward(model: GareModel, batch: Batch, config: Config, ranks: Ranks, step: 
 
 def pair_loss(model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: Ranks, step: int) -> Terms:
     """This rank's share of the loss of its embeddings."""
+    scores, increments = score(model, made, batch, config, ranks, step)
+    known = None if batch.groups is None else known_pairs(batch.groups.to(scores.device), ranks)
+    return objective(scores, increments, model.logit_scale, config.objective, ranks, known)
+
+
+def score(
+    model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: Ranks, step: int
+) -> tuple[Tensor, Tensor | Increments | None]:
+    """Cosines [b, B] of this rank's texts with the videos of all ranks, and the increments behind them."""
     device = made.text.device
     mask, token_mask = batch.frame_mask.to(device), batch.token_mask.to(device)
     dropout = PairDropout(config.model.dropout, config.train.seed, step, first_text=ranks.rank * len(made.text))
     frames, frame_mask = ranks.gather(made.frames), ranks.gather_constant(mask.int()).bool()
     pairs = (made.text, frames, frame_mask, made.words, token_mask, dropout)
-    known = None if batch.groups is None else known_pairs(batch.groups.to(device), ranks)
     if config.train.increments == "factorised":
         factorised = factorised_scores(model.head, *pairs)
-        scores, increments = factorised.scores, factorised.increments
-        return objective(scores, increments, model.logit_scale, config.objective, ranks, known)
+        return factorised.scores, factorised.increments
+    if config.train.chunk is not None:
+        blocked = blocked_scores(model.head, *pairs)
+        return blocked.scores, blocked.increments
     scored = model.head(*pairs)
-    return objective(scored.scores, scored.delta, model.logit_scale, config.objective, ranks, known)
+    return scored.scores, scored.delta
 
 
 def backward(
@@ -80,22 +94,34 @@ def train_step(
     terms, made = backward(model, batch, config, ranks, step, 1.0 if scaler is None else scaler.scale(one))
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     # The shares sum to the loss, so summing gradients over ranks is exact.
-    sum_gradients(parameters, ranks)
+    own_norm = sum_gradients(parameters, ranks)
     if scaler is not None:
         scaler.unscale_(optimiser)
     norms = gradient_norms(optimiser)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.train.max_grad_norm)
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.train.max_grad_norm))
     values = terms.totals(ranks)
-    overflow = scaler is not None and scaler.get_scale() > SMALLEST_SCALE and not torch.isfinite(norm)
-    if not torch.isfinite(torch.tensor(values["loss"])) or not (overflow or torch.isfinite(norm)):
-        raise RunError(_diverged(step, values["loss"], float(norm), batch, made, ranks))
+    overflow = scaler is not None and scaler.get_scale() > SMALLEST_SCALE and not math.isfinite(norm)
+    if not math.isfinite(values["loss"]) or not (overflow or math.isfinite(norm)):
+
+        def logits() -> Tensor:
+            return model.logit_scale * score(model, made, batch, config, ranks, step)[0]
+
+        raise _diverged(step, values["loss"], norm, suspects(batch, made, logits, own_norm, ranks))
     _update(optimiser, scaler)
     if not overflow:
+        values |= {"grad_norm": norm} | norms
         model.clamp_logit_scale()
         if ema is not None:
             ema.update()
-    values |= norms | {"grad_norm": float(norm), "logit_scale": float(model.logit_scale.detach())}
+    values |= {"logit_scale": float(model.logit_scale.detach())}
     return values if scaler is None else values | {"skipped": float(overflow), "loss_scale": scaler.get_scale()}
+
+
+def _diverged(step: int, loss: float, norm: float, look_at: str) -> RunError:
+    return RunError(
+        f"At step {step} the loss is {loss:.4g} and the gradient norm {norm:.4g}: training has diverged, nothing was "
+        f"updated. Lower train.lr_new or train.lr_clip, or look at {look_at}."
+    )
 
 
 def _update(optimiser: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
@@ -106,35 +132,28 @@ def _update(optimiser: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
         scaler.update()
 
 
-def _diverged(step: int, loss: float, norm: float, batch: Batch, made: Encoded, ranks: Ranks) -> str:
-    """The same sentence on every rank. The videos: those whose embeddings are not finite, or rank 0's batch."""
-    bad = [name for name, fine in zip(batch.video_ids, made.finite_rows().tolist(), strict=True) if not fine]
-    found = [name for names in ranks.gather_texts("\n".join(bad)) for name in names.split("\n") if name]
-    names = found or ranks.share_text("\n".join(batch.video_ids)).split("\n")
-    listed = ", ".join(names[:NAMED_VIDEOS]) + (", ..." if len(names) > NAMED_VIDEOS else "")
-    which = "the videos whose embeddings are not finite" if found else "the videos of this batch"
-    return (
-        f"At step {step} the loss is {loss:.4g} and the gradient norm {norm:.4g}: training has diverged, nothing was "
-        f"updated. Lower train.lr_new or train.lr_clip, or look at {which}: {listed}."
-    )
+def sum_gradients(parameters: list[Tensor], ranks: Ranks) -> Tensor | None:
+    """Sum every gradient over ranks, as one flat buffer; a parameter a rank did not use counts as zero.
 
-
-def sum_gradients(parameters: list[Tensor], ranks: Ranks) -> None:
-    """Sum every gradient over ranks, as one flat buffer; a parameter a rank did not use counts as zero."""
+    Returns the norm of this rank's own gradient; None where there is only one.
+    """
     if ranks.size == 1:
-        return
+        return None
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    own_norm: Tensor = torch.linalg.vector_norm(flat)
     flat = ranks.total(flat)
     start = 0
     for p in parameters:
         p.grad = flat[start : start + p.numel()].view_as(p)
         start += p.numel()
+    return own_norm
 
 
 def gradient_norms(optimiser: Optimizer) -> dict[str, float]:
     """The norm of each parameter group's gradient, by ``grad_norm/`` and the group's name."""
-    norms = {}
+    names, norms = [], []
     for group in optimiser.param_groups:
-        gradients = [p.grad for p in group["params"] if p.grad is not None]
-        norms[f"grad_norm/{group['name']}"] = float(torch.nn.utils.get_total_norm(gradients))
-    return norms
+        names.append(f"grad_norm/{group['name']}")
+        norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
+        norms.append(norm.to(group["params"][0].device, torch.float64))
+    return dict(zip(names, torch.stack(norms).tolist(), strict=True))

@@ -26,6 +26,7 @@ from gare.model.gare import GareModel
 from gare.model.outline import outline
 from gare.objective.ranks import Ranks
 from gare.training.optimiser import freeze
+from gare.training.precision import prepare_towers
 from gare.training.step import backward
 
 INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
@@ -36,13 +37,16 @@ class Memory:
     """Bytes of one worker. The parts are not all there at one moment, so they do not sum to ``peak``.
 
     ``text_tower`` to ``pairs``: what is kept for the backward pass, ``pairs`` being the pair head and the objective.
-    ``pixels``: the batch's frames as the image tower takes them. ``rows``: this worker's texts and videos.
+    ``optimiser``: its state and the average of ``train.ema``. ``batches``: this worker's batch and those read ahead,
+    uint8. ``pixels``: the frames that are encoded at once as the image tower takes them. ``rows``: this worker's texts
+    and videos.
     """
 
     rows: int
     weights: int
     gradients: int
     optimiser: int
+    batches: int
     pixels: int
     text_tower: int
     image_tower: int
@@ -60,6 +64,7 @@ def memory_of_step(architecture: Any, config: Config, workers: int) -> Memory:
     with FakeTensorMode():
         model = outline(architecture, config.model, device="cpu")
         freeze(model, config.train)
+        prepare_towers(model, config.train.model_copy(update={"compile": False}))
         model.train()
         batch = _batch(config, model, rows)
         parameters = list(model.parameters())
@@ -67,7 +72,8 @@ def memory_of_step(architecture: Any, config: Config, workers: int) -> Memory:
         weights = _bytes([*parameters, *model.buffers()])
         with _Alive([*parameters, *model.buffers()]) as alive, _kept_by_stage(model) as kept:
             backward(model, batch, config, _OneOf(workers), step=0)
-    optimiser = 2 * trained
+    optimiser = (2 if config.train.ema is None else 3) * trained
+    batches = batch.frames.numel() * batch.frames.element_size() * (1 + config.runtime.read_ahead)
     # Gradients are summed over workers as one flat copy and its reduced copy; AdamW holds the square roots of a group.
     at_update = trained * (2 if workers > 1 else 1)
     return Memory(
@@ -75,9 +81,10 @@ def memory_of_step(architecture: Any, config: Config, workers: int) -> Memory:
         weights=weights,
         gradients=trained,
         optimiser=optimiser,
-        pixels=batch.frames.numel() * torch.float32.itemsize,
+        batches=batches,
+        pixels=batch.frames[: config.train.chunk].numel() * torch.float32.itemsize,
         **kept,
-        peak=optimiser + max(alive.peak, weights + trained + at_update),
+        peak=optimiser + batches + max(alive.peak, weights + trained + at_update),
     )
 
 

@@ -63,6 +63,48 @@ def test_padded_frames_change_nothing(model):
     assert (plain[~mask] == 0).all()
 
 
+def clips_and_mask():
+    g = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (3, 4, 3, 32, 32), generator=g, dtype=torch.uint8), pixels_and_mask()[1]
+
+
+def test_encoding_valid_frames_only_equals_encoding_every_place_and_dropping_the_padded_ones(model, monkeypatch):
+    clips, mask = clips_and_mask()
+    every = model.embed_images(model.normalise(clips).flatten(0, 1)).view(3, 4, -1)
+    plain = model.temporal(every * mask[..., None], mask)
+    seen, true = [], model.embed_images
+    monkeypatch.setattr(model, "embed_images", lambda pixels: seen.append(len(pixels)) or true(pixels))
+    torch.testing.assert_close(model.encode_clips(clips, mask), plain)
+    assert seen == [7]
+
+
+def test_normalising_leaves_the_frames_alone(model):
+    pixels = torch.rand(2, 3, 4, 4)
+    before = pixels.clone()
+    model.normalise(pixels)
+    assert torch.equal(pixels, before)
+
+
+def test_fused_attention_equals_the_plain_one(model):
+    clips, mask = clips_and_mask()
+    ids, token_mask = model.tokenizer(["a red circle", "a blue"], 12)
+
+    def made():
+        model.zero_grad()
+        out = [*model.encode_texts(ids, token_mask), model.encode_clips(clips, mask)]
+        sum(x.square().sum() for x in out).backward()
+        return [x.detach() for x in out], [p.grad.clone() for p in model.clip.parameters() if p.grad is not None]
+
+    assert model.clip.config._attn_implementation == "sdpa"
+    fused = made()
+    model.clip.set_attn_implementation("eager")
+    plain = made()
+    for a, b in zip(fused[0], plain[0], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(fused[1], plain[1], strict=True):
+        assert (a - b).norm() <= 1e-4 * b.norm() + 1e-5
+
+
 def test_uint8_frames_are_normalised_with_clip_statistics(model):
     white = model.normalise(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
     assert torch.allclose(white[0, :, 0, 0], torch.tensor([1.9303, 2.0749, 2.1459]), atol=1e-4)

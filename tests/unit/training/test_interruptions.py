@@ -114,7 +114,7 @@ def test_how_often_checkpoints_are_made_changes_nothing_and_may_change_on_resume
     same_runs(seldom, whole)
 
 
-@pytest.mark.parametrize("setting", ["train.optimizer=bert_adam", "train.ema=0.9"])
+@pytest.mark.parametrize("setting", ["train.optimizer=bert_adam", "train.ema=0.9", "train.precision=fp16"])
 def test_whatever_has_a_state_goes_on_in_the_middle_of_an_epoch(toy_run, monkeypatch, setting):
     settings = (*RUN, setting)
     once = fit(toy_run(*settings, output="once"))

@@ -12,7 +12,7 @@ from gare.common.errors import RunError
 from gare.config.tree import with_overrides
 from gare.data.batches import make_batch
 from gare.data.shards import ShardSet
-from gare.model import GareModel
+from gare.model import GareModel, blocked
 from gare.objective import ALONE, TorchRanks
 from gare.training.ema import Ema
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates
@@ -70,6 +70,32 @@ def test_a_batch_in_pieces_gives_the_gradients_of_the_whole(toy_run, chunk, incr
     values, wanted = gradients(model.train(), batch, config)
     pieces = with_overrides(config, {"train.chunk": chunk})
     got_values, got = gradients(model, batch, pieces)
+    assert got_values == pytest.approx(values, rel=1e-12)
+    assert_close(got, wanted, 1e-9)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("model.context=words", "model.corrected=video"),
+        ("model.query=residual_scaled",),
+        ("model.increment=none",),
+        ("objective.direction_diversity.anchor=video", "objective.information_bottleneck.anchor=text"),
+        ("objective.information_bottleneck.normalised=true", "objective.direction_diversity.form=orthogonality"),
+        ("objective.trust_region.form=smooth", "objective.trust_region.anchor=video"),
+    ],
+)
+def test_pairs_in_blocks_give_the_gradients_of_the_whole(toy_run, monkeypatch, settings):
+    config = toy_run(*REGULARISERS, *settings, "model.dropout=0.2")
+    model, batch = built(config)
+    values, wanted = gradients(model.train(), batch, config)
+    monkeypatch.setattr(blocked, "BLOCK_NUMBERS", 3 * 8 * model.dim)
+    seen = []
+    model.head.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    got_values, got = gradients(model, batch, with_overrides(config, {"train.chunk": 5}))
+    assert seen[:3] == [3, 3, 2]
+    assert sorted(seen[3:]) == [2, 3, 3]  # once more each, in the backward pass
     assert got_values == pytest.approx(values, rel=1e-12)
     assert_close(got, wanted, 1e-9)
 
@@ -146,7 +172,7 @@ def rank_worker(rank, size, port, config, failures):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_twenty_steps_over_ranks_give_the_weights_of_one_process(toy_run, size, free_port):
     config = toy_run(*REGULARISERS, "model.dropout=0.2")
     context = mp.get_context("spawn")
@@ -158,35 +184,97 @@ def test_twenty_steps_over_ranks_give_the_weights_of_one_process(toy_run, size, 
     assert not found, found
 
 
+def broken_frames(model):
+    """As a broken video would: the third pair's."""
+    true = model.encode_clips
+    model.encode_clips = lambda *given: true(*given) * torch.tensor([1.0, 1.0, float("nan"), 1.0])[:, None, None]
+
+
+def broken_scale(model):
+    model.clip.logit_scale.data.fill_(float("nan"))
+
+
+def broken_gradient(model):
+    return model.head.psi.mean_proj.weight.register_hook(lambda gradient: gradient * float("inf"))
+
+
 def poisoned_worker(rank, port, config, said):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     ranks = TorchRanks()
-    model, batch = built(config, torch.float32)
-    if rank == 1:
-        true = model.encode_frames
-        # As a broken video would: the third pair of the second rank.
-        model.encode_frames = lambda *given: true(*given) * torch.tensor([1.0, 1.0, float("nan"), 1.0])[:, None, None]
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    try:
-        train_step(model, make_optimiser(model, config.train), of_rank(batch, ranks.own(4)), config, ranks, 5)
-    except RunError as error:
-        same = all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-        said.put((rank, str(error), same))
+    own = ranks.own(4)
+    for poison in (broken_frames, broken_scale, broken_gradient):
+        model, batch = built(config, torch.float32)
+        before = {name: p.detach().clone() for name, p in model.named_parameters() if name != "clip.logit_scale"}
+        if rank == 1:
+            poison(model)
+        try:
+            train_step(model, make_optimiser(model, config.train), of_rank(batch, own), config, ranks, 5)
+        except RunError as error:
+            same = all(torch.equal(model.get_parameter(name), value) for name, value in before.items())
+            said.put((rank, poison.__name__, str(error), same))
+    said.put((rank, "fp16", *overflowing(ranks, config, own)))
     torch.distributed.destroy_process_group()
 
 
-def test_a_video_that_is_not_finite_on_one_rank_stops_all_with_its_name(toy_run, free_port):
+def overflowing(ranks, config, own):
+    """What two steps say whose gradient overflows on rank 1 in the first, and whether that changed nothing."""
+    config = with_overrides(config, {"train.precision": "fp16"})
+    model, batch = built(config, torch.float32)
+    optimiser, scaler = make_optimiser(model, config.train), torch.amp.GradScaler("cpu", init_scale=8.0)
+    set_learning_rates(optimiser, 1.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    hook = broken_gradient(model) if ranks.rank == 1 else None
+    first = train_step(model, optimiser, of_rank(batch, own), config, ranks, 5, scaler=scaler)
+    same = all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    if hook is not None:
+        hook.remove()
+    second = train_step(model, optimiser, of_rank(batch, own), config, ranks, 6, scaler=scaler)
+    moved = any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    return f"{first['skipped']} {first['loss_scale']} {second['skipped']} {second['loss_scale']}", same and moved
+
+
+@pytest.fixture
+def two_poisoned(toy_run, free_port):
+    """What each of two ranks said of each poison on the second one, by the poison's name."""
     config = toy_run(*REGULARISERS)
     said = mp.get_context("spawn").Queue()
     mp.spawn(poisoned_worker, args=(free_port, config, said), nprocs=2)
-    first, second = sorted(said.get(timeout=30) for _ in range(2))
-    assert (first[0], second[0]) == (0, 1)
-    assert first[1] == second[1]
-    _, batch = built(config)
-    assert first[1].endswith(f"look at the videos whose embeddings are not finite: {batch.video_ids[6]}.")
-    assert first[2]
-    assert second[2]
+    found = {}
+    for rank, poison, text, right in (said.get(timeout=30) for _ in range(8)):
+        assert right, (rank, poison)
+        found.setdefault(poison, [None, None])[rank] = text
+    return found, built(config)[1].video_ids
+
+
+def test_what_is_not_finite_on_one_rank_stops_all_of_them_and_is_named(two_poisoned):
+    said, videos = two_poisoned
+    own = ", ".join(videos[4:])
+    for poison, wanted in {
+        "broken_frames": f"the videos whose embeddings are not finite, on worker 1: {videos[6]}.",
+        "broken_scale": f"the videos whose scores are not finite, on worker 1: {own}.",
+        "broken_gradient": f"the videos whose gradients are not finite, on worker 1: {own}.",
+    }.items():
+        first, second = said[poison]
+        assert first == second
+        assert "nothing was updated" in first
+        assert first.endswith(wanted)
+    # An overflow of fp16 is no divergence: both ranks leave the step out, with half the scale from then on.
+    assert said["fp16"] == ["1.0 4.0 0.0 4.0"] * 2
+
+
+def test_the_norm_of_each_group_is_told_and_makes_up_the_whole(toy_run):
+    config = toy_run(*REGULARISERS)
+    model, batch = built(config)
+    values = train_step(model, make_optimiser(model, config.train), batch, config, ALONE, 0)
+    groups = {name: value for name, value in values.items() if name.startswith("grad_norm/")}
+    assert list(groups) == [f"grad_norm/{part}/{kind}" for part in ("new", "clip") for kind in ("no_decay", "decay")]
+    assert sum(value**2 for value in groups.values()) == pytest.approx(values["grad_norm"] ** 2)
+    head = torch.stack([p.grad.norm() for n, p in model.named_parameters() if not n.startswith("clip.")]).norm()
+    scale = config.train.max_grad_norm / values["grad_norm"]  # gradients are clipped by now
+    assert float(head) == pytest.approx(
+        scale * (groups["grad_norm/new/decay"] ** 2 + groups["grad_norm/new/no_decay"] ** 2) ** 0.5, rel=1e-4
+    )
 
 
 # Precision
