@@ -4,10 +4,11 @@
 
 First: every video of a corpus (made-up clips of 10 to 30 s, each under many ids) is decoded once by plain processes
 that throw the frames away, each taking every N-th video, and once by the Ray job, which also isolates the decoder,
-digests the sources and writes shards and ledger. Both are timed from the first to the last finished video (the job:
-unit), in turns, and at the niceness that Ray gives its workers. The ratio says how much of the bare rate the job
-delivers, and the figures beside it where the rest goes: what the job's processes spend on a video's decoding and
-digest, and on everything else.
+digests the sources and writes shards and ledger. Both are timed from the first to the last video, start-up aside, in
+turns, and at the niceness that Ray gives its workers. The job is heard of by units only, so its start is the end of the
+first unit less what that unit's decoding took. The ratio says how much of the bare rate the job delivers, and the
+figures beside it where the rest goes: what the job's processes spend on a video's decoding and digest, and on
+everything else.
 
 Second (--rows): the job with a decoder that gives one small picture without looking, over manifests of more and more
 rows: seconds per row, and the driver's peak memory beyond what it held at the start. Takes half an hour for a million.
@@ -80,7 +81,7 @@ def job(manifest: Path, out: Path, workers: int) -> None:
     ray.shutdown()
     (first, begun), (last, done) = seen[1], seen[-1]
     seconds = pa.concat_tables([pq.read_table(path) for path in (out / "ledger").iterdir()])["decode_s"].to_numpy()
-    rate = (done - begun) / (last - first)
+    rate = done / (last - first + begun * float(seconds.mean()))
     print(
         json.dumps({"rate": rate, "decode_s": float(seconds.mean()), "other_s": workers / rate - float(seconds.mean())})
     )
