@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from gare.data.shards import ShardSet
     from gare.model.gare import GareModel
 
-CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
+CHECKPOINT = click.argument("checkpoint")
 SHARDS = click.option("--shards", required=True, help="Folder or address of gare prepare.")
 SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
 
 
 def open_checkpoint(
-    checkpoint: Path, shards: str, overrides: tuple[str, ...]
+    checkpoint: str, shards: str, overrides: tuple[str, ...]
 ) -> tuple[Path, GareModel, ShardSet, Config]:
     """Checkpoint folder, its model on its device, the shards, and its settings with the overrides."""
     import torch
@@ -30,10 +30,10 @@ def open_checkpoint(
     from gare.data.shards import ShardSet
     from gare.model.checkpoint import load_checkpoint_config, load_model
     from gare.training.inputs import check_recipe, choose_device
-    from gare.training.run import resolve_checkpoint
+    from gare.training.storage import find_checkpoint
 
     changes = usable(overrides, "is part of what was trained; a checkpoint")
-    folder = resolve_checkpoint(checkpoint)
+    folder = find_checkpoint(checkpoint)
     dataset = ShardSet(shards)
     config = with_overrides(load_checkpoint_config(folder), changes)
     torch.set_num_threads(config.runtime.cpu_threads)

@@ -20,7 +20,7 @@ from gare.common.console import note, print_table
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="PNG to write.")
 @config_options
 def diagnose(
-    checkpoint: Path, shards: str, split: str, pairs: int, out: Path, overrides: tuple[str, ...]
+    checkpoint: str, shards: str, split: str, pairs: int, out: Path, overrides: tuple[str, ...]
 ) -> dict[str, Any]:
     """Measure what the increments of CHECKPOINT do to the captions and videos of a split, and draw it.
 

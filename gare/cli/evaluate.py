@@ -27,7 +27,7 @@ PLACE = click.Path(path_type=Path)
 @evaluation_options
 @config_options
 def evaluate(
-    checkpoint: Path, shards: str, split: str, out: Path | None, overrides: tuple[str, ...], **options: Any
+    checkpoint: str, shards: str, split: str, out: Path | None, overrides: tuple[str, ...], **options: Any
 ) -> dict[str, Any]:
     """Measure how well CHECKPOINT (or the best one of a run's folder) retrieves a split, in both directions.
 

@@ -18,7 +18,7 @@ from gare.common.console import note, print_table
 @SPLIT
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the index.")
 @config_options
-def index(checkpoint: Path, shards: str, split: str, out: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+def index(checkpoint: str, shards: str, split: str, out: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Encode the videos of a split with CHECKPOINT (or the best one of a run's folder), for search.
 
     \b
@@ -39,17 +39,13 @@ def index(checkpoint: Path, shards: str, split: str, out: Path, overrides: tuple
 @click.argument("index_folder", metavar="INDEX", type=click.Path(path_type=Path))
 @click.argument("query")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="How many videos to list.")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Where the index's checkpoint is now, if it was moved."
-)
+@click.option("--checkpoint", help="Where the index's checkpoint is now, if it was moved.")
 @click.option(
     "--first-stage",
     type=click.IntRange(min=1),
     help="Score only this many candidates, chosen by two inner products: approximate in the choice, exact in scores.",
 )
-def search(
-    index_folder: Path, query: str, top: int, checkpoint: Path | None, first_stage: int | None
-) -> dict[str, Any]:
+def search(index_folder: Path, query: str, top: int, checkpoint: str | None, first_stage: int | None) -> dict[str, Any]:
     """Find the videos in INDEX that QUERY describes.
 
     \b
@@ -57,9 +53,9 @@ def search(
       gare search index "a small red circle moving left" --top 5
     """
     from gare.retrieval.index import open_index
-    from gare.training.run import resolve_checkpoint
+    from gare.training.storage import find_checkpoint
 
-    opened = open_index(index_folder, resolve_checkpoint(checkpoint) if checkpoint else None)
+    opened = open_index(index_folder, find_checkpoint(checkpoint) if checkpoint else None)
     hits = opened.search(query, top, first_stage=first_stage)
     rows = [[hit.rank, f"{hit.score:.3f}", hit.video_id, hit.uri] for hit in hits]
     print_table(f"“{query}”", ["rank", "score", "video", "path"], rows)

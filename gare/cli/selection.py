@@ -87,7 +87,7 @@ def _cautions(rule: str, config: Config, split: Split) -> list[str]:
 
 def _made(folder: Path) -> dict[str, Any]:
     """What training wrote of the checkpoint; nothing where it is no training's or is damaged."""
-    from gare.training.state import CHECKPOINT_FILE
+    from gare.training.run import CHECKPOINT_FILE
 
     try:
         made = json.loads((folder / CHECKPOINT_FILE).read_text(encoding="utf-8"))

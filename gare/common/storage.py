@@ -115,6 +115,26 @@ class Folder:
             found = system.get_file_info(FileSelector(path, allow_not_found=True))
         return {info.base_name: int(info.size or 0) for info in found if info.type == FileType.File}
 
+    def tree(self, below: str = "") -> dict[str, int]:
+        """Name and size in bytes of all files below a folder, at any depth; names are relative to it.
+
+        InputError for a name that leads elsewhere.
+        """
+        system, path = self._open(below)
+        with self._sentence("read", below):
+            found = system.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
+        sizes = {
+            info.path.removeprefix(path).lstrip("/"): int(info.size or 0)
+            for info in found
+            if info.type == FileType.File
+        }
+        for name in sizes:
+            if not name or ".." in name.split("/"):
+                raise InputError(
+                    f"{self.named(below)} holds a file named {name!r}, which leads elsewhere; it is refused."
+                )
+        return sizes
+
     def source(self, name: str) -> pa.NativeFile:
         """Open a file for reading anywhere in it; a local one is memory-mapped. FileNotFoundError where it is not."""
         if self.is_local:
@@ -159,6 +179,14 @@ class Folder:
             temporary = Path(scratch) / Path(name).name
             yield temporary
             self._upload(temporary, name)
+
+    def put(self, path: Path, name: str) -> None:
+        """Copy a local file to the file ``name``, which appears whole."""
+        if self.is_local:
+            with self.writing(name) as temporary:
+                shutil.copyfile(path, temporary)
+        else:
+            self._upload(path, name)
 
     def fetch(self, name: str, target: Path) -> None:
         """Copy a file to a local path; FileNotFoundError where it is not."""

@@ -17,6 +17,10 @@ class RuntimeConfig(Section):
     name: str | None = key(None, "name of the run; the experiment's digest when null")
     shards: str | None = key(None, "folder made by gare prepare")
     output: str = key("runs", "folder that holds a folder per run")
+    storage: str | None = key(
+        None,
+        "folder or address (s3://...) that runs are copied to and go on from; for an output not all nodes share",
+    )
     workers: int | list[int] = key(
         1, "Ray Train workers, one per device; [fewest, most] takes as many as fit the cluster when it starts"
     )

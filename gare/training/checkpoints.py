@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from gare.common.console import warn
-from gare.common.errors import GareError
+from gare.common.errors import GareError, InputError
 from gare.config import Config
 from gare.model.gare import GareModel
 from gare.objective.ranks import Ranks
 from gare.training.run import RunState, run_directory, write_state
 from gare.training.state import Parts, Snapshot, checkpoint_name, sweep, write_checkpoint
+from gare.training.storage import RunStorage
 
 
 class Checkpoints:
@@ -26,7 +27,7 @@ class Checkpoints:
 
     def __init__(self, config: Config, ranks: Ranks, parts: Parts, whole: str | None) -> None:
         self._config, self._parts, self._active = config, parts, ranks.rank == 0
-        self._folder = run_directory(config)
+        self._folder, self._storage = run_directory(config), RunStorage(config)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._whole = whole
@@ -85,7 +86,17 @@ class Checkpoints:
             whole = f"The checkpoint before it ({self._whole}) is whole" if self._whole else "There is none before it"
             raise type(error)(f"{error} {whole}; when there is room, the same command goes on.") from error
         self._whole = state.last
+        self._copy(state)
         sweep(self._folder, state)
+
+    def _copy(self, state: RunState) -> None:
+        """Bring the copy on storage up to date; storage that cannot be reached has until the run's end to come back."""
+        try:
+            self._storage.push(state)
+        except InputError as error:
+            if state.finished:
+                raise InputError(f"{error} The run is whole in {self._folder}; the same command copies it.") from error
+            warn(f"{error} Training goes on; the next checkpoint is copied with what is missing.")
 
 
 def rank(state: RunState, name: str, metrics: dict[str, float], config: Config) -> None:

@@ -31,6 +31,7 @@ from gare.training.precision import prepare_towers
 from gare.training.run import HISTORY_FILE, RunState, RunSummary, clip_source, open_run, resumed, run_directory, summary
 from gare.training.state import Parts, restore, sweep
 from gare.training.step import train_step
+from gare.training.storage import RunStorage
 from gare.training.warm_start import warm_start
 
 Report = Callable[[dict[str, Any]], None]
@@ -83,6 +84,7 @@ def _open(config: Config, data: TrainingData, ranks: Ranks) -> RunState:
     """The run's record as rank 0 finds or makes it, after it has removed what a killed process left."""
     state = RunState("", "")
     if ranks.rank == 0:
+        RunStorage(config).pull()
         state = open_run(config, data.digest)
         sweep(run_directory(config), state)
     return _shared(state, ranks)
@@ -106,6 +108,7 @@ def _build(config: Config, shards: ShardSet) -> tuple[GareModel, Tokenizer, Opti
 def _take_up(config: Config, state: RunState, parts: Parts, extras: Extras) -> None:
     """Go on from the run's last checkpoint, or begin with the weights of another's."""
     if state.last is not None:
+        RunStorage(config).checkpoint(state.last)
         restore(run_directory(config), state, parts)
     elif config.train.init_from is not None:
         state.init_from = warm_start(parts.model, config)

@@ -18,6 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from gare.common.console import warn
 from gare.common.errors import GareError, RunError
 from gare.common.files import write_json
+from gare.common.storage import Folder
 from gare.config import Config
 from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
@@ -27,6 +28,7 @@ from gare.training.loop import train
 from gare.training.placement import Nodes, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
 from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, resumed, run_directory, summary
+from gare.training.storage import RunStorage
 
 FAILURE_FILE = "failure.json"
 RAY_FOLDER = ".ray"
@@ -55,6 +57,8 @@ def fit(
     """
     config = absolute(config)
     folder = run_directory(config)
+    storage = RunStorage(config)
+    storage.pull()
     state = open_run(config, open_shards(config).digest)
     if state.finished:
         return summary(config, state, already=True)
@@ -63,6 +67,7 @@ def fit(
     callbacks = [*([TrackingCallback(tracking)] if tracking else []), *callbacks]
     with training_view(config, quiet=quiet) as on_row, follow(folder / HISTORY_FILE, on_row), _own_signals():
         _launch_until_done(config, folder, callbacks)
+    storage.pull()
     finished = read_state(folder)
     if finished is None or not finished.finished:
         raise RunError(f"Training ended early; its folder is {folder}. The same command goes on.")
@@ -119,11 +124,18 @@ def _trainer(
         run_config=RunConfig(
             # A name of its own per launch: resuming is the run folder's business, never Ray's by name.
             name=f"launch-{time.time_ns()}",
-            storage_path=str(run_directory(config) / RAY_FOLDER),
+            storage_path=_ray_folder(config),
             failure_config=failures,
             callbacks=list(callbacks),
         ),
     )
+
+
+def _ray_folder(config: Config) -> str:
+    """Where Ray Train keeps its own records, which all nodes must see."""
+    if config.runtime.storage is None:
+        return str(run_directory(config) / RAY_FOLDER)
+    return Folder.at(config.runtime.storage).below(config.run_name()).below(RAY_FOLDER).address
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ HISTORY_FILE = "history.jsonl"
 HANDLE_FILE = "mlflow.json"
 CHECKPOINTS = "checkpoints"
 DIAGNOSTICS = "diagnostics"
+CHECKPOINT_FILE = "checkpoint.json"
+CHECKPOINT_NAME = re.compile(r"(epoch|step)-\d+")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ class RunState:
     kept: dict[str, float] = field(default_factory=dict)
     init_from: dict[str, str] | None = None
 
+    @property
+    def named(self) -> set[str]:
+        """The names of the checkpoints that are kept."""
+        return {name for name in (self.last, self.best, *self.kept) if name is not None}
+
 
 def absolute(config: Config) -> Config:
     """The same experiment with its places absolute: workers run in other folders.
@@ -80,8 +88,11 @@ def absolute(config: Config) -> Config:
     runtime: dict[str, Any] = values["runtime"]
     root = Path(runtime["root"] or ".").resolve()
     if is_address(runtime["output"]):
-        raise ConfigError(f"runtime.output is {runtime['output']}, but only folders of a file system can be used.")
-    for name in ("output", "shards"):
+        raise ConfigError(
+            f"runtime.output is {runtime['output']}, but runs are written in a folder of a file system; "
+            "set runtime.storage to the address, and they are copied there and taken up from there."
+        )
+    for name in ("output", "shards", "storage"):
         if runtime[name] is not None and not is_address(runtime[name]):
             runtime[name] = str(root / runtime[name])
     runtime |= {"root": str(root), "name": config.run_name()}
@@ -157,15 +168,18 @@ def refuse_other(config: Config, folder: Path, state: RunState, dataset_digest: 
 def read_state(folder: Path) -> RunState | None:
     """The record of a run's folder, or None where there is none."""
     path = folder / RUN_FILE
-    if not path.is_file():
-        return None
+    return parse_state(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+
+
+def parse_state(text: str, place: str) -> RunState:
+    """Read a run's record from its text; InputError, naming its ``place``, where it is damaged."""
     try:
-        state = RunState(**json.loads(path.read_text(encoding="utf-8")))
+        state = RunState(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); remove the folder or choose another runtime.name.") from None
+        raise InputError(f"{place} is damaged ({error}); remove the folder or choose another runtime.name.") from None
     names = (state.last, state.best, *(state.kept if isinstance(state.kept, dict) else [0]))
     if not all(isinstance(name, str | None) for name in names):
-        raise InputError(f"{path} is damaged; remove the folder or choose another runtime.name.")
+        raise InputError(f"{place} is damaged; remove the folder or choose another runtime.name.")
     return state
 
 
@@ -201,7 +215,10 @@ def summary(
 
 def initial_checkpoint(config: Config) -> Path:
     """The checkpoint folder of ``train.init_from``, which may name a run (then its best one)."""
-    return resolve_checkpoint(from_root(config, str(config.train.init_from)))
+    from gare.training.storage import find_checkpoint  # it builds on this module
+
+    place = str(config.train.init_from)
+    return find_checkpoint(place if is_address(place) else from_root(config, place))
 
 
 def resolve_checkpoint(path: str | Path) -> Path:

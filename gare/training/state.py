@@ -22,12 +22,11 @@ from gare.config import Config
 from gare.model.checkpoint import load_model, save_model
 from gare.model.gare import GareModel
 from gare.training.ema import Ema
-from gare.training.run import CHECKPOINTS, RunState
+from gare.training.run import CHECKPOINT_FILE, CHECKPOINT_NAME, CHECKPOINTS, RunState
 
 TRAINER_FILE = "trainer.pt"
-CHECKPOINT_FILE = "checkpoint.json"
 
-_OURS = re.compile(r"(epoch|step)-\d+|\..*\.(tmp|old)")
+_LEFT_BEHIND = re.compile(r"\..*\.(tmp|old)")
 
 
 class Stateful(Protocol):
@@ -118,9 +117,10 @@ def sweep(run_folder: Path, state: RunState) -> None:
     for path in run_folder.glob(".*.tmp"):
         if path.is_file():
             path.unlink(missing_ok=True)
-    folder, named = run_folder / CHECKPOINTS, {state.last, state.best, *state.kept}
+    folder = run_folder / CHECKPOINTS
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.is_dir() and _OURS.fullmatch(path.name) and path.name not in named:
+        ours = CHECKPOINT_NAME.fullmatch(path.name) or _LEFT_BEHIND.fullmatch(path.name)
+        if path.is_dir() and ours and path.name not in state.named:
             # Half removed, it must not look like a checkpoint.
             hidden = path if path.name.startswith(".") else path.rename(folder / f".{path.name}.old")
             shutil.rmtree(hidden, ignore_errors=True)

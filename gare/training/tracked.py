@@ -24,6 +24,7 @@ from gare.training.run import (
     read_state,
     run_directory,
 )
+from gare.training.storage import RunStorage
 
 
 def tracked(config: Config, fit: Callable[[RunHandle | None], RunSummary]) -> RunSummary:
@@ -35,7 +36,9 @@ def tracked(config: Config, fit: Callable[[RunHandle | None], RunSummary]) -> Ru
 
     config = absolute(config)
     shards = open_shards(config)
-    with only_one(run_directory(config)):
+    storage = RunStorage(config)
+    with only_one(run_directory(config)), storage.held():
+        storage.pull()
         return _track(config, fit, shards) if config.runtime.tracking else fit(None)
 
 

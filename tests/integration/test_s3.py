@@ -9,17 +9,23 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 from pyarrow.fs import FileSystem
 
 from gare.common.errors import InputError, RunError
 from gare.common.storage import Folder
 from gare.config.prepare import PrepareConfig
+from gare.config.tree import to_yaml
+from gare.data.cache import CACHE_VARIABLE
 from gare.data.shards import ShardSet
+from gare.model import load_model
 from gare.schema import MANIFEST
+from gare.training.storage import find_checkpoint
 from pipelines import shards
 from pipelines.manifest import write_manifest
 from pipelines.shard_tools import by_split, merge, split
 from tests.prepared import make_sources
+from tests.processes import gare, run
 from tests.s3 import s3_bucket
 
 pytestmark = pytest.mark.slow
@@ -156,3 +162,23 @@ def test_a_manifest_or_a_bucket_that_is_not_there_is_one_sentence(bucket, corpus
     elsewhere = bucket("out").replace("s3://bucket-", "s3://nowhere-")
     with pytest.raises(InputError, match=r"s3://nowhere-\w+/out"):
         shards.prepare(corpus[1], elsewhere, RECIPE)
+
+
+@pytest.mark.ray
+def test_a_training_run_is_taken_up_from_the_bucket_on_another_disk(toy_run, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+
+    def train(disk):
+        # A process with a Ray of its own: workers that were up before the bucket would not know its credentials.
+        settings = toy_run("train.epochs=2", "runtime.name=x", f"runtime.storage={bucket('runs')}", output=disk)
+        path = tmp_path / f"{disk}.yaml"
+        path.write_text(to_yaml(settings))
+        return json.loads(run(gare("train", path, "--json")).stdout)
+
+    first, again = train("first"), train("second")
+    assert again["already_finished"]
+    assert again["best_metrics"] == first["best_metrics"]
+    models = [load_model(place) for place in (first["best"], again["best"], find_checkpoint(bucket("runs/x")))]
+    for ours, theirs, fetched in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(ours, theirs)
+        assert torch.equal(ours, fetched)
