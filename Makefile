@@ -4,11 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers-installed
+AUDIT := $(VENV)/audit
+PIP_AUDIT := 2.10.1
+KNOWN := https://pypi.org/pypi/pip/25.0/json
 DEMO ?= demo
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-slow soak lint format typecheck bench clean
+.PHONY: setup demo test test-slow soak lint format typecheck audit bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,6 +47,14 @@ format: setup  ## let ruff rewrite
 
 typecheck: setup  ## mypy, strict
 	$(BIN)/mypy
+
+# In an environment of its own: what looks for flaws is no dependency. Nothing of constraints.txt is installed.
+audit:  ## known flaws of the pinned packages, asked of pypi.org
+	@$(PYTHON) -c 'import json, urllib.request as u; json.load(u.urlopen("$(KNOWN)", timeout=10))["vulnerabilities"]' 2> /dev/null \
+	  || { echo "make audit asks pypi.org for known flaws, and cannot do so from here; run it where the network allows it."; exit 1; }
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
+	  $(AUDIT)/bin/python -m pip install --quiet pip-audit==$(PIP_AUDIT); }
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off
 
 # Whatever cannot be installed is named by the benchmark that would use it.
 $(PEERS): $(STAMP)

@@ -17,7 +17,7 @@ from tests.toy import make_shards
 
 ROOT = Path(__file__).parents[2]
 FILES = (".json", ".md", ".py", ".safetensors", ".yaml")
-DOCUMENTS = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
+DOCUMENTS = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), ROOT / "deploy" / "README.md"])
 
 
 def blocks(document, language):
@@ -56,7 +56,7 @@ def test_commands_settings_and_links_exist(path):
     sections = {key.partition(".")[0] for key in keys}
     named = re.findall(rf"`((?:{'|'.join(sections)})(?:\.[a-z_0-9]+)+)(?:=[^`]*)?`", text)
     assert {name for name in named if not name.endswith(FILES)} - keys == set()
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (path.parent / target).exists(), target
 
 
