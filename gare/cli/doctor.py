@@ -1,0 +1,127 @@
+"""``gare doctor``: what is wrong with this machine, or with every node of a cluster, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gare.cli.command import config_options, gare_command
+from gare.common.errors import RunError
+from gare.common.storage import is_address
+
+if TYPE_CHECKING:
+    from gare.cli.nodes import Found
+    from gare.doctor.every import Wanted
+
+HERE = "here"
+
+
+@gare_command("doctor", short_help="Say what is wrong with this machine or cluster, and how to mend it.")
+@click.option("--cluster", is_flag=True, help="Look at every node of the cluster too (RAY_ADDRESS, else the one here).")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="A YAML file whose runtime.* places to try."
+)
+@click.option("--shards", help="Folder or address that has to be readable (runtime.shards).")
+@click.option("--output", help="Folder or address that has to be writable (runtime.output).")
+@click.option("--fix", is_flag=True, help="Set the token file's mode to 600 where others can read it.")
+@config_options
+def doctor(
+    *,
+    cluster: bool,
+    config_file: Path | None,
+    shards: str | None,
+    output: str | None,
+    fix: bool,
+    overrides: tuple[str, ...],
+) -> dict[str, Any]:
+    """Look for what would stop or slow a run: packages, GPUs, codecs, disk, memory, storage, tracker, token.
+
+    Writes nothing but small files in the output folder, which it removes. With --cluster every node is looked at,
+    also its clock, and whether the output folder is the same everywhere. Ends with code 4 when something fails;
+    what is only a risk is a warning.
+
+    \b
+    Examples:
+      gare doctor
+      gare doctor --config configs/msrvtt.yaml --shards shards --output runs
+      gare doctor --cluster --output /mnt/gare/runs --json
+    """
+    from gare.doctor.every import look
+    from gare.doctor.finding import fail
+
+    found: Found = []
+    try:
+        wanted = _wanted(config_file, overrides, shards, output, cluster=cluster, fix=fix)
+    except Exception as error:  # noqa: BLE001 - a package that cannot be imported is a finding too
+        found.append((HERE, fail("settings", str(error), "correct the file or the option")))
+        wanted = _defaults(shards, output, cluster=cluster, fix=fix)
+    found += [(HERE, finding) for finding in look(wanted)]
+    if cluster:
+        from gare.cli.nodes import look_everywhere
+
+        found += look_everywhere(wanted, HERE)
+    return _report(found)
+
+
+def _defaults(shards: str | None, output: str | None, *, cluster: bool, fix: bool) -> Wanted:
+    from gare.cli.ray_session import OBJECT_STORE_BYTES
+    from gare.doctor.every import Wanted
+
+    tracker = os.environ.get("MLFLOW_TRACKING_URI")
+    return Wanted(OBJECT_STORE_BYTES, _absolute(shards), _absolute(output), tracker or None, cluster=cluster, fix=fix)
+
+
+def _absolute(place: str | None, root: str | None = None) -> str | None:
+    """The place as other machines have to name it."""
+    if place is None or is_address(place):
+        return place
+    return str(Path(root or ".").resolve() / place)
+
+
+def _wanted(
+    config_file: Path | None,
+    overrides: Sequence[str],
+    shards: str | None,
+    output: str | None,
+    *,
+    cluster: bool,
+    fix: bool,
+) -> Wanted:
+    wanted = _defaults(shards, output, cluster=cluster, fix=fix)
+    if config_file is None and not overrides:
+        return wanted
+    from gare.config.tree import load_config
+
+    runtime = load_config(config_file, tuple(overrides)).runtime
+    return replace(
+        wanted,
+        shards=wanted.shards or _absolute(runtime.shards, runtime.root),
+        output=wanted.output or _absolute(runtime.output, runtime.root),
+        tracker=runtime.tracking_uri or wanted.tracker,
+    )
+
+
+def _report(found: Found) -> dict[str, Any]:
+    """Print the table; RunError, with the whole result, where something fails."""
+    from gare.common.console import print_table
+
+    several = len({node for node, _ in found}) > 1
+    columns = ["node"] * several + ["check", "state", "what is there", "how to mend it"]
+    print_table(
+        "Doctor",
+        columns,
+        [[node] * several + [each.check, each.state, each.says, each.mend] for node, each in found],
+    )
+    counts = {state: sum(each.state == state for _, each in found) for state in ("ok", "warn", "fail")}
+    result = {"counts": counts, "findings": [{"node": node} | asdict(each) for node, each in found]}
+    if counts["fail"]:
+        bad = ", ".join(dict.fromkeys(each.check for _, each in found if each.state == "fail"))
+        raise RunError(
+            f"{counts['fail']} of {len(found)} checks fail: {bad}; the table says how to mend it.", result=result
+        )
+    return result

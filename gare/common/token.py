@@ -1,0 +1,77 @@
+"""Ray's authentication token: where it is, and that nobody else on the machine can read it.
+
+The token itself is read by Ray alone. It is never printed, recorded or sent along with a job.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+MODE, TOKEN, TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+TOKEN_BYTES = 32
+
+
+def token_file() -> Path:
+    """The file that Ray reads its token from, unless RAY_AUTH_TOKEN holds it."""
+    named = os.environ.get(TOKEN_FILE)
+    return Path(named) if named else Path.home() / ".ray" / "auth_token"
+
+
+def token_source() -> str | None:
+    """Where the token comes from, in Ray's order, in words for people; None where there is none."""
+    if os.environ.get(TOKEN, "").strip():
+        return f"the variable {TOKEN}"
+    file = token_file()
+    with suppress(OSError):
+        if file.is_file() and file.stat().st_size:
+            return str(file)
+    return None
+
+
+def protect_token() -> None:
+    """Take the token file from everybody but its owner: Ray writes it readable by all."""
+    with suppress(OSError):  # another user's file, or one mounted read-only, is not ours to change
+        file = token_file()
+        if file.is_file() and file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+
+
+def make_token() -> None:
+    """Make the token that Ray would make for its first cluster on a machine, which others could read for a moment."""
+    if token_source() is not None or os.environ.get(TOKEN_FILE) or os.environ.get(MODE, "token").lower() != "token":
+        return
+    file = token_file()
+    with suppress(OSError):  # Ray says what cannot be written, and another process may have been first
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(secrets.token_hex(TOKEN_BYTES))
+
+
+def use_token() -> None:
+    """Have Ray's clients send the token, where there is one. Before ray is imported, which reads the mode once."""
+    protect_token()
+    if token_source() is not None:
+        os.environ.setdefault(MODE, "token")
+
+
+def wrong_token(cluster: str) -> str:
+    """What to do where ``cluster`` does not take our token, or we have none; the token itself is not told."""
+    source = token_source()
+    put = f"put the cluster's in ~/.ray/auth_token with mode 600, or name its file in {TOKEN_FILE}"
+    if source is None:
+        return f"{cluster} asks for a token, and there is none here: {put}."
+    if os.environ.get(MODE, "").lower() != "token":
+        return f"{cluster} asks for a token; unset {MODE}, so that it is sent."
+    also = f", and unset {TOKEN}" if TOKEN in source else ""
+    return f"{cluster} refuses the token of {source}, which is not its own: {put}{also}."
+
+
+def told_token() -> str:
+    """Which token, if any, clusters are told by us, in words."""
+    source = token_source()
+    if source is None:
+        return "there is none here"
+    return f"it is told that of {source}" if os.environ.get(MODE, "").lower() == "token" else f"{MODE} keeps ours back"

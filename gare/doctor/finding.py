@@ -1,0 +1,52 @@
+"""What a check found, and that a check which breaks is itself a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from gare.common.storage import redact
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table: which check, how it ended, what is there, and what mends it."""
+
+    check: str
+    state: State
+    says: str
+    mend: str = ""
+
+
+Check = Callable[[], Finding]
+
+
+def ok(check: str, says: str) -> Finding:
+    """Nothing to mend."""
+    return Finding(check, "ok", says)
+
+
+def warn(check: str, says: str, mend: str) -> Finding:
+    """Work goes on, slower or with a risk."""
+    return Finding(check, "warn", says, mend)
+
+
+def fail(check: str, says: str, mend: str) -> Finding:
+    """Something will not work."""
+    return Finding(check, "fail", says, mend)
+
+
+def examine(checks: Iterable[tuple[str, Check]]) -> list[Finding]:
+    """Run named checks; one that raises becomes a failed finding with its reason."""
+    return [_guarded(name, check) for name, check in checks]
+
+
+def _guarded(name: str, check: Check) -> Finding:
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - whatever is broken here is what we were asked to find
+        first = redact((str(error).strip() or "no message").splitlines()[0])
+        return fail(name, f"the check itself broke: {type(error).__name__}: {first}", "mend what it names")

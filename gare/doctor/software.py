@@ -1,0 +1,156 @@
+"""Python, packages, FFmpeg's codecs, GPUs and NCCL."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gare.doctor.finding import Finding, fail, ok, warn
+from gare.doctor.tested import EXACT, OLDEST_PYTHON, PACKAGES
+
+DECODERS: Mapping[str, tuple[str, ...]] = {
+    "h264": ("h264",),
+    "hevc": ("hevc",),
+    "vp8": ("vp8", "libvpx"),
+    "vp9": ("vp9", "libvpx-vp9"),
+    # FFmpeg's own av1 decoder needs a GPU; these do not.
+    "av1": ("libdav1d", "libaom-av1"),
+    "mpeg4": ("mpeg4",),
+    "mpeg2video": ("mpeg2video",),
+    "mjpeg": ("mjpeg",),
+}
+"""Codec to the decoders of FFmpeg that can read it on a processor; any one will do."""
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
+INSTALL = "python -m pip install --constraint constraints.txt --editable ."
+
+
+def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
+    """Whether Python is new enough."""
+    said = ".".join(str(part) for part in version)
+    if version[:2] < OLDEST_PYTHON:
+        oldest = ".".join(str(part) for part in OLDEST_PYTHON)
+        return fail(
+            "python", f"{said} is older than {oldest}", f"install Python {oldest} or newer and make a new .venv"
+        )
+    return ok("python", said)
+
+
+def check_packages(installed: Callable[[str], str] = importlib.metadata.version) -> Finding:
+    """Whether the packages are there, new enough and those this release is tested with."""
+    bad, other = [], []
+    for name, (oldest, tested) in PACKAGES.items():
+        try:
+            version = installed(name)
+        except importlib.metadata.PackageNotFoundError:
+            bad.append(f"{name} is missing")
+            continue
+        if _numbers(version) < _numbers(oldest):
+            bad.append(f"{name} {version} is older than {oldest}")
+        elif name in EXACT and _numbers(version)[:2] != _numbers(tested)[:2]:
+            bad.append(f"{name} {version} is not {tested}")
+        elif version.partition("+")[0] != tested:
+            other.append(f"{name} {version} (tested with {tested})")
+    if bad:
+        return fail("packages", "; ".join([*bad, *other]), INSTALL)
+    if other:
+        return warn("packages", "; ".join(other), INSTALL)
+    return ok("packages", f"{len(PACKAGES)} packages as tested")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The release of a version, as numbers that compare."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def check_codecs(available: Collection[str] | None = None) -> Finding:
+    """Whether FFmpeg, inside PyAV, can decode what videos are usually in. ``available``: names of its decoders."""
+    if available is None:
+        available = _decoders()
+    missing = [codec for codec, decoders in DECODERS.items() if not any(name in available for name in decoders)]
+    if missing:
+        says = f"FFmpeg cannot decode {', '.join(missing)}"
+        mend = "python -m pip install --force-reinstall --no-deps --only-binary av av (its wheel brings FFmpeg along)"
+        return fail("codecs", says, mend) if "h264" in missing else warn("codecs", says, mend)
+    return ok("codecs", ", ".join(DECODERS))
+
+
+def _decoders() -> set[str]:
+    import av
+
+    found = set()
+    for name in {decoder for decoders in DECODERS.values() for decoder in decoders}:
+        with suppress(ValueError):  # av.codec.UnknownCodecError
+            av.codec.Codec(name, "r")
+            found.add(name)
+    return found
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What torch and the system say of the GPUs."""
+
+    names: tuple[str, ...]
+    built_for: str | None
+    """CUDA version of the torch build; None for a build without CUDA."""
+    driver: str | None
+    """Version of NVIDIA's kernel driver; None where there is none."""
+    nccl: tuple[int, ...] | None
+
+    @classmethod
+    def here(cls) -> Gpus:
+        """Look at this machine."""
+        import torch
+
+        there = torch.cuda.is_available()
+        nccl: Any = torch.cuda.nccl if there and torch.distributed.is_nccl_available() else None
+        return cls(
+            tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())) if there else (),
+            torch.version.cuda,
+            _driver(),
+            tuple(nccl.version()) if nccl else None,
+        )
+
+
+def _driver(path: Path = NVIDIA_DRIVER) -> str | None:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"\b\d{3}\.\d+(?:\.\d+)?\b", text)
+    return found[0] if found else "unknown"
+
+
+def check_gpus(gpus: Gpus) -> Finding:
+    """Whether torch can use the GPUs that the machine has."""
+    if gpus.names:
+        kinds = ", ".join(f"{gpus.names.count(name)} x {name}" for name in dict.fromkeys(gpus.names))
+        return ok("gpus", f"{kinds}; CUDA {gpus.built_for}, driver {gpus.driver or 'unknown'}")
+    if gpus.driver is None:
+        return ok("gpus", "none; training runs on the CPU")
+    if gpus.built_for is None:
+        return fail(
+            "gpus", f"driver {gpus.driver} is there, but torch is built without CUDA", "install torch from PyPI"
+        )
+    return fail(
+        "gpus",
+        f"driver {gpus.driver} is there, but torch (CUDA {gpus.built_for}) finds no GPU",
+        "update the driver to one for this CUDA, or give the container its GPUs (docker run --gpus all)",
+    )
+
+
+def check_nccl(gpus: Gpus) -> Finding:
+    """Whether ranks on GPUs can talk to each other."""
+    if not gpus.names:
+        return ok("nccl", "not needed without GPUs; ranks use gloo")
+    if gpus.nccl is None:
+        return fail("nccl", "torch is built without NCCL, which ranks on GPUs need", "install torch from PyPI")
+    return ok("nccl", ".".join(str(part) for part in gpus.nccl))
