@@ -16,9 +16,11 @@ from gare.cli.config import config
 from gare.cli.corpus import corpus
 from gare.cli.demo import demo
 from gare.cli.diagnose import diagnose
+from gare.cli.doctor import doctor
 from gare.cli.evaluate import evaluate, zero_shot
 from gare.cli.import_checkpoint import import_checkpoint
 from gare.cli.inspect import inspect
+from gare.cli.jobs import jobs, logs, stop, submit
 from gare.cli.manifest import manifest
 from gare.cli.prepare import prepare
 from gare.cli.search import index, search
@@ -45,6 +47,11 @@ COMMANDS: tuple[click.Command, ...] = (
     compare,
     diagnose,
     demo,
+    doctor,
+    submit,
+    jobs,
+    logs,
+    stop,
 )
 
 
@@ -72,7 +79,7 @@ def cli() -> None:
       gare evaluate runs/first --shards shards
       gare index runs/first --shards shards --out index
       gare search index "a small red circle moving left"
-    gare demo does all of it and a sweep. COMMAND --help says more of each.
+    gare demo does all of it and a sweep. COMMAND --help says more of each. gare submit -- COMMAND runs it on a cluster.
 
     \b
     Exit codes: 0 done; 2 a setting or the command line, 3 a file or argument, 4 work that stopped,

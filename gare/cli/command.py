@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from gare.common.console import notes
 from gare.common.errors import GareError, InputError
+from gare.jobs.places import refuse_foreign_paths
 
 Result = Mapping[str, Any] | None
 
@@ -86,6 +87,7 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
         if not debug:
             warnings.simplefilter("ignore")  # libraries' remarks to programmers
         try:
+            refuse_foreign_paths()
             emit(dict(function() or {}))
         except BrokenPipeError:
             raise  # Nobody reads the output any more; click ends quietly.

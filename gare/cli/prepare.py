@@ -9,6 +9,9 @@ import click
 from gare.cli.command import config_options, gare_command
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gare.jobs.places import Place
     from pipelines.shards import Job, PrepareReport, Progress
 
 
@@ -61,7 +64,7 @@ def prepare(
     opened = shards.open_job(manifest, out, config.prepare, retry_failed=retry_failed, changed=changed)
     with opened as job:
         _say(job)
-        session = ray_session(config.runtime) if job.todo else nullcontext()
+        session = ray_session(config.runtime, places=_places(job, out)) if job.todo else nullcontext()
         with session, meter("videos", job.rows, start=job.rows - job.rows_todo) as progress:
 
             def show(state: Progress) -> None:
@@ -73,6 +76,17 @@ def prepare(
         "out": str(report.out), "totals": report.totals, "splits": report.splits, "videos": report.videos,
         "units_skipped": report.units_skipped, "seconds": report.seconds, "videos_per_s": report.videos_per_s,
     }  # fmt: skip
+
+
+def _places(job: Job, out: str) -> Iterator[Place]:
+    """The output folder, and a few of the videos to decode: the first and last of the first and last unit."""
+    from gare.jobs.places import Place
+
+    yield Place("--out", out, "output")
+    for unit in dict.fromkeys((job.todo[0].unit, job.todo[-1].unit)):
+        uris = job.output.batch(unit)["uri"]
+        for uri in (uris[0].as_py(), uris[-1].as_py()):
+            yield Place("a video of the manifest", uri, "input")
 
 
 def _say(job: Job) -> None:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from gare.common.errors import RunError
+from gare.common.token import make_token, protect_token, told_token, use_token, wrong_token
 from gare.config import RuntimeConfig
+from gare.jobs.places import Place
+from gare.jobs.shared import check_shared
 
 OBJECT_STORE_BYTES = 512 * 2**20
 
 
 @contextmanager
-def ray_session(runtime: RuntimeConfig, *, dashboard: bool = False) -> Iterator[None]:
+def ray_session(runtime: RuntimeConfig, *, dashboard: bool = False, places: Iterable[Place] = ()) -> Iterator[None]:
     """Initialise Ray for the block, unless it is already there.
 
     A local cluster offers at least the CPUs that the settings' workers ask for. ``dashboard``: start it too
-    (Ray frees the resources of stopped trials only with it).
+    (Ray frees the resources of stopped trials only with it). ``places``: paths that every node of a cluster that was
+    there has to see; InputError where one does not.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    if os.environ.get("RAY_ADDRESS"):
+        use_token()
     import ray
 
     if ray.is_initialized():
@@ -31,6 +36,7 @@ def ray_session(runtime: RuntimeConfig, *, dashboard: bool = False) -> Iterator[
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level="ERROR")
         else:
+            make_token()
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, math.ceil(runtime.fewest_workers * runtime.cpus_per_worker)),
@@ -39,17 +45,17 @@ def ray_session(runtime: RuntimeConfig, *, dashboard: bool = False) -> Iterator[
                 log_to_driver=False,
                 logging_level="ERROR",
             )
+    except ray.exceptions.AuthenticationError:
+        raise RunError(wrong_token(f"The cluster at {os.environ.get('RAY_ADDRESS', 'this machine')}")) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RunError(f"Cannot start or reach Ray: {str(error).splitlines()[0]}") from None
-    _protect_token()
+        why = str(error).splitlines()[0]
+        if os.environ.get("RAY_ADDRESS"):
+            why = f"{why.rstrip('.')}. Its head may be down, or want another token; {told_token()}."
+        raise RunError(f"Cannot start or reach Ray: {why}") from None
+    protect_token()
     try:
+        if os.environ.get("RAY_ADDRESS"):
+            check_shared(places)
         yield
     finally:
         ray.shutdown()
-
-
-def _protect_token() -> None:
-    """Ray writes its authentication token readable by everyone on the machine."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file() and token.stat().st_mode & 0o077:
-        token.chmod(0o600)

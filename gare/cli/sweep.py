@@ -44,13 +44,15 @@ def sweep(config_file: Path, shards: str | None, overrides: tuple[str, ...]) -> 
     check_metric(config)
     trials = expand(config)
     from gare.cli.ray_session import ray_session
+    from gare.jobs.places import setting_places
     from gare.training.inputs import open_shards
     from gare.training.run import absolute
 
     open_shards(absolute(config))  # shards that cannot be read are known before Ray starts
     _print_plan(config, trials)
 
-    with ray_session(config.runtime, dashboard=config.sweep.scheduler == "asha"):
+    places = setting_places(absolute(config))
+    with ray_session(config.runtime, dashboard=config.sweep.scheduler == "asha", places=places):
         from tune.sweep import run_sweep
 
         report = run_sweep(config, on_progress=lambda trial, done, total: _progress(config, trial, done, total))

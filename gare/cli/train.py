@@ -101,6 +101,7 @@ def train(
         return plan(config, manifest, local=local)
     if manifest is not None:
         raise InputError("--manifest goes with --dry-run; training reads the shards that gare prepare makes of it.")
+    from gare.jobs.places import setting_places
     from gare.training.inputs import open_data
     from gare.training.run import absolute
     from gare.training.tracked import tracked
@@ -117,7 +118,7 @@ def train(
     else:
         from gare.cli.ray_session import ray_session
 
-        with ray_session(config.runtime):
+        with ray_session(config.runtime, places=setting_places(absolute(config))):
             from gare.training.ray_train import fit
 
             summary = tracked(config, lambda handle: fit(config, tracking=handle))

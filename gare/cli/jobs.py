@@ -1,0 +1,217 @@
+"""``gare submit``, ``gare jobs``, ``gare logs`` and ``gare stop``: commands as jobs of a Ray cluster."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gare.cli.command import JSON, gare_command
+from gare.common.console import note, print_table
+
+if TYPE_CHECKING:
+    from gare.cli.submitted import Line
+    from gare.jobs.client import Cluster, Job
+
+INTERRUPTED = 130
+STOP_SECONDS = 30.0
+COMMAND_WIDTH = 100
+
+cluster_option = click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="The cluster's dashboard, such as http://127.0.0.1:8265; RAY_ADDRESS, else this machine's, when not given.",
+)
+
+
+@gare_command(
+    "submit",
+    short_help="Run a gare command as a job of a Ray cluster.",
+    context_settings={"max_content_width": 120, "allow_interspersed_args": False},
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND...")
+@cluster_option
+@click.option(
+    "--root",
+    envvar="GARE_ROOT",
+    metavar="FOLDER",
+    help="Folder on the cluster, seen by all its nodes, that the command runs in: its relative paths start there.",
+)
+@click.option("--no-wait", is_flag=True, help="Return once the job is submitted.")
+def submit(words: tuple[str, ...], cluster: str | None, root: str | None, no_wait: bool) -> dict[str, Any]:
+    """Run the gare command COMMAND... as a job of a Ray cluster, and follow it to its end.
+
+    The code of the checkout that gare runs from and the config files that are named travel with it; where gare is
+    installed as a package, the config files alone, and the cluster's gare runs them. Data and results do not travel:
+    their paths are those of the cluster. Ctrl-C leaves the job at work. The exit code is the command's own.
+
+    \b
+    Examples:
+      gare submit --root /mnt/gare -- train configs/msrvtt.yaml --shards shards
+      gare submit --no-wait -- prepare s3://bucket/manifest.parquet --out s3://bucket/shards
+      gare submit --cluster http://10.0.0.4:8265 -- sweep configs/demo.yaml --set runtime.root=/mnt/gare
+    """
+    from gare.cli.submitted import understand
+    from gare.jobs.places import check_places
+
+    line = understand(words)
+    check_places(line.places, root)
+    json_output = bool(click.get_current_context().params.get("json_output"))
+    if json_output and not no_wait and JSON not in line.words:
+        line.words.append(JSON)
+    from gare.jobs.client import connect
+
+    server = connect(cluster)
+    name = f"gare-{line.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    with _detaching(name):
+        _send(server, name, line, shlex.join(words), root)
+        note(f"Submitted the job {name} to {server.address}.")
+    result = {"job": name, "address": server.address}
+    if no_wait:
+        note(f"Follow it with gare logs {name} --follow, stop it with gare stop {name}.")
+        return result
+    return _follow(server, name, result, with_result=JSON in line.words)
+
+
+@gare_command("jobs", short_help="List the jobs of a Ray cluster.")
+@cluster_option
+def jobs(cluster: str | None) -> dict[str, Any]:
+    """List the jobs that were submitted to a Ray cluster, the newest first.
+
+    \b
+    Example:
+      gare jobs --cluster http://127.0.0.1:8265
+    """
+    from gare.jobs.client import connect
+
+    found = connect(cluster).jobs()
+    rows = [[job.id, _state(job), _ago(job.started), _duration(job.seconds), _short(job.command)] for job in found]
+    print_table("Jobs", ["job", "state", "started", "ran for", "command"], rows)
+    return {"jobs": [asdict(job) | {"seconds": job.seconds} for job in found]}
+
+
+@gare_command("logs", short_help="Show what a job of a Ray cluster prints.")
+@click.argument("job")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends; the exit code is then its command's.")
+@cluster_option
+def logs(job: str, follow: bool, cluster: str | None) -> dict[str, Any]:
+    """Show what the job named JOB has printed so far.
+
+    \b
+    Example:
+      gare logs gare-train-20270131-120000-1a2b3c --follow
+    """
+    from gare.jobs.client import connect
+    from gare.jobs.follow import Log
+
+    server = connect(cluster)
+    if follow:
+        server.job(job)
+        return _follow(server, job, {"job": job, "address": server.address})
+    log = Log(_print_line)
+    log.more(server.log(job))
+    log.close()
+    return {"job": job, "status": server.job(job).status}
+
+
+@gare_command("stop", short_help="Stop a job of a Ray cluster.")
+@click.argument("job")
+@cluster_option
+def stop(job: str, cluster: str | None) -> dict[str, Any]:
+    """Stop the job named JOB. What it has finished stays; the same command submitted again goes on from there.
+
+    \b
+    Example:
+      gare stop gare-train-20270131-120000-1a2b3c
+    """
+    from gare.jobs.client import connect
+
+    server = connect(cluster)
+    before = server.job(job)
+    if before.has_ended:
+        note(f"The job {job} has ended already: {_state(before)}.")
+        return {"job": job, "status": before.status}
+    server.stop(job)
+    deadline = time.monotonic() + STOP_SECONDS
+    while not (now := server.job(job)).has_ended and time.monotonic() < deadline:
+        time.sleep(0.5)
+    note(f"The job {job}: {_state(now)}." if now.has_ended else f"The job {job} was asked to stop.")
+    return {"job": job, "status": now.status}
+
+
+def _send(server: Cluster, name: str, line: Line, typed: str, root: str | None) -> None:
+    """Package and submit."""
+    from gare.jobs.client import entrypoint
+    from gare.jobs.package import checkout, make_package
+    from gare.jobs.places import SUBMITTED, seen_here
+
+    with tempfile.TemporaryDirectory(prefix="gare-submit-") as scratch:
+        package = make_package(Path(scratch), line.configs, code=checkout())
+        environment: dict[str, Any] = {"env_vars": {SUBMITTED: seen_here(line.places)}}
+        if package.files:
+            environment["working_dir"] = str(package.folder)
+        code = f"the code of {package.checkout}" if package.checkout else "no code, since gare is installed here"
+        note(f"Sending {', '.join([code, *map(str, line.configs.values())])}: {package.size / 1e6:.1f} MB.")
+        command = entrypoint(line.words, root=root, shipped=list(line.configs))
+        server.submit(name, command, typed, environment)
+
+
+def _follow(server: Cluster, name: str, result: dict[str, Any], *, with_result: bool = False) -> dict[str, Any]:
+    """Show a job's log until it ends; its result, or JobError."""
+    from gare.jobs.follow import Log, follow, outcome, printed_result
+
+    log = Log(_print_line)
+    with _detaching(name):
+        job = follow(server, name, log)
+    result |= {"status": job.status, "exit_code": job.exit_code, "seconds": job.seconds}
+    if with_result:
+        result["result"] = printed_result(log.last)
+    outcome(job, log, result)
+    note(f"The job {name} succeeded in {_duration(job.seconds)}.")
+    return result
+
+
+@contextmanager
+def _detaching(name: str) -> Iterator[None]:
+    """Ctrl-C inside the block ends the command and not the job."""
+    from gare.jobs.follow import JobError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise JobError(
+            f"Interrupted here; the job {name} goes on. Follow it with gare logs {name} --follow, stop it with "
+            f"gare stop {name}.",
+            INTERRUPTED,
+            result={"job": name},
+        ) from None
+
+
+def _print_line(line: str) -> None:
+    click.echo(line)
+
+
+def _state(job: Job) -> str:
+    code = f" (exit code {job.exit_code})" if job.status == "FAILED" and job.exit_code is not None else ""
+    return job.status.lower() + code
+
+
+def _short(command: str) -> str:
+    return command if len(command) <= COMMAND_WIDTH else command[: COMMAND_WIDTH - 3] + "..."
+
+
+def _ago(moment: float | None) -> str:
+    return "" if moment is None else f"{timedelta(seconds=round(max(time.time() - moment, 0)))} ago"
+
+
+def _duration(seconds: float | None) -> str:
+    return "" if seconds is None else str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,140 @@
+"""What a command line names before it is sent elsewhere: understood here, by the same parser, and run there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gare.common.errors import ConfigError, InputError
+from gare.jobs.places import Place, setting_places
+
+NOT_THERE = frozenset({"submit", "jobs", "logs", "stop"})
+CONFIGS = frozenset({"config_file", "diff"})
+OUTPUTS = frozenset({"out", "sheet"})
+PATHS = frozenset({"manifest", "shards", "folder", "folders"})
+"""Arguments that hold a path or an address, so are not click's Path."""
+
+RUNTIME_COMMANDS = frozenset({"train", "sweep"})
+"""Commands that read and write the places of the settings; others take theirs as options."""
+
+FOLDER_THERE = "submitted"
+"""Folder of the package that holds the config files."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line: its name, its words, and the places it names. ``configs``: name in the package -> file here."""
+
+    name: str
+    words: list[str]
+    places: list[Place]
+    configs: dict[str, Path]
+
+
+def understand(words: Sequence[str]) -> Line:
+    """Parse a gare command without running it; its mistakes are those it would have here.
+
+    Its words come out with config files at their names in the package.
+    """
+    words = list(words)
+    words = words[1:] if words[:1] == ["gare"] else words
+    if not words:
+        raise InputError("Name the command to submit, such as gare submit -- train configs/demo.yaml.")
+    try:
+        name, context = _parse(words)
+    except click.exceptions.Exit as told:  # its --help was asked for
+        sys.exit(told.exit_code)
+    except click.ClickException as error:
+        path = getattr(getattr(error, "ctx", None), "command_path", "gare")
+        raise ConfigError(f"{error.format_message().rstrip('.')}. {path} --help says more.") from None
+    if name in NOT_THERE:
+        raise InputError(f"gare {name} talks to a cluster and is no work for one; run it here.")
+    places = list(_arguments(context))
+    configs: dict[str, Path] = {}
+    for place in places:
+        if place.role == "config":
+            configs[_name_there(place.value, configs)] = Path(place.value)
+    places += _settings(name, context)
+    return Line(name, _renamed(words, configs), places, configs)
+
+
+def _parse(words: list[str]) -> tuple[str, click.Context]:
+    from gare.cli import cli
+
+    command: click.Command = cli
+    rest, names, parent = words, ["gare"], None
+    while isinstance(command, click.Group):
+        parent = click.Context(command, info_name=names[-1], parent=parent)
+        if not rest:
+            raise click.UsageError("a command of it is missing", ctx=parent)
+        found = command.get_command(parent, rest[0])
+        if found is None:
+            raise click.UsageError(f"No such command {rest[0]!r}.", ctx=parent)
+        command, names, rest = found, [*names, rest[0]], rest[1:]
+    return names[1], command.make_context(names[-1], list(rest), parent=parent)
+
+
+def _arguments(context: click.Context) -> Iterator[Place]:
+    for parameter in context.command.params:
+        given: Any = context.params.get(parameter.name or "")
+        if given is None or not (isinstance(parameter.type, click.Path) or parameter.name in PATHS | OUTPUTS):
+            continue
+        label = parameter.opts[0] if isinstance(parameter, click.Option) else (parameter.human_readable_name)
+        config = parameter.name in CONFIGS or (context.command.name == "config" and parameter.name == "file")
+        role = "config" if config else "output" if parameter.name in OUTPUTS else "input"
+        for value in given if isinstance(given, list | tuple) else [given]:
+            yield Place(label, os.fspath(value), role)  # type: ignore[arg-type]
+
+
+def _settings(name: str, context: click.Context) -> list[Place]:
+    """The places in the settings of a command, which are read here so that a mistake in them is known at once."""
+    from gare.config.tree import load_config
+
+    overrides = tuple(context.params.get("overrides") or ())
+    file = context.params.get("config_file") or context.params.get("file")
+    if "overrides" not in context.params or (name == "config" and context.params.get("schema")):
+        return []
+    if name not in {"train", "sweep", "prepare", "config"}:
+        return []
+    config = load_config(file, overrides)
+    if name not in RUNTIME_COMMANDS:
+        return []
+    if (shards := context.params.get("shards")) is not None:
+        config = load_config(file, (*overrides, f"runtime.shards={shards}"))
+    places = setting_places(config)
+    if shards is not None:
+        places = [place for place in places if place.label != "runtime.shards"]  # it is there as --shards
+    return [place for place in places if place.role != "output" or not context.params.get("dry_run")]
+
+
+def _name_there(value: str, taken: dict[str, Path]) -> str:
+    path = Path(os.path.relpath(value)) if not Path(value).is_absolute() else Path(Path(value).name)
+    plain = path.as_posix() if ".." not in path.parts else path.name
+    name = f"{FOLDER_THERE}/{plain}"
+    for number in range(2, len(taken) + 3):
+        if taken.get(name) in (None, Path(value)):
+            break
+        name = f"{FOLDER_THERE}/{number}/{plain}"
+    return name
+
+
+def _renamed(words: list[str], configs: dict[str, Path]) -> list[str]:
+    there = {str(path): name for name, path in configs.items()}
+
+    def rename(word: str) -> str:
+        option, equals, value = word.partition("=")
+        if option.startswith("--") and equals and option != "--set" and _key(value) in there:
+            return f"{option}={there[_key(value)]}"
+        return there.get(_key(word), word)
+
+    return [rename(word) for word in words]
+
+
+def _key(word: str) -> str:
+    return str(Path(word)) if word else word

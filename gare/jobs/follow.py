@@ -1,0 +1,165 @@
+"""Following a job: its log as it is written, over connections that may break, to its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from gare.common.console import note, notes
+from gare.common.errors import GareError, RunError
+from gare.jobs.client import Cluster, Job, UnreachableError
+
+AWAY_SECONDS = 300.0
+"""How long a cluster may be silent before following it is given up; the job goes on."""
+
+PAUSE_SECONDS = 1.0
+OF_RAY = re.compile(r"^(Running entrypoint for job |\d{4}-\d\d-\d\d [\d:,]+\tINFO job_manager\.py)")
+ERROR = "error: "
+MOST_OUTPUT = 200
+
+
+class JobError(GareError):
+    """A job that ended badly. Its exit code is that of the command in it."""
+
+    def __init__(self, message: str, exit_code: int, *, result: dict[str, Any]) -> None:
+        super().__init__(message, result=result)
+        self.exit_code = exit_code
+
+
+class Log:
+    """A job's log, shown once however often it is read: whole lines, without Ray's own."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show, self._rest, self._read = show, "", 0
+        self.error = ""
+        self.last = ""
+
+    def more(self, text: str) -> None:
+        """Take the text that follows what was read."""
+        self._read += len(text)
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._line(line)
+
+    def again(self, text: str, at: int) -> int:
+        """Take text that starts ``at`` characters into the log, without what was read; returns where it ends."""
+        end = at + len(text)
+        if end > self._read:
+            self.more(text[max(self._read - at, 0) :])
+        return end
+
+    def close(self) -> None:
+        """Show what is left when nothing follows."""
+        if self._rest:
+            self._line(self._rest)
+            self._rest = ""
+
+    def _line(self, line: str) -> None:
+        if OF_RAY.match(line):
+            return
+        if line.startswith(ERROR):
+            self.error = line.removeprefix(ERROR).strip()
+        if line.strip():
+            self.last = line.strip()
+        self._show(line)
+
+
+def follow(cluster: Cluster, name: str, log: Log) -> Job:
+    """Show a job's log until it ends; returns how it ended. A broken connection is made again, for a while."""
+    _wait_for_start(cluster, name)
+    away = Away(name)
+    while True:
+        with suppress(Exception):  # however the connection broke; whether the job goes on is asked next
+            asyncio.run(_tail(cluster, name, log))
+        try:
+            job = cluster.job(name)
+        except UnreachableError:
+            away.endure()
+            continue
+        away.back()
+        if job.has_ended:
+            break
+        time.sleep(PAUSE_SECONDS)
+    with suppress(GareError):  # its node may be gone, and the log with it
+        log.again(cluster.log(name), 0)
+    log.close()
+    return job
+
+
+def outcome(job: Job, log: Log | None, result: dict[str, Any]) -> None:
+    """Raise JobError unless the job succeeded: with the last error line of its log, else what Ray says of it."""
+    if job.status == "SUCCEEDED":
+        return
+    if job.status == "STOPPED":
+        raise JobError(f"The job {job.id} was stopped.", RunError.exit_code, result=result)
+    code = job.exit_code
+    reason = (log.error or log.last) if log is not None and code is not None else ""
+    if not reason:
+        reason = _reason(job.message)
+    if code is not None and 0 < code < 256:
+        raise JobError(f"The job {job.id} ended with exit code {code}: {reason}", code, result=result)
+    how = f"was ended by signal {-code}" if code is not None and code < 0 else "failed"
+    raise JobError(f"The job {job.id} {how}: {reason}", RunError.exit_code, result=result)
+
+
+def printed_result(line: str) -> Any:
+    """The JSON object that a command with --json printed last; None where that is something else."""
+    with suppress(ValueError):
+        value = json.loads(line)
+        return value if isinstance(value, dict) else None
+    return None
+
+
+class Away:
+    """How long a cluster has been silent."""
+
+    def __init__(self, job: str) -> None:
+        self._job, self._since = job, 0.0
+
+    def endure(self) -> None:
+        """Wait a little; RunError once it has been silent for too long."""
+        if not self._since:
+            self._since = time.monotonic()
+            note("The cluster does not answer; trying again.")
+        if time.monotonic() - self._since > AWAY_SECONDS:
+            raise RunError(
+                f"The cluster has been silent for {AWAY_SECONDS:.0f} s; the job {self._job} may go on: "
+                f"gare logs {self._job} --follow."
+            )
+        time.sleep(PAUSE_SECONDS)
+
+    def back(self) -> None:
+        """Note that it answers."""
+        if self._since:
+            note("The cluster answers again.")
+        self._since = 0.0
+
+
+def _wait_for_start(cluster: Cluster, name: str) -> None:
+    away = Away(name)
+    with notes().status(f"The job {name} waits for the cluster to start it."):
+        while True:
+            try:
+                if cluster.job(name).status != "PENDING":
+                    return
+                away.back()
+            except UnreachableError:
+                away.endure()
+            time.sleep(PAUSE_SECONDS / 2)
+
+
+async def _tail(cluster: Cluster, name: str, log: Log) -> None:
+    at = 0  # every connection tells the log from its beginning
+    async for text in cluster.client.tail_job_logs(name):
+        at = log.again(text, at)
+
+
+def _reason(message: str) -> str:
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
+    return (errors or lines or ["Ray gives no reason"])[-1]

@@ -1,0 +1,165 @@
+"""Whether every node of a cluster sees the paths that a command names as the driver's node does."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gare.common.console import warn
+from gare.common.errors import InputError
+from gare.common.files import make_folder
+from gare.common.storage import Folder
+from gare.jobs.places import Place
+
+ANSWER_SECONDS = 90.0
+LATE_SECONDS = 1.0
+LATE_TRIES = 3
+"""A network file system may show a new file a moment later."""
+
+ENTRIES = 5
+MARK = ".gare-seen-"
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What a node is asked, by place.
+
+    ``needed``: files and folders that it has to have, with their size in bytes; -1 for a folder. ``written``: the
+    folder it has to write in.
+    """
+
+    needed: dict[str, dict[str, int]] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
+
+
+def check_shared(places: Iterable[Place]) -> None:
+    """Refuse, before anything starts, paths that some node where work may be placed does not see as this one does.
+
+    Addresses are the same everywhere; a cluster whose work is all placed on this node asks nobody. InputError names
+    place, node and what to do. A node that does not answer is warned of.
+    """
+    nodes = _other_nodes()
+    places = [place for place in places if Folder.at(place.value).is_local]
+    if not nodes or not places:
+        return
+    with _marked(places) as probes:
+        for node, answer in _ask(nodes, probes):
+            for place in places:
+                if place.label in answer:
+                    raise InputError(
+                        f"{place.label} is {place.value}, and the node {node} {answer[place.label]}. Put it on "
+                        "storage that every node sees at the same path, or give an address (s3://...)."
+                    )
+
+
+def look(probes: Probes) -> dict[str, str]:
+    """On a node: place -> what is wrong with it here."""
+    wrong = {}
+    for label, needed in probes.needed.items():
+        missing = _missing(needed)
+        if missing is not None:
+            wrong[label] = missing
+    for label, folder in probes.written.items():
+        mark = Path(folder) / f"{MARK}{uuid.uuid4().hex}"
+        try:
+            mark.touch()
+            mark.unlink()
+        except OSError as error:
+            wrong.setdefault(label, f"cannot write there ({error.strerror})")
+    return wrong
+
+
+def _missing(needed: Mapping[str, int]) -> str | None:
+    what = None
+    for attempt in range(LATE_TRIES):
+        what = _first_missing(needed)
+        if what is None:
+            return None
+        if attempt + 1 < LATE_TRIES:
+            time.sleep(LATE_SECONDS)
+    return what
+
+
+def _first_missing(needed: Mapping[str, int]) -> str | None:
+    for name, size in needed.items():
+        path = Path(name)
+        if not path.exists():
+            return f"has no {name}" if MARK not in name else "has another folder of that name or none"
+        if size >= 0 and path.is_file() and path.stat().st_size != size:
+            return f"has another {name}"
+    return None
+
+
+@contextmanager
+def _marked(places: Iterable[Place]) -> Iterator[Probes]:
+    """The probes of places that are there, with a file in every output folder that the nodes have to see."""
+    probes, marks, made = Probes(), [], []
+    try:
+        for place in places:
+            path = Folder.at(place.value).local
+            if place.role == "output":
+                made += [] if path.exists() else [path]
+                mark = make_folder(path) / f"{MARK}{uuid.uuid4().hex}"
+                mark.touch()
+                marks.append(mark)
+                probes.needed[place.label] = {str(mark): 0}
+                probes.written[place.label] = str(path)
+            elif path.exists():
+                probes.needed[place.label] = _sample(path)
+        yield probes
+    finally:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _sample(path: Path) -> dict[str, int]:
+    """A file, or a folder and the first entries of it, with the sizes of the files."""
+    found = {str(path): -1 if path.is_dir() else path.stat().st_size}
+    if path.is_dir():
+        with os.scandir(path) as entries:
+            named = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+        found |= {str(path / name): -1 if folder else (path / name).stat().st_size for name, folder in named[:ENTRIES]}
+    return found
+
+
+def _other_nodes() -> dict[str, str]:
+    """Id and name of the nodes, besides this one, where work may be placed."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    return {
+        node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] != own and {"CPU", "GPU"} & set(node["Resources"])
+    }
+
+
+def _ask(nodes: Mapping[str, str], probes: Probes) -> Iterator[tuple[str, dict[str, str]]]:
+    """What every node answers, in the order of their answers."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked: dict[Any, str] = {}
+    for node, name in nodes.items():
+        place = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=place)(look)
+        asked[task.remote(probes)] = name
+    done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
+    for task in done:
+        try:
+            yield asked[task], ray.get(task)
+        except ray.exceptions.RayError as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            warn(f"The node {asked[task]} could not tell whether it sees the command's paths: {first}")
+    for task in silent:
+        ray.cancel(task)
+        warn(f"The node {asked[task]} did not answer within {ANSWER_SECONDS:.0f} s whether it sees the command's paths")
