@@ -50,7 +50,12 @@ def evaluate(
     rows = dataset.split(split)
     chosen = selection(folder, config, dataset, rows)
     place = out or folder / "evaluation" / wanted.folder(split)
-    return run_evaluation(scorer, chosen, str(folder), rows, dataset, place, wanted)
+    values = run_evaluation(scorer, chosen, str(folder), rows, dataset, place, wanted)
+    if config.runtime.tracking:
+        from gare.training.tracked import record_evaluation
+
+        record_evaluation(folder, wanted.folder(split), values)
+    return values
 
 
 @gare_command("zero-shot", short_help="Measure CLIP without training, as a baseline.")

@@ -46,6 +46,12 @@ class RuntimeConfig(Section):
         None, "MLflow store; MLFLOW_TRACKING_URI, else a SQLite file in the output folder, when null"
     )
     experiment: str = key("gare", "name of the MLflow experiment")
+    system_metrics: float | None = key(
+        10.0, "time between samples of what the training machines do, for MLflow; none when null", unit="s", gt=0
+    )
+    checkpoint_artifact_mb: float = key(
+        100.0, "largest best checkpoint that MLflow gets a copy of; it is told the folder of any other", unit="MB", ge=0
+    )
 
     @property
     def fewest_workers(self) -> int:

@@ -19,6 +19,8 @@ from gare.model.tokenizer import Tokenizer
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
 CLIP_FOLDER = "clip"
+MODEL_PARTS = (WEIGHTS, CONFIG, CLIP_FOLDER)
+"""What of a checkpoint the model is made of; the rest is to train it on."""
 
 
 def save_model(model: GareModel, config: Config, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ class History:
         self._fresh: list[dict[str, Any]] = last_epoch(kept)
 
     def add(self, step: int, total: int, seconds: float, values: Mapping[str, Any]) -> None:
-        """Append one entry."""
-        row = {"step": step, "total": total, "seconds": round(seconds, 3), **values}
+        """Append one entry, with the time of day in seconds since 1970."""
+        row = {"step": step, "total": total, "seconds": round(seconds, 3), "time": round(time.time(), 3), **values}
         self._fresh.append(row)
         with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")

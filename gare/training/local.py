@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gare.config import Config
 from gare.objective.ranks import ALONE
-from gare.tracking import RunHandle, log_report
+from gare.tracking import RunHandle, feeding
+from gare.tracking.system import watching
+from gare.training.inputs import choose_device
 from gare.training.loop import train
+from gare.training.placement import placement_tags
 from gare.training.progress import training_view
-from gare.training.run import RunSummary, absolute
+from gare.training.run import RunSummary, absolute, run_directory
 
 
 def fit_local(config: Config, *, tracking: RunHandle | None = None, quiet: bool = False) -> RunSummary:
     """Run the training loop here, as one rank; the losses are those of one Ray Train worker."""
     config = absolute(config)
-
-    def report(metrics: dict[str, Any]) -> None:
-        if tracking is not None:
-            log_report(tracking, metrics)
-
-    with training_view(config, quiet=quiet) as on_row:
-        return train(config, ALONE, report, on_row)
+    folder = run_directory(config)
+    with (
+        training_view(config, quiet=quiet) as on_row,
+        feeding(tracking, folder) as feed,
+        watching(folder, 0, config.runtime.system_metrics if feed else None),
+    ):
+        if feed is not None:
+            feed.tag(placement_tags(1, choose_device(config).type))
+        return train(config, ALONE, lambda _: None, on_row)

@@ -46,7 +46,7 @@ def train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None = N
     if state.finished:
         return summary(config, state, already=True)
     went_on = resumed(state)
-    model, tokenizer, optimiser = _build(config, data.shards)
+    model, tokenizer, optimiser = build_model(config, data.shards)
     extras = Extras(model, config)
     parts = Parts(model, optimiser, extras.by_name)
     _take_up(config, state, parts, extras)
@@ -90,7 +90,7 @@ def _open(config: Config, data: TrainingData, ranks: Ranks) -> RunState:
     return _shared(state, ranks)
 
 
-def _build(config: Config, shards: ShardSet) -> tuple[GareModel, Tokenizer, Optimizer]:
+def build_model(config: Config, shards: ShardSet) -> tuple[GareModel, Tokenizer, Optimizer]:
     """The model of the settings as the seed draws it, on its device, with its tokenizer and its optimiser."""
     device = choose_device(config)
     torch.manual_seed(config.train.seed)

@@ -55,3 +55,8 @@ def _room(runtime: RuntimeConfig, nodes: Nodes, needed: int, what: str) -> int:
             + f") has room for {slots}; lower runtime.workers or runtime.cpus_per_worker."
         )
     return slots
+
+
+def placement_tags(workers: int, device: str) -> dict[str, str]:
+    """What a tracker is told of where a run trains."""
+    return {"gare.world_size": str(workers), "gare.device": device}

@@ -7,52 +7,51 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from gare.common.console import warn
 from gare.common.errors import GareError, RunError
-from gare.common.files import write_json
+from gare.common.files import only_one, write_json
 from gare.common.storage import Folder
 from gare.config import Config
 from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
-from gare.tracking import RunHandle, log_report
+from gare.tracking import Feed, RunHandle, feeding
+from gare.tracking.system import watching
 from gare.training.inputs import open_shards
 from gare.training.loop import train
-from gare.training.placement import Nodes, uses_gpu, workers_that_fit
+from gare.training.placement import Nodes, placement_tags, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
 from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, resumed, run_directory, summary
 from gare.training.storage import RunStorage
+from gare.training.tracked import write_handle
 
 FAILURE_FILE = "failure.json"
 RAY_FOLDER = ".ray"
 NODE_LOSS_SECONDS = 25.0
+WRITER_SECONDS = 60.0
 NO_RETRY = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
 
 
-class TrackingCallback(UserCallback):  # type: ignore[misc]
-    """Sends every report to MLflow from the controller, so that workers need no route to the tracker."""
-
-    def __init__(self, handle: RunHandle) -> None:
-        self._handle = handle
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Log rank 0's report."""
-        del run_context, checkpoint
-        log_report(self._handle, metrics[0])
-
-
 def fit(
-    config: Config, *, tracking: RunHandle | None = None, callbacks: Sequence[Any] = (), quiet: bool = False
+    config: Config,
+    *,
+    tracking: RunHandle | None = None,
+    callbacks: Sequence[Any] = (),
+    quiet: bool = False,
+    stop: threading.Event | None = None,
 ) -> RunSummary:
     """Train with ``runtime.workers`` Ray Train workers and return what the run came to.
 
+    This process alone sends the run's rows to the tracker, from the run's files, so that workers need no route to it.
+    ``stop``: run Ray Train's controller in this process, a Ray actor, and end with its StoppedError once this is set.
     Raises the GareError a worker met, or RunError when the workers failed too often.
     """
     config = absolute(config)
@@ -61,20 +60,29 @@ def fit(
     storage.pull()
     state = open_run(config, open_shards(config).digest)
     if state.finished:
-        return summary(config, state, already=True)
+        with feeding(tracking, folder):  # what the process that trained it had no time to send
+            return summary(config, state, already=True)
+    if tracking is not None:  # for gare evaluate and gare register, on a sweep's trial too
+        write_handle(folder, tracking)
     went_on = resumed(state)
     (folder / FAILURE_FILE).unlink(missing_ok=True)
-    callbacks = [*([TrackingCallback(tracking)] if tracking else []), *callbacks]
-    with training_view(config, quiet=quiet) as on_row, follow(folder / HISTORY_FILE, on_row), _own_signals():
-        _launch_until_done(config, folder, callbacks)
-    storage.pull()
+    with (
+        training_view(config, quiet=quiet) as on_row,
+        follow(folder / HISTORY_FILE, on_row),
+        feeding(tracking, folder) as feed,
+        _own_signals(),
+    ):
+        _launch_until_done(config, folder, callbacks, stop, feed)
+        storage.pull()
     finished = read_state(folder)
     if finished is None or not finished.finished:
         raise RunError(f"Training ended early; its folder is {folder}. The same command goes on.")
     return summary(config, finished, resumed=went_on)
 
 
-def _launch_until_done(config: Config, folder: Path, callbacks: Sequence[Any]) -> None:
+def _launch_until_done(
+    config: Config, folder: Path, callbacks: Sequence[Any], stop: threading.Event | None, feed: Feed | None
+) -> None:
     """Launch workers, and again after a failure that another try may mend.
 
     A fixed count is Ray Train's to start again: it waits until that many fit. Of a range, each launch takes what fits
@@ -85,10 +93,14 @@ def _launch_until_done(config: Config, folder: Path, callbacks: Sequence[Any]) -
     nodes = cluster_nodes()
     for left in range(retries if elastic else 0, -1, -1):
         workers = workers_that_fit(config, nodes, "This run")
-        trainer = _trainer(config, workers, nodes, FailureConfig(retries) if not elastic else NO_RETRY, callbacks)
+        if feed is not None:
+            feed.tag(placement_tags(workers, "cuda" if uses_gpu(config.runtime, nodes) else "cpu"))
+        trainer = _trainer(config, workers, nodes, FailureConfig(retries) if not elastic else NO_RETRY, callbacks, stop)
         try:
             trainer.fit()
         except Exception as error:
+            if stop is not None and stop.is_set():
+                raise
             _raise_failure(folder / FAILURE_FILE)
             failure = f"Training stopped: {_root(error)} (run folder {folder})."
             if not left:
@@ -109,13 +121,18 @@ def _after_loss(before: Nodes) -> list[dict[str, float]]:
 
 
 def _trainer(
-    config: Config, workers: int, nodes: Nodes, failures: FailureConfig, callbacks: Sequence[Any]
+    config: Config,
+    workers: int,
+    nodes: Nodes,
+    failures: FailureConfig,
+    callbacks: Sequence[Any],
+    stop: threading.Event | None,
 ) -> TorchTrainer:
     use_gpu = uses_gpu(config.runtime, nodes)
     resources = {"CPU": config.runtime.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
     # Ray hides no GPU from a worker that has none, so auto must be decided here, once for all.
     decided = with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu", "runtime.workers": workers})
-    return TorchTrainer(
+    return _kind(config, stop)(
         _worker,
         train_loop_config={"config": decided.model_dump(mode="json")},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
@@ -136,6 +153,15 @@ def _ray_folder(config: Config) -> str:
     if config.runtime.storage is None:
         return str(run_directory(config) / RAY_FOLDER)
     return Folder.at(config.runtime.storage).below(config.run_name()).below(RAY_FOLDER).address
+
+
+def _kind(config: Config, stop: threading.Event | None) -> Any:
+    """What makes the trainer: Ray's own class, or the one that runs in this process and can be stopped."""
+    if stop is None:
+        return TorchTrainer
+    from gare.training.ray_here import HereTrainer
+
+    return partial(HereTrainer, stop=stop, folder=run_directory(config))
 
 
 @contextmanager
@@ -161,10 +187,40 @@ def _worker(settings: dict[str, Any]) -> None:
         return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
     ranks = TorchRanks() if ray.train.get_context().get_world_size() > 1 else ALONE
     try:
-        train(config, ranks, ray.train.report)
+        with _alone(config), _watched(config):
+            train(config, ranks, ray.train.report)
     except GareError as error:
         write_json(failure, {"message": str(error), "exit_code": error.exit_code})
         raise
+
+
+def _watched(config: Config) -> AbstractContextManager[None]:
+    """Sample what the machine does, for the tracker: one of the workers of each node."""
+    context, wanted = ray.train.get_context(), config.runtime.system_metrics if config.runtime.tracking else None
+    every_s = wanted if context.get_local_rank() == 0 else None
+    return watching(run_directory(config), context.get_node_rank(), every_s)
+
+
+@contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    """Hold the run's folder on the rank that writes to it, for as long as its process lives.
+
+    Workers whose driver or cluster was killed go on for a moment: those that take their place wait until they are gone.
+    """
+    if ray.train.get_context().get_world_rank() > 0:
+        yield
+        return
+    deadline = time.monotonic() + WRITER_SECONDS
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(only_one(run_directory(config) / RAY_FOLDER))
+                break
+            except RunError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        yield
 
 
 def cluster_nodes() -> list[dict[str, float]]:

@@ -9,7 +9,7 @@ from gare.config import Config, RuntimeConfig
 from gare.config.tree import build, flatten
 from gare.objective.total import TERM_NAMES
 from gare.retrieval.metrics.ranking import METRIC_NAMES
-from gare.tracking import RunHandle, Tracker, log_report, metric_name, redact, resolve_uri
+from gare.tracking import RunHandle, Tracker, log_report, markdown_table, metric_name, redact, resolve_uri
 
 LOGGED = [
     *(f"{stage}/{name}" for stage in ("dev", "best/dev", "test") for name in METRIC_NAMES),
@@ -115,7 +115,14 @@ def test_a_report_logs_every_row_of_its_history_at_its_own_step(tracker):
     log_report(tracker.handle(run), {"epoch": 2, "step": 1300, "dev/t2v/R@1": 6.0, "done": True})
     history = mlflow.MlflowClient(tracking_uri=tracker.uri).get_metric_history(run, "train/loss")
     assert [(entry.step, entry.value) for entry in history] == [(step, float(step)) for step in range(1200)]
-    assert read(tracker, run).data.metrics == {"train/loss": 1199.0, "epoch": 2.0, "dev/t2v/R_at_1": 6.0}
+    assert read(tracker, run).data.metrics == {"train/loss": 1199.0, "progress/epoch": 2.0, "dev/t2v/R_at_1": 6.0}
+
+
+def test_a_description_is_a_table_that_no_value_breaks(tracker):
+    run = tracker.start("described")
+    tracker.describe(run, markdown_table(["setting", "value"], [("a", 1e-4), ("b", "x|y")]))
+    said = "| setting | value |\n| --- | --- |\n| a | 0.0001 |\n| b | x\\|y |"
+    assert read(tracker, run).data.tags["mlflow.note.content"] == said
 
 
 def test_a_value_that_is_not_finite_shows_as_nan(tracker):

@@ -177,7 +177,7 @@ def test_the_tracker_is_told_what_chose_the_checkpoint(run):
 
 
 def test_a_sweep_without_dev_is_refused_before_anything_starts(run):
-    from tune.compare import check_metric
+    from tune.comparison import check_metric
     from tune.space import expand
 
     with pytest.raises(ConfigError, match=r"a sweep compares its trials on dev; set protocol.dev: held_out"):

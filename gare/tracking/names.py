@@ -1,0 +1,81 @@
+"""How things are called in MLflow, and what may not stand there."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gare.common.files import canonical_json
+
+NAME_CHARACTERS = 250
+PARAMETER_CHARACTERS = 6000
+TAG_CHARACTERS = 8000
+NOT_METRICS = frozenset({"step", "total", "time", "history"})
+BARE = {"epoch": "progress/epoch", "seconds": "progress/seconds"}
+"""Entries of a history whose own names have no group: MLflow's page draws a section for each group."""
+
+Point = tuple[str, float, int, int]
+"""A metric's name in MLflow, its value, its time (milliseconds) and its step."""
+
+_ILLEGAL = re.compile(r"[^A-Za-z0-9_\-. :/]")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+@dataclass(frozen=True)
+class RunHandle:
+    """Where a run is tracked, for other processes: the MLflow store, its experiment and the run's id."""
+
+    uri: str
+    experiment: str
+    run_id: str
+
+
+def metric_name(name: str) -> str:
+    """Give the name MLflow accepts: ``@`` becomes ``_at_``, any other illegal character ``_x<hex>_``.
+
+    Raises ValueError for a name MLflow could not keep apart as a path (``a//b``, ``../a``, empty) or too long.
+    """
+    clean = _ILLEGAL.sub(lambda found: f"_x{ord(found.group()):02x}_", name.replace("@", "_at_"))
+    if not clean or len(clean) > NAME_CHARACTERS or any(part in {"", ".", ".."} for part in clean.split("/")):
+        raise ValueError(f"{name!r} cannot name a metric.")
+    return clean
+
+
+def redact(text: str) -> str:
+    """Blot out the credentials of any URL in a text."""
+    return _CREDENTIALS.sub("***@", text)
+
+
+def tag_value(value: str) -> str:
+    """A tag as it is stored: without credentials, cut to what MLflow keeps."""
+    return redact(value)[:TAG_CHARACTERS]
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table for a run's description (``Tracker.describe``)."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def parameter(value: Any) -> str:
+    """A setting as it is stored: text, or else JSON; without credentials, cut to what MLflow keeps."""
+    text = redact(value if isinstance(value, str) else canonical_json(value))
+    return text if len(text) <= PARAMETER_CHARACTERS else text[: PARAMETER_CHARACTERS - 3] + "..."
+
+
+def points(values: Mapping[str, float], at_ms: int, step: int) -> Iterator[Point]:
+    """Metrics as they are stored: infinities become NaN, as MLflow keeps none."""
+    for name, value in values.items():
+        yield metric_name(name), float(value) if math.isfinite(value) else math.nan, at_ms, step
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics in an entry of a history, by the names they have in MLflow before ``metric_name``."""
+    return {
+        BARE.get(name, name): float(value)
+        for name, value in row.items()
+        if name not in NOT_METRICS and isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -1,0 +1,132 @@
+"""A trained model in MLflow's registry: one that answers sentences with videos."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gare
+from gare.common.errors import ConfigError, InputError, RunError
+from gare.tracking.names import RunHandle, redact, tag_value
+from gare.tracking.store import Refused, Store, Unreachable, store
+
+MODEL_NAME = "text-to-video"
+REQUIREMENTS = (
+    "click", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "rich", "ruamel.yaml",
+    "safetensors", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+"""What ``gare.retrieval`` needs; gare itself goes along as code, so that serving needs no package index that has it."""
+_NAME = re.compile(r"[^/:.%\"']+")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model and the address ``mlflow.pyfunc.load_model`` takes."""
+
+    name: str
+    version: int
+    model_id: str
+    address: str
+
+
+def register(
+    handle: RunHandle, name: str, *, checkpoint: Path, index: Path, tags: Mapping[str, str], description: str
+) -> Registered:
+    """Log a checkpoint with an index of videos as a model of a run, and register it as the next version of ``name``.
+
+    Raises ConfigError for a name MLflow cannot have, RunError when the store does not take it.
+    """
+    if not _NAME.fullmatch(name) or not name.strip():
+        raise ConfigError(f"--name is {name!r}; a registered model's name has no / : . % or quotes.")
+    target = store(handle.uri, handle.experiment)
+    try:
+        return _register(target, handle.run_id, name, checkpoint, index, dict(tags), description)
+    except (Refused, Unreachable) as error:
+        raise RunError(f"MLflow at {redact(handle.uri)} does not register the model: {error}") from None
+
+
+def _register(
+    target: Store, run_id: str, name: str, checkpoint: Path, index: Path, tags: dict[str, str], description: str
+) -> Registered:
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.entities.logged_model_status import LoggedModelStatus
+
+    run_id, experiment = target.run(run_id), target.experiment_id
+    tags = {key: tag_value(value) for key, value in tags.items()}
+    with target.asking() as mlflow:
+        model = mlflow.create_logged_model(experiment, MODEL_NAME, run_id, tags, {}, "retrieval")
+    status = LoggedModelStatus.FAILED
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            _save(folder, model, run_id, checkpoint, index)
+            with target.asking() as mlflow:
+                mlflow.log_model_artifacts(model.model_id, str(folder))
+        status = LoggedModelStatus.READY
+    finally:
+        with target.asking() as mlflow:
+            mlflow.finalize_logged_model(model.model_id, status)
+    with target.asking() as mlflow:
+        mlflow.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+        if not mlflow.search_registered_models(f"name = '{name}'", max_results=1):
+            mlflow.create_registered_model(name, description="Finds the videos a sentence describes (gare register).")
+        # A server finds the model by its id; in this process MLflow would look in its global store.
+        source = f"models:/{model.model_id}" if target.uri.startswith("http") else model.artifact_location
+        version = mlflow.create_model_version(
+            name, source, run_id, tags=tags, description=description, model_id=model.model_id
+        )
+    return Registered(name, int(version.version), str(model.model_id), f"models:/{name}/{version.version}")
+
+
+def _save(folder: Path, model: Any, run_id: str, checkpoint: Path, index: Path) -> None:
+    """Write the model's folder: code, not pickle; weights and vectors as safetensors."""
+    from mlflow.models import Model
+    from mlflow.models.signature import ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import ColSpec, Schema
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no example of the input; the signature says it all
+        save_model(
+            folder,
+            python_model=str(Path(__file__).with_name("served.py")),
+            artifacts={"checkpoint": str(checkpoint.resolve()), "index": str(index.resolve())},
+            code_paths=[str(Path(gare.__file__).parent)],
+            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in REQUIREMENTS],
+            signature=ModelSignature(
+                inputs=Schema([ColSpec("string", "query"), ColSpec("long", "top", required=False)]),
+                outputs=Schema(
+                    [
+                        ColSpec("string", "query"),
+                        ColSpec("long", "rank"),
+                        ColSpec("string", "video_id"),
+                        ColSpec("double", "score"),
+                    ]
+                ),
+            ),
+            mlflow_model=Model(
+                artifact_path=model.artifact_location,
+                model_uuid=model.model_id,
+                run_id=run_id,
+                model_id=model.model_id,
+            ),
+        )
+
+
+def check_index(index: Path, weights_sha256: str) -> str:
+    """The split an index was made of; InputError when it is none, or of other weights than the checkpoint's."""
+    try:
+        values = json.loads((index / "index.json").read_text(encoding="utf-8"))
+        made_with, split = values["weights_sha256"], str(values["split"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{index} is not an index; make one with gare index.") from None
+    if made_with != weights_sha256:
+        raise InputError(f"The index {index} was made with other weights; make it again, or leave out --index.")
+    return split
