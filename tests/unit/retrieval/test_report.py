@@ -7,7 +7,6 @@ import io
 import re
 import tomllib
 from collections import Counter
-from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,51 +20,11 @@ from gare.retrieval.evaluation.report.content import gather, hardest_queries
 from gare.retrieval.evaluation.report.groups import by_attribute, shared_captions, wilson
 from gare.retrieval.evaluation.report.page import SECTIONS
 from tests.made_up import HashScorer, TableScorer, split_of
+from tests.page import HOSTILE, Page
 
 ROOT = Path(__file__).parents[3]
-HOSTILE = "<script>alert(1)</script> \"quoted\" 'single' & \x00\x1b \ud800 \u202eright to left </p><img src=x>"
-VOID = {"meta", "img", "br", "link", "rect", "path"}
 CAPTIONS = [[f"caption {n} of video {v}" for n in range(1 + v % 3)] for v in range(40)]
 SIZES = ["small", "large", "huge"]
-
-
-class Page(HTMLParser):
-    """What a browser would see of a page, and whether its tags are nested."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.words, self.loads, self.ids = [], [], [], [], set()
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        for name, value in attrs:
-            if name in {"src", "href", "srcset", "action", "data", "poster", "xlink:href"}:
-                self.loads.append(value)
-            assert not name.startswith("on"), f"{name} would run"
-            if name == "id":
-                assert value not in self.ids
-                self.ids.add(value)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).replace("\xa0", " ").split())
 
 
 def subject(measured, *, cut=None, frames=3, **changes):
@@ -255,7 +214,9 @@ def test_pictures_are_small_and_the_page_is_too(tmp_path):
 def test_the_style_travels_with_the_package():
     package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert "retrieval/evaluation/report/*.css" in package_data["gare"]
-    assert (files("gare.retrieval.evaluation.report") / "style.css").is_file()
+    assert "common/page/*.css" in package_data["gare"]
+    for package in ("gare.common.page", "gare.retrieval.evaluation.report"):
+        assert (files(package) / "style.css").is_file()
 
 
 def test_one_query_and_no_intervals_make_a_page(tmp_path):

@@ -1,13 +1,15 @@
-"""The report page as one string of HTML: no script, nothing loaded from anywhere, pictures inside."""
+"""The report page as one string of HTML, pictures inside."""
 
 from __future__ import annotations
 
 import math
 from importlib.resources import files
 
+from gare.common.page import PageSection, document
+from gare.common.page.parts import caution, count, facts, share, span, table, text
 from gare.retrieval.evaluation.report.content import HUB_WINS, HardQuery, Hub, Report, Result, Row
 from gare.retrieval.evaluation.report.groups import Check, Group
-from gare.retrieval.evaluation.report.parts import bar, caption, chart, count, picture, share, side, span, table, text
+from gare.retrieval.evaluation.report.parts import bar, caption, chart, picture, side
 from gare.retrieval.evaluation.report.pictures import Strip
 
 DIRECTIONS = {"t2v": "Text to video", "v2t": "Video to text", "v2t_grouped": "Video to text, grouped by video"}
@@ -17,7 +19,6 @@ TIES = {
     "optimistic": "Ties count for the query.",
     "mean": "Ties count half.",
 }
-ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 SECTIONS = (
     ("metrics", "Metrics"),
     ("ranks", "Where the right answer stands"),
@@ -30,22 +31,11 @@ SECTIONS = (
 
 def render(report: Report) -> str:
     """The whole page."""
-    subject = report.subject
-    title = f"{text(subject.title)} on {text(subject.split)}"
     bodies = (_metrics, _ranks, _checks, _attributes, _hardest, _hubs)
-    sections = "".join(
-        f'<section id="{name}"><h2>{says}</h2>{body(report)}</section>'
-        for (name, says), body in zip(SECTIONS, bodies, strict=True)
-    )
-    links = "".join(f'<li><a href="#{name}">{says}</a></li>' for name, says in SECTIONS)
+    sections = [PageSection(name, says, body(report)) for (name, says), body in zip(SECTIONS, bodies, strict=True)]
     style = (files("gare.retrieval.evaluation.report") / "style.css").read_text(encoding="utf-8")
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{ALLOWED}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
-        f"<style>\n{style}</style></head>\n<body><header><h1>{title}</h1>{_headline(report)}{_facts(report)}"
-        f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n<main>{sections}</main></body></html>\n'
-    )
+    subject = report.subject
+    return document(f"{subject.title} on {subject.split}", _headline(report) + _facts(report), sections, style=style)
 
 
 def _headline(report: Report) -> str:
@@ -56,15 +46,12 @@ def _headline(report: Report) -> str:
         f"A caption finds its own video first in <strong>{share(row.metrics['R@1'])}</strong> of cases{sure}: "
         f"{count(row.queries, 'caption')}, ranked against {count(row.gallery, 'video')}."
     )
-    cautions = "".join(
-        f'<p class="caution"><strong>Note:</strong> {text(each)}</p>' for each in report.subject.cautions
-    )
+    cautions = "".join(caution(each) for each in report.subject.cautions)
     return f'<p class="headline">{says}</p>{cautions}'
 
 
 def _facts(report: Report) -> str:
-    facts = [("checkpoint chosen", report.subject.selected), *report.subject.facts]
-    return f"<dl>{''.join(f'<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>' for name, value in facts)}</dl>"
+    return facts([("checkpoint chosen", report.subject.selected), *report.subject.facts])
 
 
 def _metrics(report: Report) -> str:

@@ -1,0 +1,68 @@
+"""What a sweep found: its settings ranked, what the seeds allow to say of them, the page, and the best one's file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from gare.common.errors import ConfigError
+from gare.common.files import write_json, write_text
+from gare.config import Config
+from gare.config.tree import build, to_yaml, with_overrides
+from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER, METRIC_NAMES
+from tune.comparison.names import DEV, cell, plain_metric, short_keys
+from tune.comparison.result import Comparison, gather
+from tune.ledger import Ledger, Trial
+
+PAGE_FILE = "comparison.html"
+DATA_FILE = "comparison.json"
+BEST_FILE = "best.yaml"
+
+__all__ = ["Comparison", "best_settings", "cell", "check_metric", "compare", "plain_metric", "short_keys"]
+
+
+def compare(folder: Path, out: Path | None = None, baseline: str | None = None) -> Comparison:
+    """Rank the settings of a sweep's folder; write ``comparison.html``, ``comparison.json`` and ``best.yaml``.
+
+    They are written to ``out``, else to the sweep's folder; ``best.yaml`` only when there is something to rank. A
+    sweep at work can be compared too. ``baseline``: the case or trial that all others are compared with; without it
+    the case that changes nothing, else the best setting. Raises InputError when the folder holds no sweep, and
+    ConfigError when there is no such baseline.
+    """
+    from tune.comparison.page import render
+
+    ledger = Ledger.read(folder)
+    config = ledger.settings()
+    found = gather(folder, ledger, config, baseline)
+    out = out or folder
+    best_config = None
+    if found.best is not None:
+        best_config = out / BEST_FILE
+        write_text(best_config, to_yaml(best_settings(config, found.best)))
+    found = replace(found, best_config=best_config, page=out / PAGE_FILE, data=out / DATA_FILE)
+    write_json(out / DATA_FILE, found.as_json() | {"curves": [curve.as_json() for curve in found.curves]})
+    write_text(out / PAGE_FILE, render(found))
+    return found
+
+
+def best_settings(config: Config, trial: Trial) -> Config:
+    """Make the trial an experiment of its own: the sweep around it and its name are left out."""
+    values = with_overrides(config, trial.overrides).model_dump(mode="json")
+    del values["sweep"]
+    values["runtime"]["name"] = None
+    return build(values)
+
+
+def check_metric(config: Config) -> None:
+    """Refuse a metric no trial reports, and a mode that would pick the worst; ConfigError."""
+    if config.protocol.dev == "none":
+        raise ConfigError("protocol.dev is none, but a sweep compares its trials on dev; set protocol.dev: held_out.")
+    metric, mode = config.sweep.metric, config.sweep.mode
+    name = metric.removeprefix(DEV)
+    if not metric.startswith(DEV) or name not in METRIC_NAMES:
+        known = ", ".join(DEV + known for known in METRIC_NAMES)
+        raise ConfigError(f"sweep.metric is {metric!r}; trials report {known}.")
+    right = "max" if name in HIGHER_IS_BETTER else "min"
+    if mode != right:
+        better = "higher" if right == "max" else "lower"
+        raise ConfigError(f"sweep.mode is {mode}, but {metric} is better when it is {better}; set sweep.mode: {right}.")

@@ -1,0 +1,137 @@
+"""Which keys matter: how much worse a forest predicts settings it has not seen when a key is shuffled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune.comparison.names import cell
+from tune.comparison.settings import Setting
+
+FEWEST = 8
+PER_KEY, AT_LEAST = 10, 20
+FOLDS, TREES, SHUFFLES = 5, 100, 20
+CASE = "case"
+
+
+@dataclass(frozen=True)
+class KeyImportance:
+    """How much a key matters.
+
+    ``share``: of the variance between settings, what the key has a part in, alone or with others; None below 8
+    settings. ``correlation``: Spearman's, of the key with the metric; None for a key that is not numeric.
+    """
+
+    key: str
+    share: float | None
+    correlation: float | None
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The keys, the most important first.
+
+    ``explained``: the share of the variance between held-out settings that the forest explains (R2; below 0, it is
+    worse than their mean). ``needed``: settings below which nothing here is to be trusted. ``warning``: why not.
+    """
+
+    keys: list[KeyImportance]
+    explained: float | None
+    settings: int
+    needed: int
+    warning: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it as a plain mapping."""
+        return asdict(self)
+
+
+def importance(settings: Sequence[Setting], keys: Sequence[str]) -> Importance | None:
+    """Weigh ``keys`` by the settings that have the metric, none of them stopped early; None for no keys.
+
+    A random forest over each setting's mean is asked for settings it has not seen, in five folds, as they are and with
+    a key shuffled. Half of what the squared error grows by is the key's total effect (Jansen 1999); what keys do
+    together counts for each of them, so the shares may add up to more than ``explained``.
+    """
+    if not keys:
+        return None
+    scores = np.array([setting.estimate.mean for setting in settings if setting.estimate])
+    columns = [[_value(setting, key) for setting in settings if setting.estimate] for key in keys]
+    n, needed = len(scores), max(AT_LEAST, PER_KEY * len(keys))
+    correlations = [_correlation(column, scores) for column in columns]
+    spread = n > 0 and float(np.ptp(scores)) > 0
+    explained, shares = _permuted([_encoded(c) for c in columns], scores) if n >= FEWEST and spread else (None, None)
+    rows = [
+        KeyImportance(key, shares[place] if shares is not None else None, correlations[place])
+        for place, key in enumerate(keys)
+    ]
+    rows.sort(key=lambda row: (-(row.share or 0.0), -abs(row.correlation or 0.0)))
+    return Importance(rows, explained, n, needed, _warning(n, needed, explained, spread=spread))
+
+
+def _warning(n: int, needed: int, explained: float | None, *, spread: bool) -> str | None:
+    have = f"{n} setting{'' if n == 1 else 's'} trained to the end"
+    if n < FEWEST:
+        return f"{have}: importance cannot be told from fewer than {FEWEST}, and means little below {needed}."
+    if not spread or explained is None:
+        return "All settings came out the same, so no key can be more important than another."
+    if explained <= 0:
+        return (
+            "The forest predicts settings it has not seen no better than their mean does: these figures mean nothing, "
+            f"with {have}."
+        )
+    if n < needed:
+        return f"{have}: too few for these figures to mean much; {needed} would be needed."
+    return None
+
+
+def _permuted(columns: list[NDArray[np.float64]], scores: NDArray[np.float64]) -> tuple[float, list[float]]:
+    """Predict each fifth from the others, as it is and with each key's columns shuffled."""
+    from sklearn.ensemble import RandomForestRegressor  # takes seconds to import
+
+    random = np.random.default_rng(0)
+    n, table = len(scores), np.concatenate(columns, axis=1)
+    ends = np.cumsum([column.shape[1] for column in columns])
+    error, shuffled = 0.0, np.zeros(len(columns))
+    for held in np.array_split(random.permutation(n), FOLDS):
+        rest = np.setdiff1d(np.arange(n), held)
+        forest = RandomForestRegressor(TREES, random_state=0).fit(table[rest], scores[rest])
+        error += float(((forest.predict(table[held]) - scores[held]) ** 2).sum())
+        for key, end in enumerate(ends):
+            span = slice(end - columns[key].shape[1], end)
+            # Values of all settings, not of the few held out, take the place of the key's own.
+            trials = np.repeat(table[held][None], SHUFFLES, axis=0)
+            trials[:, :, span] = table[random.integers(n, size=(SHUFFLES, len(held)))][:, :, span]
+            guesses = forest.predict(trials.reshape(-1, table.shape[1])).reshape(SHUFFLES, len(held))
+            shuffled[key] += float(((guesses - scores[held]) ** 2).sum() / SHUFFLES)
+    total = float(((scores - scores.mean()) ** 2).sum())
+    return 1 - error / total, np.clip((shuffled - error) / (2 * total), 0.0, None).tolist()
+
+
+def _encoded(values: Sequence[Any]) -> NDArray[np.float64]:
+    """Make a column of numbers, or one of zeros and ones for each value: [settings, columns]."""
+    if numeric(values):
+        return np.array(values, float)[:, None]
+    labels = [cell(value) for value in values]
+    return np.array([[label == each for each in sorted(set(labels))] for label in labels], float)
+
+
+def numeric(values: Sequence[Any]) -> bool:
+    """Whether all are numbers; true and false are none."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _correlation(values: Sequence[Any], scores: NDArray[np.float64]) -> float | None:
+    if len(scores) < 3 or not numeric(values) or not np.ptp(scores) or not np.ptp(np.array(values, float)):
+        return None
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(np.array(values, float), scores).statistic)
+
+
+def _value(setting: Setting, key: str) -> Any:
+    return setting.case if key == CASE else setting.values[key]

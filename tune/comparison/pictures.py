@@ -1,0 +1,164 @@
+"""Which pictures a comparison has, and what stands in them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from tune.comparison.axis import axis, span_axis
+from tune.comparison.charts import Line, Mark, Panel, lanes, reach, strip
+from tune.comparison.curves import Points
+from tune.comparison.names import bounds, duration, figure, plain_metric, short_keys
+from tune.comparison.result import Comparison
+from tune.comparison.settings import Setting, described, varying
+
+SPREAD = 44.0
+GOLDEN = 0.618034
+QUARTER = 4
+MOST_MEANS = 12
+
+
+def kind_of(found: Comparison, setting: Setting) -> str:
+    """The CSS classes of a setting: the best one, and those stopped early."""
+    best = "best" if found.ranked and setting is found.ranked[0] else ""
+    return f"{best} {'cut' if setting.cut else ''}".strip()
+
+
+def legend(found: Comparison) -> str:
+    """What the dots mean."""
+    kinds = [("best", "best")] + [("", "setting")] * (len(found.ranked) > 1)
+    kinds += [("cut", "stopped early")] * any(setting.cut for setting in found.ranked)
+    scale = span_axis(0.0, 1.0)
+    keys = (f'<span class="key">{_small(strip(0.5, None, scale, kind))}{says}</span>' for kind, says in kinds)
+    return f"<p>{''.join(keys)}</p>"
+
+
+def sensitivity(found: Comparison) -> str:
+    """A panel for each key that varies, and for the cases."""
+    panels = [
+        _panel(found, short, [setting.values[key] for setting in found.ranked], found.forms.get(key))
+        for key, short in zip(found.keys, short_keys(found.keys), strict=True)
+        if key in varying(found.ranked, found.keys)
+    ]
+    if len({setting.case for setting in found.ranked}) > 1:
+        panels.insert(0, _panel(found, "case", [setting.case for setting in found.ranked], None))
+    return "".join(panels)
+
+
+def parallel(found: Comparison) -> str:
+    """Parallel coordinates over the keys that vary; empty with fewer than two."""
+    keys = varying(found.ranked, found.keys)
+    columns: list[tuple[str, list[Any], str | None]] = [
+        (short, [setting.values[key] for setting in found.ranked], found.forms.get(key))
+        for key, short in zip(keys, short_keys(keys), strict=True)
+    ]
+    if len({setting.case for setting in found.ranked}) > 1:
+        columns.insert(0, ("case", [setting.case for setting in found.ranked], None))
+    if len(columns) < 2 or len(found.ranked) < 2:
+        return ""
+    means = _means(found)
+    axes = [(name, axis(values, form=form)) for name, values, form in columns] + [(found.metric, reach(means))]
+    strong = -(-len(found.ranked) // QUARTER)
+    rows = []
+    # The best come last, on top of the others.
+    for place in reversed(range(len(found.ranked))):
+        setting = found.ranked[place]
+        kind = kind_of(found, setting) + ("" if place < strong else " weak")
+        values = [column[place] for _, column, _ in columns] + [means[place]]
+        rows.append((values, kind, _says(found, setting)))
+    return lanes(f"Parallel coordinates of {len(rows)} settings", axes, rows)
+
+
+def curve_charts(found: Comparison) -> str:
+    """The dev metric by epoch, and the loss by step."""
+    best = {trial.name for trial in found.ranked[0].trials} if found.ranked else set()
+    labels = {t.name: setting.label for setting in [*found.ranked, *found.unranked] for t in setting.trials}
+    charts = []
+    for name, along, caption in (("metric", "epoch", plain_metric(found.metric)), ("loss", "step", "training loss")):
+        drawn = [(curve, points) for curve in found.curves if (points := getattr(curve, name))]
+        if not drawn:
+            continue
+        lines = []
+        for curve, points in sorted(drawn, key=lambda pair: pair[0].trial in best):
+            kind = "best" if curve.trial in best else ""
+            cut = curve.status == "stopped"
+            of = f" of {labels[curve.trial]}" if labels[curve.trial] != curve.trial else ""
+            says = f"{curve.trial}{of}, {curve.status}: {figure(points[-1][1])} at {along} {points[-1][0]:.0f}"
+            lines.append(Line(points, f"{kind} {'cut' if cut else ''}".strip(), says, cut))
+        charts.append(_lines(caption, along, lines))
+    return "".join(charts)
+
+
+def cost_chart(found: Comparison) -> str:
+    """The metric of each setting against the time of its trials; empty with fewer than two."""
+    timed = [setting for setting in found.ranked if setting.train_s or setting.seconds]
+    if len(timed) < 2:
+        return ""
+    training = all(setting.train_s for setting in timed)
+    times = [setting.train_s if training else setting.seconds for setting in timed]
+    y = reach([s.estimate.mean for s in timed if s.estimate])
+    what = "training" if training else "its trials"
+    panel = Panel(f"{plain_metric(found.metric)} by time", span_axis(0.0, max(times)), y, f"seconds of {what}")
+    for setting, time in zip(reversed(timed), reversed(times), strict=True):
+        if setting.estimate:
+            says = f"{_says(found, setting)}; {duration(time)}"
+            panel.mark(Mark(time, setting.estimate.mean, None, kind_of(found, setting), says))
+    return panel.svg(f"{plain_metric(found.metric)} by time, all seeds of a setting together")
+
+
+def _panel(found: Comparison, name: str, values: list[Any], form: str | None) -> str:
+    means = _means(found)
+    scale = axis(values, form=form)
+    panel = Panel(
+        f"{plain_metric(found.metric)} by {name}",
+        scale,
+        reach(means, [setting.interval for setting in found.ranked]),
+        name,
+    )
+    groups: dict[float, list[int]] = defaultdict(list)
+    for place, value in enumerate(values):
+        groups[scale.at(value)].append(place)
+    for places in groups.values():
+        # Drawn numbers fall on each other by chance: a mean of these would say nothing.
+        if len(places) > 1 and len(groups) <= MOST_MEANS:
+            panel.level(values[places[0]], sum(means[place] for place in places) / len(places))
+    for place in reversed(range(len(values))):
+        setting = found.ranked[place]
+        aside = _aside(found, groups[scale.at(values[place])], place, len(scale.labels))
+        mark = Mark(values[place], means[place], setting.interval, kind_of(found, setting), _says(found, setting))
+        panel.mark(mark, aside)
+    return panel.svg(name)
+
+
+def _aside(found: Comparison, places: list[int], place: int, categories: int) -> float:
+    """Where a dot stands in its strip, in pixels: by the order of the trials, which means nothing."""
+    if not categories or len(places) == 1:
+        return 0.0
+    order = sorted(places, key=lambda each: found.ranked[each].trials[0].name)
+    # Steps of the golden ratio fill the strip evenly for any number of dots.
+    return ((order.index(place) * GOLDEN) % 1.0 - 0.5) * SPREAD * min(1.0, 6 / categories)
+
+
+def _lines(caption: str, along: str, lines: list[Line]) -> str:
+    points: Points = [point for line in lines for point in line.points]
+    scale = axis([int(x) if x == int(x) else x for x, _ in points], form="uniform")
+    panel = Panel(f"{caption} by {along}", scale, reach([y for _, y in points]), along)
+    for line in lines:
+        panel.line(line)
+    return panel.svg(caption)
+
+
+def _means(found: Comparison) -> list[float]:
+    return [setting.estimate.mean for setting in found.ranked if setting.estimate]
+
+
+def _says(found: Comparison, setting: Setting) -> str:
+    mean = figure(setting.estimate.mean if setting.estimate else None)
+    interval = f" ({bounds(setting.interval)})" if setting.interval else ""
+    values = f", {described(setting, found.keys)}" if found.keys else ""
+    return f"{setting.label}: {mean}{interval}{values}"
+
+
+def _small(svg: str) -> str:
+    """The middle of a strip, for a legend."""
+    return svg.replace('width="170"', 'width="20"', 1).replace('viewBox="0 0 170', 'viewBox="75 0 20', 1)

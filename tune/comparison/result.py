@@ -1,0 +1,252 @@
+"""What a comparison of a sweep's trials comes to, as plain values: for the table, the page and the JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gare.common.page.parts import count
+from gare.config import Config
+from tune.comparison.curves import Curve, read_curves
+from tune.comparison.importance import CASE, Importance, importance
+from tune.comparison.names import bounds, cell, figure, short_keys
+from tune.comparison.noise import LEAST, Against, against, baseline, matching
+from tune.comparison.settings import Setting, group, rank, swept_keys, varying
+from tune.comparison.statistics import Noise, pooled
+from tune.ledger import Ledger, Trial
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Where the time went, in seconds summed over trials.
+
+    ``train_s``: training alone, of the trials that recorded it, and ``wall_s``: the wall time of those. ``overhead``:
+    of the whole sweep (``Ledger.overhead``). None where nothing was recorded.
+    """
+
+    seconds: float
+    wall_s: float
+    train_s: float | None
+    overhead: float | None
+
+    @property
+    def idle(self) -> float | None:
+        """The share of the trials' wall time that is not training."""
+        return 1 - self.train_s / self.wall_s if self.train_s and self.wall_s else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A sweep's settings, best first.
+
+    ``keys``: those that tables show. ``ranked``: settings with the metric; ``unranked``: those with no trial that ended
+    well. ``against``: each against ``reference``: the baseline's name, or None where it is the best one. ``files``:
+    what was written.
+    """
+
+    name: str
+    metric: str
+    mode: str
+    forms: dict[str, str]
+    keys: list[str]
+    ranked: list[Setting]
+    unranked: list[Setting]
+    trials: list[Trial]
+    reference: str | None
+    against: list[Against]
+    noise: Noise | None
+    importance: Importance | None
+    curves: list[Curve]
+    cost: Cost
+    best_config: Path | None = None
+    page: Path | None = None
+    data: Path | None = None
+
+    @property
+    def sign(self) -> float:
+        """1 where more of the metric is better, else -1."""
+        return 1.0 if self.mode == "max" else -1.0
+
+    @property
+    def best(self) -> Trial | None:
+        """The best trial of the best setting: its checkpoint is the one to use."""
+        if not self.ranked:
+            return None
+        able = [t for t in self.ranked[0].trials if t.settled and self.metric in t.metrics]
+        return max(able, key=lambda trial: self.sign * trial.metrics[self.metric])
+
+    @property
+    def files(self) -> list[Path]:
+        """What was written."""
+        return [path for path in (self.best_config, self.page, self.data) if path is not None]
+
+    @property
+    def failed(self) -> list[Trial]:
+        """The trials that failed."""
+        return [trial for trial in self.trials if trial.status == "failed"]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many trials have which status."""
+        return Counter(trial.status for trial in self.trials)
+
+    def cautions(self) -> list[str]:
+        """Say what to know before the figures."""
+        return _cautions(self)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Lay out the columns and rows of the ranking as text; settings without a rank come last."""
+        columns = ["rank", "setting", self.metric, "95 % interval", "seeds", *short_keys(self.keys)]
+        columns += ["epochs", "seconds", "status"]
+        rows = [self._row(str(number), setting) for number, setting in enumerate(self.ranked, 1)]
+        return columns, rows + [self._row("", setting) for setting in self.unranked]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the comparison as a plain mapping, without the learning curves."""
+        numbered = [*enumerate(self.ranked, 1), *((None, setting) for setting in self.unranked)]
+        return {
+            "sweep": self.name,
+            "metric": self.metric,
+            "mode": self.mode,
+            "best": self.best.name if self.best else None,
+            "best_setting": self.ranked[0].label if self.ranked else None,
+            "best_config": str(self.best_config) if self.best_config else None,
+            "page": str(self.page) if self.page else None,
+            "data": str(self.data) if self.data else None,
+            "reference": self.reference,
+            "settings": [self._setting(number, setting) for number, setting in numbered],
+            "differences": [each.as_json() for each in self.against],
+            "seed_noise": asdict(self.noise) if self.noise else None,
+            "importance": self.importance.as_json() if self.importance else None,
+            "cost": asdict(self.cost) | {"idle": self.cost.idle},
+            "trials": [_trial(number, trial) for number, setting in numbered for trial in setting.trials],
+        }
+
+    def _row(self, number: str, setting: Setting) -> list[str]:
+        mean = setting.estimate.mean if setting.estimate else None
+        values = [cell(setting.values[key]) for key in self.keys]
+        seeds = str(len(setting.scores) or "-")
+        row = [number, setting.label, figure(mean), bounds(setting.interval) or "-", seeds, *values]
+        return [*row, setting.epochs, f"{setting.seconds:.1f}", setting.status]
+
+    def _setting(self, number: int | None, setting: Setting) -> dict[str, Any]:
+        found = setting.estimate
+        return {
+            "rank": number,
+            "setting": setting.label,
+            "case": setting.case,
+            "values": setting.values,
+            "mean": found.mean if found else None,
+            "interval": list(setting.interval) if setting.interval else None,
+            "deviation": found.deviation if found else None,
+            "scores": {str(seed): score for seed, score in setting.scores.items()},
+            "confirmed": setting.confirmed,
+            "mean_without_search": setting.confirmed_mean,
+            "seconds": round(setting.seconds, 3),
+            "train_s": round(setting.train_s, 3),
+            "epochs": setting.epochs,
+            "status": setting.status,
+            "trials": [trial.name for trial in setting.trials],
+        }
+
+
+def gather(folder: Path, ledger: Ledger, config: Config, wanted: str | None) -> Comparison:
+    """Compare a sweep's trials; ``wanted``: the baseline's name, if one is asked for.
+
+    Raises ConfigError when there is no such baseline.
+    """
+    sweep = config.sweep
+    sign = 1.0 if sweep.mode == "max" else -1.0
+    settings = group(ledger, config)
+    ranked, unranked = rank(settings, sign)
+    keys = swept_keys(ledger, config)
+    by_case = any(setting.case is not None for setting in settings)
+    # The keys that only cases set are named by the case.
+    keys = [key for key in keys if key in sweep.space] if by_case else keys
+    found = baseline(settings, wanted, list(sweep.space))
+    best = ranked[0] if ranked else None
+    reference = matching(found[1], list(sweep.space)) if found else lambda _: best
+    weighed = [*varying(ranked, keys), *([CASE] if len({setting.case for setting in ranked}) > 1 else [])]
+    return Comparison(
+        name=ledger.name,
+        metric=sweep.metric,
+        mode=sweep.mode,
+        forms={key: next(iter(spec)) for key, spec in sweep.space.items() if isinstance(spec, dict) and spec},
+        keys=keys,
+        ranked=ranked,
+        unranked=unranked,
+        trials=list(ledger.trials),
+        reference=found[0] if found else None,
+        against=against(ranked, reference, sign),
+        noise=pooled([list(setting.scores.values()) for setting in ranked if not setting.cut]),
+        # A table of cases has nothing between them to model.
+        importance=importance([setting for setting in ranked if not setting.cut], weighed)
+        if keys and weighed
+        else None,
+        curves=read_curves(folder, ledger.trials, sweep.metric),
+        cost=_cost(ledger),
+    )
+
+
+def _cost(ledger: Ledger) -> Cost:
+    timed = [trial for trial in ledger.trials if trial.train_s > 0]
+    return Cost(
+        seconds=sum(trial.seconds for trial in ledger.trials),
+        wall_s=sum(trial.seconds for trial in timed),
+        train_s=sum(trial.train_s for trial in timed) if timed else None,
+        # The time of a trial at work counts, its training is not known yet.
+        overhead=ledger.overhead() if all(trial.ended for trial in ledger.trials) else None,
+    )
+
+
+def _trial(number: int | None, trial: Trial) -> dict[str, Any]:
+    return {
+        "rank": number,
+        "trial": trial.name,
+        "case": trial.case,
+        "stage": trial.stage,
+        "status": trial.status,
+        "error": trial.error,
+        "overrides": trial.overrides,
+        "metrics": trial.metrics,
+        "seconds": round(trial.seconds, 3),
+        "train_s": round(trial.train_s, 3),
+        "epochs": trial.epochs,
+        "attempts": trial.attempts,
+        "directory": trial.directory,
+        "checkpoint": trial.best,
+        "mlflow_run": trial.run_id,
+    }
+
+
+def _cautions(found: Comparison) -> list[str]:
+    """Say what to know before the figures."""
+    counts, says = found.counts, []
+    if waiting := counts["pending"] + counts["running"]:
+        still = "has" if waiting == 1 else "have"
+        says.append(
+            f"{waiting} of {count(len(found.trials), 'trial')} {still} not ended: this is how it stands so far."
+        )
+    if counts["failed"]:
+        says.append(
+            f"{count(counts['failed'], 'trial')} failed and count nowhere: their settings are means of the seeds left."
+        )
+    most = max((len(setting.scores) for setting in found.ranked), default=0)
+    if len(found.ranked) > 1 and most < LEAST:
+        says.append(
+            f"No setting has more than {count(most, 'seed')}, so nothing tells a difference between settings from seed "
+            f"noise; list at least {LEAST} in sweep.seeds."
+        )
+    if counts["stopped"]:
+        says.append(
+            f"{count(counts['stopped'], 'trial')} stopped early: {'its' if counts['stopped'] == 1 else 'their'} "
+            "metric is the best until then, and takes no part in intervals, comparisons and importance."
+        )
+    if any(setting.confirmed for setting in found.ranked):
+        says.append(
+            "The confirmed settings were chosen for their first seed, which therefore flatters them; the ranking also "
+            "gives their mean without it. They rank before the settings of the search, which have that seed alone."
+        )
+    return says

@@ -1,0 +1,149 @@
+"""Settings and their trials: what is ranked is a setting, and its seeds are repeats of it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from gare.common.files import canonical_json
+from gare.config import Config
+from gare.config.tree import flatten
+from tune.comparison.names import cell, short_keys
+from tune.comparison.statistics import Estimate, estimate
+from tune.ledger import Ledger, Trial
+
+SEED = "train.seed"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Trials that differ in ``train.seed`` alone.
+
+    ``label``: the case where it is one, the value where a single key is swept, else its
+    first trial's name. ``values``: every key that some trial sets, the
+    experiment's own value where this one does not. ``scores``: the metric by seed, of trials done or stopped early;
+    the mean where a seed was trained twice.
+    """
+
+    label: str
+    case: str | None
+    values: dict[str, Any]
+    trials: list[Trial]
+    scores: dict[int, float]
+
+    @cached_property
+    def estimate(self) -> Estimate | None:
+        """The metric over the seeds; None without any."""
+        return estimate(list(self.scores.values())) if self.scores else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval of the mean; None where seeds were stopped early: theirs would be another epoch's."""
+        return self.estimate.interval if self.estimate and not self.cut else None
+
+    @property
+    def cut(self) -> bool:
+        """Whether a trial of it was stopped early."""
+        return any(trial.status == "stopped" for trial in self.trials)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it was trained again, over other seeds, for being among the best of a search."""
+        return any(trial.stage == "confirm" and trial.status == "done" for trial in self.trials)
+
+    @property
+    def confirmed_mean(self) -> float | None:
+        """The mean without the seeds of the search, which chose it; None where it was not confirmed."""
+        searched = {trial.overrides.get(SEED) for trial in self.trials if trial.stage == "search"}
+        others = [score for seed, score in self.scores.items() if seed not in searched]
+        return estimate(others).mean if self.confirmed and others else None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of its trials."""
+        return sum(trial.seconds for trial in self.trials)
+
+    @property
+    def train_s(self) -> float:
+        """Training time of its trials."""
+        return sum(trial.train_s for trial in self.trials)
+
+    @property
+    def epochs(self) -> str:
+        """The epochs its trials reached: one number, or the fewest and the most."""
+        reached = sorted({trial.epochs for trial in self.trials if trial.epochs})
+        return "-" if not reached else "-".join(str(each) for each in (reached[0], reached[-1])[: len(reached)])
+
+    @property
+    def status(self) -> str:
+        """What became of its trials: one word, or how many of each."""
+        counts = Counter(trial.status for trial in self.trials)
+        if len(self.trials) == 1:
+            return self.trials[0].status
+        return ", ".join(f"{number} {status}" for status, number in counts.items())
+
+
+def group(ledger: Ledger, config: Config) -> list[Setting]:
+    """Group the trials by setting, in the order of their first trials."""
+    keys = swept_keys(ledger, config)
+    base = flatten(config)
+    rows: dict[str, list[Trial]] = defaultdict(list)
+    for trial in ledger.trials:
+        varied = {key: value for key, value in trial.overrides.items() if key != SEED}
+        rows[canonical_json([trial.case, varied])].append(trial)
+    cases = Counter(trials[0].case for trials in rows.values())
+    return [
+        Setting(
+            label=_label(trials[0], cases, keys),
+            case=trials[0].case,
+            values={key: trials[0].overrides.get(key, base.get(key)) for key in keys},
+            trials=trials,
+            scores=_scores(trials, config),
+        )
+        for trials in rows.values()
+    ]
+
+
+def rank(settings: Sequence[Setting], sign: float) -> tuple[list[Setting], list[Setting]]:
+    """Split into those with the metric, best first, and the others; ``sign``: 1 where more is better, else -1.
+
+    Confirmed settings come before those of a search, whose one seed may have been a lucky one; ties keep their order.
+    """
+    able = [setting for setting in settings if setting.estimate]
+    others = [setting for setting in settings if not setting.estimate]
+    return sorted(able, key=lambda s: (not s.confirmed, -sign * s.estimate.mean if s.estimate else 0.0)), others
+
+
+def swept_keys(ledger: Ledger, config: Config) -> list[str]:
+    """Name every key that the space or some trial sets, without the seed."""
+    return sorted(({key for trial in ledger.trials for key in trial.overrides} | set(config.sweep.space)) - {SEED})
+
+
+def varying(settings: Sequence[Setting], keys: Sequence[str]) -> list[str]:
+    """Keep the keys that have more than one value among the settings."""
+    return [key for key in keys if len({canonical_json(setting.values[key]) for setting in settings}) > 1]
+
+
+def described(setting: Setting, keys: Sequence[str]) -> str:
+    """Say a setting's values in a line."""
+    shorts = short_keys(list(keys))
+    return ", ".join(f"{short} {cell(setting.values[key])}" for key, short in zip(keys, shorts, strict=True))
+
+
+def _label(first: Trial, cases: Mapping[str | None, int], keys: Sequence[str]) -> str:
+    if first.case is not None:
+        return first.case if cases[first.case] == 1 else f"{first.case} / {first.name}"
+    if len(keys) == 1 and keys[0] in first.overrides:
+        return f"{short_keys(list(keys))[0]} {cell(first.overrides[keys[0]])}"
+    return first.name
+
+
+def _scores(trials: Sequence[Trial], config: Config) -> dict[int, float]:
+    found: dict[int, list[float]] = defaultdict(list)
+    for trial in trials:
+        if trial.settled and config.sweep.metric in trial.metrics:
+            found[trial.overrides.get(SEED, config.train.seed)].append(trial.metrics[config.sweep.metric])
+    return {seed: estimate(values).mean for seed, values in sorted(found.items())}
