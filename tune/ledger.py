@@ -1,4 +1,7 @@
-"""The record of a sweep, ``sweep.json``: its settings and what became of every trial."""
+"""The record of a sweep, ``sweep.json``: its settings and what became of every trial. It is the truth about the sweep.
+
+Ray Tune's own state is thrown away with each launch: a sweep goes on from this file and its trials' run folders alone.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ from gare.config import Config
 from gare.config.tree import build
 
 SWEEP_FILE = "sweep.json"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
 
 TrialStatus = Literal["pending", "running", "done", "stopped", "failed"]
+Stage = Literal["search", "confirm"]
 
 
 @dataclass
@@ -25,6 +30,8 @@ class Trial:
 
     ``metrics``: of its best checkpoint, keys like ``dev/t2v/R@1``, NaN left out. ``seconds``: wall time over
     its attempts. ``stopped``: ended early by the scheduler; ``failed``: ``error`` says why, in one line.
+    ``stage``: ``confirm`` for the best settings of a search, trained over all seeds. ``attempts``: times it was
+    started. ``train_s``: seconds of training alone, and ``epochs``: whole ones done, both by its run's own record.
     """
 
     name: str
@@ -36,22 +43,47 @@ class Trial:
     error: str | None = None
     seconds: float = 0.0
     run_id: str | None = None
+    case: str | None = None
+    stage: Stage = "search"
+    attempts: int = 0
+    train_s: float = 0.0
+    epochs: int = 0
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it, now."""
         return self.status in {"done", "stopped", "failed"}
 
+    @property
+    def settled(self) -> bool:
+        """Whether it ended well, so that it is not trained again."""
+        return self.status in {"done", "stopped"}
+
+
+@dataclass
+class Launch:
+    """A time the sweep was at work: its wall time so far, in seconds, and how many trials ran at a time."""
+
+    slots: int
+    wall_s: float = 0.0
+
 
 @dataclass
 class Ledger:
-    """A sweep: the settings all trials share, as a plain tree, and its trials in order."""
+    """A sweep: the settings all trials share, as a plain tree, and its trials in order.
+
+    ``extended``: how many of ``sweep.trials`` were asked for later. ``dataset``: the digests of the shards that all
+    trials read, empty in records of version 1.
+    """
 
     name: str
     key: str
     config: dict[str, Any]
     trials: list[Trial]
     run_id: str | None = None
+    extended: int = 0
+    dataset: dict[str, str] = field(default_factory=dict)
+    launches: list[Launch] = field(default_factory=list)
     version: int = VERSION
 
     def settings(self) -> Config:
@@ -62,18 +94,26 @@ class Ledger:
         """Replace the folder's record, atomically."""
         write_json(folder / SWEEP_FILE, asdict(self))
 
+    def overhead(self) -> float | None:
+        """Wall time x slots / the trials' training time - 1, over all launches; None where it is not known."""
+        training = sum(trial.train_s for trial in self.trials)
+        spent = sum(launch.wall_s * launch.slots for launch in self.launches)
+        return spent / training - 1 if training > 0 and spent > 0 else None
+
     @classmethod
     def read(cls, folder: Path) -> Ledger:
-        """Read the record of a sweep's folder; InputError when it has none or a damaged one."""
+        """Read the record of a sweep's folder, of version 1 too; InputError when it has none or a damaged one."""
         path = folder / SWEEP_FILE
         if not path.is_file():
             raise InputError(f"{folder} holds no {SWEEP_FILE}; give the folder of a gare sweep.")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            if values["version"] != VERSION:
-                raise InputError(f"{path} has version {values['version']}; this gare reads version {VERSION}.")
+            if values["version"] not in READABLE:
+                raise InputError(f"{path} has version {values['version']}; this gare reads versions 1 and {VERSION}.")
             build(values["config"], str(path))
-            return cls(**values | {"trials": [_trial(trial) for trial in values["trials"]]})
+            trials = [_trial(trial) for trial in values["trials"]]
+            launches = [Launch(**launch) for launch in values.get("launches", [])]
+            return cls(**values | {"trials": trials, "launches": launches, "version": VERSION})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
 

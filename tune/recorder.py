@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +12,117 @@ from ray import tune as ray_tune
 
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.tracking import Status, Tracker
+from gare.tracking import Status, Tracker, markdown_table
+from gare.training.ray_here import release
 from gare.training.run import CHECKPOINTS, read_state
-from tune.compare import Comparison
-from tune.ledger import SWEEP_FILE, Ledger, Trial, finite
-from tune.trial import OUTCOME
+from gare.training.tracked import record_files
+from tune.comparison import Comparison
+from tune.ledger import SWEEP_FILE, Launch, Ledger, Stage, Trial, finite
+from tune.space import Planned
+from tune.trial import OUTCOME, chosen
 
 MLFLOW_STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+WRITE_SECONDS = 15.0
+
+OnProgress = Callable[[Trial, int, int], None]
+"""Called when a trial ended, with how many have and how many there are."""
 
 
 class Recorder:
-    """Writes down what happens; ``tracker`` None keeps MLflow out of it."""
+    """Writes down what happens; ``tracker`` None keeps MLflow out of it. ``expected``: trials there will be in all."""
 
     def __init__(
-        self, folder: Path, ledger: Ledger, tracker: Tracker | None, on_progress: Callable[[Trial, int, int], None]
+        self,
+        folder: Path,
+        ledger: Ledger,
+        config: Config,
+        tracker: Tracker | None,
+        on_progress: OnProgress,
+        expected: int,
     ) -> None:
-        self._folder, self._ledger, self._tracker, self._on_progress = folder, ledger, tracker, on_progress
+        self._folder, self._ledger, self._config, self._tracker = folder, ledger, config, tracker
+        self._on_progress, self.expected = on_progress, max(expected, len(ledger.trials))
+        self._shards = str(config.runtime.shards)
         self._started: dict[int, float] = {}
-        self._select_by: dict[int, str] = {}
+        self._launch: Launch | None = None
+        self._began = self._written = time.monotonic()
 
-    def start(self, config: Config, dataset: Mapping[str, str]) -> None:
-        """Open the parent run and a child run for every trial still to be trained, and write the record."""
-        for index, trial in enumerate(self._ledger.trials):
-            values = with_overrides(config, trial.overrides)
-            self._select_by[index] = f"dev/{values.train.select_by}"
-            if trial.status in {"done", "stopped"}:
-                continue
-            trial.status, trial.error, trial.metrics = "pending", None, {}
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles what it is given; an open MLflow store does not travel, and no copy is ever used."""
+        return {}
+
+    def start(self, slots: int, began: float) -> None:
+        """Open the parent run and take up what was interrupted or failed; ``began``: when, by the monotonic clock."""
+        for trial in self._ledger.trials:
+            if not trial.settled:
+                trial.status, trial.error, trial.metrics = "pending", None, {}
+        self._began = began
+        self._launch = Launch(slots)
+        self._ledger.launches.append(self._launch)
         if self._tracker is not None:
-            self._open_runs(self._tracker, config, dataset)
-        self._ledger.write(self._folder)
+            self._open_parent(self._tracker)
+        self.write()
+
+    def add(self, planned: Planned) -> int:
+        """Take up one more trial of the search and give its index."""
+        self.add_all([planned])
+        return len(self._ledger.trials) - 1
+
+    def add_all(self, planned: Sequence[Planned], stage: Stage = "search") -> None:
+        """Take up more trials."""
+        for one in planned:
+            self._add(one, stage)
+        self.expected = max(self.expected, len(self._ledger.trials))
+        if planned:
+            self.write()
+
+    def _add(self, planned: Planned, stage: Stage) -> None:
+        index = len(self._ledger.trials)
+        name = f"trial-{index:03d}"
+        row = Trial(
+            name=name,
+            overrides=dict(planned.overrides),
+            directory=str(self._folder / name),
+            case=planned.case,
+            stage=stage,
+        )
+        self._ledger.trials.append(row)
+
+    def chosen(self, index: int) -> dict[str, Any]:
+        """Open a trial's MLflow run, the same as before where it had one, and give what Tune hands to the trial."""
+        trial = self._ledger.trials[index]
+        trial.attempts += 1
+        if self._tracker is not None:
+            if trial.run_id is not None:
+                self._tracker.resume(trial.run_id)
+            else:
+                trial.run_id = self._open_child(self._tracker, trial)
+        self.write()
+        return chosen(index, trial.name, trial.overrides, trial.run_id)
 
     def trial_started(self, index: int) -> None:
         """Note that a trial began to train."""
         self._started[index] = time.monotonic()
         self._ledger.trials[index].status = "running"
-        self._ledger.write(self._folder)
+        self.write()
 
     def epoch(self, index: int, metrics: Mapping[str, Any]) -> None:
         """Keep the metrics of a trial's best epoch so far, in case it is stopped."""
-        trial, key = self._ledger.trials[index], self._select_by[index]
+        trial = self._ledger.trials[index]
+        key = f"dev/{with_overrides(self._config, trial.overrides).train.select_by}"
         found = finite({name: value for name, value in metrics.items() if name.startswith("dev/")})
         if found.get(key, -math.inf) > trial.metrics.get(key, -math.inf):
             trial.metrics = found
+        trial.epochs = int(metrics.get("epoch", trial.epochs))
+
+    def trial_broke(self, index: int, *, again: bool) -> None:
+        """Note that a trial's own process is gone, and free what its workers had, before it is started ``again``."""
+        trial = self._ledger.trials[index]
+        release(Path(trial.directory))
+        trial.seconds += self._since(index)
+        trial.status = "pending"
+        trial.attempts += again
+        self.write()
 
     def trial_ended(self, index: int, outcome: Mapping[str, Any]) -> None:
         """Note that a trial ended: ``outcome`` as it reported it, empty when the scheduler stopped it."""
@@ -64,33 +132,43 @@ class Recorder:
         trial.best = outcome.get("best")
         if "metrics" in outcome:
             trial.metrics = finite(dict(outcome["metrics"]))
-        elif trial.status == "stopped":
-            self._take_up(trial)
-        trial.seconds += time.monotonic() - self._started.get(index, time.monotonic())
-        self._ledger.write(self._folder)
+        trial.train_s = float(outcome.get("train_s", trial.train_s))
+        trial.epochs = int(outcome.get("epochs", trial.epochs))
+        _take_up(trial)
+        trial.seconds += self._since(index)
+        self.write()
         if self._tracker is not None and trial.run_id is not None:
+            record_files(self._tracker, trial.run_id, Path(trial.directory), self._config)
             tags = {"gare.trial_status": trial.status} | ({"gare.error": trial.error} if trial.error else {})
             self._tracker.tag(trial.run_id, tags)
             self._tracker.metrics(trial.run_id, _best(trial), int(outcome.get("steps", 0)))
             self._tracker.finish(trial.run_id, MLFLOW_STATUS[trial.status])
         ended = sum(trial.ended for trial in self._ledger.trials)
-        self._on_progress(trial, ended, len(self._ledger.trials))
+        self._on_progress(trial, ended, self.expected)
 
-    def _take_up(self, trial: Trial) -> None:
-        """A stopped trial's best epoch from its run folder, which knows of epochs before a resume too."""
-        state = read_state(Path(trial.directory))
-        if state is not None and state.best is not None:
-            trial.metrics = finite(state.best_metrics)
-            trial.best = str(Path(trial.directory) / CHECKPOINTS / state.best)
+    def look(self) -> None:
+        """Write the record from time to time, so that a killed sweep's says how long it was at work."""
+        if time.monotonic() - self._written > WRITE_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Write the record."""
+        self._written = time.monotonic()
+        if self._launch is not None:
+            self._launch.wall_s = round(self._written - self._began, 1)
+        self._ledger.write(self._folder)
 
     def close(self) -> None:
         """End what was interrupted: no trial runs any more."""
         for trial in self._ledger.trials:
-            if not trial.ended:
+            if trial.status == "running":
+                _take_up(trial)
                 trial.status = "pending"
                 if self._tracker is not None and trial.run_id is not None:
                     self._tracker.finish(trial.run_id, "KILLED")
-        self._ledger.write(self._folder)
+            elif trial.status == "stopped":
+                _take_up(trial)  # it may have ended another epoch before it heard
+        self.write()
         if self._tracker is not None and self._ledger.run_id is not None:
             failed = all(trial.status == "failed" for trial in self._ledger.trials)
             self._tracker.finish(self._ledger.run_id, "FAILED" if failed else "KILLED")
@@ -102,30 +180,52 @@ class Recorder:
         self._tracker.resume(self._ledger.run_id)
         self._tracker.metrics(self._ledger.run_id, _best(comparison.best), step=0)
         self._tracker.tag(self._ledger.run_id, {"gare.best_trial": comparison.best.name})
-        for path in (self._folder / SWEEP_FILE, comparison.plot, comparison.best_config):
+        self._tracker.describe(self._ledger.run_id, markdown_table(*comparison.table()))
+        for path in (self._folder / SWEEP_FILE, *comparison.files):
             if path is not None:
                 self._tracker.artifact(self._ledger.run_id, path)
         self._tracker.finish(self._ledger.run_id)
+        self._tracker.replay()  # what trials could not send in their time, too
 
-    def _open_runs(self, tracker: Tracker, config: Config, dataset: Mapping[str, str]) -> None:
+    def _since(self, index: int) -> float:
+        return time.monotonic() - self._started.pop(index, time.monotonic())
+
+    def _open_parent(self, tracker: Tracker) -> None:
         ledger = self._ledger
         if ledger.run_id is not None:
             tracker.resume(ledger.run_id)
-        else:
-            ledger.run_id = tracker.start(ledger.name, config=config, tags={"gare.kind": "sweep"})
-            tracker.dataset(ledger.run_id, dataset)
-        for trial in ledger.trials:
-            if trial.status != "pending":
-                continue
-            if trial.run_id is not None:
-                tracker.resume(trial.run_id)
-                continue
-            tags = {"gare.kind": "trial", "gare.trial": trial.name}
-            settings = with_overrides(config, trial.overrides)
-            trial.run_id = tracker.start(
-                f"{ledger.name}/{trial.name}", config=settings, tags=tags, parent_run_id=ledger.run_id
-            )
-            tracker.dataset(trial.run_id, dataset)
+            return
+        tags = {"gare.kind": "sweep", "gare.sweep": ledger.name}
+        ledger.run_id = tracker.start(ledger.name, config=self._config, tags=tags, key=str(self._folder))
+        self.write()
+        tracker.dataset(ledger.run_id, ledger.dataset, source=self._shards)
+
+    def _open_child(self, tracker: Tracker, trial: Trial) -> str:
+        ledger = self._ledger
+        tags = {
+            "gare.kind": "trial",
+            "gare.sweep": ledger.name,
+            "gare.trial": trial.name,
+            "gare.stage": trial.stage,
+        } | ({"gare.case": trial.case} if trial.case is not None else {})
+        settings = with_overrides(self._config, trial.overrides)
+        name = f"{ledger.name}/{trial.name}" + (f" {trial.case}" if trial.case is not None else "")
+        # The folder as key: a driver killed before it wrote the id down leaves no second run.
+        run_id = tracker.start(name, config=settings, tags=tags, parent_run_id=ledger.run_id, key=trial.directory)
+        tracker.describe(run_id, markdown_table(["setting", "value"], trial.overrides.items()))
+        tracker.dataset(run_id, ledger.dataset, source=self._shards)
+        return run_id
+
+
+def _take_up(trial: Trial) -> None:
+    """What a trial's run folder says, which knows of attempts before this one too."""
+    state = read_state(Path(trial.directory))
+    if state is None:
+        return
+    trial.train_s, trial.epochs = round(state.seconds, 3), state.epoch
+    if trial.status == "stopped" and state.best is not None:
+        trial.metrics = finite(state.best_metrics)
+        trial.best = str(Path(trial.directory) / CHECKPOINTS / state.best)
 
 
 def _best(trial: Trial) -> dict[str, float]:
@@ -136,35 +236,46 @@ class TuneCallback(ray_tune.Callback):  # type: ignore[misc]
     """Hands Tune's events to the recorder."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._recorder: Recorder | None = recorder
+        self._recorder = recorder
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks; an open MLflow store does not travel."""
-        return {"_recorder": None}
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Keep the record young."""
+        del iteration, trials, info
+        self._recorder.look()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note the start."""
         del iteration, trials, info
-        if self._recorder:
-            self._recorder.trial_started(trial.config["trial"])
+        self._recorder.trial_started(trial.config["trial"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Note an epoch's metrics."""
         del iteration, trials, info
-        if self._recorder and OUTCOME not in result:
+        if OUTCOME not in result:
             self._recorder.epoch(trial.config["trial"], result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note the end."""
         del iteration, trials, info
-        if self._recorder:
-            self._recorder.trial_ended(trial.config["trial"], (trial.last_result or {}).get(OUTCOME, {}))
+        self._recorder.trial_ended(trial.config["trial"], (trial.last_result or {}).get(OUTCOME, {}))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that the trial's process is gone and that it starts again."""
+        del iteration, trials, info
+        self._recorder.trial_broke(trial.config["trial"], again=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that the trial's process is gone; an exception inside it is an outcome it reports itself."""
+        """Note that the trial's process is gone for good; an exception inside it is an outcome it reports itself."""
         del iteration, trials, info
-        if self._recorder:
-            error = "The trial's own process died (killed or out of memory) or could not start."
-            self._recorder.trial_ended(trial.config["trial"], {"status": "failed", "error": error})
+        self._recorder.trial_broke(trial.config["trial"], again=False)
+        self._recorder.trial_ended(trial.config["trial"], {"status": "failed", "error": _why(trial.error_file)})
+
+
+def _why(error_file: str | None) -> str:
+    """What Tune wrote down when a trial's process failed."""
+    text = Path(error_file).read_text(encoding="utf-8", errors="replace") if error_file else ""
+    if "actor is dead" in text or "actor died" in text or not text.strip():
+        return "The trial's own process died (killed or out of memory) or could not start."
+    return text.strip().splitlines()[-1]

@@ -1,131 +1,142 @@
-"""The search space: dotted keys and what each is tried over, checked and drawn before anything starts.
+"""What the trials of a sweep change: its space, its cases and its seeds, checked and drawn before anything starts.
 
-The whole list of trials is known up front: a sweep can be printed, repeated and taken up again by its trials alone.
+Without a searcher the whole list of trials is known up front: a sweep can be printed, repeated and taken up again by
+its trials alone.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from gare.common.errors import ConfigError
-from gare.common.files import canonical_json, digest_of
+from gare.common.files import canonical_json
 from gare.config import Config
-from gare.config.tree import check_key, with_overrides
+from gare.config.tree import with_overrides
+from tune.dimension import FORMS, Dimension, check_sweepable, parse_dimension, stream
 
-Form = Literal["choice", "grid", "uniform", "loguniform", "int"]
 Overrides = dict[str, Any]
 
-LISTS = ("choice", "grid")
-RANGES = ("uniform", "loguniform", "int")
-FORMS = "{choice: [...]}, {grid: [...]}, {uniform: [a, b]}, {loguniform: [a, b]} or {int: [a, b]}"
-FIXED = {
-    "runtime": "changes where a run happens, not what it computes",
-    "sweep": "describes the sweep itself",
-    "protocol": "decides what trials are compared on",
-    "prepare": "is settled when the shards are made, and all trials read the same shards",
-}
-SIGNIFICANT_DIGITS = 4
+SEED = "train.seed"
 
 
 @dataclass(frozen=True)
-class Dimension:
-    """One swept key. ``values``: the listed values of choice and grid, else the two inclusive bounds."""
+class Planned:
+    """A trial to be: its case by name, None without cases, and what it changes, with its seed where seeds are given."""
 
-    key: str
-    form: Form
-    values: tuple[Any, ...]
+    case: str | None
+    overrides: Overrides
 
-    def draw(self, random: np.random.Generator) -> Any:
-        """One value; numbers to four significant digits, so that a trial can be repeated by hand."""
-        if self.form in LISTS:
-            return self.values[int(random.integers(len(self.values)))]
-        low, high = self.values
-        if self.form == "int":
-            return int(random.integers(low, high, endpoint=True))
-        if self.form == "uniform":
-            value = float(random.uniform(low, high))
-        else:
-            value = math.exp(float(random.uniform(math.log(low), math.log(high))))
-        return min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), low), high)
+
+def expand(config: Config) -> list[Planned]:
+    """Draw every trial; none with a searcher, which chooses them one by one.
+
+    There are ``sweep.trials`` samples, each with every seed, in every case and under every combination of the grids, in
+    this order: more samples go to the end. A sample's drawn values are the same over all of them, so that they can be
+    compared pair by pair. Each key has its own stream from ``sweep.seed``: adding a key leaves the draws of the others
+    as they were. Equal trials are kept once. Raises ConfigError for whatever makes no sense, as ``parse_space`` and
+    ``check_cases`` do, and when the values of a trial do not fit together.
+    """
+    dimensions = parse_space(config)
+    check_cases(config, dimensions)
+    if config.sweep.search != "random":
+        return []
+    trials: dict[str, Planned] = {}
+    for overrides, case in _points(config, dimensions):
+        planned = Planned(case, dict(sorted(overrides.items())))
+        trials.setdefault(canonical_json([case, planned.overrides]), planned)
+    for number, planned in enumerate(trials.values()):
+        try:
+            with_overrides(config, planned.overrides)
+        except ConfigError as error:
+            text = (f"case {planned.case}; " if planned.case else "") + shown(planned.overrides)
+            raise ConfigError(f"sweep.space: trial {number} ({text}) does not fit together: {error}") from None
+    return list(trials.values())
 
 
 def parse_space(config: Config) -> list[Dimension]:
     """Read ``sweep.space``, by key.
 
-    Raises ConfigError naming the key when it is no setting that can vary, its form is unknown, or one of its
-    values or bounds does not make a valid config.
+    Raises ConfigError naming the key when it is no setting that can vary, its form is unknown or does not go with the
+    searcher, or one of its values or bounds does not make a valid config; with a searcher, whose trials are not known
+    up front, also when two values do not fit together.
     """
-    if not config.sweep.space:
-        raise ConfigError(f"sweep.space is empty; give it a dotted key with one of {FORMS}.")
-    dimensions = [_dimension(str(key), config.sweep.space[key]) for key in sorted(config.sweep.space)]
+    sweep = config.sweep
+    searched = sweep.search == "optuna"
+    if not sweep.space and (searched or not sweep.cases):
+        raise ConfigError(f"sweep.space is empty; give it a dotted key with one of {FORMS}, or name sweep.cases.")
+    dimensions = [parse_dimension(str(key), sweep.space[key]) for key in sorted(sweep.space)]
     for dimension in dimensions:
+        if searched and dimension.form == "grid":
+            raise ConfigError(
+                f"sweep.space: {dimension.key} is a grid, whose points are all trained, so it goes with sweep.search: "
+                "random; write choice for optuna."
+            )
+        if dimension.key == SEED and sweep.seeds is not None:
+            raise ConfigError(f"{SEED} is in sweep.space and in sweep.seeds; leave it out of one.")
         for value in dimension.values:
             try:
                 with_overrides(config, {dimension.key: value})
             except ConfigError as error:
                 raise ConfigError(f"sweep.space: {dimension.key} cannot be {value!r}: {error}") from None
+    if searched:
+        _check_pairs(config, dimensions)
+    for seed in sweep.seeds or []:
+        with_overrides(config, {SEED: seed})
     return dimensions
 
 
-def expand(config: Config) -> list[Overrides]:
-    """Draw every trial: ``sweep.trials`` samples, each under every combination of the grids.
-
-    A sample's drawn values are the same over the grid, so that grid points can be compared pair by pair. Each key
-    has its own stream from ``sweep.seed``: adding a key leaves the draws of the others as they were. Equal trials
-    are kept once. Raises ConfigError when the values of a trial do not fit together.
-    """
-    dimensions = parse_space(config)
-    grids = [d for d in dimensions if d.form == "grid"]
-    drawn = [d for d in dimensions if d.form != "grid"]
-    streams = [np.random.default_rng([config.sweep.seed, int(digest_of(d.key), 16)]) for d in drawn]
-    trials: dict[str, Overrides] = {}
-    for _ in range(config.sweep.trials):
-        sample = {d.key: d.draw(stream) for d, stream in zip(drawn, streams, strict=True)}
-        for point in itertools.product(*(d.values for d in grids)):
-            overrides = dict(sorted((sample | {d.key: v for d, v in zip(grids, point, strict=True)}).items()))
-            trials.setdefault(canonical_json(overrides), overrides)
-    for number, overrides in enumerate(trials.values()):
+def check_cases(config: Config, dimensions: Sequence[Dimension]) -> None:
+    """Refuse a case that changes what cannot vary or varies already, that makes no valid config, or that is another."""
+    swept = {dimension.key for dimension in dimensions}
+    seen: dict[str, str] = {}
+    for name, changes in config.sweep.cases.items():
+        where = f"sweep.cases: {name}"
+        if not name.strip() or not name.isprintable():
+            raise ConfigError(f"sweep.cases: {name!r} is no name for a case; write one line of text.")
+        for key in changes:
+            check_sweepable(key, where)
+            if key in swept:
+                raise ConfigError(f"{where} sets {key}, which sweep.space varies; leave it out of one.")
+            if key == SEED and config.sweep.seeds is not None:
+                raise ConfigError(f"{where} sets {SEED}, which sweep.seeds varies; leave it out of one.")
         try:
-            with_overrides(config, overrides)
+            digest = with_overrides(config, changes).digest()
         except ConfigError as error:
-            text = ", ".join(f"{key}={value}" for key, value in overrides.items())
-            raise ConfigError(f"sweep.space: trial {number} ({text}) does not fit together: {error}") from None
-    return list(trials.values())
+            raise ConfigError(f"{where} does not fit: {error}") from None
+        if digest in seen:
+            raise ConfigError(f"{where} is the same experiment as {seen[digest]}; leave one out.")
+        seen[digest] = name
 
 
-def _dimension(key: str, spec: Any) -> Dimension:
-    section = key.partition(".")[0]
-    if section in FIXED:
-        raise ConfigError(f"sweep.space: {key} cannot be swept: {section}.* {FIXED[section]}.")
-    try:
-        check_key(key)
-    except ConfigError as error:
-        raise ConfigError(f"sweep.space: {error}") from None
-    if not isinstance(spec, Mapping) or len(spec) != 1 or next(iter(spec)) not in (*LISTS, *RANGES):
-        raise ConfigError(f"sweep.space: {key} is {spec!r}; write one of {FORMS}.")
-    form, values = next(iter(spec.items()))
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise ConfigError(f"sweep.space: {key} needs a list after {form}, not {values!r}.")
-    if form in RANGES:
-        return Dimension(key, form, _bounds(key, form, values))
-    if len({canonical_json(value) for value in values}) < len(values):
-        raise ConfigError(f"sweep.space: {key} lists a value twice: {list(values)}.")
-    return Dimension(key, form, tuple(values))
+def shown(overrides: Overrides) -> str:
+    """Write overrides as they would be typed."""
+    return ", ".join(f"{key}={value}" for key, value in overrides.items())
 
 
-def _bounds(key: str, form: str, values: Sequence[Any]) -> tuple[Any, Any]:
-    kind: Callable[[Any], Any] = int if form == "int" else float
-    wanted = int if form == "int" else (int, float)
-    numbers = [v for v in values if isinstance(v, wanted) and not isinstance(v, bool) and math.isfinite(v)]
-    if len(values) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
-        what = "whole numbers" if form == "int" else "numbers"
-        raise ConfigError(f"sweep.space: {key} needs two {what} [low, high] after {form}, not {list(values)!r}.")
-    if form == "loguniform" and numbers[0] <= 0:
-        raise ConfigError(f"sweep.space: {key} needs bounds above 0 for loguniform, not {list(values)!r}.")
-    return kind(numbers[0]), kind(numbers[1])
+def _points(config: Config, dimensions: Sequence[Dimension]) -> Iterator[tuple[Overrides, str | None]]:
+    sweep = config.sweep
+    grids = [d for d in dimensions if d.form == "grid"]
+    streams = {d: stream(sweep.seed, d.key) for d in dimensions if d.form != "grid"}
+    seeds: list[Overrides] = [{}] if sweep.seeds is None else [{SEED: seed} for seed in sweep.seeds]
+    cases: list[tuple[str | None, Overrides]] = list(sweep.cases.items()) or [(None, {})]
+    for _ in range(sweep.trials):
+        sample = {d.key: d.draw(random) for d, random in streams.items()}
+        for seed, (case, changes) in itertools.product(seeds, cases):
+            for point in itertools.product(*(d.values for d in grids)):
+                on_grid = {d.key: value for d, value in zip(grids, point, strict=True)}
+                yield sample | seed | changes | on_grid, case
+        if not streams:
+            return
+
+
+def _check_pairs(config: Config, dimensions: Sequence[Dimension]) -> None:
+    for one, other in itertools.combinations(dimensions, 2):
+        for a, b in itertools.product(one.values, other.values):
+            changes = {one.key: a, other.key: b}
+            try:
+                with_overrides(config, changes)
+            except ConfigError as error:
+                raise ConfigError(f"sweep.space: {shown(changes)} do not fit together: {error}") from None

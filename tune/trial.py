@@ -1,89 +1,179 @@
-"""What happens inside one trial: a training run, and one last report of how it ended."""
+"""What happens inside one trial: a training run, its epochs told to Tune, and one last report of how it ended."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ray import tune as ray_tune
 
 from gare.config import Config
-from gare.config.tree import build
+from gare.config.tree import build, with_overrides
 from gare.tracking import RunHandle
 from gare.training.run import RunSummary
 
 OUTCOME = "outcome"
+END_SECONDS = 60.0
 
 
 class Trainer(Protocol):
     """What trains a trial: ``gare.training.ray_train.fit``, or a stand-in for it."""
 
     def __call__(
-        self, config: Config, *, tracking: RunHandle | None, callbacks: Sequence[Any], quiet: bool
+        self,
+        config: Config,
+        *,
+        tracking: RunHandle | None,
+        callbacks: Sequence[Any],
+        quiet: bool,
+        stop: threading.Event,
     ) -> RunSummary:
-        """Train to the end and say what the run came to."""
+        """Train to the end and say what the run came to; raise when asked to stop before."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """All a trial needs, sent to it. ``report_epochs``: tell Tune after every epoch, for a scheduler that stops."""
+class Plan:
+    """What all trials share, sent to each process once.
+
+    ``config``: the sweep's settings. ``tracking``: address and experiment of the MLflow store.
+    """
 
     config: dict[str, Any]
-    metric: str
-    tracking: RunHandle | None
-    report_epochs: bool
+    tracking: tuple[str, str] | None
 
 
-def train_with_ray(config: Config, *, tracking: RunHandle | None, callbacks: Sequence[Any], quiet: bool) -> RunSummary:
+def chosen(index: int, name: str, overrides: Mapping[str, Any], run_id: str | None) -> dict[str, Any]:
+    """Make what Tune hands to a trial: as text where Tune would read something into it."""
+    return {"trial": index, "name": name, "overrides": json.dumps(overrides), "run_id": run_id}
+
+
+def trial_config(config: Config, name: str, overrides: Mapping[str, Any]) -> Config:
+    """Build the settings of one trial: an ordinary experiment, in a folder of its own inside the sweep's."""
+    values = with_overrides(config, overrides).model_dump(mode="json")
+    values["runtime"]["name"] = f"{config.run_name()}/{name}"
+    del values["sweep"]
+    return build(values)
+
+
+def train_with_ray(
+    config: Config, *, tracking: RunHandle | None, callbacks: Sequence[Any], quiet: bool, stop: threading.Event
+) -> RunSummary:
     """Train with Ray Train workers."""
+    from gare.training.ray_here import LIGHTER
+
+    for name, value in LIGHTER.items():
+        os.environ.setdefault(name, value)
     from gare.training.ray_train import fit
 
-    return fit(config, tracking=tracking, callbacks=callbacks, quiet=quiet)
+    return fit(config, tracking=tracking, callbacks=callbacks, quiet=quiet, stop=stop)
 
 
-def run_trial(chosen: dict[str, Any], jobs: Sequence[Job], trainer: Trainer) -> None:
-    """Train job ``chosen["trial"]`` and report its outcome to Tune.
+class TrialActor(ray_tune.Trainable):  # type: ignore[misc]
+    """The process of a trial, and of those after it: it has imported everything when the next one starts.
+
+    Training runs in a thread, so that Tune can end it at any time; every step waits for an epoch or for the end.
+    """
+
+    def setup(self, config: dict[str, Any], plan: Plan, trainer: Trainer) -> None:
+        """Be ready for the first trial."""
+        self._plan, self._trainer = plan, trainer
+        self._next: dict[str, Any] | None = dict(config)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Be ready for the next trial, the one before it ended."""
+        self.cleanup()
+        self._next = dict(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for what training says next."""
+        self.begin()
+        return self._events.get()
+
+    def cleanup(self) -> None:
+        """End training. A process that cannot is not used again."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=END_SECONDS)
+            if self._thread.is_alive():
+                os._exit(1)
+
+    def begin(self) -> None:
+        """Start training, unless it has.
+
+        Not before the first step: Tune makes a process for a trial that it then gives to another one that became free.
+        """
+        if self._next is None:
+            return
+        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._stop = threading.Event()
+        arguments = (self._next, self._plan, self._trainer, self._events.put, self._stop)
+        self._next, self._thread = None, threading.Thread(target=run_trial, args=arguments, daemon=True)
+        self._thread.start()
+
+
+def run_trial(
+    config: Mapping[str, Any],
+    plan: Plan,
+    trainer: Trainer,
+    tell: Callable[[dict[str, Any]], None],
+    stop: threading.Event,
+) -> None:
+    """Train what was ``chosen`` and tell its epochs and, last, its outcome.
 
     A failure is an outcome too: an exception would reach the driver as pages of Ray's traceback.
     """
-    job = jobs[chosen["trial"]]
-    config = build(job.config)
+    sweep = build(plan.config)
+    settings = trial_config(sweep, config["name"], json.loads(config["overrides"]))
+    tracking = RunHandle(*plan.tracking, config["run_id"]) if plan.tracking and config["run_id"] else None
+    metric = sweep.sweep.metric
     outcome: dict[str, Any]
+    value = math.nan  # the one value with which asha compares no other trial
     try:
-        callbacks = [_epoch_reports(config)] if job.report_epochs else []
-        summary = trainer(config, tracking=job.tracking, callbacks=callbacks, quiet=True)
+        callbacks = [_epoch_reports(settings.train.epochs, tell)]
+        summary = trainer(settings, tracking=tracking, callbacks=callbacks, quiet=True, stop=stop)
     except Exception as error:  # noqa: BLE001 - whatever it was, it ends this trial and not the sweep
         first = (str(error).strip() or "no message").splitlines()[0]
         outcome = {"status": "failed", "error": f"{type(error).__name__}: {first}"}
-        # NaN is the one value with which asha compares no other trial.
-        value = math.nan
     else:
+        value = summary.best_metrics.get(metric, math.nan)
         outcome = {
             "status": "done",
             "metrics": dict(summary.best_metrics),
             "best": summary.best,
             "steps": summary.steps,
+            "epochs": summary.epochs,
+            "train_s": summary.seconds,
         }
-        value = summary.best_metrics.get(job.metric, math.nan)
         if not math.isfinite(value):
-            outcome |= {"status": "failed", "error": f"The run ended without a finite {job.metric}."}
-    ray_tune.report({"epoch": config.train.epochs, job.metric: value, OUTCOME: outcome})
+            outcome |= {"status": "failed", "error": f"The run ended without a finite {metric}."}
+    tell({"epoch": settings.train.epochs, metric: value, OUTCOME: outcome, "done": True})
 
 
-def _epoch_reports(config: Config) -> Any:
-    from ray.tune.integration.ray_train import TuneReportCallback
+def _epoch_reports(epochs: int, tell: Callable[[dict[str, Any]], None]) -> Any:
+    from ray.train import UserCallback
 
-    class EpochReports(TuneReportCallback):  # type: ignore[misc]
-        """Tells Tune the metrics of every epoch but the last.
+    class EpochReports(UserCallback):  # type: ignore[misc]
+        """Tells the metrics of every epoch but the last.
 
         At the last one asha would stop the trial before its outcome is known.
         """
 
+        def __reduce__(self) -> Any:
+            """Ray sends its settings to the workers too, where this one has nothing to do."""
+            return UserCallback, ()
+
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            if metrics[0]["epoch"] < config.train.epochs:
-                numbers = {name: value for name, value in metrics[0].items() if name != "history"}
-                super().after_report(run_context, [numbers], checkpoint)
+            del run_context, checkpoint
+            if metrics[0]["epoch"] < epochs:
+                tell({name: value for name, value in metrics[0].items() if name != "history"})
 
     return EpochReports()

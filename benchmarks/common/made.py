@@ -14,24 +14,32 @@ WORDS = ("a", "red", "blue", "grey", "square", "circle", "moves", "turns", "left
 
 
 def made_shards(
-    folder: Path, videos: int, frames: int, side: int, *, shortest: int | None = None, captions: int = 1
+    folder: Path,
+    videos: int,
+    frames: int,
+    side: int,
+    *,
+    shortest: int | None = None,
+    captions: int = 1,
+    dev: int = 0,
 ) -> Path:
     """A folder as gare prepare leaves it: ``videos`` of the split train, frames of side x side pixels stored raw.
 
     ``shortest``: videos have from this many frames up to ``frames``; all of them when None. ``captions``: of a video.
+    ``dev``: how many more there are of the split dev.
     """
     random = np.random.default_rng(0)
     recipe = {"crop": side, "short_side": side, "max_frames": frames}
-    lengths = random.integers(shortest or frames, frames + 1, videos)
+    lengths = random.integers(shortest or frames, frames + 1, videos + dev)
     (folder / SHARD_FOLDER).mkdir(parents=True)
     path = folder / SHARD_FOLDER / "unit-000000-00.arrow"
     schema = stamped(SHARD, recipe_digest=digest_of(recipe), unit=0)
     with pa.ipc.new_file(path, schema) as writer:
         for number, length in enumerate(lengths):
-            row = _row(number, int(length), side, captions, random)
+            row = _row(number, int(length), side, captions, random) | {"split": "train" if number < videos else "dev"}
             writer.write_table(pa.Table.from_pylist([row], schema=schema))
     digest = file_digest(path)
-    entry = {"file": path.name, "unit": 0, "rows": videos, "bytes": path.stat().st_size, "sha256": digest}
+    entry = {"file": path.name, "unit": 0, "rows": videos + dev, "bytes": path.stat().st_size, "sha256": digest}
     write_json(
         folder / DATASET_FILE,
         {
@@ -40,10 +48,14 @@ def made_shards(
             "recipe_digest": digest_of(recipe),
             "digest": digest_of([digest]),
             "shards": [entry],
-            "splits": {"train": {"videos": videos, "captions": videos * captions}},
+            "splits": {"train": _counts(videos, captions)} | ({"dev": _counts(dev, captions)} if dev else {}),
         },
     )
     return folder
+
+
+def _counts(videos: int, captions: int) -> dict[str, int]:
+    return {"videos": videos, "captions": videos * captions}
 
 
 def caption(number: int) -> str:

@@ -23,6 +23,7 @@ from gare.cli.inspect import inspect
 from gare.cli.jobs import jobs, logs, stop, submit
 from gare.cli.manifest import manifest
 from gare.cli.prepare import prepare
+from gare.cli.register import register
 from gare.cli.search import index, search
 from gare.cli.shards import shards
 from gare.cli.sweep import compare, sweep
@@ -43,6 +44,7 @@ COMMANDS: tuple[click.Command, ...] = (
     index,
     search,
     import_checkpoint,
+    register,
     sweep,
     compare,
     diagnose,

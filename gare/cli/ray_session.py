@@ -17,12 +17,11 @@ OBJECT_STORE_BYTES = 512 * 2**20
 
 
 @contextmanager
-def ray_session(runtime: RuntimeConfig, *, dashboard: bool = False, places: Iterable[Place] = ()) -> Iterator[None]:
+def ray_session(runtime: RuntimeConfig, *, places: Iterable[Place] = ()) -> Iterator[None]:
     """Initialise Ray for the block, unless it is already there.
 
-    A local cluster offers at least the CPUs that the settings' workers ask for. ``dashboard``: start it too
-    (Ray frees the resources of stopped trials only with it). ``places``: paths that every node of a cluster that was
-    there has to see; InputError where one does not.
+    A local cluster offers at least the CPUs that the settings' workers ask for. ``places``: paths that every node of a
+    cluster that was there has to see; InputError where one does not.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     if os.environ.get("RAY_ADDRESS"):
@@ -39,9 +38,9 @@ def ray_session(runtime: RuntimeConfig, *, dashboard: bool = False, places: Iter
             make_token()
             ray.init(
                 address="local",
-                num_cpus=max(os.cpu_count() or 1, math.ceil(runtime.fewest_workers * runtime.cpus_per_worker)),
+                num_cpus=local_cpus(runtime),
                 object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=dashboard,
+                include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",
             )
@@ -59,3 +58,8 @@ def ray_session(runtime: RuntimeConfig, *, dashboard: bool = False, places: Iter
         yield
     finally:
         ray.shutdown()
+
+
+def local_cpus(runtime: RuntimeConfig) -> int:
+    """How many CPUs a cluster started for a command offers."""
+    return max(os.cpu_count() or 1, math.ceil(runtime.fewest_workers * runtime.cpus_per_worker))

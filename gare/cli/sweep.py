@@ -8,73 +8,149 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import config_options, gare_command
-from gare.common.console import note, output, print_table
+from gare.common.console import note, output, print_table, warn
 from gare.common.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from gare.config import Config
-    from tune.compare import Comparison
-    from tune.ledger import Trial
+    from tune.comparison import Comparison
+    from tune.ledger import Ledger, Trial
+    from tune.space import Planned
+
+MOST_SENTENCES = 12
 
 
 @gare_command("sweep", short_help="Try many settings around one experiment.")
-@click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))
+@click.option("--resume", metavar="NAME", help="Go on with a sweep by its folder or its name in runs; no CONFIG.")
+@click.option("--extend", metavar="N", default=0, type=click.IntRange(min=0), help="Add N samples to a sweep.")
 @click.option("--shards", help="Folder or address of gare prepare (runtime.shards).")
+@click.option(
+    "--sweep",
+    "sweep_file",
+    metavar="FILE",
+    help="File whose sweep section takes the place of CONFIG's (configs/sweeps).",
+)
+@click.option("--register", "registered", metavar="NAME", help="Register the best trial's model (gare register).")
+@click.option("--dry-run", is_flag=True, help="Say what would run, how much at a time and how long; write nothing.")
 @config_options
-def sweep(config_file: Path, shards: str | None, overrides: tuple[str, ...]) -> dict[str, Any]:
+def sweep(
+    config_file: Path | None,
+    resume: str | None,
+    extend: int,
+    shards: str | None,
+    sweep_file: str | None,
+    registered: str | None,
+    dry_run: bool,
+    overrides: tuple[str, ...],
+) -> dict[str, Any]:
     """Train the trials that the sweep section of CONFIG describes, and compare them.
 
-    A sweep that was interrupted goes on with the same command. Its folder, in runtime.output, holds a folder per
-    trial, sweep.json, sensitivity.png and best.yaml, which gare train accepts.
+    A sweep that was interrupted goes on with the same command, or with --resume. Its folder, in runtime.output, holds
+    a folder per trial, sweep.json, comparison.html and best.yaml, which gare train accepts.
 
     \b
     Examples:
       gare sweep configs/demo.yaml --shards shards
       gare sweep configs/demo.yaml --shards shards --set sweep.trials=16 --set runtime.name=weights
+      gare sweep configs/msrvtt.yaml --sweep configs/sweeps/loss_terms.yaml --shards shards --dry-run
+      gare sweep --resume weights --extend 8
     """
-    from gare.config.tree import load_config
-    from tune.compare import check_metric
-    from tune.space import expand
-
-    if shards is not None:
-        overrides = (*overrides, f"runtime.shards={shards}")
-    config = load_config(config_file, overrides)
-    if config.runtime.shards is None:
-        raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
-    check_metric(config)
-    trials = expand(config)
     from gare.cli.ray_session import ray_session
     from gare.jobs.places import setting_places
     from gare.training.inputs import open_shards
     from gare.training.run import absolute
+    from tune.comparison import check_metric
+    from tune.space import expand
 
+    if shards is not None:
+        overrides = (*overrides, f"runtime.shards={shards}")
+    config = _settings(config_file, resume, sweep_file, overrides)
+    if config.runtime.shards is None:
+        raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
+    check_metric(config)
+    trials = expand(config)
     open_shards(absolute(config))  # shards that cannot be read are known before Ray starts
-    _print_plan(config, trials)
+    if dry_run:
+        from gare.cli.sweep_plan import plan_sweep
+
+        return plan_sweep(config, extend)
+    if resume is None and not extend:
+        _print_plan(config, trials)
 
     places = setting_places(absolute(config))
-    with ray_session(config.runtime, dashboard=config.sweep.scheduler == "asha", places=places):
+    with ray_session(config.runtime, places=places):
         from tune.sweep import run_sweep
 
-        report = run_sweep(config, on_progress=lambda trial, done, total: _progress(config, trial, done, total))
+        report = run_sweep(
+            config, extend=extend, on_progress=lambda trial, done, total: _progress(config, trial, done, total)
+        )
     _print_comparison(report.comparison)
-    return report.comparison.as_json() | {"directory": str(report.directory), "mlflow_run": report.ledger.run_id}
+    _print_cost(report.ledger)
+    result = report.comparison.as_json() | {"directory": str(report.directory), "mlflow_run": report.ledger.run_id}
+    return result | _register(report.directory, registered)
+
+
+def _register(folder: Path, name: str | None) -> dict[str, Any]:
+    """The best trial's model as the next version of ``name``, for --register."""
+    if name is None:
+        return {}
+    from dataclasses import asdict
+
+    from gare.cli.register import best_run, register_run
+
+    done = register_run(best_run(folder), name)
+    note(f"{done.address} is registered.")
+    return {"registered": asdict(done)}
+
+
+def _settings(
+    config_file: Path | None, resume: str | None, sweep_file: str | None, overrides: tuple[str, ...]
+) -> Config:
+    """The settings of a new sweep, or those that one under way was begun with."""
+    from gare.config.tree import load_config, parse_override, with_overrides
+    from gare.training.run import run_directory
+    from tune.ledger import SWEEP_FILE, Ledger
+
+    if (config_file is None) == (resume is None):
+        raise ConfigError("Name a CONFIG for a new sweep, or give --resume NAME to go on with one; one of the two.")
+    if resume is None:
+        return load_config(config_file, overrides, sweep_file)
+    if sweep_file is not None:
+        raise ConfigError("--sweep describes a new sweep, and --resume goes on with one as it is; leave one out.")
+    folder = _find(resume).resolve()
+    ledger = Ledger.read(folder)
+    config = with_overrides(ledger.settings(), dict(parse_override(override) for override in overrides))
+    if run_directory(config) != folder:
+        raise ConfigError(
+            f"{folder / SWEEP_FILE} belongs to {run_directory(config)}; a sweep stays where it was begun."
+        )
+    ended = sum(trial.settled for trial in ledger.trials)
+    note(f"The sweep {ledger.name}: {ended} of {len(ledger.trials)} trials are done.")
+    return config
 
 
 @gare_command("compare", short_help="Rank the trials of a sweep.")
 @click.argument("sweep_folder", metavar="SWEEP", type=click.Path())
-@click.option("--out", type=click.Path(), help="Folder for sensitivity.png and best.yaml; the sweep's own without it.")
-def compare(sweep_folder: str, out: str | None) -> dict[str, Any]:
-    """Rank the trials of SWEEP: its folder, or its name in the folder runs.
+@click.option("--out", type=click.Path(), help="Folder for the files written; the sweep's own without it.")
+@click.option(
+    "--baseline", help="The case or trial to compare with; without it the case that changes nothing, or the best."
+)
+def compare(sweep_folder: str, out: str | None, baseline: str | None) -> dict[str, Any]:
+    """Rank the settings of SWEEP: its folder, or its name in the folder runs.
+
+    Writes comparison.html, a page to look at, comparison.json, the figures behind it, and best.yaml, which gare train
+    accepts. A sweep can be compared while it runs.
 
     \b
     Examples:
       gare compare runs/weights
-      gare compare weights --out report
+      gare compare ablation --baseline "no regulariser" --out report
       gare train report/best.yaml
     """
-    import tune.compare
+    import tune.comparison
 
-    found = tune.compare.compare(_find(sweep_folder), Path(out) if out else None)
+    found = tune.comparison.compare(_find(sweep_folder), Path(out) if out else None, baseline)
     _print_comparison(found)
     return found.as_json()
 
@@ -88,18 +164,22 @@ def _find(sweep_folder: str) -> Path:
     raise InputError(f"There is no sweep {sweep_folder}; give the folder of a gare sweep.")
 
 
-def _print_plan(config: Config, trials: list[dict[str, Any]]) -> None:
-    from tune.compare import cell, short_keys
+def _print_plan(config: Config, trials: list[Planned]) -> None:
+    from tune.comparison import cell, short_keys
 
-    keys = sorted(config.sweep.space)
-    note(f"{len(trials)} trials of {config.train.epochs} epochs over {', '.join(keys)}:")
+    keys = sorted({key for trial in trials for key in trial.overrides} | set(config.sweep.space))
+    short = dict(zip(keys, short_keys(keys), strict=True))
+    count = len(trials) or config.sweep.trials
+    note(f"{count} trials of {config.train.epochs} epochs over {', '.join(keys)}:")
+    if not trials:
+        note("  each is chosen by the results of those before")
     for index, trial in enumerate(trials):
-        text = "  ".join(f"{short} {cell(trial[key])}" for key, short in zip(keys, short_keys(keys), strict=True))
-        note(f"  trial-{index:03d}  {text}")
+        text = "  ".join(f"{short[key]} {cell(value)}" for key, value in trial.overrides.items())
+        note(f"  trial-{index:03d}  {trial.case + ': ' if trial.case else ''}{text}")
 
 
 def _progress(config: Config, trial: Trial, done: int, total: int) -> None:
-    from tune.compare import cell, short_keys
+    from tune.comparison import cell, short_keys
 
     keys = sorted(trial.overrides)
     text = "  ".join(f"{short} {cell(trial.overrides[key])}" for key, short in zip(keys, short_keys(keys), strict=True))
@@ -108,12 +188,26 @@ def _progress(config: Config, trial: Trial, done: int, total: int) -> None:
     note(f"[{done}/{total}] {trial.name} {trial.status} in {trial.seconds:.0f} s  {text}  {result}")
 
 
+def _print_cost(ledger: Ledger) -> None:
+    overhead = ledger.overhead()
+    if overhead is not None:
+        training = sum(trial.train_s for trial in ledger.trials)
+        rest = overhead * training / len(ledger.trials)
+        note(f"{training:.0f} s of training in all; {rest:.1f} s a trial were not training (overhead {overhead:.2f})")
+
+
 def _print_comparison(comparison: Comparison) -> None:
     columns, rows = comparison.table()
-    print_table(f"Sweep {comparison.name}", columns, rows)
-    for trial in comparison.unranked:
-        if trial.error:
-            note(f"{trial.name} failed: {trial.error}")
-    for path in (comparison.plot, comparison.best_config):
-        if path is not None:
-            output().print(str(path), markup=False)
+    # A key breaks at its dots, not inside a word.
+    print_table(f"Sweep {comparison.name}", [column.replace(".", ".\n") for column in columns], rows)
+    for trial in comparison.failed:
+        note(f"{trial.name} failed: {trial.error}")
+    for caution in comparison.cautions():
+        warn(caution)
+    told = [each.says for each in comparison.against if each.verdict != "unknown"]
+    for says in told[:MOST_SENTENCES]:
+        output().print(says, markup=False)
+    if len(told) > MOST_SENTENCES:
+        note(f"The page has {len(told) - MOST_SENTENCES} more such comparisons.")
+    for path in comparison.files:
+        output().print(str(path), markup=False)

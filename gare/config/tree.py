@@ -28,18 +28,32 @@ class KeyDoc:
     meaning: str
 
 
-def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | Path | None = None, overrides: Sequence[str] = (), sweep: str | Path | None = None
+) -> Config:
     """The tree from a YAML file (defaults where it is silent) and ``a.b=c`` overrides, later ones winning.
 
-    Raises ConfigError naming the key, what is wrong with it and the nearest valid key for a typo.
+    ``sweep``: a YAML file with nothing but the section sweep, which takes the place of the first file's. Raises
+    ConfigError naming the key, what is wrong with it and the nearest valid key for a typo.
     """
     values = yaml.read(Path(path)) if path is not None else {}
+    if sweep is not None:
+        values = {**values, "sweep": _sweep_section(Path(sweep))}
     where = str(path) if path is not None else "the settings"
     for override in overrides:
         dotted, value = parse_override(override)
         values = with_value(values, dotted, value)
         where = where if path is not None else "--set"
     return build(values, where)
+
+
+def _sweep_section(path: Path) -> Any:
+    values = yaml.read(path)
+    if set(values) != {"sweep"}:
+        others = ", ".join(sorted(map(str, set(values) - {"sweep"}))) or "nothing"
+        raise ConfigError(f"{path} holds {others}; a sweep file holds the section sweep, and nothing else.")
+    build(values, str(path))  # what is wrong with it is said by its own name
+    return values["sweep"]
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -61,6 +61,12 @@ class Split:
         other.videos = [replace(video, captions=texts) for video, texts in zip(self.videos, captions, strict=True)]
         return other
 
+    def first(self, count: int) -> Split:
+        """Its first videos alone."""
+        other = copy(self)
+        other.videos = self.videos[:count]
+        return other
+
     def count(self, index: int) -> int:
         """How many frames are stored of one video."""
         table_number, row = self._where[index]

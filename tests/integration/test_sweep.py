@@ -21,7 +21,7 @@ WEIGHT = "objective.trust_region.weight"
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def pretend(config, *, tracking, callbacks, quiet):
+def pretend(config, *, tracking, callbacks, quiet, stop):
     """Train nothing: the metric is 100 (weight + 0.1), weight 0.3 breaks, weight 0.4 kills its process."""
     folder = run_directory(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster,
     assert report.comparison.best.name == "trial-001"
     best = load_config(report.comparison.best_config)
     assert best.objective.trust_region.weight == 0.2
-    assert (tmp_path / "weights" / "sensitivity.png").is_file()
+    assert (tmp_path / "weights" / "comparison.html").is_file()
 
     client = mlflow.MlflowClient(tracking_uri=config.runtime.tracking_uri)
     experiment = client.get_experiment_by_name("gare").experiment_id
@@ -77,7 +77,8 @@ def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster,
     assert {item.path for item in client.list_artifacts(report.ledger.run_id)} == {
         "best.yaml",
         "config.yaml",
-        "sensitivity.png",
+        "comparison.html",
+        "comparison.json",
         "sweep.json",
     }
 
@@ -85,7 +86,9 @@ def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster,
     again = run_sweep(config, on_progress=lambda *_: None, trainer=pretend)
     assert [trial.status for trial in again.ledger.trials] == ["done", "done", "done", "failed"]
     launches = [len((Path(trial.directory) / "launches").read_text()) for trial in again.ledger.trials]
-    assert launches == [1, 1, 2, 2]
+    # A process that dies is started once more.
+    assert launches == [1, 1, 2, 4]
+    assert [trial.attempts for trial in again.ledger.trials] == [1, 1, 2, 4]
     assert again.comparison.best.name == "trial-002"
     assert Ledger.read(tmp_path / "weights").trials == again.ledger.trials
 

@@ -11,8 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("gare", "pipelines", "tune")
-RAY_HERE = ("pipelines/", "tune/", "gare/training/ray_train.py", "gare/jobs/", "gare/cli/")
-MLFLOW_HERE = ("gare/tracking.py", "tune/")
+RAY_HERE = (
+    "pipelines/",
+    "tune/",
+    "gare/training/ray_train.py",
+    "gare/training/ray_here.py",
+    "gare/jobs/",
+    "gare/cli/",
+)
+MLFLOW_HERE = ("gare/tracking/", "tune/")
 
 
 def imports():

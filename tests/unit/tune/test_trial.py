@@ -1,0 +1,136 @@
+"""One trial in its process, and what Tune is given for it."""
+
+import json
+import queue
+import threading
+
+import pytest
+from ray import cloudpickle
+from ray.tune.schedulers import TrialScheduler
+
+from gare.common.errors import ConfigError, RunError
+from gare.config.tree import build
+from gare.training.run import RunSummary
+from tune.launch import Listed, asha
+from tune.ledger import Ledger, Trial
+from tune.trial import OUTCOME, Plan, TrialActor, chosen, run_trial
+
+METRIC = "dev/t2v/R@1"
+
+
+def plan(**sweep):
+    values = {"sweep": {"metric": METRIC} | sweep, "runtime": {"name": "s", "output": "/runs"}, "train": {"epochs": 4}}
+    return Plan(build(values).model_dump(mode="json"), None)
+
+
+def told(trainer, index=0, **overrides):
+    """What a trial says, in order."""
+    events = queue.Queue()
+    job = chosen(index, f"trial-{index:03d}", overrides, None)
+    run_trial(job, plan(), trainer, events.put, threading.Event())
+    return list(events.queue)
+
+
+def epochs(config, *, callbacks, **_):
+    for epoch in range(1, config.train.epochs + 1):
+        callbacks[0].after_report(None, [{"epoch": epoch, METRIC: float(epoch), "history": [1]}], None)
+    return RunSummary(config.run_name(), "", "best", {METRIC: 4.0}, config.train.epochs, 40, 2.5)
+
+
+def test_a_trial_tells_its_epochs_and_last_its_outcome():
+    events = told(epochs, **{"train.epochs": 3})
+    assert events[:2] == [{"epoch": 1, METRIC: 1.0}, {"epoch": 2, METRIC: 2.0}]
+    assert len(events) == 3
+    assert events[2]["done"]
+    outcome = events[2][OUTCOME]
+    assert (outcome["status"], outcome["epochs"], outcome["train_s"]) == ("done", 3, 2.5)
+
+
+@pytest.mark.parametrize("error", [RunError("no room\nat all"), ValueError("no room")])
+def test_a_failure_is_an_outcome_in_one_line(error):
+    def breaks(config, **_):
+        raise error
+
+    (event,) = told(breaks)
+    assert event[OUTCOME] == {"status": "failed", "error": f"{type(error).__name__}: no room"}
+    assert event["done"]
+
+
+def test_a_trial_without_a_finite_metric_has_failed():
+    def blind(config, **_):
+        return RunSummary("t", "", "best", {METRIC: float("nan")}, 1, 1, 0.1)
+
+    assert "without a finite dev/t2v/R@1" in told(blind)[-1][OUTCOME]["error"]
+
+
+def test_the_callback_travels_to_workers_without_its_queue():
+    def sends(config, *, callbacks, **_):
+        assert type(cloudpickle.loads(cloudpickle.dumps(callbacks[0]))).__name__ == "UserCallback"
+        return epochs(config, callbacks=callbacks)
+
+    assert told(sends)[-1][OUTCOME]["status"] == "done"
+
+
+def test_a_process_ends_a_trial_before_the_next_one_starts():
+    ended = []
+
+    def endless(config, *, stop, **_):
+        assert stop.wait(30)
+        ended.append(config.run_name())
+        raise RunError("stopped")
+
+    actor = TrialActor.__new__(TrialActor)
+    actor.setup(chosen(0, "trial-000", {}, None), plan(), endless)
+    actor.begin()
+    assert actor.reset_config(chosen(1, "trial-001", {}, None))
+    assert ended == ["s/trial-000"]
+    actor.begin()
+    actor.cleanup()
+    assert ended == ["s/trial-000", "s/trial-001"]
+
+
+def test_a_process_that_is_made_for_a_trial_and_never_asked_trains_nothing():
+    trained = []
+    actor = TrialActor.__new__(TrialActor)
+    actor.setup(chosen(0, "trial-000", {}, None), plan(), lambda *_, **__: trained.append(1))
+    actor.cleanup()
+    assert actor.reset_config(chosen(1, "trial-001", {}, None))
+    actor.cleanup()
+    assert trained == []
+
+
+def test_a_list_is_suggested_in_order_and_opened_one_by_one():
+    opened = []
+    listed = Listed([4, 2], lambda index: opened.append(index) or {"trial": index})
+    assert listed.suggest("a") == {"trial": 4}
+    assert opened == [4]
+    assert listed.suggest("b") == {"trial": 2}
+    assert listed.suggest("c") == Listed.FINISHED
+
+
+def ledger_of(folder, curves):
+    trials = []
+    for number, curve in enumerate(curves):
+        run = folder / f"trial-{number:03d}"
+        run.mkdir()
+        rows = [{"step": n, "epoch": n, METRIC: value} for n, value in enumerate(curve, 1)]
+        (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        trials.append(Trial(run.name, {}, str(run), status="done"))
+    return Ledger("s", "k", {}, trials)
+
+
+def test_asha_of_a_resumed_sweep_knows_the_trials_before(tmp_path):
+    config = build({"sweep": {"scheduler": "asha", "metric": METRIC}, "train": {"epochs": 4}})
+    past = ledger_of(tmp_path, [[10.0, 11.0, 12.0, 13.0], [9.0, 9.0, 9.0, 9.0]])
+    new = Trial("new", {}, "")
+    new.trial_id = "new"
+    for ledger, decides in ((past, TrialScheduler.STOP), (Ledger("s", "k", {}, []), TrialScheduler.CONTINUE)):
+        scheduler = asha(config, ledger)
+        scheduler.on_trial_add(None, new)
+        assert scheduler.on_trial_result(None, new, {"epoch": 1, METRIC: 1.0}) == decides
+
+
+def test_asha_that_could_stop_nothing_is_refused():
+    config = build({"sweep": {"scheduler": "asha", "grace_epochs": 4}, "train": {"epochs": 4}})
+    with pytest.raises(ConfigError, match=r"sweep\.grace_epochs is 4"):
+        asha(config, Ledger("s", "k", {}, []))

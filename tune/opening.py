@@ -1,0 +1,114 @@
+"""A sweep's folder: begun, or taken up again where its record is of this very sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gare.common.console import note
+from gare.common.errors import ConfigError
+from gare.common.files import canonical_json, digest_of
+from gare.config import Config
+from gare.config.tree import with_overrides
+from gare.training.run import RUN_FILE, absolute
+from tune.ledger import SWEEP_FILE, Ledger
+from tune.space import Overrides, Planned, expand
+
+NOT_THE_SWEEP = {"max_concurrent"}
+
+
+def sweep_name(config: Config) -> str:
+    """``runtime.name``, or a name from the experiment and the sweep around it."""
+    return config.runtime.name or f"sweep-{_digest(config, NOT_THE_SWEEP)}"
+
+
+def resolved(config: Config) -> Config:
+    """Fill in the sweep's name and make paths absolute: trials run in other folders."""
+    return absolute(with_overrides(config, {"runtime.name": sweep_name(config)}))
+
+
+def open_ledger(config: Config, folder: Path, dataset: dict[str, str], extend: int = 0) -> tuple[Ledger, Config]:
+    """Take up the folder's record, with ``extend`` more of ``sweep.trials``, or make a new one without rows.
+
+    Gives the settings of all trials beside it. Raises ConfigError when the folder holds another sweep, a training run
+    or a sweep over other shards, and when there is nothing to extend.
+    """
+    if not (folder / SWEEP_FILE).is_file():
+        if extend:
+            raise ConfigError(f"{folder} holds no sweep yet, so there is nothing to extend; set sweep.trials.")
+        if (folder / RUN_FILE).is_file():
+            raise ConfigError(f"{folder} holds a training run; choose another runtime.name.")
+        key = _key(config)
+        plain = config.model_dump(mode="json")
+        return Ledger(name=config.run_name(), key=key, config=plain, trials=[], dataset=dataset), config
+    ledger = Ledger.read(folder)
+    before = ledger.settings()
+    _refuse_other(config, before, ledger, folder)
+    _refuse_other_data(before, config, ledger, dataset, folder)
+    config = with_overrides(config, {"sweep.trials": before.sweep.trials + extend})
+    if extend:
+        _refuse_no_more(before, config, ledger)
+    ledger.extended += extend
+    ledger.key, ledger.dataset = _key(config), dataset
+    ledger.config = config.model_dump(mode="json")
+    return ledger, config
+
+
+def missing(config: Config, ledger: Ledger) -> list[Planned]:
+    """The trials that are known up front and that the record does not have yet, in order."""
+    have = {_identity(trial.case, trial.overrides) for trial in ledger.trials}
+    return [planned for planned in expand(config) if _identity(planned.case, planned.overrides) not in have]
+
+
+def _refuse_other(config: Config, before: Config, ledger: Ledger, folder: Path) -> None:
+    # Compared as settings, not by the recorded key: what a key is made of changes with the version.
+    if _key(config) != _key(before):
+        keys = ", ".join(_changed(config, before)[:5])
+        raise ConfigError(f"{folder} holds another sweep ({keys} differ); choose another runtime.name.")
+    asked, first, now = config.sweep.trials, before.sweep.trials - ledger.extended, before.sweep.trials
+    if asked not in (first, now):
+        raise ConfigError(
+            f"The sweep {ledger.name} has sweep.trials {now}, not {asked}; gare sweep --resume {ledger.name} "
+            "--extend N adds N more, and another runtime.name starts anew."
+        )
+
+
+def _refuse_other_data(before: Config, config: Config, ledger: Ledger, dataset: dict[str, str], folder: Path) -> None:
+    if not ledger.dataset or not dataset:
+        return
+    if ledger.dataset != dataset:
+        raise ConfigError(
+            f"The trials in {folder} read other shards (dataset {ledger.dataset.get('dataset_digest')}, not "
+            f"{dataset.get('dataset_digest')}); name those, or choose another runtime.name."
+        )
+    if before.runtime.shards != config.runtime.shards:
+        note(f"The same shards as before, now at {config.runtime.shards}.")
+
+
+def _refuse_no_more(before: Config, config: Config, ledger: Ledger) -> None:
+    if config.sweep.search == "random" and len(expand(config)) == len(expand(before)):
+        raise ConfigError(
+            f"The sweep {ledger.name} has no more trials to add: every combination of its grids, cases, choices and "
+            "seeds is in it already."
+        )
+
+
+def _changed(config: Config, before: Config) -> Sequence[str]:
+    from gare.config.tree import diff
+
+    elsewhere = ("runtime.", "sweep.trials", "sweep.max_concurrent")
+    return [key for key in diff(before, config) if not key.startswith(elsewhere)] or ["its settings"]
+
+
+def _key(config: Config) -> str:
+    return _digest(config, NOT_THE_SWEEP | {"trials"})
+
+
+def _digest(config: Config, without: set[str]) -> str:
+    return digest_of(
+        {"experiment": config.experiment(), "sweep": config.sweep.model_dump(mode="json", exclude=without)}
+    )
+
+
+def _identity(case: str | None, overrides: Overrides) -> str:
+    return canonical_json([case, overrides])

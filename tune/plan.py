@@ -1,0 +1,181 @@
+"""``gare sweep --dry-run``: the trials there would be, how many at a time and why, and how long it would take."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gare.config import Config
+from gare.config.tree import with_overrides
+from gare.training.inputs import open_data
+from gare.training.measure import Cost, measure
+from gare.training.placement import Nodes, groups_that_fit, uses_gpu
+from tune.opening import missing, open_ledger, resolved
+from tune.space import Overrides, Planned
+
+START_SECONDS = 6.0
+"""What a trial takes beside its own work: its processes start and import, its checkpoints and records are written.
+
+A round figure for two CPU cores, which a dry run does not measure; ``benchmarks/sweeping.py`` does.
+"""
+COUNTED = ("train.epochs", "train.global_batch", "data.captions", "data.repeat_videos", "data.train_split")
+"""What the number of steps depends on, of the keys a trial may change."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial that would run. ``seconds``: estimated, as if it ran to its end."""
+
+    name: str
+    case: str | None
+    stage: str
+    overrides: Overrides
+    steps: int
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many trials run at a time. ``resources``: what one of them asks for, by Ray's names."""
+
+    at_once: int
+    resources: dict[str, float]
+    why: str
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep would do. ``suggested``: trials whose settings the searcher chooses as it goes.
+
+    ``done``: trials of an earlier start of this sweep, which are not trained again. ``seconds``: estimated wall time.
+    """
+
+    name: str
+    folder: str
+    trials: list[PlannedTrial]
+    suggested: int
+    done: int
+    slots: Slots
+    cost: Cost
+    start_s: float
+    seconds: float
+    remarks: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the plan as plain values."""
+        return asdict(self)
+
+
+def make_plan(
+    config: Config, nodes: Nodes, *, extend: int = 0, measured: Callable[[Config], Cost] = measure
+) -> SweepPlan:
+    """Plan the sweep on the nodes, each given by its resources, or what is left of it; nothing is written.
+
+    Raises what the sweep would: ConfigError for what makes no sense, RunError when not even one trial fits.
+    """
+    config = resolved(config)
+    folder = Path(config.runtime.output) / config.run_name()
+    ledger, config = open_ledger(config, folder, {}, extend)
+    slots = make_slots(config, nodes)
+    todo = [(t.name, Planned(t.case, t.overrides), t.stage) for t in ledger.trials if not t.settled]
+    todo += [
+        (f"trial-{number:03d}", planned, "search")
+        for number, planned in enumerate(missing(config, ledger), len(ledger.trials))
+    ]
+    cost = measured(config)
+    costs = _Costs(config, cost)
+    trials = [costs.of(name, planned, stage) for name, planned, stage in todo]
+    searched = sum(t.stage == "search" for t in ledger.trials)
+    unknown = [costs.of("", Planned(None, {}), stage).seconds for stage in _suggested(config, searched)]
+    seconds = makespan([trial.seconds for trial in trials] + unknown, slots.at_once)
+    return SweepPlan(
+        name=config.run_name(),
+        folder=str(folder),
+        trials=trials,
+        suggested=len(unknown),
+        done=sum(t.settled for t in ledger.trials),
+        slots=slots,
+        cost=cost,
+        start_s=START_SECONDS,
+        seconds=seconds,
+        remarks=_remarks(config, cost, slots),
+    )
+
+
+def make_slots(config: Config, nodes: Nodes) -> Slots:
+    """Count the trials that fit at the same time, with the arithmetic in words; RunError when not even one does."""
+    runtime, sweep = config.runtime, config.sweep
+    fit = groups_that_fit(runtime, nodes, "A trial")
+    with_gpu = uses_gpu(runtime, nodes)
+    alone = with_overrides(config, {"runtime.workers": 1, "runtime.device": "cuda" if with_gpu else "cpu"})
+    room = groups_that_fit(alone.runtime, nodes, "A worker")
+    workers = runtime.fewest_workers
+    each = f"{runtime.cpus_per_worker:g} CPU" + (" and a GPU" if with_gpu else "")
+    has = " + ".join(f"{node.get('CPU', 0):g}" for node in nodes) + " CPUs"
+    if with_gpu:
+        has += f" and {sum(node.get('GPU', 0) for node in nodes):g} GPUs"
+    why = f"{has}: room for {room} workers of {each}; a trial has {workers}: {fit} at a time"
+    if sweep.max_concurrent is not None and sweep.max_concurrent < fit:
+        why += f", and {sweep.max_concurrent} by sweep.max_concurrent"
+    resources = {"CPU": workers * runtime.cpus_per_worker} | ({"GPU": float(workers)} if with_gpu else {})
+    return Slots(min(fit, sweep.max_concurrent or fit), resources, why)
+
+
+def makespan(seconds: Sequence[float], at_once: int) -> float:
+    """Wall time of trials that start in order, each as soon as one of ``at_once`` places is free."""
+    free = [0.0] * at_once
+    for duration in seconds:
+        heapq.heapreplace(free, free[0] + duration)
+    return max(free)
+
+
+class _Costs:
+    """Trials in seconds: steps by what a pair of a step took, and an evaluation for every epoch."""
+
+    def __init__(self, config: Config, cost: Cost) -> None:
+        self._config, self._cost = config, cost
+        self._per_epoch: dict[str, int] = {}
+
+    def of(self, name: str, planned: Planned, stage: str) -> PlannedTrial:
+        """Count a trial's steps from the shards, and estimate it."""
+        config = with_overrides(self._config, planned.overrides)
+        own, workers = config.train, config.runtime.fewest_workers
+        steps = self._steps(config, planned.overrides)
+        step = self._cost.step_s * own.global_batch / self._config.train.global_batch / workers
+        dev = self._cost.dev_s / workers
+        seconds = START_SECONDS + self._cost.set_up_s + steps * step + own.epochs * dev
+        return PlannedTrial(name, planned.case, stage, planned.overrides, steps, own.epochs, seconds)
+
+    def _steps(self, config: Config, overrides: Overrides) -> int:
+        counted = str({key: overrides.get(key) for key in COUNTED if key != "train.epochs"})
+        if counted not in self._per_epoch:
+            self._per_epoch[counted] = open_data(config).steps // config.train.epochs
+        return self._per_epoch[counted] * config.train.epochs
+
+
+def _suggested(config: Config, searched: int) -> list[str]:
+    """The stages of the trials that a searcher is still to name."""
+    sweep = config.sweep
+    if sweep.search == "random":
+        return []
+    confirmed = sweep.confirm * (len(sweep.seeds or [0]) - 1)
+    return ["search"] * max(0, sweep.trials - searched) + ["confirm"] * confirmed
+
+
+def _remarks(config: Config, cost: Cost, slots: Slots) -> list[str]:
+    said = []
+    if config.sweep.scheduler == "asha":
+        said.append("asha stops weak trials early, so it takes less than that.")
+    if config.runtime.fewest_workers > 1:
+        said.append(
+            "The workers of a trial were taken to share a step evenly; what they tell each other was not measured."
+        )
+    if slots.at_once > 1:
+        said.append("One process was measured alone; trials side by side slow each other down where they share memory.")
+    if cost.device == "cpu" and slots.resources.get("GPU"):
+        said.append("The step was measured on a CPU here, and trials get GPUs: they are much faster.")
+    return said

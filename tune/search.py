@@ -1,0 +1,61 @@
+"""The searcher of a sweep, and the settings it found that are confirmed with every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gare.common.files import canonical_json
+from gare.config import Config
+from tune.ledger import Ledger, Trial
+from tune.space import SEED, Overrides, Planned
+
+if TYPE_CHECKING:
+    from tune.study import StudySearch
+
+Add = Callable[[Planned], int]
+"""Takes up a trial that was just suggested: writes its row into the ledger, and gives its index there."""
+Chosen = Callable[[int], dict[str, Any]]
+"""What Tune hands the trial function for the ledger's trial of this index."""
+
+
+def searcher(config: Config, folder: Path, ledger: Ledger, add: Add, chosen: Chosen) -> StudySearch | None:
+    """What suggests the trials of the search stage, for ``ray.tune.TuneConfig(search_alg=...)``; None for random.
+
+    The ledger is the truth, and the study in the sweep's ``folder`` is brought up to it. Rows that have not ended are
+    suggested first, as they are; then ``sweep.trials`` less the rows there are, new ones, each handed to ``add``
+    before Tune hears of it. ``remaining`` of the answer is the ``num_samples`` Tune needs.
+    """
+    if config.sweep.search == "random":
+        return None
+    from tune.study import StudySearch
+
+    return StudySearch(config, folder, ledger, add, chosen)
+
+
+def confirmations(config: Config, ledger: Ledger) -> list[Planned]:
+    """The trials of the confirm stage: the best ``sweep.confirm`` settings of a search with each of ``sweep.seeds``.
+
+    Settings stopped early come after those that were trained to the end, whatever their metric. What was trained to the
+    end while searching is not planned again: the same settings and seed give the same run.
+    """
+    sweep = config.sweep
+    sign = -1.0 if sweep.mode == "max" else 1.0
+    searched = [t for t in ledger.trials if t.stage == "search" and sweep.metric in t.metrics]
+    able = [t for t in searched if t.status in {"done", "stopped"}]
+    best: dict[str, Trial] = {}
+    for trial in sorted(able, key=lambda t: (t.status != "done", sign * t.metrics[sweep.metric])):
+        best.setdefault(canonical_json(setting(trial.overrides)), trial)
+    done = {canonical_json(trial.overrides) for trial in able if trial.status == "done"}
+    wanted = [
+        Planned(None, dict(sorted((setting(trial.overrides) | {SEED: seed}).items())))
+        for trial in list(best.values())[: sweep.confirm]
+        for seed in sweep.seeds or []
+    ]
+    return [planned for planned in wanted if canonical_json(planned.overrides) not in done]
+
+
+def setting(overrides: Overrides) -> Overrides:
+    """Leave the seed out: what trials share that differ in nothing else."""
+    return {key: value for key, value in overrides.items() if key != SEED}

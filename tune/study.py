@@ -1,0 +1,250 @@
+"""Optuna through Ray Tune: a study in the sweep's folder that follows the sweep's own record."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from ray.tune.search.optuna import OptunaSearch
+from sqlalchemy.exc import SQLAlchemyError
+
+from gare.common.console import warn
+from gare.common.errors import ConfigError, RunError
+from gare.common.files import canonical_json, make_folder
+from gare.config import Config
+from gare.config.tree import with_overrides
+from tune.dimension import Dimension, stream
+from tune.ledger import Ledger, Trial
+from tune.search import Add, Chosen, setting
+from tune.space import SEED, Overrides, Planned, parse_space
+from tune.tpe import RoundedTpe, decoded, distribution, encoded
+from tune.trial import OUTCOME
+
+STUDY_FILE = "search.db"
+STUDY_NAME = "sweep"
+TRIAL = "gare.trial"
+MOST_AT_RANDOM = 10
+ATTEMPTS = 50
+STATES = {"done": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+class StudySearch(OptunaSearch):  # type: ignore[misc]
+    """Suggests what has not ended, and then what Optuna's TPE chooses.
+
+    The first third of the trials, at most ten, are the draws of a random search with the same ``sweep.seed``; each
+    later one depends on that seed, its number and the results told by then, so that nothing but the order in which
+    trials end makes two sweeps differ. A trial that was stopped early is told as pruned.
+    """
+
+    def __init__(self, config: Config, folder: Path, ledger: Ledger, add: Add, chosen: Chosen) -> None:
+        self._config, self._ledger, self._add, self._chosen = config, ledger, add, chosen
+        self._dimensions = parse_space(config)
+        self._again = [i for i, trial in enumerate(ledger.trials) if trial.stage == "search" and not trial.ended]
+        self._seeds = {} if config.sweep.seeds is None else {SEED: config.sweep.seeds[0]}
+        self._reported: dict[str, set[int]] = {}
+        space = {dimension.key: distribution(dimension) for dimension in self._dimensions}
+        with _quiet():
+            storage = _storage(folder / STUDY_FILE)
+            super().__init__(
+                space=space,
+                metric=config.sweep.metric,
+                mode=config.sweep.mode,
+                study_name=STUDY_NAME,
+                storage=storage,
+                sampler=self._tpe(0),
+            )
+            self._catch_up()
+
+    @property
+    def remaining(self) -> int:
+        """How many suggestions are left: rows that have not ended, and those still to be drawn."""
+        wanted = min(self._config.sweep.trials, self._points())
+        return len(self._again) + max(0, int(wanted) - len(_searched(self._ledger)))
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """Give the next trial's config for Tune; ``FINISHED`` when there is none."""
+        with _quiet():
+            if self._again:
+                index = self._again.pop(0)
+                row = self._ledger.trials[index]
+                asked = self._ask(len(_searched(self._ledger)), self._encoded(row.overrides))
+            elif len(_searched(self._ledger)) >= self._config.sweep.trials:
+                return str(self.FINISHED)
+            else:
+                found = self._new()
+                if found is None:
+                    return str(self.FINISHED)
+                asked, overrides = found
+                index = self._add(Planned(None, overrides))
+            asked.set_user_attr(TRIAL, self._ledger.trials[index].name)
+        self._ot_trials[trial_id] = asked
+        return self._chosen(index)
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Tell the study an epoch's metric; what stopped trials are compared by."""
+        value, epoch = result.get(self._config.sweep.metric), result.get("epoch")
+        steps = self._reported.setdefault(trial_id, set())
+        if _outcome(result) is None and _finite(value) and isinstance(epoch, int) and epoch not in steps:
+            steps.add(epoch)
+            self._ot_trials[trial_id].report(value, epoch)
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Tell the study how a trial ended."""
+        asked = self._ot_trials.pop(trial_id, None)
+        if asked is None:
+            return
+        outcome = "failed" if error or not result else _outcome(result) or "stopped"
+        value = (result or {}).get(self._config.sweep.metric)
+        if outcome == "done" and not _finite(value):
+            outcome = "failed"
+        with _quiet():
+            self._ot_study.tell(asked, value if outcome == "done" else None, state=STATES[outcome])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing: the ledger and the study's own storage are the record, and nothing is pickled."""
+
+    def _new(self) -> tuple[optuna.Trial, Overrides] | None:
+        """Ask for a trial unlike all before that fits together; None when there is none, or none was found."""
+        rows = _searched(self._ledger)
+        seen = {canonical_json(setting(row.overrides)) for row in rows}
+        if len(seen) >= self._points():
+            return None
+        for attempt in range(ATTEMPTS):
+            asked = self._ask(len(rows) + attempt * self._config.sweep.trials, self._first_draw(len(rows), attempt))
+            drawn = {key: decoded(d, asked.params[key]) for key, d in self._by_key().items()}
+            overrides = dict(sorted((drawn | self._seeds).items()))
+            if canonical_json(setting(overrides)) not in seen and self._fits(overrides):
+                return asked, overrides
+            self._ot_study.tell(asked, state=TrialState.FAIL)
+        return None
+
+    def _points(self) -> float:
+        """How many different trials there can be."""
+        return math.prod(dimension.points for dimension in self._dimensions)
+
+    def _first_draw(self, number: int, attempt: int) -> dict[str, Any] | None:
+        """What a random search draws for this trial, while the study knows too little to choose."""
+        if attempt or number >= max(1, min(MOST_AT_RANDOM, self._config.sweep.trials // 3)):
+            return None
+        drawn = {}
+        for dimension in self._dimensions:
+            random = stream(self._config.sweep.seed, dimension.key)
+            drawn[dimension.key] = [dimension.draw(random) for _ in range(number + 1)][-1]
+        return self._encoded(drawn)
+
+    def _ask(self, number: int, params: Mapping[str, Any] | None) -> optuna.Trial:
+        if params is not None:
+            self._ot_study.enqueue_trial(dict(params))
+        self._ot_study.sampler = self._tpe(number)
+        asked: optuna.Trial = self._ot_study.ask(fixed_distributions=self._space)
+        return asked
+
+    def _tpe(self, number: int) -> RoundedTpe:
+        seed = int(np.random.SeedSequence([self._config.sweep.seed, number]).generate_state(1)[0])
+        return RoundedTpe(self._by_key(), seed)
+
+    def _by_key(self) -> dict[str, Dimension]:
+        return {dimension.key: dimension for dimension in self._dimensions}
+
+    def _encoded(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        return {d.key: encoded(d, overrides[d.key]) for d in self._dimensions}
+
+    def _fits(self, overrides: Overrides) -> bool:
+        try:
+            with_overrides(self._config, overrides)
+        except ConfigError:
+            return False
+        return True
+
+    def _catch_up(self) -> None:
+        """Bring the study up to the ledger: what ended counts as told, and nothing else stays running."""
+        study = self._ot_study
+        while any(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
+            study.ask()
+        rows = {row.name: row for row in _searched(self._ledger)}
+        told: dict[str, TrialState] = {}
+        for trial in study.get_trials():
+            row = rows.get(trial.user_attrs.get(TRIAL, ""))
+            state = trial.state
+            if state == TrialState.RUNNING:
+                state, value = self._verdict(row)
+                study.tell(trial.number, value if state == TrialState.COMPLETE else None, state=state)
+            if row is not None:
+                told[row.name] = state
+        for row in rows.values():
+            if row.ended and told.get(row.name) != self._verdict(row)[0]:
+                study.add_trial(self._as_told(row))
+
+    def _verdict(self, row: Trial | None) -> tuple[TrialState, float | None]:
+        """What the study is told of a row, and its metric; a trial without an end or a metric counts as failed."""
+        value = row.metrics.get(self._config.sweep.metric) if row is not None else None
+        if row is None or not row.ended or not _finite(value):
+            return TrialState.FAIL, None
+        return STATES[row.status], value
+
+    def _as_told(self, row: Trial) -> FrozenTrial:
+        """Make the study's trial of a row that ended and that the study does not know of."""
+        state, value = self._verdict(row)
+        return create_trial(
+            state=state,
+            value=value if state == TrialState.COMPLETE else None,
+            intermediate_values={max(1, row.epochs): value} if state == TrialState.PRUNED and value else None,
+            params=self._encoded(row.overrides),
+            distributions=self._space,
+            user_attrs={TRIAL: row.name},
+        )
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    """Open the study's file; a damaged one is set aside, since the ledger holds all it held."""
+    make_folder(path.parent)
+    try:
+        return _opened(path)
+    except (SQLAlchemyError, RuntimeError) as error:
+        if not path.is_file():
+            raise RunError(f"Cannot make {path}: {_line(error)}.") from None
+        aside = path.with_name(path.name + ".damaged")
+        path.replace(aside)
+        warn(f"{path} cannot be read, so it is now {aside.name}, and made again from the ledger: {_line(error)}.")
+        return _opened(path)
+
+
+def _opened(path: Path) -> optuna.storages.RDBStorage:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    storage.get_all_studies()
+    return storage
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
+
+
+def _searched(ledger: Ledger) -> list[Trial]:
+    return [trial for trial in ledger.trials if trial.stage == "search"]
+
+
+def _outcome(result: Mapping[str, Any]) -> str | None:
+    """How a trial says it ended; None in the report of an epoch. Tune flattens mappings in results."""
+    nested = result.get(OUTCOME)
+    status = nested.get("status") if isinstance(nested, Mapping) else result.get(f"{OUTCOME}/status")
+    return None if status is None else str(status)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna's log lines and its warnings about new features away."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
