@@ -74,7 +74,8 @@ def register_run(
 
 
 def best_run(folder: Path) -> Path:
-    """A run's folder from itself, or from a sweep's folder that of its best trial."""
+    """A run's folder from itself, or from a sweep's folder that of the best trial of its best setting."""
+    from tune.comparison.result import gather
     from tune.ledger import SWEEP_FILE, Ledger
 
     if not (folder / SWEEP_FILE).is_file():
@@ -82,13 +83,11 @@ def best_run(folder: Path) -> Path:
             raise InputError(f"There is no folder {folder}; give the folder of a run or of a sweep.")
         return folder
     ledger = Ledger.read(folder)
-    sweep = ledger.settings().sweep
-    ranked = [trial for trial in ledger.trials if trial.settled and sweep.metric in trial.metrics]
-    if not ranked:
+    config = ledger.settings()
+    best = gather(folder, ledger, config, None).best
+    if best is None:
         raise InputError(f"The sweep {folder} has no finished trial yet.")
-    better = max if sweep.mode == "max" else min
-    best = better(ranked, key=lambda trial: trial.metrics[sweep.metric])
-    note(f"The sweep's best trial by {sweep.metric}: {best.name}")
+    note(f"The sweep's best trial by {config.sweep.metric}: {best.name}")
     return folder / Path(best.directory).name
 
 
@@ -125,7 +124,7 @@ def _make_index(out: Path, folder: Path, checkpoint: Path, shards: str | None, s
         shards = load_config(folder / CONFIG_FILE).runtime.shards
     if shards is None:
         raise InputError(f"The run {folder} names no shards; give --shards or --index.")
-    _, model, dataset, config = open_checkpoint(checkpoint, shards, ())
+    _, model, dataset, config = open_checkpoint(str(checkpoint), shards, ())
     check_fit(model, dataset, config)
     videos = write_index(out, checkpoint, model, dataset.split(split), config, dataset.digest)
     note(f"{videos} videos of {split} encoded")

@@ -15,9 +15,9 @@ from gare.common.errors import ConfigError, InputError
 from gare.jobs.places import Place, setting_places
 
 NOT_THERE = frozenset({"submit", "jobs", "logs", "stop"})
-CONFIGS = frozenset({"config_file", "diff"})
+CONFIGS = frozenset({"config_file", "diff", "sweep_file"})
 OUTPUTS = frozenset({"out", "sheet"})
-PATHS = frozenset({"manifest", "shards", "folder", "folders"})
+PATHS = frozenset({"manifest", "shards", "folder", "folders", "checkpoint", "resume"})
 """Arguments that hold a path or an address, so are not click's Path."""
 
 RUNTIME_COMMANDS = frozenset({"train", "sweep"})
@@ -83,7 +83,7 @@ def _parse(words: list[str]) -> tuple[str, click.Context]:
 def _arguments(context: click.Context) -> Iterator[Place]:
     for parameter in context.command.params:
         given: Any = context.params.get(parameter.name or "")
-        if given is None or not (isinstance(parameter.type, click.Path) or parameter.name in PATHS | OUTPUTS):
+        if given is None or not (isinstance(parameter.type, click.Path) or parameter.name in PATHS | OUTPUTS | CONFIGS):
             continue
         label = parameter.opts[0] if isinstance(parameter, click.Option) else (parameter.human_readable_name)
         config = parameter.name in CONFIGS or (context.command.name == "config" and parameter.name == "file")
@@ -100,13 +100,14 @@ def _settings(name: str, context: click.Context) -> list[Place]:
     file = context.params.get("config_file") or context.params.get("file")
     if "overrides" not in context.params or (name == "config" and context.params.get("schema")):
         return []
-    if name not in {"train", "sweep", "prepare", "config"}:
+    if name not in {"train", "sweep", "prepare", "config"} or context.params.get("resume") is not None:
         return []
-    config = load_config(file, overrides)
+    sweep = context.params.get("sweep_file")
+    config = load_config(file, overrides, sweep)
     if name not in RUNTIME_COMMANDS:
         return []
     if (shards := context.params.get("shards")) is not None:
-        config = load_config(file, (*overrides, f"runtime.shards={shards}"))
+        config = load_config(file, (*overrides, f"runtime.shards={shards}"), sweep)
     places = setting_places(config)
     if shards is not None:
         places = [place for place in places if place.label != "runtime.shards"]  # it is there as --shards

@@ -85,7 +85,10 @@ def setting_places(config: Config) -> list[Place]:
     places = [Place("runtime.root", runtime.root, "input")] if runtime.root else []
     if runtime.shards is not None:
         places.append(place("runtime.shards", runtime.shards, "input"))
-    places.append(place("runtime.output", runtime.output, "output"))
+    if runtime.storage is None:  # with a copy on storage each node may have a disk of its own
+        places.append(place("runtime.output", runtime.output, "output"))
+    else:
+        places.append(place("runtime.storage", runtime.storage, "output"))
     clip = config.model.clip
     if clip.startswith((".", "/", "~")) or (start / clip).is_dir():
         places.append(place("model.clip", clip, "input"))

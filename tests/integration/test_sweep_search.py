@@ -33,6 +33,7 @@ def told(folder):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_search_is_told_its_results_confirmed_and_extended_and_repeats_nothing(ray_cluster, tmp_path):
     config = build(
         {

@@ -41,6 +41,8 @@ def check(*words, root=None):
         (["prepare", "~/manifest.parquet", "--out", "/mnt/s"], "a home folder"),
         (["shards", "merge", "/mnt/a", "b", "--out", "/mnt/c"], "is b, which is relative"),
         (["evaluate", "runs/a", "--shards", "/mnt/s"], "is runs/a, which is relative"),
+        (["sweep", "--resume", "weights"], "--resume is weights, which is relative"),
+        (["train", "configs/a.yaml", "--set", "runtime.storage=copies"], "runtime.storage is copies"),
     ],
 )
 def test_a_path_that_no_cluster_can_know_is_refused_with_its_name_and_what_to_do(here, words, named):
@@ -60,6 +62,8 @@ def test_a_path_that_no_cluster_can_know_is_refused_with_its_name_and_what_to_do
         ["config", "--diff", "configs/a.yaml", "configs/a.yaml"],
         ["train", "configs/a.yaml", "--shards", "s3://b/s", "--set", "runtime.output=/mnt/runs"],
         ["train", "configs/a.yaml", "--set", "runtime.root=/mnt", "--set", "runtime.shards=shards"],
+        ["train", "configs/a.yaml", "--shards", "s3://b/s", "--set", "runtime.storage=s3://b/runs"],
+        ["sweep", "--resume", "/mnt/runs/weights"],
         ["prepare", "s3://b/manifest.parquet", "--out", "s3://b/shards", "--config", "configs/a.yaml"],
         ["gare", "zero-shot", "openai/clip-vit-base-patch32", "--shards", "/mnt/s", "--out", "/mnt/z"],
     ],
@@ -83,6 +87,9 @@ def test_config_files_get_a_name_in_the_package_wherever_they_are(here):
     assert line.words == ["config", "--diff", f"submitted/{elsewhere.name}", f"submitted/2/{elsewhere.name}"]
     line = understand(["prepare", "/m", "--out", "/o", "--config=./configs/a.yaml"])
     assert line.words[-1] == "--config=submitted/configs/a.yaml"
+    elsewhere.write_text("sweep: {trials: 3}")
+    words = ["sweep", "configs/a.yaml", "--sweep", str(elsewhere), "--shards", "/s", "--set", "runtime.output=/r"]
+    assert set(understand(words).configs) == {"submitted/configs/a.yaml", f"submitted/{elsewhere.name}"}
 
 
 @pytest.mark.parametrize(
