@@ -16,11 +16,15 @@ PACKAGES: Final[dict[str, tuple[str, str]]] = {
     "click": ("8.1", "8.5.1"),
     "matplotlib": ("3.9", "3.11.2"),
     "numpy": ("2", "2.4.6"),
+    "optuna": ("5", "5.0.0"),
     "pillow": ("11", "13.0.0"),
+    "psutil": ("6", "7.2.2"),
     "pydantic": ("2.11", "2.14.3"),
     "rich": ("13", "15.0.0"),
     "ruamel.yaml": ("0.18", "0.19.1"),
     "safetensors": ("0.6", "0.8.0"),
+    "scikit-learn": ("1.5", "1.9.1"),
+    "scipy": ("1.13", "1.17.1"),
     "tokenizers": ("0.22", "0.23.3"),
 }
 """Name to oldest and tested version: those of pyproject.toml and constraints.txt, which a test holds against this."""

@@ -136,7 +136,7 @@ class Launches:
 def launch(config, folder):
     from gare.training.ray_train import _launch_until_done
 
-    _launch_until_done(config, folder, [])
+    _launch_until_done(config, folder, [], None, None)
 
 
 def test_a_range_of_workers_starts_again_with_those_that_fit_then(toy_run, tmp_path, monkeypatch, capsys):
