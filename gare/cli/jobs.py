@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -185,15 +186,28 @@ def _detaching(name: str) -> Iterator[None]:
     """Ctrl-C inside the block ends the command and not the job."""
     from gare.jobs.follow import JobError
 
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    # Not Python's own handler: asyncio would put another in its place, which is lost where a task ends just then.
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted:
         raise JobError(
             f"Interrupted here; the job {name} goes on. Follow it with gare logs {name} --follow, stop it with "
             f"gare stop {name}.",
             INTERRUPTED,
             result={"job": name},
-        ) from None
+        )
 
 
 def _print_line(line: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -114,3 +117,19 @@ def test_jobs_are_listed_shown_and_stopped(made, capfd):
     assert gare("stop", "b") == 0
     assert cluster.stopped == ["b"]
     assert "stopped" in capfd.readouterr().err
+
+
+def test_an_interrupt_that_something_swallowed_still_ends_the_command_and_not_the_job(made, capfd):
+    class Swallowing(Made):
+        def job(self, job):
+            with suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().job(job)
+
+    cluster = made(Swallowing())
+    before = signal.getsignal(signal.SIGINT)
+    assert gare("submit", "--no-wait", "config", "a.yaml") == 0
+    assert gare("submit", "config", "a.yaml") == 130
+    assert "goes on. Follow it with gare logs gare-config-" in capfd.readouterr().err
+    assert not cluster.stopped
+    assert signal.getsignal(signal.SIGINT) is before
