@@ -1,4 +1,4 @@
-"""Training on Ray Train workers: the only file of gare/training that knows Ray. Ray is initialised by the caller."""
+"""Training on Ray Train workers. Ray is initialised by the caller."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.exceptions import RayTaskError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
 from gare.common.console import warn
 from gare.common.errors import GareError, RunError
@@ -29,6 +30,7 @@ from gare.training.inputs import open_shards
 from gare.training.loop import train
 from gare.training.placement import Nodes, placement_tags, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
+from gare.training.ray_group import RankGroup
 from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, resumed, run_directory, summary
 from gare.training.storage import RunStorage
 from gare.training.tracked import write_handle
@@ -137,7 +139,7 @@ def _trainer(
         train_loop_config={"config": decided.model_dump(mode="json")},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
         # Both: tensors stay on their device, and what ranks say to each other in words goes over gloo.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
+        torch_config=RankGroup(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
             # A name of its own per launch: resuming is the run folder's business, never Ray's by name.
             name=f"launch-{time.time_ns()}",
@@ -238,9 +240,11 @@ def _raise_failure(path: Path) -> None:
 
 
 def _root(error: BaseException) -> str:
-    """The first line of the first worker's own error."""
+    """A line of the error that the first worker met, or that met Ray Train's controller."""
     failures = getattr(error, "worker_failures", None)
     if failures:
         error = next(iter(failures.values()))
+    elif isinstance(error, ControllerError):
+        error = error.controller_failure
     text = (str(error).strip() or type(error).__name__).splitlines()
-    return text[-1] if failures else text[0]
+    return text[-1] if failures or isinstance(error, RayTaskError) else text[0]

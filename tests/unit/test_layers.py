@@ -14,8 +14,7 @@ PACKAGES = ("gare", "pipelines", "tune")
 RAY_HERE = (
     "pipelines/",
     "tune/",
-    "gare/training/ray_train.py",
-    "gare/training/ray_here.py",
+    "gare/training/ray_",
     "gare/jobs/",
     "gare/cli/",
 )
