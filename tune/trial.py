@@ -64,14 +64,16 @@ def trial_config(config: Config, name: str, overrides: Mapping[str, Any]) -> Con
 def train_with_ray(
     config: Config, *, tracking: RunHandle | None, callbacks: Sequence[Any], quiet: bool, stop: threading.Event
 ) -> RunSummary:
-    """Train with Ray Train workers."""
+    """Train with Ray Train workers. This process, which tells MLflow of the run, ends where its workers do."""
+    from gare.training.ray_fence import ending_without_head
     from gare.training.ray_here import LIGHTER
 
     for name, value in LIGHTER.items():
         os.environ.setdefault(name, value)
     from gare.training.ray_train import fit
 
-    return fit(config, tracking=tracking, callbacks=callbacks, quiet=quiet, stop=stop)
+    with ending_without_head():
+        return fit(config, tracking=tracking, callbacks=callbacks, quiet=quiet, stop=stop)
 
 
 class TrialActor(ray_tune.Trainable):  # type: ignore[misc]

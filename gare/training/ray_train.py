@@ -30,6 +30,7 @@ from gare.training.inputs import open_shards
 from gare.training.loop import train
 from gare.training.placement import Nodes, placement_tags, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
+from gare.training.ray_fence import ending_without_head, head_seconds
 from gare.training.ray_group import RankGroup
 from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, resumed, run_directory, summary
 from gare.training.storage import RunStorage
@@ -38,7 +39,8 @@ from gare.training.tracked import write_handle
 FAILURE_FILE = "failure.json"
 RAY_FOLDER = ".ray"
 NODE_LOSS_SECONDS = 25.0
-WRITER_SECONDS = 60.0
+WRITER_SECONDS = 120.0
+"""Beyond the time after which a rank without the head ends: an NFS server frees a lost machine's locks after 90 s."""
 NO_RETRY = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
 
 
@@ -189,7 +191,7 @@ def _worker(settings: dict[str, Any]) -> None:
         return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
     ranks = TorchRanks() if ray.train.get_context().get_world_size() > 1 else ALONE
     try:
-        with _alone(config), _watched(config):
+        with ending_without_head(), _alone(config), _watched(config):
             train(config, ranks, ray.train.report)
     except GareError as error:
         write_json(failure, {"message": str(error), "exit_code": error.exit_code})
@@ -207,12 +209,13 @@ def _watched(config: Config) -> AbstractContextManager[None]:
 def _alone(config: Config) -> Iterator[None]:
     """Hold the run's folder on the rank that writes to it, for as long as its process lives.
 
-    Workers whose driver or cluster was killed go on for a moment: those that take their place wait until they are gone.
+    Workers whose driver or cluster was killed go on for a moment, those of a node that was cut off for longer: those
+    that take their place wait until they are gone.
     """
     if ray.train.get_context().get_world_rank() > 0:
         yield
         return
-    deadline = time.monotonic() + WRITER_SECONDS
+    deadline = time.monotonic() + head_seconds() + WRITER_SECONDS
     with ExitStack() as held:
         while True:
             try:
