@@ -16,6 +16,8 @@ RAY_HERE = (
     "tune/",
     "gare/training/ray_train.py",
     "gare/training/ray_here.py",
+    "gare/training/ray_nodes.py",  # what a run waits for and where its ranks go
+    "gare/common/ray_cluster.py",  # nodes and the autoscaler, for the data job and training alike
     "gare/jobs/",
     "gare/cli/",
 )
