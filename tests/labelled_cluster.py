@@ -6,7 +6,6 @@ A process of its own, since a process knows one cluster only. Arguments: a folde
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 import time
@@ -29,7 +28,6 @@ SMALL = {"object_store_memory": 80 * 2**20}
 
 def main() -> None:
     """Say it all."""
-    os.environ["AUTOSCALER_UPDATE_INTERVAL_S"] = "1"
     import ray
     from ray.cluster_utils import Cluster
 

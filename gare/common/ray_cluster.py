@@ -6,13 +6,14 @@ The one place that asks Ray's insides about nodes; they are those of the version
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 from ray._private import state
 from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
@@ -40,15 +41,19 @@ def free_nodes() -> list[Node]:
 
 
 @contextmanager
-def requested(bundles: Sequence[dict[str, float]], selector: Selector) -> Iterator[None]:
+def requested(bundles: Sequence[dict[str, float]], selector: Selector) -> Iterator[Callable[[], None]]:
     """Ask the autoscaler for nodes that hold the bundles, as long as the block runs.
 
-    Ray keeps one request for the whole cluster: a later one, of another command too, takes its place.
+    Gives what asks once more: Ray keeps one request for the whole cluster, and another command's takes its place.
     """
     selectors: list[dict[str, str]] = [dict(selector)] * len(bundles)
-    request_resources(bundles=list(bundles), bundle_label_selectors=selectors)
+
+    def ask() -> None:
+        request_resources(bundles=list(bundles), bundle_label_selectors=selectors)
+
+    ask()
     try:
-        yield
+        yield ask
     finally:
         with suppress(Exception):  # the cluster may be gone, and the request with it
             request_resources(bundles=[])
@@ -57,9 +62,12 @@ def requested(bundles: Sequence[dict[str, float]], selector: Selector) -> Iterat
 def may_come(bundle: dict[str, float], selector: Selector) -> bool:
     """Whether the autoscaler could hold the bundle, with nodes that it adds or that are up.
 
-    False where there is none that answers in time.
+    False where none answers in time, and where it is Ray's first autoscaler, which knows no labels: that of a cluster
+    which a command starts for itself, and adds nothing.
     """
-    with requested([bundle], selector):
+    if not is_autoscaler_v2(fetch_from_server=True):
+        return False
+    with requested([bundle], selector) as ask_again:
         since = _status().cluster_resource_state.cluster_resource_state_version
         until = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < until:
@@ -67,6 +75,7 @@ def may_come(bundle: dict[str, float], selector: Selector) -> bool:
             if found.last_seen_cluster_resource_state_version > since:
                 return not found.infeasible_cluster_resource_constraints
             time.sleep(ASK_SECONDS)
+            ask_again()
     return False
 
 

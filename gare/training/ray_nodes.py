@@ -13,7 +13,7 @@ from gare.common.ray_cluster import cluster_nodes, free_nodes, requested
 from gare.config import Config, RuntimeConfig
 from gare.training.placement import choose_zone, fits, rank_resources, rank_selector, uses_gpu, zone_rooms
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 
 
 def nodes_for(runtime: RuntimeConfig) -> Nodes:
@@ -33,9 +33,10 @@ def nodes_for(runtime: RuntimeConfig) -> Nodes:
         f"{runtime.wait_for_nodes:g} s at most for its autoscaler (runtime.wait_for_nodes)."
     )
     until = time.monotonic() + runtime.wait_for_nodes
-    with requested([bundle] * workers, selector):
+    with requested([bundle] * workers, selector) as ask_again:
         while not fits(runtime, nodes, workers) and time.monotonic() < until:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(min(LOOK_SECONDS, max(0.0, until - time.monotonic())))
+            ask_again()
             nodes = cluster_nodes()
     return nodes
 

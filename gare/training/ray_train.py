@@ -22,7 +22,7 @@ from gare.common.files import only_one, write_json
 from gare.common.nodes import Nodes
 from gare.common.ray_cluster import cluster_nodes
 from gare.common.storage import Folder
-from gare.config import Config
+from gare.config import Config, RuntimeConfig
 from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.tracking import Feed, RunHandle, feeding
@@ -118,18 +118,18 @@ def _launch_until_done(
             if not left:
                 raise RunError(failure) from error
             warn(f"{failure} It starts again with as many workers as fit then, at most {left} times more.")
-            nodes = _after_loss(nodes)
+            nodes = _after_loss(nodes, config.runtime)
         else:
             break
     _raise_failure(folder / FAILURE_FILE)
 
 
-def _after_loss(before: Nodes) -> Nodes:
+def _after_loss(before: Nodes, runtime: RuntimeConfig) -> Nodes:
     """The nodes after a failure: Ray knows of a lost one only after it has missed some signs of life."""
     deadline = time.monotonic() + NODE_LOSS_SECONDS
     while len(cluster_nodes()) >= len(before) and time.monotonic() < deadline:
         time.sleep(0.5)
-    return cluster_nodes()
+    return nodes_for(runtime)
 
 
 def _trainer(

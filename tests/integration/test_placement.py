@@ -69,13 +69,13 @@ def run(environment, *words):
 
 @pytest.mark.timeout(400)
 def test_decoding_and_training_each_bring_their_own_kind_of_node(tmp_path, manifest, toy_run):
-    small = ("data.frames=2", "prepare.max_frames=2", "prepare.short_side=32", "prepare.crop=32", "prepare.unit_videos=1")
+    recipe = ("data.frames=2", "prepare.max_frames=2", "prepare.short_side=32", "prepare.crop=32")
     kinds = {
         "gpu_train": GPU_NODE | {"labels": {"gare.role": "train"}},
         "cpu_decode": CPU_NODE | {"labels": {"gare.role": "decode"}},
     }
     with autoscaled(kinds) as environment:
-        run(environment, "prepare", manifest, "--out", tmp_path / "shards", *(f"--set={one}" for one in small))
+        run(environment, "prepare", manifest, "--out", tmp_path / "shards", *(f"--set={one}" for one in recipe))
         assert len(ShardSet(tmp_path / "shards").split("train")) == 6
         assert roles(environment) == ["decode"]
 

@@ -121,7 +121,7 @@ class Launches:
         self.workers, self._failing = [], failing
         rooms = iter(cpus)
         monkeypatch.setattr(ray_train, "nodes_for", lambda _: [Node({"CPU": cpus[0]})])
-        monkeypatch.setattr(ray_train, "_after_loss", lambda _: [Node({"CPU": next(rooms)})])
+        monkeypatch.setattr(ray_train, "_after_loss", lambda *_: [Node({"CPU": next(rooms)})])
         monkeypatch.setattr(ray_train, "_trainer", self.trainer)
         next(rooms)
 
