@@ -7,6 +7,7 @@ import pytest
 from gare.common import ray_cluster
 from gare.common.errors import RunError
 from gare.common.nodes import Node, selected
+from pipelines.data_context import data_context
 from pipelines.placing import check_somewhere, decode_selector
 
 HEAD = Node({"CPU": 0}, id="head")
@@ -82,3 +83,14 @@ def test_nobody_is_asked_where_a_node_may_decode(cluster):
     asked = cluster(HEAD, CPU, TRAIN)
     check_somewhere(None)
     assert asked == []
+
+
+def test_ray_data_is_kept_to_the_nodes_and_to_no_nodes_afterwards():
+    from ray.data import DataContext
+
+    options = DataContext.get_current().execution_options
+    with data_context({"gare.role": "decode"}):
+        assert options.label_selector == {"gare.role": "decode"}
+    assert options.label_selector is None
+    with data_context({}):
+        assert options.label_selector is None
