@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gare.common.console import note
 from gare.common.errors import RunError
 from gare.common.nodes import DECODE, NODE_ID, ROLE, TRAIN, Nodes, Selector, in_words, selected
 
@@ -39,8 +40,11 @@ def check_somewhere(wanted: Selector | None) -> None:
 
     nodes = cluster_nodes()
     selector = decode_selector(wanted, nodes)
-    if not holding(nodes, selector) and not may_come(TASK, selector):
+    if holding(nodes, selector):
+        return
+    if not may_come(TASK, selector):
         raise RunError(nowhere(wanted, nodes, selector))
+    note("No node that may decode is up yet; the cluster's autoscaler adds them.")
 
 
 def holding(nodes: Nodes, selector: Selector) -> int:

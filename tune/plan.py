@@ -115,11 +115,11 @@ def make_slots(config: Config, nodes: Nodes) -> Slots:
     with_gpu = uses_gpu(runtime, nodes)
     alone = with_overrides(config, {"runtime.workers": 1, "runtime.device": "cuda" if with_gpu else "cpu"})
     room = groups_that_fit(alone.runtime, nodes, "A worker")
-    close = f", each in one {runtime.close_by}," if zones[0] is not None else ""
+    close = f", all in one {runtime.close_by}:" if zones[0] is not None else ":"
     workers = runtime.fewest_workers
     each = f"{runtime.cpus_per_worker:g} CPU" + (" and a GPU" if with_gpu else "")
     has = offered(rank_nodes(runtime, nodes), use_gpu=with_gpu)
-    why = f"{has}: room for {room} workers of {each}; a trial has {workers}{close}: {fit} at a time"
+    why = f"{has}: room for {room} workers of {each}; a trial has {workers}{close} {fit} at a time"
     if sweep.max_concurrent is not None and sweep.max_concurrent < fit:
         why += f", and {sweep.max_concurrent} by sweep.max_concurrent"
     each_asks = rank_resources(runtime, use_gpu=with_gpu)

@@ -14,7 +14,7 @@ from gare.common.errors import RunError
 from gare.common.files import only_one
 from gare.config import Config
 from gare.tracking import Tracker
-from gare.training.placement import group_zones
+from gare.training.placement import group_zones, one_number
 from gare.training.ray_nodes import nodes_for
 from tune.comparison import Comparison, check_metric, compare
 from tune.launch import Listed, asha, launch
@@ -47,6 +47,7 @@ def run_sweep(
     began = time.monotonic()
     check_metric(config)
     config = resolved(config)
+    one_number(config.runtime, "A trial")
     zones = Zones(group_zones(config.runtime, nodes_for(config.runtime), "A trial"))
     folder = Path(config.runtime.output) / config.run_name()
     with only_one(folder):

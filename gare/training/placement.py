@@ -41,12 +41,18 @@ def groups_that_fit(runtime: RuntimeConfig, nodes: Nodes, what: str) -> int:
 
 def group_zones(runtime: RuntimeConfig, nodes: Nodes, what: str) -> list[str | None]:
     """The zone of each group that fits at the same time, as ``groups_that_fit``; None for one that is in no zone."""
+    workers = one_number(runtime, what)
+    room = _enough_room(runtime, nodes, workers, what)
+    zones = zone_rooms(runtime, nodes)
+    close: list[str | None] = [zone for zone in zones for _ in range(zones[zone] // workers)]
+    return close or [None] * (room // workers)
+
+
+def one_number(runtime: RuntimeConfig, what: str) -> int:
+    """The number of workers; ConfigError for a range."""
     if not isinstance(runtime.workers, int):
         raise ConfigError(f"{what} shares the cluster with others, so runtime.workers must be one number, not a range.")
-    room = _enough_room(runtime, nodes, runtime.workers, what)
-    zones = zone_rooms(runtime, nodes)
-    close: list[str | None] = [zone for zone in zones for _ in range(zones[zone] // runtime.workers)]
-    return close or [None] * (room // runtime.workers)
+    return runtime.workers
 
 
 def workers_that_fit(config: Config, nodes: Nodes, what: str) -> int:

@@ -73,10 +73,11 @@ def test_a_cluster_where_nothing_may_decode_is_refused_with_the_setting(cluster)
         check_somewhere(None)
 
 
-def test_nodes_that_an_autoscaler_may_add_are_waited_for(cluster):
+def test_nodes_that_an_autoscaler_may_add_are_waited_for(cluster, capsys):
     asked = cluster(HEAD, TRAIN, may_come=True)
     check_somewhere(None)
     assert asked == [({"CPU": 1.0}, {"gare.role": "!train"})]
+    assert "autoscaler adds them" in capsys.readouterr().err
 
 
 def test_nobody_is_asked_where_a_node_may_decode(cluster):

@@ -97,6 +97,10 @@ def test_how_many_at_a_time_and_why(config):
     assert slots.why.endswith(
         "2 GPUs: room for 2 workers of 1 CPU and a GPU; a trial has 1: 2 at a time, and 1 by sweep.max_concurrent"
     )
+    zones = [Node({"CPU": 3.0}, {"ray.io/availability-zone": zone}) for zone in "ab"]
+    slots = make_slots(with_overrides(config, {"runtime.workers": 2}), zones)
+    assert slots.at_once == 2
+    assert "room for 6 workers of 1 CPU; a trial has 2, all in one ray.io/availability-zone: 2 at a time" in slots.why
     with pytest.raises(RunError, match="A trial needs 2 workers"):
         make_slots(with_overrides(config, {"runtime.workers": 2}), [Node({"CPU": 1.0})])
 
