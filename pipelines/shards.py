@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,11 +15,14 @@ from typing import Any
 import pyarrow.compute as pc
 
 from gare.common.errors import GareError, InputError, RunError
+from gare.common.nodes import Selector
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION
+from pipelines.data_context import data_context
 from pipelines.manifest import stream_manifest
 from pipelines.output import Ledger, Output, ShardFile, dataset_digest, remove_leftovers, remove_superseded, take_up
+from pipelines.placing import check_somewhere, selector_now
 from pipelines.todo import OnChange, UnitTask, tasks
 from pipelines.work import UnitCounts, process_unit
 
@@ -116,6 +118,7 @@ def prepare(
     config: PrepareConfig,
     *,
     workers: int | None = None,
+    decode_on: Selector | None = None,
     retry_failed: bool = False,
     changed: OnChange = "refuse",
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -123,23 +126,27 @@ def prepare(
     """Decode a manifest's videos into shards, a ledger and a dataset manifest under ``out``, with Ray initialised.
 
     ``out``: a folder, or an address of storage that pyarrow opens; ``workers``: decode processes at once, all CPUs
-    when None. A rerun does what is not done; rows that are new in the manifest add shards. Otherwise as ``open_job``.
-    Raises InputError for a manifest or folder that cannot be used, RunError when the job stops or no video at all
-    could be decoded.
+    when None; ``decode_on``: labels of the nodes that decode, by the rule of ``pipelines.placing`` when None. A rerun
+    does what is not done; rows that are new in the manifest add shards. Otherwise as ``open_job``.
+    Raises InputError for a manifest or folder that cannot be used, RunError when no node may decode, the job stops or
+    no video at all could be decoded.
     """
     with open_job(manifest, out, config, retry_failed=retry_failed, changed=changed) as job:
-        return run_job(job, workers=workers, on_progress=on_progress)
+        return run_job(job, workers=workers, decode_on=decode_on, on_progress=on_progress)
 
 
 def run_job(
     job: Job,
     *,
     workers: int | None = None,
+    decode_on: Selector | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
     work: Work = process_unit,
 ) -> PrepareReport:
     """Do what is left of a job; Ray is needed only where anything is. ``work``: what a task does with a unit."""
     started = time.monotonic()
+    if job.todo:
+        check_somewhere(decode_on)  # before anything is removed
     output = job.output
     whole = {task.unit for task in job.todo if task.again is None}
     _drop_stale_dataset(output, whole)
@@ -147,7 +154,7 @@ def run_job(
         remove_leftovers(output, whole)
     done, failed = job.rows - job.rows_todo, 0
     on_progress(Progress(done, job.rows, failed))
-    for counts in _run(output, job.todo, workers, work):
+    for counts in _run(output, job.todo, workers, decode_on, work):
         done, failed = done + counts.videos, failed + counts.failed
         on_progress(Progress(done, job.rows, failed))
     dataset = dataset_manifest(output)
@@ -183,18 +190,23 @@ def _drop_stale_dataset(output: Output, units: set[int]) -> None:
         output.place.remove(DATASET_FILE)
 
 
-def _run(output: Output, todo: list[UnitTask], workers: int | None, work: Work) -> Iterator[UnitCounts]:
+def _run(
+    output: Output, todo: list[UnitTask], workers: int | None, decode_on: Selector | None, work: Work
+) -> Iterator[UnitCounts]:
     """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back."""
     for start in range(0, len(todo), PORTION):
-        yield from _run_portion(output, todo[start : start + PORTION], workers, work)
+        # Chosen anew for each: nodes come and go.
+        yield from _run_portion(output, todo[start : start + PORTION], workers, selector_now(decode_on), work)
 
 
-def _run_portion(output: Output, todo: list[UnitTask], workers: int | None, work: Work) -> Iterator[UnitCounts]:
+def _run_portion(
+    output: Output, todo: list[UnitTask], workers: int | None, nodes: Selector, work: Work
+) -> Iterator[UnitCounts]:
     import ray.data
     from ray.exceptions import RayError
 
     items = [{"unit": task.unit, "again": json.dumps(task.again)} for task in todo]
-    with _quiet_data_context():
+    with data_context(nodes):
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _task,
             batch_size=1,
@@ -222,31 +234,6 @@ def _task(batch: dict[str, Any], output: Output, work: Work) -> dict[str, Any]:
             reason = str(error) if isinstance(error, GareError) else f"{type(error).__name__}: {error}"
             counts.append({"unit": int(unit), "videos": 0, "failed": 0, "error": reason})
     return {name: [count[name] for count in counts] for name in ("unit", "videos", "failed", "error")}
-
-
-@contextmanager
-def _quiet_data_context() -> Iterator[None]:
-    """Keep Ray Data's own bars and banners out of ours, and pickled object columns out of its blocks."""
-    from ray.data import DataContext
-
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    context = DataContext.get_current()
-    wanted = {
-        "enable_progress_bars": False,
-        "print_on_execution_start": False,
-        "enable_fallback_to_arrow_object_ext_type": False,
-    }
-    before = {name: getattr(context, name) for name in wanted}
-    try:
-        logger.setLevel(logging.CRITICAL)  # errors reach the user as a RunError
-        for name, value in wanted.items():
-            setattr(context, name, value)
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            setattr(context, name, value)
 
 
 def dataset_manifest(output: Output) -> dict[str, Any]:

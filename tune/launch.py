@@ -17,7 +17,9 @@ from ray.tune.search import Searcher
 
 from gare.common.errors import ConfigError
 from gare.config import Config
+from gare.config.tree import build
 from gare.training.history import read_history
+from gare.training.placement import rank_selector
 from gare.training.run import HISTORY_FILE
 from tune.ledger import Ledger
 from tune.recorder import TuneCallback
@@ -66,10 +68,13 @@ def launch(
     callback: TuneCallback,
     folder: Path,
 ) -> None:
-    """Run ``count`` trials as ``searcher`` suggests them, ``at_once`` at a time, each process used again and again."""
-    trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(TrialActor, plan=plan, trainer=trainer), ACTOR_RESOURCES
-    )
+    """Run ``count`` trials as ``searcher`` suggests them, ``at_once`` at a time, each process used again and again.
+
+    Their processes are placed on the nodes that ranks may run on.
+    """
+    selector = rank_selector(build(plan.config).runtime)
+    resources = ray_tune.PlacementGroupFactory([ACTOR_RESOURCES], bundle_label_selector=[selector])
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(TrialActor, plan=plan, trainer=trainer), resources)
     with _quiet_tune():
         ray_tune.Tuner(
             trainable,

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gare.common.nodes import Nodes
 from gare.config import Config
 from gare.config.tree import with_overrides
 from gare.training.inputs import open_data
 from gare.training.measure import Cost, measure
-from gare.training.placement import Nodes, groups_that_fit, uses_gpu
+from gare.training.placement import group_zones, groups_that_fit, offered, rank_nodes, rank_resources, uses_gpu
 from tune.opening import missing, open_ledger, resolved
 from tune.space import Overrides, Planned
 
@@ -73,7 +74,7 @@ class SweepPlan:
 def make_plan(
     config: Config, nodes: Nodes, *, extend: int = 0, measured: Callable[[Config], Cost] = measure
 ) -> SweepPlan:
-    """Plan the sweep on the nodes, each given by its resources, or what is left of it; nothing is written.
+    """Plan the sweep on the nodes, or what is left of it; nothing is written.
 
     Raises what the sweep would: ConfigError for what makes no sense, RunError when not even one trial fits.
     """
@@ -109,19 +110,20 @@ def make_plan(
 def make_slots(config: Config, nodes: Nodes) -> Slots:
     """Count the trials that fit at the same time, with the arithmetic in words; RunError when not even one does."""
     runtime, sweep = config.runtime, config.sweep
-    fit = groups_that_fit(runtime, nodes, "A trial")
+    zones = group_zones(runtime, nodes, "A trial")
+    fit = len(zones)
     with_gpu = uses_gpu(runtime, nodes)
     alone = with_overrides(config, {"runtime.workers": 1, "runtime.device": "cuda" if with_gpu else "cpu"})
     room = groups_that_fit(alone.runtime, nodes, "A worker")
+    close = f", all in one {runtime.close_by}:" if zones[0] is not None else ":"
     workers = runtime.fewest_workers
     each = f"{runtime.cpus_per_worker:g} CPU" + (" and a GPU" if with_gpu else "")
-    has = " + ".join(f"{node.get('CPU', 0):g}" for node in nodes) + " CPUs"
-    if with_gpu:
-        has += f" and {sum(node.get('GPU', 0) for node in nodes):g} GPUs"
-    why = f"{has}: room for {room} workers of {each}; a trial has {workers}: {fit} at a time"
+    has = offered(rank_nodes(runtime, nodes), use_gpu=with_gpu)
+    why = f"{has}: room for {room} workers of {each}; a trial has {workers}{close} {fit} at a time"
     if sweep.max_concurrent is not None and sweep.max_concurrent < fit:
         why += f", and {sweep.max_concurrent} by sweep.max_concurrent"
-    resources = {"CPU": workers * runtime.cpus_per_worker} | ({"GPU": float(workers)} if with_gpu else {})
+    each_asks = rank_resources(runtime, use_gpu=with_gpu)
+    resources = {name: workers * amount for name, amount in each_asks.items()}
     return Slots(min(fit, sweep.max_concurrent or fit), resources, why)
 
 

@@ -20,6 +20,7 @@ from tune.comparison import Comparison
 from tune.ledger import SWEEP_FILE, Launch, Ledger, Stage, Trial, finite
 from tune.space import Planned
 from tune.trial import OUTCOME, chosen
+from tune.zones import Zones
 
 MLFLOW_STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 WRITE_SECONDS = 15.0
@@ -29,7 +30,10 @@ OnProgress = Callable[[Trial, int, int], None]
 
 
 class Recorder:
-    """Writes down what happens; ``tracker`` None keeps MLflow out of it. ``expected``: trials there will be in all."""
+    """Writes down what happens, and says where a trial runs.
+
+    ``tracker`` None keeps MLflow out of it. ``expected``: trials there will be in all.
+    """
 
     def __init__(
         self,
@@ -39,10 +43,12 @@ class Recorder:
         tracker: Tracker | None,
         on_progress: OnProgress,
         expected: int,
+        zones: Zones,
     ) -> None:
         self._folder, self._ledger, self._config, self._tracker = folder, ledger, config, tracker
         self._on_progress, self.expected = on_progress, max(expected, len(ledger.trials))
         self._shards = str(config.runtime.shards)
+        self._zones = zones
         self._started: dict[int, float] = {}
         self._launch: Launch | None = None
         self._began = self._written = time.monotonic()
@@ -98,7 +104,7 @@ class Recorder:
             else:
                 trial.run_id = self._open_child(self._tracker, trial)
         self.write()
-        return chosen(index, trial.name, trial.overrides, trial.run_id)
+        return chosen(index, trial.name, trial.overrides, trial.run_id, self._zones.take(index))
 
     def trial_started(self, index: int) -> None:
         """Note that a trial began to train."""
@@ -126,6 +132,7 @@ class Recorder:
 
     def trial_ended(self, index: int, outcome: Mapping[str, Any]) -> None:
         """Note that a trial ended: ``outcome`` as it reported it, empty when the scheduler stopped it."""
+        self._zones.give_back(index)
         trial = self._ledger.trials[index]
         trial.status = outcome.get("status", "stopped")
         trial.error = outcome.get("error")

@@ -6,7 +6,6 @@ The driver alone writes the sweep's record and ends the MLflow runs; a trial tra
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from gare.common.errors import RunError
 from gare.common.files import only_one
 from gare.config import Config
 from gare.tracking import Tracker
-from gare.training.placement import groups_that_fit
-from gare.training.ray_train import cluster_nodes
+from gare.training.placement import group_zones, one_number
+from gare.training.ray_nodes import nodes_for
 from tune.comparison import Comparison, check_metric, compare
 from tune.launch import Listed, asha, launch
 from tune.ledger import Ledger, Stage
@@ -24,6 +23,7 @@ from tune.opening import missing, open_ledger, resolved
 from tune.recorder import OnProgress, Recorder, TuneCallback
 from tune.search import confirmations, searcher
 from tune.trial import Plan, Trainer, train_with_ray
+from tune.zones import Zones
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ def run_sweep(
     began = time.monotonic()
     check_metric(config)
     config = resolved(config)
-    slots = concurrent_trials(config, cluster_nodes())
+    one_number(config.runtime, "A trial")
+    zones = Zones(group_zones(config.runtime, nodes_for(config.runtime), "A trial"))
     folder = Path(config.runtime.output) / config.run_name()
     with only_one(folder):
         ledger, config = open_ledger(config, folder, _dataset(config), extend)
-        at_once = min(slots, config.sweep.max_concurrent or slots)
+        at_once = min(zones.slots, config.sweep.max_concurrent or zones.slots)
         tracker = _tracker(config, folder, ledger)
-        recorder = Recorder(folder, ledger, config, tracker, on_progress, _expected(config))
+        recorder = Recorder(folder, ledger, config, tracker, on_progress, _expected(config), zones)
         stages = _Stages(config, folder, ledger, recorder, tracker, trainer, at_once)
         stages.add_missing()
         scheduler = asha(config, ledger)
@@ -68,15 +69,6 @@ def run_sweep(
         comparison = compare(folder)
         recorder.conclude(comparison)
         return SweepReport(folder, ledger, comparison)
-
-
-def concurrent_trials(config: Config, nodes: Sequence[Mapping[str, float]]) -> int:
-    """How many trials the nodes, each given by its resources, can train at the same time.
-
-    Tune does not count the workers of its trials, and trials that share too few CPUs wait for each other for
-    ever. Raises RunError when not even one fits.
-    """
-    return groups_that_fit(config.runtime, nodes, "A trial")
 
 
 @dataclass(frozen=True)

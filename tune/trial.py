@@ -33,8 +33,12 @@ class Trainer(Protocol):
         callbacks: Sequence[Any],
         quiet: bool,
         stop: threading.Event,
+        **place: str,
     ) -> RunSummary:
-        """Train to the end and say what the run came to; raise when asked to stop before."""
+        """Train to the end and say what the run came to; raise when asked to stop before.
+
+        ``place``: its ``zone``, where there are several.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,11 @@ class Plan:
     tracking: tuple[str, str] | None
 
 
-def chosen(index: int, name: str, overrides: Mapping[str, Any], run_id: str | None) -> dict[str, Any]:
+def chosen(
+    index: int, name: str, overrides: Mapping[str, Any], run_id: str | None, zone: str | None = None
+) -> dict[str, Any]:
     """Make what Tune hands to a trial: as text where Tune would read something into it."""
-    return {"trial": index, "name": name, "overrides": json.dumps(overrides), "run_id": run_id}
+    return {"trial": index, "name": name, "overrides": json.dumps(overrides), "run_id": run_id, "zone": zone}
 
 
 def trial_config(config: Config, name: str, overrides: Mapping[str, Any]) -> Config:
@@ -62,7 +68,13 @@ def trial_config(config: Config, name: str, overrides: Mapping[str, Any]) -> Con
 
 
 def train_with_ray(
-    config: Config, *, tracking: RunHandle | None, callbacks: Sequence[Any], quiet: bool, stop: threading.Event
+    config: Config,
+    *,
+    tracking: RunHandle | None,
+    callbacks: Sequence[Any],
+    quiet: bool,
+    stop: threading.Event,
+    **place: str,
 ) -> RunSummary:
     """Train with Ray Train workers. This process, which tells MLflow of the run, ends where its workers do."""
     from gare.training.ray_fence import ending_without_head
@@ -73,7 +85,7 @@ def train_with_ray(
     from gare.training.ray_train import fit
 
     with ending_without_head():
-        return fit(config, tracking=tracking, callbacks=callbacks, quiet=quiet, stop=stop)
+        return fit(config, tracking=tracking, callbacks=callbacks, quiet=quiet, stop=stop, **place)
 
 
 class TrialActor(ray_tune.Trainable):  # type: ignore[misc]
@@ -141,7 +153,8 @@ def run_trial(
     value = math.nan  # the one value with which asha compares no other trial
     try:
         callbacks = [_epoch_reports(settings.train.epochs, tell)]
-        summary = trainer(settings, tracking=tracking, callbacks=callbacks, quiet=True, stop=stop)
+        place = {"zone": config["zone"]} if config.get("zone") is not None else {}
+        summary = trainer(settings, tracking=tracking, callbacks=callbacks, quiet=True, stop=stop, **place)
     except Exception as error:  # noqa: BLE001 - whatever it was, it ends this trial and not the sweep
         first = (str(error).strip() or "no message").splitlines()[0]
         outcome = {"status": "failed", "error": f"{type(error).__name__}: {first}"}

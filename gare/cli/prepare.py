@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--config",
     "config_file",
     type=click.Path(),
-    help="A YAML file of settings; see prepare.* and runtime.decode_workers.",
+    help="A YAML file of settings; see prepare.*, runtime.decode_workers and runtime.decode_on.",
 )
 @click.option("--retry-failed", is_flag=True, help="Decode the videos that failed before once more.")
 @click.option(
@@ -70,7 +70,8 @@ def prepare(
             def show(state: Progress) -> None:
                 progress.update(state.done, f"{state.failed} failed")
 
-            report = shards.run_job(job, workers=config.runtime.decode_workers, on_progress=show)
+            own = config.runtime
+            report = shards.run_job(job, workers=own.decode_workers, decode_on=own.decode_on, on_progress=show)
     _print(report)
     return {
         "out": str(report.out), "totals": report.totals, "splits": report.splits, "videos": report.videos,

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from gare.common.console import note, output, print_table
+from gare.common.nodes import Node
 
 if TYPE_CHECKING:
     from gare.config import Config
@@ -22,7 +23,7 @@ def plan_sweep(config: Config, extend: int) -> dict[str, Any]:
     return {"config": config.model_dump(mode="json"), "cluster": where} | plan.as_json()
 
 
-def _nodes(config: Config) -> tuple[list[dict[str, float]], str]:
+def _nodes(config: Config) -> tuple[list[Node], str]:
     """The nodes the sweep would find, and in words which."""
     import ray
 
@@ -31,10 +32,10 @@ def _nodes(config: Config) -> tuple[list[dict[str, float]], str]:
     if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
         import torch
 
-        node = {"CPU": float(local_cpus(config.runtime)), "GPU": float(torch.cuda.device_count())}
+        node = Node({"CPU": float(local_cpus(config.runtime)), "GPU": float(torch.cuda.device_count())})
         return [node], "the cluster that gare sweep starts on this machine"
     with ray_session(config.runtime):
-        from gare.training.ray_train import cluster_nodes
+        from gare.common.ray_cluster import cluster_nodes
 
         return cluster_nodes(), "the cluster that is running"
 

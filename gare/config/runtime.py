@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
+from gare.common.nodes import ROLE, wrong
 from gare.config.base import Section, key
 
 
@@ -35,6 +36,21 @@ class RuntimeConfig(Section):
     )
     keep_best: int = key(1, "checkpoints kept that were best on dev; the last one is kept besides", ge=1)
     decode_workers: int | None = key(None, "decode processes of gare prepare; all CPUs when null", ge=1)
+    decode_on: dict[str, str] | None = key(
+        None,
+        "labels of the nodes that decode: value, !value, in(a,b) or !in(a,b) by label; any node when {}; when null, "
+        f"not those labelled {ROLE}=train, nor those with GPUs that have no such label, in a cluster of several",
+    )
+    train_on: dict[str, str] | None = key(
+        None, f"labels of the nodes that ranks and trials run on, in the same way; not {ROLE}=decode when null"
+    )
+    close_by: str | None = key(
+        "ray.io/availability-zone",
+        "label whose value the ranks of a run share, where nodes differ in it and those of one value hold them all",
+    )
+    wait_for_nodes: float = key(
+        0.0, "how long training waits for an autoscaler to bring what its workers need", unit="s", ge=0
+    )
     log_every: int = key(10, "steps between recorded training metrics", unit="steps", ge=1)
     diagnose_every: int | None = key(
         None, "steps between measurements and pictures of the increments; never when null", unit="steps", ge=1
@@ -75,6 +91,22 @@ class RuntimeConfig(Section):
         if not all(type(end) is int for end in ends) or not 1 <= ends[0] <= ends[1]:
             raise ValueError("it is a number of workers from 1 up, or a range [fewest, most] of them")
         return workers
+
+    @field_validator("decode_on", "train_on")
+    @classmethod
+    def _selects_labels(cls, selector: dict[str, str] | None) -> dict[str, str] | None:
+        found = wrong(selector or {})
+        if found is not None:
+            raise ValueError(found)
+        return selector
+
+    @field_validator("close_by")
+    @classmethod
+    def _is_a_label(cls, label: str | None) -> str | None:
+        found = wrong({label: "any"}) if label is not None else None
+        if found is not None:
+            raise ValueError(found)
+        return label
 
     @field_validator("name")
     @classmethod

@@ -20,18 +20,21 @@ from ray.train.torch import TorchTrainer
 from gare.common.console import warn
 from gare.common.errors import GareError, RunError
 from gare.common.files import only_one, write_json
+from gare.common.nodes import Nodes
+from gare.common.ray_cluster import cluster_nodes
 from gare.common.storage import Folder
-from gare.config import Config
+from gare.config import Config, RuntimeConfig
 from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.tracking import Feed, RunHandle, feeding
 from gare.tracking.system import watching
 from gare.training.inputs import open_shards
 from gare.training.loop import train
-from gare.training.placement import Nodes, placement_tags, uses_gpu, workers_that_fit
+from gare.training.placement import placement_tags, rank_resources, rank_selector, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
 from gare.training.ray_fence import ending_without_head, head_seconds
 from gare.training.ray_group import RankGroup
+from gare.training.ray_nodes import CloseRanks, nodes_for, say_if_spread
 from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, resumed, run_directory, summary
 from gare.training.storage import RunStorage
 from gare.training.tracked import write_handle
@@ -51,11 +54,13 @@ def fit(
     callbacks: Sequence[Any] = (),
     quiet: bool = False,
     stop: threading.Event | None = None,
+    zone: str | None = None,
 ) -> RunSummary:
     """Train with ``runtime.workers`` Ray Train workers and return what the run came to.
 
     This process alone sends the run's rows to the tracker, from the run's files, so that workers need no route to it.
     ``stop``: run Ray Train's controller in this process, a Ray actor, and end with its StoppedError once this is set.
+    ``zone``: value of ``runtime.close_by`` of the nodes to run on, if they have room.
     Raises the GareError a worker met, or RunError when the workers failed too often.
     """
     config = absolute(config)
@@ -76,7 +81,7 @@ def fit(
         feeding(tracking, folder) as feed,
         _own_signals(),
     ):
-        _launch_until_done(config, folder, callbacks, stop, feed)
+        _launch_until_done(config, folder, callbacks, stop, feed, zone)
         storage.pull()
     finished = read_state(folder)
     if finished is None or not finished.finished:
@@ -85,7 +90,12 @@ def fit(
 
 
 def _launch_until_done(
-    config: Config, folder: Path, callbacks: Sequence[Any], stop: threading.Event | None, feed: Feed | None
+    config: Config,
+    folder: Path,
+    callbacks: Sequence[Any],
+    stop: threading.Event | None,
+    feed: Feed | None,
+    zone: str | None = None,
 ) -> None:
     """Launch workers, and again after a failure that another try may mend.
 
@@ -94,12 +104,14 @@ def _launch_until_done(
     """
     elastic = not isinstance(config.runtime.workers, int)
     retries = config.runtime.max_failures
-    nodes = cluster_nodes()
+    nodes = nodes_for(config.runtime)
     for left in range(retries if elastic else 0, -1, -1):
         workers = workers_that_fit(config, nodes, "This run")
         if feed is not None:
             feed.tag(placement_tags(workers, "cuda" if uses_gpu(config.runtime, nodes) else "cpu"))
-        trainer = _trainer(config, workers, nodes, FailureConfig(retries) if not elastic else NO_RETRY, callbacks, stop)
+        say_if_spread(config.runtime, nodes, workers)
+        failures = NO_RETRY if elastic else FailureConfig(retries)
+        trainer = _trainer(config, workers, nodes, failures, callbacks, stop, zone)
         try:
             trainer.fit()
         except Exception as error:
@@ -110,18 +122,18 @@ def _launch_until_done(
             if not left:
                 raise RunError(failure) from error
             warn(f"{failure} It starts again with as many workers as fit then, at most {left} times more.")
-            nodes = _after_loss(nodes)
+            nodes = _after_loss(nodes, config.runtime)
         else:
             break
     _raise_failure(folder / FAILURE_FILE)
 
 
-def _after_loss(before: Nodes) -> list[dict[str, float]]:
+def _after_loss(before: Nodes, runtime: RuntimeConfig) -> Nodes:
     """The nodes after a failure: Ray knows of a lost one only after it has missed some signs of life."""
     deadline = time.monotonic() + NODE_LOSS_SECONDS
     while len(cluster_nodes()) >= len(before) and time.monotonic() < deadline:
         time.sleep(0.5)
-    return cluster_nodes()
+    return nodes_for(runtime)
 
 
 def _trainer(
@@ -131,15 +143,20 @@ def _trainer(
     failures: FailureConfig,
     callbacks: Sequence[Any],
     stop: threading.Event | None,
+    zone: str | None,
 ) -> TorchTrainer:
     use_gpu = uses_gpu(config.runtime, nodes)
-    resources = {"CPU": config.runtime.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
     # Ray hides no GPU from a worker that has none, so auto must be decided here, once for all.
     decided = with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu", "runtime.workers": workers})
     return _kind(config, stop)(
         _worker,
         train_loop_config={"config": decided.model_dump(mode="json")},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker=rank_resources(config.runtime, use_gpu=use_gpu),
+            label_selector=rank_selector(config.runtime) or None,
+        ),
         # Both: tensors stay on their device, and what ranks say to each other in words goes over gloo.
         torch_config=RankGroup(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
@@ -147,7 +164,7 @@ def _trainer(
             name=f"launch-{time.time_ns()}",
             storage_path=_ray_folder(config),
             failure_config=failures,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, CloseRanks(decided, zone)],
         ),
     )
 
@@ -226,11 +243,6 @@ def _alone(config: Config) -> Iterator[None]:
                     raise
                 time.sleep(0.2)
         yield
-
-
-def cluster_nodes() -> list[dict[str, float]]:
-    """The resources of every node that is up."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def _raise_failure(path: Path) -> None:

@@ -8,11 +8,13 @@ import pytest
 from ray import cloudpickle
 
 from gare.common.errors import ConfigError, RunError
+from gare.common.nodes import Node
 from gare.config.tree import build, load_config
 from gare.tracking import log_report
+from gare.training.placement import groups_that_fit
 from gare.training.run import RunSummary, run_directory
 from tune.ledger import Ledger
-from tune.sweep import concurrent_trials, run_sweep
+from tune.sweep import run_sweep
 
 METRIC = "dev/t2v/R@1"
 WEIGHT = "objective.trust_region.weight"
@@ -108,19 +110,23 @@ def workers(count, cpus, **runtime):
     return build({"runtime": {"workers": count, "cpus_per_worker": cpus, "device": "cpu"} | runtime})
 
 
+def at_once(config, nodes):
+    return groups_that_fit(config.runtime, nodes, "A trial")
+
+
 def test_trials_at_a_time_are_what_the_nodes_have_room_for():
-    assert concurrent_trials(workers(1, 1.0), [{"CPU": 2.0}]) == 2
-    assert concurrent_trials(workers(2, 1.0), [{"CPU": 3.0}]) == 1
-    assert concurrent_trials(workers(2, 0.1), [{"CPU": 1.0}]) == 5
+    assert at_once(workers(1, 1.0), [Node({"CPU": 2.0})]) == 2
+    assert at_once(workers(2, 1.0), [Node({"CPU": 3.0})]) == 1
+    assert at_once(workers(2, 0.1), [Node({"CPU": 1.0})]) == 5
     # Six CPUs, but each node has room for only one worker of two.
-    assert concurrent_trials(workers(1, 2.0), [{"CPU": 3.0}, {"CPU": 3.0}]) == 2
+    assert at_once(workers(1, 2.0), [Node({"CPU": 3.0}), Node({"CPU": 3.0})]) == 2
     # Two workers need a GPU each.
-    assert concurrent_trials(workers(2, 1.0, device="cuda"), [{"CPU": 64.0, "GPU": 4.0}]) == 2
+    assert at_once(workers(2, 1.0, device="cuda"), [Node({"CPU": 64.0, "GPU": 4.0})]) == 2
 
 
 def test_a_trial_that_cannot_fit_is_refused_with_the_arithmetic():
     with pytest.raises(RunError, match=r"needs 2 workers of 2 CPUs, but the cluster \(3 \+ 1 CPUs\) has room for 1"):
-        concurrent_trials(workers(2, 2.0), [{"CPU": 3.0}, {"CPU": 1.0}])
+        at_once(workers(2, 2.0), [Node({"CPU": 3.0}), Node({"CPU": 1.0})])
 
 
 def test_asha_that_could_stop_nothing_is_refused(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from gare.common.errors import GareError, RunError
+from gare.common.nodes import Node
 from gare.config.tree import to_yaml
 from gare.model import load_model
 from gare.training.local import fit_local
@@ -119,8 +120,8 @@ class Launches:
 
         self.workers, self._failing = [], failing
         rooms = iter(cpus)
-        monkeypatch.setattr(ray_train, "cluster_nodes", lambda: [{"CPU": cpus[0]}])
-        monkeypatch.setattr(ray_train, "_after_loss", lambda _: [{"CPU": next(rooms)}])
+        monkeypatch.setattr(ray_train, "nodes_for", lambda _: [Node({"CPU": cpus[0]})])
+        monkeypatch.setattr(ray_train, "_after_loss", lambda *_: [Node({"CPU": next(rooms)})])
         monkeypatch.setattr(ray_train, "_trainer", self.trainer)
         next(rooms)
 

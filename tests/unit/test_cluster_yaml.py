@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from gare.common.nodes import DECODE, ROLE, TRAIN
 from gare.config.yaml import read
 from tests.cluster_validator import validate_cluster
 
@@ -107,11 +109,40 @@ def test_the_head_takes_no_work_and_decoding_may_be_taken_away(provider):
     assert "GPU" not in kinds["cpu_decode"]["resources"]
 
 
+@pytest.mark.parametrize("provider", CLOUDS)
+def test_kinds_of_nodes_have_the_labels_that_placement_reads(provider):
+    from ray._private.label_utils import validate_node_labels
+
+    kinds = read(ROOT / FILES[provider])["available_node_types"]
+    assert {name: kind.get("labels", {}) for name, kind in kinds.items()} == {
+        "head": {},
+        "cpu_decode": {ROLE: DECODE},
+        "gpu_train": {ROLE: TRAIN},
+    }
+    for kind in kinds.values():
+        validate_node_labels(kind.get("labels"))
+
+
+@pytest.mark.parametrize(("gpus", "role"), [(True, TRAIN), (False, DECODE)])
+def test_a_machine_of_your_own_labels_itself_by_its_gpus(gpus, role, tmp_path):
+    from ray._private.label_utils import parse_node_labels_string
+
+    (start,) = [line for line in read(ROOT / FILES["local"])["worker_start_ray_commands"] if "ray start" in line]
+    for name, code in (("nvidia-smi", "exit 0" if gpus else "exit 9"), ("ray", 'for a in "$@"; do echo "$a"; done')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    said = subprocess.run(
+        ["/bin/sh", "-c", start], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    ).stdout.split()
+    (labels,) = [word.removeprefix("--labels=") for word in said if word.startswith("--labels=")]
+    assert parse_node_labels_string(labels) == {ROLE: role}
+
+
 def test_ranks_fit_the_gpu_nodes_with_a_cpu_each(provider):
     if provider not in CLOUDS:
         pytest.skip("Ray counts what the machines have")
     resources = read(ROOT / FILES[provider])["available_node_types"]["gpu_train"]["resources"]
-    assert resources["CPU"] > resources["GPU"] > 0  # a sweep's trial asks for a fraction of a CPU besides its ranks
+    assert resources["CPU"] > resources["GPU"] > 0
 
 
 def test_the_head_starts_with_nothing_to_offer(cluster):

@@ -11,6 +11,7 @@ import pytest
 import yaml  # Ray's; ours takes a minute for a megabyte
 
 import gare
+from gare.common.nodes import DECODE, ROLE, TRAIN
 from gare.config.yaml import read
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,10 @@ def test_decoding_scales_from_nothing_and_training_is_up(kind):
     assert found["enableInTreeAutoscaling"] is True
     assert found["headGroupSpec"]["rayStartParams"].items() >= {"num-cpus": "0", "num-gpus": "0"}.items()
     groups = {group["groupName"]: group for group in found["workerGroupSpecs"]}
+    assert {name: group["labels"] for name, group in groups.items()} == {
+        "cpu-decode": {ROLE: DECODE},
+        "gpu-train": {ROLE: TRAIN},
+    }
     assert groups["cpu-decode"]["minReplicas"] == 0 < groups["cpu-decode"]["maxReplicas"]
     assert 0 < groups["gpu-train"]["minReplicas"] <= groups["gpu-train"]["maxReplicas"]
     asked = {name: group["template"]["spec"]["containers"][0]["resources"] for name, group in groups.items()}

@@ -15,6 +15,7 @@ RAY_HERE = (
     "pipelines/",
     "tune/",
     "gare/training/ray_",
+    "gare/common/ray_cluster.py",  # nodes and the autoscaler, for the data job and training alike
     "gare/jobs/",
     "gare/cli/",
 )

@@ -6,6 +6,7 @@ import pytest
 
 from gare.cli import main
 from gare.common.errors import RunError
+from gare.common.nodes import Node
 from gare.config.tree import to_yaml, with_overrides
 from gare.training.measure import Cost, measure
 from tests.toy import make_shards, make_toy_clip, toy_config
@@ -15,7 +16,7 @@ from tune.plan import START_SECONDS, make_plan, make_slots, makespan
 
 IB = "objective.information_bottleneck.weight"
 COST = Cost("cpu", set_up_s=1.0, step_s=0.5, steps=5, dev_s=2.0, dev_videos=4)
-NODE = {"CPU": 4.0}
+NODE = Node({"CPU": 4.0})
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_the_trials_their_steps_and_their_time(config):
     assert [t.seconds for t in found.trials] == [each] * 4
     assert found.slots.at_once == 4
     assert found.seconds == each
-    assert plan(config, [{"CPU": 3.0}]).seconds == 2 * each
+    assert plan(config, [Node({"CPU": 3.0})]).seconds == 2 * each
     json.dumps(found.as_json(), allow_nan=False)
 
 
@@ -87,17 +88,21 @@ def test_what_is_done_is_left_out_and_what_a_searcher_will_name_is_counted(confi
 
 
 def test_how_many_at_a_time_and_why(config):
-    slots = make_slots(with_overrides(config, {"runtime.workers": 2}), [{"CPU": 3.0}, {"CPU": 2.0}])
+    slots = make_slots(with_overrides(config, {"runtime.workers": 2}), [Node({"CPU": 3.0}), Node({"CPU": 2.0})])
     assert slots.at_once == 2
     assert slots.resources == {"CPU": 2.0}
     assert slots.why == "3 + 2 CPUs: room for 5 workers of 1 CPU; a trial has 2: 2 at a time"
-    slots = make_slots(with_overrides(config, {"sweep.max_concurrent": 1}), [{"CPU": 8.0, "GPU": 2.0}])
+    slots = make_slots(with_overrides(config, {"sweep.max_concurrent": 1}), [Node({"CPU": 8.0, "GPU": 2.0})])
     assert slots.resources == {"CPU": 1.0, "GPU": 1.0}
     assert slots.why.endswith(
-        "and 2 GPUs: room for 2 workers of 1 CPU and a GPU; a trial has 1: 2 at a time, and 1 by sweep.max_concurrent"
+        "2 GPUs: room for 2 workers of 1 CPU and a GPU; a trial has 1: 2 at a time, and 1 by sweep.max_concurrent"
     )
+    zones = [Node({"CPU": 3.0}, {"ray.io/availability-zone": zone}) for zone in "ab"]
+    slots = make_slots(with_overrides(config, {"runtime.workers": 2}), zones)
+    assert slots.at_once == 2
+    assert "room for 6 workers of 1 CPU; a trial has 2, all in one ray.io/availability-zone: 2 at a time" in slots.why
     with pytest.raises(RunError, match="A trial needs 2 workers"):
-        make_slots(with_overrides(config, {"runtime.workers": 2}), [{"CPU": 1.0}])
+        make_slots(with_overrides(config, {"runtime.workers": 2}), [Node({"CPU": 1.0})])
 
 
 def test_places_are_taken_as_they_become_free():

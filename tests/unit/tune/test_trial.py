@@ -23,10 +23,10 @@ def plan(**sweep):
     return Plan(build(values).model_dump(mode="json"), None)
 
 
-def told(trainer, index=0, **overrides):
+def told(trainer, index=0, zone=None, **overrides):
     """What a trial says, in order."""
     events = queue.Queue()
-    job = chosen(index, f"trial-{index:03d}", overrides, None)
+    job = chosen(index, f"trial-{index:03d}", overrides, None, zone)
     run_trial(job, plan(), trainer, events.put, threading.Event())
     return list(events.queue)
 
@@ -44,6 +44,18 @@ def test_a_trial_tells_its_epochs_and_last_its_outcome():
     assert events[2]["done"]
     outcome = events[2][OUTCOME]
     assert (outcome["status"], outcome["epochs"], outcome["train_s"]) == ("done", 3, 2.5)
+
+
+def test_a_trial_is_told_its_zone_where_there_are_several():
+    places = []
+
+    def notes(config, *, tracking, callbacks, quiet, stop, **place):
+        places.append(place)
+        return epochs(config, callbacks=callbacks)
+
+    told(notes)
+    told(notes, zone="b")
+    assert places == [{}, {"zone": "b"}]
 
 
 @pytest.mark.parametrize("error", [RunError("no room\nat all"), ValueError("no room")])

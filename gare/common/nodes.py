@@ -1,0 +1,72 @@
+"""Nodes of a cluster and the labels that say what may run on them, by Ray's rules and without Ray."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+ROLE = "gare.role"
+"""Label of a node that says what it is for."""
+
+TRAIN, DECODE = "train", "decode"
+NODE_ID = "ray.io/node-id"
+"""Label with its id that every node has."""
+
+Selector = Mapping[str, str]
+"""What the labels of a node must be: ``value``, ``!value``, ``in(a,b)`` or ``!in(a,b)`` by key, all at once."""
+
+_NAME = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+_KEY = re.compile(rf"(?:(?P<prefix>{_NAME}(?:\.{_NAME})*)/)?{_NAME}")
+_VALUE = re.compile(rf"(?P<other>!?)(?:in\((?P<several>{_NAME}(?:,{_NAME})*)\)|(?P<one>{_NAME}))")
+_LONGEST_PREFIX = 253
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node: its resources by Ray's names, its labels and its id."""
+
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+
+
+Nodes = Sequence[Node]
+
+
+def matches(labels: Mapping[str, str], selector: Selector) -> bool:
+    """Whether a node with these labels is selected. A label that it lacks equals no value, so ``!value`` selects it."""
+    for key, wanted in selector.items():
+        found = _VALUE.fullmatch(wanted)
+        if found is None:
+            raise ValueError(f"{wanted!r} selects no labels")
+        values = (found["several"] or found["one"]).split(",")
+        if (labels.get(key) in values) == bool(found["other"]):
+            return False
+    return True
+
+
+def selected(nodes: Iterable[Node], selector: Selector) -> list[Node]:
+    """The nodes whose labels match."""
+    return [node for node in nodes if matches(node.labels, selector)]
+
+
+def wrong(selector: Selector) -> str | None:
+    """Why a selector cannot be used; None when it can.
+
+    Refused is what Ray refuses, and a space after a comma, which Ray takes for a part of the value.
+    """
+    for key, value in selector.items():
+        named = _KEY.fullmatch(key)
+        if named is None or len(named["prefix"] or "") > _LONGEST_PREFIX:
+            return f"{key!r} is no label of a node; labels look like gare.role or ray.io/market-type"
+        if not _VALUE.fullmatch(value):
+            ways = "write value, !value, in(a,b) or !in(a,b), without spaces"
+            return f"{value!r} is no condition on the label {key}; {ways}"
+    return None
+
+
+def in_words(selector: Selector) -> str:
+    """A selector in a sentence: what ``--set`` would take, shortened where it lists many nodes."""
+    parts = [f"{key}: {value if len(value) <= 60 else value[:40] + '...)'}" for key, value in selector.items()]
+    return "{" + ", ".join(parts) + "}"

@@ -1,0 +1,86 @@
+"""The Ray cluster this process is connected to: its nodes, what is free, and what its autoscaler may add.
+
+The one place that asks Ray's insides about nodes; they are those of the version that ``constraints.txt`` pins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+from ray._private import state
+from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.experimental.internal_kv import internal_kv_get_gcs_client
+
+from gare.common.nodes import Node, Selector
+
+ANSWER_SECONDS = 30.0
+"""The autoscaler looks every 5 s, and on large clusters takes as long again."""
+
+ASK_SECONDS = 0.5
+
+
+def cluster_nodes() -> list[Node]:
+    """Every node that is up."""
+    return [
+        Node(dict(node["Resources"]), dict(node["Labels"] or {}), node["NodeID"])
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def free_nodes() -> list[Node]:
+    """Every node that is up, with the resources that nobody has taken; as of a moment ago."""
+    free = state.available_resources_per_node()
+    return [Node(free.get(node.id, {}), node.labels, node.id) for node in cluster_nodes()]
+
+
+@contextmanager
+def requested(bundles: Sequence[dict[str, float]], selector: Selector) -> Iterator[Callable[[], None]]:
+    """Ask the autoscaler for nodes that hold the bundles, as long as the block runs.
+
+    Gives what asks once more: Ray keeps one request for the whole cluster, and another command's takes its place.
+    """
+    selectors: list[dict[str, str]] = [dict(selector)] * len(bundles)
+
+    def ask() -> None:
+        request_resources(bundles=list(bundles), bundle_label_selectors=selectors)
+
+    ask()
+    try:
+        yield ask
+    finally:
+        with suppress(Exception):  # the cluster may be gone, and the request with it
+            request_resources(bundles=[])
+
+
+def may_come(bundle: dict[str, float], selector: Selector) -> bool:
+    """Whether the autoscaler could hold the bundle, with nodes that it adds or that are up.
+
+    False where none answers in time, and where it is Ray's first autoscaler, which knows no labels: that of a cluster
+    which a command starts for itself, and adds nothing.
+    """
+    if not is_autoscaler_v2(fetch_from_server=True):
+        return False
+    with requested([bundle], selector) as ask_again:
+        since = _status().cluster_resource_state.cluster_resource_state_version
+        until = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < until:
+            found = _status().autoscaling_state
+            if found.last_seen_cluster_resource_state_version > since:
+                return not found.infeasible_cluster_resource_constraints
+            time.sleep(ASK_SECONDS)
+            ask_again()
+    return False
+
+
+def _status() -> Any:
+    """What the autoscaler last said, and what it is to look at next."""
+    reply = GetClusterStatusReply()
+    reply.ParseFromString(internal_kv_get_gcs_client().get_cluster_status(timeout_s=ANSWER_SECONDS))
+    return reply
