@@ -30,12 +30,12 @@ def manifest(tmp_path):
     return tmp_path / "m.parquet"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_everything_runs_where_labels_gpus_and_zones_say(tmp_path, manifest, toy_run):
     settings = tmp_path / "settings.yaml"
-    settings.write_text(to_yaml(toy_run("runtime.device=cpu", "train.epochs=2")))
+    settings.write_text(to_yaml(toy_run("runtime.device=cpu", "train.epochs=1")))
     command = [sys.executable, "-m", "tests.labelled_cluster", str(tmp_path), str(manifest), str(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=420)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["decode"] == ["decode"]  # neither the training nodes nor the unlabelled one with a GPU
@@ -75,7 +75,8 @@ def test_decoding_and_training_each_bring_their_own_kind_of_node(tmp_path, manif
         "cpu_decode": CPU_NODE | {"labels": {"gare.role": "decode"}},
     }
     with autoscaled(kinds) as environment:
-        run(environment, "prepare", manifest, "--out", tmp_path / "shards", *(f"--set={one}" for one in recipe))
+        done = run(environment, "prepare", manifest, "--out", tmp_path / "shards", *(f"--set={one}" for one in recipe))
+        assert "autoscaler adds them" in done.stderr
         assert len(ShardSet(tmp_path / "shards").split("train")) == 6
         assert roles(environment) == ["decode"]
 
