@@ -19,7 +19,7 @@ from gare.common.errors import InputError
 from gare.common.shard_file import read_shard, stored_picture
 from gare.common.spread import thin
 from gare.common.storage import Folder
-from gare.data.cache import local_copy
+from gare.data.cache import Cache, Held, hold
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 
 Belongs = Callable[[str, dict[str, str]], bool]
@@ -39,9 +39,11 @@ class VideoInfo:
 class Split:
     """Rows that belong together, in manifest order, with frames read on demand from memory-mapped files."""
 
-    def __init__(self, folder: Path, name: str, tables: list[pa.Table], belongs: Belongs) -> None:
+    def __init__(
+        self, folder: Path, name: str, tables: list[pa.Table], belongs: Belongs, held: Held | None = None
+    ) -> None:
         self.folder, self.name = folder, name
-        self._tables = tables
+        self._tables, self._held = tables, held
         self._where: list[tuple[int, int]] = []
         self.videos: list[VideoInfo] = []
         for number, table in enumerate(tables):
@@ -101,14 +103,16 @@ class Split:
 
 
 class ShardSet:
-    """A folder made by ``gare prepare``, or the local copy of one at an address (``gare.data.cache``).
+    """A folder made by ``gare prepare``, or the copy of one on this node (``gare.data.cache``).
 
-    Raises InputError when it is no such folder, unfinished, or its shards do not belong to its manifest.
+    A copy is in use for as long as this or one of its splits is. Raises InputError when it is no such folder,
+    unfinished, or its shards do not belong to its manifest.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        place = Folder.at(folder)
-        self.folder = Path(folder) if place.is_local else local_copy(place)
+    def __init__(self, folder: str | Path, cache: Cache | None = None) -> None:
+        place, cache = Folder.at(folder), cache or Cache()
+        self._held = hold(place, cache) if cache.wants(place) else None
+        self.folder = Path(folder) if self._held is None else self._held.folder
         self.manifest = read_dataset_file(Folder.at(self.folder))
         self.digest: str = self.manifest["digest"]
         self._tables = [self._open(entry) for entry in self.manifest["shards"]]
@@ -158,7 +162,7 @@ class ShardSet:
         if name not in self.splits:
             there = ", ".join(sorted(self.splits)) or "none"
             raise InputError(f"{self.folder} has no split {name!r}; its splits are: {there}.")
-        return Split(self.folder, name, self._tables, belongs or (lambda split, _: split == name))
+        return Split(self.folder, name, self._tables, belongs or (lambda split, _: split == name), self._held)
 
     def rows(self) -> list[tuple[str, int, dict[str, str]]]:
         """Split, number of captions and attributes of every video, in manifest order."""

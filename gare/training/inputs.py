@@ -10,8 +10,10 @@ import torch
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import canonical_json
+from gare.common.storage import Folder
 from gare.config import Config
 from gare.data.augment import check_augment
+from gare.data.cache import Cache, Held, hold
 from gare.data.fit import check_sampling
 from gare.data.noise import with_noise
 from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
@@ -148,7 +150,13 @@ def open_shards(config: Config) -> ShardSet:
     """The shards of the settings; ConfigError when none are named."""
     if config.runtime.shards is None:
         raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
-    return ShardSet(config.runtime.shards)
+    return ShardSet(config.runtime.shards, Cache.of(config.runtime))
+
+
+def warm(config: Config) -> Held | None:
+    """Have the shards on this node, copied where they are not, and keep them; None where they are read in place."""
+    cache, shards = Cache.of(config.runtime), config.runtime.shards
+    return hold(Folder.at(shards), cache) if shards is not None and cache.wants(Folder.at(shards)) else None
 
 
 def check_recipe(config: Config, shards: ShardSet) -> None:

@@ -7,12 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.train
+import ray.train.collective
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -25,7 +26,7 @@ from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.tracking import Feed, RunHandle, feeding
 from gare.tracking.system import watching
-from gare.training.inputs import open_shards
+from gare.training.inputs import open_shards, warm
 from gare.training.loop import train
 from gare.training.placement import Nodes, placement_tags, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
@@ -187,7 +188,10 @@ def _worker(settings: dict[str, Any]) -> None:
         return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
     ranks = TorchRanks() if ray.train.get_context().get_world_size() > 1 else ALONE
     try:
-        with _alone(config), _watched(config):
+        held = warm(config)
+        if held is not None and ranks.size > 1:
+            ray.train.collective.barrier()  # a collective of torch would give up after half an hour
+        with _alone(config), _watched(config), closing(held) if held else nullcontext():
             train(config, ranks, ray.train.report)
     except GareError as error:
         write_json(failure, {"message": str(error), "exit_code": error.exit_code})
