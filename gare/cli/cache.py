@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--evict", metavar="DIGEST", multiple=True, help="Remove the copy of this dataset; repeatable.")
 @click.option("--all", "everything", is_flag=True, help="Remove every copy that nobody uses.")
 @click.option("--verify", is_flag=True, help="Compute every file's SHA-256; damaged copies that nobody uses go.")
-def cache(folder: Path | None, evict: tuple[str, ...], everything: bool, verify: bool) -> dict[str, Any]:  # noqa: FBT001
+def cache(folder: Path | None, evict: tuple[str, ...], everything: bool, verify: bool) -> dict[str, Any]:
     """List the copies of shards on this machine: dataset, source, size, when each was last used, and if it is now.
 
     Copies are made when shards at an address, or with runtime.cache_mounted in a folder, are opened, and removed when
@@ -47,7 +47,7 @@ def cache(folder: Path | None, evict: tuple[str, ...], everything: bool, verify:
         left = [copy for copy in entries(root) if copy.digest not in removed]
     result = _show(root, left) | {"removed": removed} | ({"damaged": broken} if verify else {})
     kept = [copy.digest for copy in wanted if copy.digest not in removed]
-    if kept and not everything or set(kept) & set(broken):
+    if (kept and not everything) or set(kept) & set(broken):
         raise RunError(f"{', '.join(kept)} in {root} is in use or being copied, so it was not removed.", result=result)
     return result
 
@@ -88,9 +88,8 @@ def _show(root: Path, copies: list[Copy]) -> dict[str, Any]:
     ]
     print_table(f"Copies of shards in {root}", ["dataset", "source", "size", "last used", "state"], rows)
     taken, usage = sum(copy.there for copy in copies), disk(root)
-    note(
-        f"{len(copies)} copies, {size_text(taken)}; the disk has {size_text(usage.free)} of {size_text(usage.total)} free"
-    )
+    room = f"{size_text(usage.free)} of {size_text(usage.total)}"
+    note(f"{len(copies)} copies, {size_text(taken)}; the disk has {room} free")
     return {
         "folder": str(root),
         "bytes": taken,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
@@ -20,8 +20,6 @@ class Wanted:
     """Bytes of Ray's object store."""
     shards: str | None = None
     output: str | None = None
-    cache: Cache = Cache()
-    """How shards are copied to the machine, if they are."""
     tracker: str | None = None
     cluster: bool = False
     running: bool = False
@@ -29,6 +27,8 @@ class Wanted:
     fix: bool = False
     seen: str | None = None
     """Name of a file in ``output`` that the machine which asks has put there."""
+    cache: Cache = field(default_factory=Cache)
+    """How shards are copied to the machine, if they are."""
 
 
 def look(wanted: Wanted) -> list[Finding]:

@@ -24,6 +24,9 @@ from gare.schema import DATASET_FILE, SHARD_FOLDER
 PAUSES_S = (1.0, 5.0, 15.0, 30.0)
 """How long to wait before a file is asked for again: storage may be away for a moment."""
 
+NOTE_BYTES = 4096
+"""More than a copy's note takes."""
+
 
 def hold(place: Folder, cache: Cache) -> Held:
     """A local copy of the shards at ``place``, made where there is none, and kept from removal while it is held.
@@ -77,7 +80,8 @@ def _copy(place: Folder, cache: Cache, folder: Path, shards: Sequence[Shard]) ->
     if text is None:
         raise InputError(f"{place.named(DATASET_FILE)} is gone; run gare prepare again.")
     _clear(folder, {shard.name for shard in shards})
-    make_room(cache, folder.name, sum(shard.bytes for shard in shards), str(place))
+    size = sum(shard.bytes for shard in shards) + len(text.encode()) + NOTE_BYTES
+    make_room(cache, folder.name, size, str(place))
     there = set(same(shards, folder, cache.threads))
     missing = [shard for shard in shards if shard not in there]
     make_folder(folder / SHARD_FOLDER)
