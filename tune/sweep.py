@@ -165,7 +165,7 @@ def _dataset(config: Config) -> dict[str, str]:
     from gare.training.inputs import open_shards
     from gare.training.tracked import dataset_digests
 
-    return dataset_digests(open_shards(config))
+    return dataset_digests(open_shards(config, frames=False))
 
 
 def _raise_unfinished(ledger: Ledger) -> None:

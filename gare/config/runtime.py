@@ -89,9 +89,9 @@ class RuntimeConfig(Section):
 
     @field_validator("cache")
     @classmethod
-    def _is_folder(cls, cache: str | None) -> str | None:
-        if cache is not None and "://" in cache:
-            raise ValueError("shards are mapped into memory from it, so it is a folder of the node, not an address")
+    def _is_of_each_node(cls, cache: str | None) -> str | None:
+        if cache is not None and not cache.startswith(("/", "~")):
+            raise ValueError("it is a folder of each node's own disk, so an absolute path, or one that starts with ~")
         return cache
 
     @field_validator("name")

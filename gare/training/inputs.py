@@ -80,11 +80,11 @@ class TrainingData:
         return said
 
 
-def open_data(config: Config) -> TrainingData:
-    """Open the splits of the settings, and refuse what cannot be trained on."""
+def open_data(config: Config, *, frames: bool = True) -> TrainingData:
+    """Open the splits of the settings, and refuse what cannot be trained on. ``frames``: as in ``ShardSet``."""
     check_select_by(config)
     check_augment(config.data.augment)
-    shards = open_shards(config)
+    shards = open_shards(config, frames=frames)
     check_recipe(config, shards)
     check_sampling(shards, config)
     repeated = shards.repeated()
@@ -146,11 +146,11 @@ def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
     return per_epoch
 
 
-def open_shards(config: Config) -> ShardSet:
-    """The shards of the settings; ConfigError when none are named."""
+def open_shards(config: Config, *, frames: bool = True) -> ShardSet:
+    """The shards of the settings; ConfigError when none are named. ``frames``: as in ``ShardSet``."""
     if config.runtime.shards is None:
         raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
-    return ShardSet(config.runtime.shards, Cache.of(config.runtime))
+    return ShardSet(config.runtime.shards, Cache.of(config.runtime), frames=frames)
 
 
 def warm(config: Config) -> Held | None:

@@ -59,7 +59,7 @@ def fit(
     folder = run_directory(config)
     storage = RunStorage(config)
     storage.pull()
-    state = open_run(config, open_shards(config).digest)
+    state = open_run(config, open_shards(config, frames=False).digest)
     if state.finished:
         with feeding(tracking, folder):  # what the process that trained it had no time to send
             return summary(config, state, already=True)

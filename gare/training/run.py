@@ -95,8 +95,6 @@ def absolute(config: Config) -> Config:
     for name in ("output", "shards", "storage"):
         if runtime[name] is not None and not is_address(runtime[name]):
             runtime[name] = str(root / runtime[name])
-    if runtime["cache"] is not None and not runtime["cache"].startswith("~"):  # a home folder is each node's own
-        runtime["cache"] = str(root / runtime["cache"])
     runtime |= {"root": str(root), "name": config.run_name()}
     return build(values)
 

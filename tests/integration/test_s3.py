@@ -80,7 +80,11 @@ def test_a_corpus_in_the_bucket_gives_the_shards_of_the_one_on_disk(corpus, buck
     assert report.totals["ok"] == 4
     there, here = json.loads(Folder.at(bucket("out")).read_text("dataset.json")), ShardSet(tmp_path / "out").manifest
     assert [shard["rows"] for shard in there["shards"]] == [shard["rows"] for shard in here["shards"]]
+    light = ShardSet(bucket("out"), frames=False)
+    seen = light.split("train").videos, light.rows(), light.complete, light.repeated()
+    assert not (tmp_path / "cache").exists()
     remote = ShardSet(bucket("out"))
+    assert seen == (remote.split("train").videos, remote.rows(), remote.complete, remote.repeated())
     assert (remote.digest, remote.folder.parent) == (there["digest"], tmp_path / "cache/shards")
     one, other = remote.split("train"), ShardSet(tmp_path / "out").split("train")
     for number, video in enumerate(other.videos):
@@ -136,6 +140,9 @@ def test_a_shard_damaged_on_the_way_is_refused(corpus, bucket, tmp_path, monkeyp
         path.write_bytes(content)
     with pytest.raises(InputError, match="another SHA-256"):
         ShardSet(bucket("out"))
+    place.remove(f"shards/{name}")
+    with pytest.raises(InputError, match=rf"Cannot read the shard s3://.*{name}"):
+        ShardSet(bucket("out"), frames=False).rows()
     assert not any(path.suffix == ".tmp" for path in Path(os.environ["GARE_CACHE"]).rglob("*"))
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from gare.cli import cli
 from gare.cli.command import call
-from gare.common.errors import InputError
+from gare.common.errors import ConfigError, InputError
 from gare.common.files import file_digest, write_json
 from gare.common.storage import Folder
 from gare.config import Config
@@ -468,6 +468,12 @@ def test_settings_say_where_copies_lie_and_change_no_experiment(monkeypatch, tmp
     assert cache_folder() == tmp_path / ".cache" / "gare"
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "given"))
     assert Cache().root == tmp_path / "given" / "shards"
+
+
+@pytest.mark.parametrize("folder", ["s3://bucket/cache", "cache", ""])
+def test_a_cache_that_is_no_folder_of_each_node_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"runtime\.cache.*absolute path"):
+        with_overrides(Config(), {"runtime.cache": folder})
 
 
 @pytest.fixture
