@@ -86,8 +86,9 @@ def _copy(place: Folder, cache: Cache, folder: Path, shards: Sequence[Shard]) ->
     missing = [shard for shard in shards if shard not in there]
     make_folder(folder / SHARD_FOLDER)
     try:
-        note(f"Copying {len(missing)} shards from {place} to {folder}.")
-        _fetch_all(place, folder, missing, cache.threads)
+        if missing:
+            note(f"Copying {len(missing)} of {len(shards)} shards from {place} to {folder}.")
+            _fetch_all(place, folder, missing, cache.threads)
         fsync_directory(folder / SHARD_FOLDER)
         write_text(folder / DATASET_FILE, text)
     except (OSError, InputError) as error:
