@@ -79,13 +79,13 @@ def _copy(place: Folder, cache: Cache, folder: Path, shards: Sequence[Shard]) ->
     text = place.read_text(DATASET_FILE)
     if text is None:
         raise InputError(f"{place.named(DATASET_FILE)} is gone; run gare prepare again.")
-    _clear(folder, {shard.name for shard in shards})
     size = sum(shard.bytes for shard in shards) + len(text.encode()) + NOTE_BYTES
-    make_room(cache, folder.name, size, str(place))
-    there = set(same(shards, folder, cache.threads))
-    missing = [shard for shard in shards if shard not in there]
-    make_folder(folder / SHARD_FOLDER)
     try:
+        _clear(folder, {shard.name for shard in shards})
+        make_room(cache, folder.name, size, str(place))
+        there = set(same(shards, folder, cache.threads))
+        missing = [shard for shard in shards if shard not in there]
+        make_folder(folder / SHARD_FOLDER)
         if missing:
             note(f"Copying {len(missing)} of {len(shards)} shards from {place} to {folder}.")
             _fetch_all(place, folder, missing, cache.threads)
