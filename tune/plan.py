@@ -155,7 +155,7 @@ class _Costs:
     def _steps(self, config: Config, overrides: Overrides) -> int:
         counted = str({key: overrides.get(key) for key in COUNTED if key != "train.epochs"})
         if counted not in self._per_epoch:
-            self._per_epoch[counted] = open_data(config).steps // config.train.epochs
+            self._per_epoch[counted] = open_data(config, frames=False).steps // config.train.epochs
         return self._per_epoch[counted] * config.train.epochs
 
 

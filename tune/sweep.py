@@ -154,10 +154,10 @@ def _expected(config: Config) -> int:
 def _dataset(config: Config) -> dict[str, str]:
     if config.runtime.shards is None:
         return {}
-    from gare.data.shards import ShardSet
+    from gare.training.inputs import open_shards
     from gare.training.tracked import dataset_digests
 
-    return dataset_digests(ShardSet(config.runtime.shards))
+    return dataset_digests(open_shards(config, frames=False))
 
 
 def _raise_unfinished(ledger: Ledger) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from gare import __version__
+from gare.cli.cache import cache
 from gare.cli.command import call
 from gare.cli.compare_runs import compare_runs
 from gare.cli.config import config
@@ -50,6 +51,7 @@ COMMANDS: tuple[click.Command, ...] = (
     diagnose,
     demo,
     doctor,
+    cache,
     submit,
     jobs,
     logs,

@@ -27,14 +27,13 @@ def open_checkpoint(
     import torch
 
     from gare.config.tree import with_overrides
-    from gare.data.shards import ShardSet
     from gare.model.checkpoint import load_checkpoint_config, load_model
     from gare.training.inputs import check_recipe, choose_device
     from gare.training.storage import find_checkpoint
 
     changes = usable(overrides, "is part of what was trained; a checkpoint")
     folder = find_checkpoint(checkpoint)
-    dataset = ShardSet(shards)
+    dataset = open_dataset(shards, changes)
     config = with_overrides(load_checkpoint_config(folder), changes)
     torch.set_num_threads(config.runtime.cpu_threads)
     model = load_model(folder).to(choose_device(config))
@@ -43,6 +42,17 @@ def open_checkpoint(
     except ConfigError as error:
         warn(f"{error} Scores on these shards may differ for that alone.")
     return folder, model, dataset, config
+
+
+def open_dataset(shards: str, changes: dict[str, Any]) -> ShardSet:
+    """The shards; where copies of them lie is this machine's matter, not that of the settings of a checkpoint."""
+    from gare.config import Config
+    from gare.config.tree import with_overrides
+    from gare.data.cache import Cache
+    from gare.data.shards import ShardSet
+
+    here = {name: value for name, value in changes.items() if name.startswith("runtime.cache")}
+    return ShardSet(shards, Cache.of(with_overrides(Config(), here).runtime))
 
 
 def usable(overrides: tuple[str, ...], why: str) -> dict[str, Any]:

@@ -98,8 +98,11 @@ def _wanted(
     from gare.config.tree import load_config
 
     runtime = load_config(config_file, tuple(overrides)).runtime
+    from gare.data.cache import Cache
+
     return replace(
         wanted,
+        cache=Cache.of(runtime),
         shards=wanted.shards or _absolute(runtime.shards, runtime.root),
         output=wanted.output or _absolute(runtime.output, runtime.root),
         tracker=runtime.tracking_uri or wanted.tracker,

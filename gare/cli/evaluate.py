@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.checkpoint import CHECKPOINT, SHARDS, SPLIT, open_checkpoint, usable
+from gare.cli.checkpoint import CHECKPOINT, SHARDS, SPLIT, open_checkpoint, open_dataset, usable
 from gare.cli.command import config_options, gare_command
 from gare.cli.evaluation import Wanted, evaluation_options, run_evaluation
 
@@ -96,12 +96,11 @@ def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[Gare
 
     from gare.config import Config, ModelConfig, PrepareConfig
     from gare.config.tree import build, with_overrides
-    from gare.data.shards import ShardSet
     from gare.model.gare import GareModel
     from gare.training.inputs import choose_device
 
     changes = usable(overrides, "is part of training, which there is none of; gare zero-shot")
-    dataset = ShardSet(shards)
+    dataset = open_dataset(shards, changes)
     model = GareModel.from_clip(clip, ModelConfig(increment="none", temporal_layers=0))
     values = Config().model_dump(mode="json")
     values["prepare"] |= {key: value for key, value in dataset.recipe.items() if key in PrepareConfig.model_fields}

@@ -70,7 +70,7 @@ def sweep(
         raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
     check_metric(config)
     trials = expand(config)
-    open_shards(absolute(config))  # shards that cannot be read are known before Ray starts
+    open_shards(absolute(config), frames=False)  # shards that cannot be read are known before Ray starts
     if dry_run:
         from gare.cli.sweep_plan import plan_sweep
 

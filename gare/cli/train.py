@@ -106,7 +106,8 @@ def train(
     from gare.training.run import absolute
     from gare.training.tracked import tracked
 
-    data = open_data(absolute(config))  # what cannot be trained on is known before anything starts
+    # What cannot be trained on is known before anything starts; on Ray this process needs no copy of the shards.
+    data = open_data(absolute(config), frames=local)
     if data.uncaptioned:
         note(f"{data.uncaptioned} of {len(data.train)} videos of {data.train.name} have no caption and are left out.")
     for remark in data.remarks(config):

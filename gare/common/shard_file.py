@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,35 @@ from gare.schema import RECIPE_KEY, SCHEMA_VERSION, SHARD, VERSION_KEY
 Picture = NDArray[np.uint8]
 
 
-def read_shard(path: Path | pa.NativeFile, *, recipe_digest: str, rows: int, name: str = "") -> pa.Table:
+def read_shard(
+    path: Path | pa.NativeFile,
+    *,
+    recipe_digest: str,
+    rows: int,
+    name: str = "",
+    columns: Sequence[str] = tuple(SHARD.names),
+) -> pa.Table:
     """Open a shard as a table of the schema SHARD; a path is memory-mapped, and nothing of it read before it is used.
 
-    ``name``: what messages call a file that is open already. Raises InputError when it is damaged, no shard, or not
-    the one of ``recipe_digest`` and ``rows``. Its SHA-256 is not computed.
+    ``name``: what messages call a file that is open already; ``columns``: those to read, in SHARD's order, others are
+    not touched. Raises InputError when it is damaged, no shard, or not the one of ``recipe_digest`` and ``rows``. Its
+    SHA-256 is not computed.
     """
-    where = name or path
+    where, schema = name or path, pa.schema([SHARD.field(column) for column in columns])
+    options = pa.ipc.IpcReadOptions(included_fields=[SHARD.get_field_index(column) for column in columns])
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path)) if isinstance(path, Path) else path).read_all()
+        source = pa.memory_map(str(path)) if isinstance(path, Path) else path
+        table = pa.ipc.open_file(source, options=options).read_all()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"Cannot read the shard {where}: {error}. Run gare prepare again.") from None
     metadata = table.schema.metadata or {}
-    if not table.schema.equals(SHARD, check_metadata=False):
+    if not table.schema.equals(schema, check_metadata=False):
         raise InputError(f"The shard {where} does not have the columns of a shard; it was not made by gare prepare.")
     try:
         table.validate(full=True)  # unchecked offsets of a damaged file would take the process down
     except (ValueError, pa.ArrowException) as error:
         raise InputError(f"The shard {where} is damaged: {error}. Run gare prepare again.") from None
-    missing = [field.name for field, column in zip(SHARD, table.columns, strict=True) if _has_nulls(field, column)]
+    missing = [field.name for field, column in zip(schema, table.columns, strict=True) if _has_nulls(field, column)]
     if missing:
         raise InputError(f"The shard {where} is damaged: values of {', '.join(missing)} are missing.")
     if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION).encode():

@@ -13,10 +13,11 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,7 +26,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from gare.common.errors import InputError
-from gare.common.files import atomic_file, make_folder, only_one
+from gare.common.files import atomic_file, make_folder, only_one, writing
 
 SCHEMES = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
 """Schemes of the file systems pyarrow brings along. Not http, whose addresses may be anything."""
@@ -188,11 +189,18 @@ class Folder:
         else:
             self._upload(path, name)
 
-    def fetch(self, name: str, target: Path) -> None:
-        """Copy a file to a local path; FileNotFoundError where it is not."""
+    def fetch(self, name: str, target: Path, *, on_chunk: Callable[[bytes], None] | None = None) -> None:
+        """Copy a file to a local path; FileNotFoundError where it is not. ``on_chunk`` gets each piece that came."""
         system, path = self._open(name)
-        with self._sentence("read", name), system.open_input_stream(path) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 2**20)
+        with self._sentence("read", name), system.open_input_stream(path) as source:
+            with writing(target):
+                sink = target.open("wb", buffering=0)
+            with sink:
+                while chunk := source.read(2**20):
+                    with writing(target):
+                        _write_all(sink, chunk)
+                    if on_chunk is not None:
+                        on_chunk(chunk)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -256,6 +264,13 @@ class Folder:
         except (OSError, pa.ArrowException) as error:
             first = redact((str(error).splitlines() or [type(error).__name__])[0])
             raise InputError(f"Cannot {verb} {self.named(name) if name else self}: {first}") from None
+
+
+def _write_all(sink: FileIO, data: bytes) -> None:
+    """Write all of it: an unbuffered file may take a part at a time, the last before the disk is full."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[sink.write(rest) :]
 
 
 @lru_cache(maxsize=64)

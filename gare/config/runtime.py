@@ -17,6 +17,17 @@ class RuntimeConfig(Section):
     root: str | None = key(None, "folder that relative paths start from; the current one when null")
     name: str | None = key(None, "name of the run; the experiment's digest when null")
     shards: str | None = key(None, "folder made by gare prepare")
+    cache: str | None = key(
+        None, "folder on each node for copies of shards; GARE_CACHE, else gare in the user's cache folder, when null"
+    )
+    cache_gb: float | None = key(
+        None,
+        "most that copies of shards may take on a node; what the disk has, a tenth kept free, when null",
+        unit="GB",
+        gt=0,
+    )
+    cache_mounted: bool = key(False, "copy shards of a folder too, not only of an address; for network file systems")
+    cache_threads: int = key(8, "shards copied to a node at once", ge=1, le=64)
     output: str = key("runs", "folder that holds a folder per run")
     storage: str | None = key(
         None,
@@ -107,6 +118,13 @@ class RuntimeConfig(Section):
         if found is not None:
             raise ValueError(found)
         return label
+
+    @field_validator("cache")
+    @classmethod
+    def _is_of_each_node(cls, cache: str | None) -> str | None:
+        if cache is not None and not cache.startswith(("/", "~")):
+            raise ValueError("it is a folder of each node's own disk, so an absolute path, or one that starts with ~")
+        return cache
 
     @field_validator("name")
     @classmethod

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gare.common.blocks import BlockFile
 from gare.common.dataset_file import read_dataset_file
 from gare.common.errors import InputError
 from gare.common.shard_file import read_shard, stored_picture
 from gare.common.spread import thin
-from gare.common.storage import Folder
-from gare.data.cache import local_copy
+from gare.common.storage import Folder, redact
+from gare.data.cache import Cache, Held, hold
 from gare.schema import DATASET_FILE, SHARD_FOLDER
+
+LIGHT = ("video_id", "split", "captions", "attributes", "timestamps_s", "uri")
+"""Columns that take little room, in the order of SHARD: all that is needed without looking at frames."""
 
 Belongs = Callable[[str, dict[str, str]], bool]
 """Whether a row with this split and these attributes belongs."""
@@ -39,9 +45,11 @@ class VideoInfo:
 class Split:
     """Rows that belong together, in manifest order, with frames read on demand from memory-mapped files."""
 
-    def __init__(self, folder: Path, name: str, tables: list[pa.Table], belongs: Belongs) -> None:
+    def __init__(
+        self, folder: Path | str, name: str, tables: list[pa.Table], belongs: Belongs, held: Held | None = None
+    ) -> None:
         self.folder, self.name = folder, name
-        self._tables = tables
+        self._tables, self._held = tables, held
         self._where: list[tuple[int, int]] = []
         self.videos: list[VideoInfo] = []
         for number, table in enumerate(tables):
@@ -101,17 +109,32 @@ class Split:
 
 
 class ShardSet:
-    """A folder made by ``gare prepare``, or the local copy of one at an address (``gare.data.cache``).
+    """A folder made by ``gare prepare``, or the copy of one on this node (``gare.data.cache``).
 
-    Raises InputError when it is no such folder, unfinished, or its shards do not belong to its manifest.
+    A copy is in use for as long as this or one of its splits is. Raises InputError when it is no such folder,
+    unfinished, or its shards do not belong to its manifest.
+
+    ``frames``: False for who only counts and checks. Then no copy is made: shards at an address are read where they
+    are, without the columns that hold frames, and not before they are asked for.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        place = Folder.at(folder)
-        self.folder = Path(folder) if place.is_local else local_copy(place)
-        self.manifest = read_dataset_file(Folder.at(self.folder))
+    def __init__(self, folder: str | Path, cache: Cache | None = None, *, frames: bool = True) -> None:
+        place, self._cache = Folder.at(folder), cache or Cache()
+        self._held = hold(place, self._cache) if frames and self._cache.wants(place) else None
+        self._place = place if self._held is None else Folder.at(self._held.folder)
+        self.folder = self._held.folder if self._held else Path(folder) if place.is_local else str(place)
+        self.manifest = read_dataset_file(self._place)
         self.digest: str = self.manifest["digest"]
-        self._tables = [self._open(entry) for entry in self.manifest["shards"]]
+        if self._place.is_local:
+            _ = self._tables  # what is damaged is known at once
+
+    @cached_property
+    def _tables(self) -> list[pa.Table]:
+        entries = self.manifest["shards"]
+        if self._place.is_local:
+            return [self._open(entry) for entry in entries]
+        with ThreadPoolExecutor(self._cache.threads) as pool:
+            return list(pool.map(self._open, entries))
 
     @property
     def splits(self) -> dict[str, dict[str, int]]:
@@ -144,13 +167,14 @@ class ShardSet:
         truncated = int(notes.get("truncated", 0))
         if truncated > full:
             raise InputError(
-                f"{self.folder / DATASET_FILE} counts {truncated} truncated videos, but only {full} fill "
+                f"{self.folder}/{DATASET_FILE} counts {truncated} truncated videos, but only {full} fill "
                 "prepare.max_frames; run gare prepare again."
             )
         return truncated == 0
 
     def _full_rows(self) -> int:
-        lengths = (pc.list_value_length(table["frames"]) for table in self._tables)
+        kept = "frames" if self._place.is_local else "timestamps_s"  # one of each per stored frame
+        lengths = (pc.list_value_length(table[kept]) for table in self._tables)
         return sum(int(pc.sum(pc.greater_equal(n, self.recipe["max_frames"])).as_py() or 0) for n in lengths)
 
     def split(self, name: str, belongs: Belongs | None = None) -> Split:
@@ -158,7 +182,7 @@ class ShardSet:
         if name not in self.splits:
             there = ", ".join(sorted(self.splits)) or "none"
             raise InputError(f"{self.folder} has no split {name!r}; its splits are: {there}.")
-        return Split(self.folder, name, self._tables, belongs or (lambda split, _: split == name))
+        return Split(self.folder, name, self._tables, belongs or (lambda split, _: split == name), self._held)
 
     def rows(self) -> list[tuple[str, int, dict[str, str]]]:
         """Split, number of captions and attributes of every video, in manifest order."""
@@ -171,5 +195,15 @@ class ShardSet:
         return [video_id for video_id, count in ids.items() if count > 1]
 
     def _open(self, entry: dict[str, Any]) -> pa.Table:
-        path = self.folder / SHARD_FOLDER / entry["file"]
-        return read_shard(path, recipe_digest=self.manifest["recipe_digest"], rows=entry["rows"])
+        name, known = f"{SHARD_FOLDER}/{entry['file']}", {"recipe_digest": self.manifest["recipe_digest"]}
+        if self._place.is_local:
+            return read_shard(self._place.local / name, rows=entry["rows"], **known)
+        where = self._place.named(name)
+        try:
+            source = self._place.source(name)
+        except (OSError, pa.ArrowException) as error:
+            first = redact(str(error).partition("\n")[0])
+            raise InputError(f"Cannot read the shard {where}: {first}. Run gare prepare again.") from None
+        with source:
+            blocks = pa.PythonFile(BlockFile(source), mode="r")
+            return read_shard(blocks, rows=entry["rows"], name=where, columns=LIGHT, **known)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
-from gare.common.storage import is_address
+from gare.common.storage import Folder, is_address
+from gare.data.cache import Cache
 from gare.doctor import machine, places, services, software
 from gare.doctor.finding import Check, Finding, examine
 
@@ -26,6 +27,8 @@ class Wanted:
     fix: bool = False
     seen: str | None = None
     """Name of a file in ``output`` that the machine which asks has put there."""
+    cache: Cache = field(default_factory=Cache)
+    """How shards are copied to the machine, if they are."""
 
 
 def look(wanted: Wanted) -> list[Finding]:
@@ -56,6 +59,8 @@ def _places(wanted: Wanted) -> list[tuple[str, Check]]:
     checks: list[tuple[str, Check]] = []
     if wanted.shards is not None:
         checks.append(("shards", partial(places.check_readable, "shards", wanted.shards)))
+        if wanted.cache.wants(Folder.at(wanted.shards)):
+            checks.append(("cache", partial(places.check_cache, wanted.cache)))
     if wanted.output is not None:
         checks.append(("output", partial(places.check_writable, "output", wanted.output, seen=wanted.seen)))
         if not is_address(wanted.output):

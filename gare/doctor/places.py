@@ -9,7 +9,10 @@ from pathlib import Path
 
 from gare.common.errors import GareError
 from gare.common.storage import Folder
-from gare.doctor.finding import Finding, fail, ok
+from gare.data.cache import Cache, entries
+from gare.data.cache.place import CHOOSE, size_text
+from gare.data.cache.room import disk
+from gare.doctor.finding import Finding, fail, ok, warn
 
 PROBE = ".gare-doctor-"
 REACH = "check the path or address, its credentials on this machine, and that it is mounted"
@@ -44,6 +47,20 @@ def check_writable(name: str, place: str, *, seen: str | None = None) -> Finding
     except (GareError, OSError) as error:
         return fail(name, str(error), f"{REACH} with the right to write there and space left")
     return ok(name, f"{folder} can be written, read and cleared" + ("; it is the same place" if seen else ""))
+
+
+def check_cache(cache: Cache) -> Finding:
+    """Whether this machine can keep copies of shards, and as many as the settings allow."""
+    root = cache.root
+    found = check_writable("cache", str(root))
+    if found.state != "ok":
+        return fail("cache", found.says, f"{CHOOSE} that can be written, on a disk of this machine")
+    copies, free = entries(root), disk(root).free
+    taken = sum(copy.there for copy in copies)
+    says = f"{len(copies)} copies of shards take {size_text(taken)} in {root}; its disk has {size_text(free)} free"
+    if cache.limit is not None and cache.limit > taken + free:
+        return warn("cache", f"{says}, less than runtime.cache_gb allows", f"lower it, or {CHOOSE} on a larger disk")
+    return ok("cache", says)
 
 
 @contextmanager

@@ -10,8 +10,10 @@ import torch
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import canonical_json
+from gare.common.storage import Folder
 from gare.config import Config
 from gare.data.augment import check_augment
+from gare.data.cache import Cache, Held, hold
 from gare.data.fit import check_sampling
 from gare.data.noise import with_noise
 from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
@@ -78,11 +80,11 @@ class TrainingData:
         return said
 
 
-def open_data(config: Config) -> TrainingData:
-    """Open the splits of the settings, and refuse what cannot be trained on."""
+def open_data(config: Config, *, frames: bool = True) -> TrainingData:
+    """Open the splits of the settings, and refuse what cannot be trained on. ``frames``: as in ``ShardSet``."""
     check_select_by(config)
     check_augment(config.data.augment)
-    shards = open_shards(config)
+    shards = open_shards(config, frames=frames)
     check_recipe(config, shards)
     check_sampling(shards, config)
     repeated = shards.repeated()
@@ -144,11 +146,17 @@ def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
     return per_epoch
 
 
-def open_shards(config: Config) -> ShardSet:
-    """The shards of the settings; ConfigError when none are named."""
+def open_shards(config: Config, *, frames: bool = True) -> ShardSet:
+    """The shards of the settings; ConfigError when none are named. ``frames``: as in ``ShardSet``."""
     if config.runtime.shards is None:
         raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
-    return ShardSet(config.runtime.shards)
+    return ShardSet(config.runtime.shards, Cache.of(config.runtime), frames=frames)
+
+
+def warm(config: Config) -> Held | None:
+    """Have the shards on this node, copied where they are not, and keep them; None where they are read in place."""
+    cache, shards = Cache.of(config.runtime), config.runtime.shards
+    return hold(Folder.at(shards), cache) if shards is not None and cache.wants(Folder.at(shards)) else None
 
 
 def check_recipe(config: Config, shards: ShardSet) -> None:

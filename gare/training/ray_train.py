@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import ray.train.collective
 from ray.exceptions import RayTaskError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -28,7 +29,7 @@ from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.tracking import Feed, RunHandle, feeding
 from gare.tracking.system import watching
-from gare.training.inputs import open_shards
+from gare.training.inputs import open_shards, warm
 from gare.training.loop import train
 from gare.training.placement import placement_tags, rank_resources, rank_selector, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
@@ -67,7 +68,7 @@ def fit(
     folder = run_directory(config)
     storage = RunStorage(config)
     storage.pull()
-    state = open_run(config, open_shards(config).digest)
+    state = open_run(config, open_shards(config, frames=False).digest)
     if state.finished:
         with feeding(tracking, folder):  # what the process that trained it had no time to send
             return summary(config, state, already=True)
@@ -208,7 +209,14 @@ def _worker(settings: dict[str, Any]) -> None:
         return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
     ranks = TorchRanks() if ray.train.get_context().get_world_size() > 1 else ALONE
     try:
-        with ending_without_head(), _alone(config), _watched(config):
+        with ending_without_head(), ExitStack() as stack:
+            held = warm(config)
+            if held is not None:
+                stack.callback(held.close)
+                if ranks.size > 1:
+                    ray.train.collective.barrier()  # a collective of torch would give up after half an hour
+            stack.enter_context(_alone(config))
+            stack.enter_context(_watched(config))
             train(config, ranks, ray.train.report)
     except GareError as error:
         write_json(failure, {"message": str(error), "exit_code": error.exit_code})

@@ -43,7 +43,7 @@ def tracked(config: Config, fit: Callable[[RunHandle | None], RunSummary]) -> Ru
     from gare.training.inputs import open_shards
 
     config = absolute(config)
-    shards = open_shards(config)
+    shards = open_shards(config, frames=False)
     storage = RunStorage(config)
     with only_one(run_directory(config)), storage.held():
         storage.pull()
@@ -54,7 +54,7 @@ def _track(config: Config, fit: Callable[[RunHandle | None], RunSummary], shards
     open_run(config, shards.digest)
     folder = run_directory(config)
     tracker, handle = _handle(folder, config)
-    tracker.dataset(handle.run_id, dataset_digests(shards), name=shards.folder.name, source=str(shards.folder))
+    tracker.dataset(handle.run_id, dataset_digests(shards), name=Path(shards.folder).name, source=str(shards.folder))
     try:
         result = fit(handle)
     except BaseException as error:

@@ -16,7 +16,7 @@ from gare.common.errors import InputError, RunError
 from gare.common.storage import Folder
 from gare.config.prepare import PrepareConfig
 from gare.config.tree import to_yaml
-from gare.data.cache import CACHE_VARIABLE
+from gare.data.cache import CACHE_VARIABLE, entries
 from gare.data.shards import ShardSet
 from gare.model import load_model
 from gare.schema import MANIFEST
@@ -80,7 +80,11 @@ def test_a_corpus_in_the_bucket_gives_the_shards_of_the_one_on_disk(corpus, buck
     assert report.totals["ok"] == 4
     there, here = json.loads(Folder.at(bucket("out")).read_text("dataset.json")), ShardSet(tmp_path / "out").manifest
     assert [shard["rows"] for shard in there["shards"]] == [shard["rows"] for shard in here["shards"]]
+    light = ShardSet(bucket("out"), frames=False)
+    seen = light.split("train").videos, light.rows(), light.complete, light.repeated()
+    assert not (tmp_path / "cache").exists()
     remote = ShardSet(bucket("out"))
+    assert seen == (remote.split("train").videos, remote.rows(), remote.complete, remote.repeated())
     assert (remote.digest, remote.folder.parent) == (there["digest"], tmp_path / "cache/shards")
     one, other = remote.split("train"), ShardSet(tmp_path / "out").split("train")
     for number, video in enumerate(other.videos):
@@ -136,6 +140,9 @@ def test_a_shard_damaged_on_the_way_is_refused(corpus, bucket, tmp_path, monkeyp
         path.write_bytes(content)
     with pytest.raises(InputError, match="another SHA-256"):
         ShardSet(bucket("out"))
+    place.remove(f"shards/{name}")
+    with pytest.raises(InputError, match=rf"Cannot read the shard s3://.*{name}"):
+        ShardSet(bucket("out"), frames=False).rows()
     assert not any(path.suffix == ".tmp" for path in Path(os.environ["GARE_CACHE"]).rglob("*"))
 
 
@@ -165,19 +172,27 @@ def test_a_manifest_or_a_bucket_that_is_not_there_is_one_sentence(bucket, corpus
 
 
 @pytest.mark.ray
-def test_a_training_run_is_taken_up_from_the_bucket_on_another_disk(toy_run, bucket, tmp_path, monkeypatch):
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+def test_a_run_on_shards_of_the_bucket_is_taken_up_from_there_on_another_disk(
+    toy_run, toy_shards, bucket, tmp_path, monkeypatch
+):
+    place = Folder.at(bucket("toy"))
+    for path in toy_shards.rglob("*"):
+        if path.is_file():
+            place.put(path, path.relative_to(toy_shards).as_posix())
 
     def train(disk):
         # A process with a Ray of its own: workers that were up before the bucket would not know its credentials.
-        settings = toy_run("train.epochs=2", "runtime.name=x", f"runtime.storage={bucket('runs')}", output=disk)
+        monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / disk / "cache"))
+        more = (f"runtime.shards={bucket('toy')}", f"runtime.storage={bucket('runs')}")
         path = tmp_path / f"{disk}.yaml"
-        path.write_text(to_yaml(settings))
+        path.write_text(to_yaml(toy_run("train.epochs=2", "runtime.name=x", *more, output=f"{disk}/runs")))
         return json.loads(run(gare("train", path, "--json")).stdout)
 
     first, again = train("first"), train("second")
     assert again["already_finished"]
     assert again["best_metrics"] == first["best_metrics"]
+    assert [copy.state for copy in entries(tmp_path / "first" / "cache" / "shards")] == ["unused"]
+    assert not (tmp_path / "second" / "cache" / "shards").exists()  # nothing was read again
     models = [load_model(place) for place in (first["best"], again["best"], find_checkpoint(bucket("runs/x")))]
     for ours, theirs, fetched in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(ours, theirs)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gare.common.blocks import BlockFile
 from gare.common.errors import InputError
+from gare.common.shard_file import read_shard
 from gare.config import DataConfig
 from gare.data.batches import load_frames
-from gare.data.shards import ShardSet
+from gare.data.shards import LIGHT, ShardSet
 from gare.data.views import View
+from gare.schema import SHARD_FOLDER
 from tests import toy
 
 SECOND = "shards/unit-000001-00.arrow"
@@ -76,6 +82,46 @@ def test_a_folder_that_cannot_be_used_is_one_clear_sentence(folder, break_it, me
 def test_a_folder_that_is_not_there_is_one_clear_sentence(tmp_path):
     with pytest.raises(InputError, match="There is no folder"):
         ShardSet(tmp_path / "none")
+
+
+class Counted:
+    """A file in memory that counts what is asked of it."""
+
+    def __init__(self, content):
+        self.content, self.requests, self.bytes = content, 0, 0
+
+    def size(self):
+        return len(self.content)
+
+    def read_at(self, count, start):
+        assert count > 0
+        assert start + count <= len(self.content)
+        self.requests, self.bytes = self.requests + 1, self.bytes + count
+        return self.content[start : start + count]
+
+
+@given(st.binary(max_size=200), st.integers(1, 50), st.lists(st.tuples(st.integers(0, 220), st.integers(-1, 90))))
+def test_a_file_read_in_blocks_is_the_file(content, block, reads):
+    plain, blocks = io.BytesIO(content), BlockFile(Counted(content), block)
+    for start, count in reads:
+        assert blocks.seek(start) == plain.seek(start)
+        assert blocks.read(count) == plain.read(count)
+        assert blocks.tell() == plain.tell()
+
+
+def test_columns_without_frames_are_read_with_few_requests(tmp_path):
+    made = toy.make_shards(tmp_path / "shards", {"train": 40}, stored=12, shape=(160, 160))
+    shards = ShardSet(made)
+    entry = shards.manifest["shards"][0]
+    known = {"recipe_digest": shards.manifest["recipe_digest"], "rows": entry["rows"]}
+    whole = read_shard(made / SHARD_FOLDER / entry["file"], **known)
+    source = Counted((made / SHARD_FOLDER / entry["file"]).read_bytes())
+    light = read_shard(pa.PythonFile(BlockFile(source, 2**12), mode="r"), name="x", columns=LIGHT, **known)
+    assert light.equals(whole.select(LIGHT))
+    batches = whole["video_id"].num_chunks
+    assert batches > 5
+    assert source.requests <= 4 * (batches + 1)
+    assert source.bytes < source.size() / 10
 
 
 def test_a_flipped_offset_is_refused_before_it_is_followed(folder):

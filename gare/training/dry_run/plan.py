@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -174,7 +175,7 @@ def _shards(config: Config, corpus: Corpus | None, findings: _Findings) -> Shard
     if named is None or (corpus is not None and not Path(named).exists()):
         findings.remarks.append("There are no shards yet; gare prepare makes them.")
         return None
-    shards = findings.attempt(open_shards, config)
+    shards = findings.attempt(partial(open_shards, frames=False), config)
     if shards is not None:
         findings.attempt(check_recipe, config, shards)
     return shards

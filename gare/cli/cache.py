@@ -1,0 +1,102 @@
+"""``gare cache``: the copies of shards on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gare.cli.command import gare_command
+from gare.common.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from gare.data.cache import Copy
+
+
+@gare_command("cache", short_help="List, check and remove the copies of shards on this machine.")
+@click.option("--folder", type=click.Path(path_type=Path), help="The cache (runtime.cache); GARE_CACHE when left out.")
+@click.option("--evict", metavar="DIGEST", multiple=True, help="Remove the copy of this dataset; repeatable.")
+@click.option("--all", "everything", is_flag=True, help="Remove every copy that nobody uses.")
+@click.option("--verify", is_flag=True, help="Compute every file's SHA-256; damaged copies that nobody uses go.")
+def cache(folder: Path | None, evict: tuple[str, ...], everything: bool, verify: bool) -> dict[str, Any]:
+    """List the copies of shards on this machine: dataset, source, size, when each was last used, and if it is now.
+
+    Copies are made when shards at an address, or with runtime.cache_mounted in a folder, are opened, and removed when
+    others need the room (runtime.cache_gb). What a process uses or copies is never removed. DIGEST may be cut short.
+
+    \b
+    Examples:
+      gare cache
+      gare cache --evict 3f6c2a
+      gare cache --folder /mnt/nvme/gare --verify
+    """
+    from gare.data.cache import Cache, entries
+    from gare.data.cache.place import usable
+
+    settings = Cache(None if folder is None else str(folder))
+    with usable(settings):
+        root = settings.root
+        copies = entries(root)
+        wanted = copies if everything else [_named(copies, digest, root) for digest in evict]
+        broken = _damaged(root, copies) if verify else {}
+        wanted += [copy for copy in copies if copy.digest in broken and copy not in wanted]
+        removed = _remove(root, wanted)
+        left = [copy for copy in entries(root) if copy.digest not in removed]
+    result = _show(root, left) | {"removed": removed} | ({"damaged": broken} if verify else {})
+    kept = [copy.digest for copy in wanted if copy.digest not in removed]
+    if (kept and not everything) or set(kept) & set(broken):
+        raise RunError(f"{', '.join(kept)} in {root} is in use or being copied, so it was not removed.", result=result)
+    return result
+
+
+def _named(copies: list[Copy], digest: str, root: Path) -> Copy:
+    found = [copy for copy in copies if digest and copy.digest.startswith(digest)]
+    if len(found) != 1:
+        what = "several copies" if found else "no copy"
+        raise InputError(f"There is {what} of a dataset {digest!r} in {root}; gare cache lists them.")
+    return found[0]
+
+
+def _damaged(root: Path, copies: list[Copy]) -> dict[str, list[str]]:
+    """Files that are not what their dataset says, by digest; unfinished copies are checked when they are taken up."""
+    from gare.common.console import warn
+    from gare.data.cache import damaged
+
+    finished = [copy for copy in copies if copy.state in ("unused", "in use")]
+    broken = {copy.digest: files for copy in finished if (files := damaged(root / copy.digest))}
+    for digest, files in broken.items():
+        warn(f"The copy {digest} in {root} is damaged: {', '.join(files)}.")
+    return broken
+
+
+def _remove(root: Path, copies: list[Copy]) -> list[str]:
+    from gare.data.cache import evict
+
+    return [copy.digest for copy in copies if evict(root, copy.digest)]
+
+
+def _show(root: Path, copies: list[Copy]) -> dict[str, Any]:
+    from gare.common.console import note, print_table
+    from gare.data.cache.place import size_text
+    from gare.data.cache.room import disk
+
+    rows = [
+        [copy.digest, copy.source or "-", size_text(copy.there), _when(copy.last_used), copy.state] for copy in copies
+    ]
+    print_table(f"Copies of shards in {root}", ["dataset", "source", "size", "last used", "state"], rows)
+    taken, usage = sum(copy.there for copy in copies), disk(root)
+    room = f"{size_text(usage.free)} of {size_text(usage.total)}"
+    note(f"{len(copies)} copies, {size_text(taken)}; the disk has {room} free")
+    return {
+        "folder": str(root),
+        "bytes": taken,
+        "free_bytes": usage.free,
+        "copies": [asdict(copy) | {"last_used": _when(copy.last_used)} for copy in copies],
+    }
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,171 @@
+"""Having a copy of a dataset here: found, or copied by one process of the node while the others wait."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from gare.common.console import meter, note
+from gare.common.errors import InputError
+from gare.common.files import fsync_directory, make_folder, write_text
+from gare.common.storage import Folder
+from gare.data.cache import locks
+from gare.data.cache.entries import Held, copy_lock, remove, used_lock
+from gare.data.cache.place import FULL, Cache, usable
+from gare.data.cache.room import make_room
+from gare.data.cache.verify import Shard, listed, same
+from gare.schema import DATASET_FILE, SHARD_FOLDER
+
+PAUSES_S = (1.0, 5.0, 15.0, 30.0)
+"""How long to wait before a file is asked for again: storage may be away for a moment."""
+
+NOTE_BYTES = 4096
+"""More than a copy's note takes."""
+
+
+def hold(place: Folder, cache: Cache) -> Held:
+    """A local copy of the shards at ``place``, made where there is none, and kept from removal while it is held.
+
+    Every file is checked by its SHA-256 when it comes. Processes of one node wait for each other. Raises InputError
+    for what is no dataset, for a file that is not what the dataset says, and where there is no room.
+    """
+    digest, shards = listed(place)
+    root = cache.root
+    folder = root / digest
+    with usable(cache):
+        try:
+            copying = _wait(copy_lock(root, digest), folder, place)
+        except (OSError, InputError):
+            if _is_whole(folder, shards):  # a folder that was filled by others, and can only be read
+                return Held(folder, None)
+            raise
+        try:
+            if not _is_whole(folder, shards):
+                _copy(place, cache, folder, shards)
+            used = locks.take(used_lock(root, digest), shared=True)
+        finally:
+            os.close(copying)
+        locks.touch(used)
+        return Held(folder, used)
+
+
+def _wait(lock: Path, folder: Path, place: Folder) -> int:
+    handle = locks.take_free(lock)
+    if handle is not None:
+        return handle
+    if not (folder / DATASET_FILE).is_file():
+        note(f"Waiting for another process of this node, which copies the shards of {place}.")
+    return locks.take(lock)
+
+
+def _is_whole(folder: Path, shards: Sequence[Shard]) -> bool:
+    """Whether a finished copy of these very files is there; sizes are looked at, not contents."""
+    if not (folder / DATASET_FILE).is_file():
+        return False
+    try:
+        _, there = listed(Folder.at(folder))
+    except InputError:
+        return False
+    return there == list(shards) and all(shard.has_size(folder) for shard in shards)
+
+
+def _copy(place: Folder, cache: Cache, folder: Path, shards: Sequence[Shard]) -> None:
+    """Copy what is not there to the bit; the dataset file goes last."""
+    text = place.read_text(DATASET_FILE)
+    if text is None:
+        raise InputError(f"{place.named(DATASET_FILE)} is gone; run gare prepare again.")
+    size = sum(shard.bytes for shard in shards) + len(text.encode()) + NOTE_BYTES
+    try:
+        _clear(folder, {shard.name for shard in shards})
+        make_room(cache, folder.name, size, str(place))
+        there = set(same(shards, folder, cache.threads))
+        missing = [shard for shard in shards if shard not in there]
+        make_folder(folder / SHARD_FOLDER)
+        if missing:
+            note(f"Copying {len(missing)} of {len(shards)} shards from {place} to {folder}.")
+            _fetch_all(place, folder, missing, cache.threads)
+        fsync_directory(folder / SHARD_FOLDER)
+        write_text(folder / DATASET_FILE, text)
+    except (OSError, InputError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            remove(folder.parent, folder.name)
+        raise
+
+
+def _clear(folder: Path, names: set[str]) -> None:
+    """What is there is no dataset from now on; what killed processes left and what belongs to none goes."""
+    (folder / DATASET_FILE).unlink(missing_ok=True)
+    for below in (folder, folder / SHARD_FOLDER):
+        for path in below.iterdir() if below.is_dir() else ():
+            if path.is_file() and path.name not in names:
+                path.unlink()
+
+
+def _fetch_all(place: Folder, folder: Path, shards: Sequence[Shard], threads: int) -> None:
+    """Copy files, several at once; after the first failure no other one goes on."""
+    total = sum(shard.bytes for shard in shards)
+    stop, lock, done = threading.Event(), threading.Lock(), 0
+    with meter("copied MB", max(1, total // 10**6)) as progress, ThreadPoolExecutor(threads) as pool:
+
+        def came(chunk: bytes) -> None:
+            nonlocal done
+            if stop.is_set():
+                raise InputError("Another file could not be copied.")
+            with lock:
+                done += len(chunk)
+                progress.update(done // 10**6)
+
+        work = [pool.submit(_fetch, place, folder, shard, came, stop) for shard in shards]
+        try:
+            for future in as_completed(work):
+                future.result()
+        except BaseException:
+            stop.set()
+            for future in work:
+                future.cancel()
+            raise
+
+
+def _fetch(place: Folder, folder: Path, shard: Shard, came: Callable[[bytes], None], stop: threading.Event) -> None:
+    """Copy one file; it has its name only when it is whole, checked and on disk."""
+    target = folder / SHARD_FOLDER / shard.name
+    temporary = target.with_name(f".{shard.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        if _fetched(place, shard, temporary, came, stop) != shard.sha256:
+            raise InputError(
+                f"The shard {shard.name} of {place} has another SHA-256 than {DATASET_FILE} says: refused."
+            )
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except FileNotFoundError:
+        raise InputError(f"The shard {shard.name} of {place} is missing; run gare prepare again.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fetched(place: Folder, shard: Shard, temporary: Path, came: Callable[[bytes], None], stop: threading.Event) -> str:
+    """SHA-256 of a file, taken while it is copied; storage that does not answer is asked again."""
+    for pause in (*PAUSES_S, None):
+        digest = hashlib.sha256()
+
+        def take(chunk: bytes, digest: hashlib._Hash = digest) -> None:
+            digest.update(chunk)
+            came(chunk)
+
+        try:
+            place.fetch(f"{SHARD_FOLDER}/{shard.name}", temporary, on_chunk=take)
+        except InputError as error:
+            if pause is None or stop.is_set() or isinstance(error.__cause__, OSError):
+                raise
+            note(f"{error} Trying again in {pause:g} s.")
+            stop.wait(pause)
+        else:
+            return digest.hexdigest()
+    raise AssertionError("the last try returns or raises")
