@@ -26,7 +26,8 @@ from pipelines.work import UnitCounts, process_unit
 
 COUNTED = ["status", "reason", "frames", "notes", "split"]
 Work = Callable[..., UnitCounts]
-PORTION = 1024  # units per execution: Ray Data keeps some 30 KB in the driver for each until an execution ends
+PORTION = 1024  # units per execution at least: Ray Data keeps some KB in the driver for each until an execution ends
+PER_SLOT = 64  # and per slot: slots stand idle at the end of an execution, for about half a unit each
 AGAIN = "The same command goes on where it stopped."
 
 
@@ -184,32 +185,56 @@ def _drop_stale_dataset(output: Output, units: set[int]) -> None:
 
 
 def _run(output: Output, todo: list[UnitTask], workers: int | None, work: Work) -> Iterator[UnitCounts]:
-    """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back."""
-    for start in range(0, len(todo), PORTION):
-        yield from _run_portion(output, todo[start : start + PORTION], workers, work)
+    """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back.
+
+    The input of the next portion is made while this one is worked on: it takes a millisecond a unit.
+    """
+    with _quiet_data_context():
+        portions = _portions(output, todo, workers, work)
+        ready = next(portions, None)
+        while ready is not None:
+            (units, dataset), ready = ready, None
+            for done, counts in enumerate(_counts(dataset), start=1):
+                yield counts
+                if done == (units + 1) // 2:
+                    ready = next(portions, None)
 
 
-def _run_portion(output: Output, todo: list[UnitTask], workers: int | None, work: Work) -> Iterator[UnitCounts]:
+def _portions(
+    output: Output, todo: list[UnitTask], workers: int | None, work: Work
+) -> Iterator[tuple[int, Any]]:
+    """Yield the executions, each with its number of units, sized by the slots that there are then."""
     import ray.data
+
+    start = 0
+    while start < len(todo):
+        size = max(PORTION, PER_SLOT * (workers or int(ray.cluster_resources().get("CPU", 1))))
+        items = [{"unit": task.unit, "again": json.dumps(task.again)} for task in todo[start : start + size]]
+        start += size
+        yield (
+            len(items),
+            ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+                _task,
+                batch_size=1,
+                num_cpus=1,
+                compute=ray.data.TaskPoolStrategy(size=workers),
+                fn_kwargs={"output": output, "work": work},
+            ),
+        )
+
+
+def _counts(dataset: Any) -> Iterator[UnitCounts]:
+    """Yield what an execution's units come to. Raises RunError when one could not be finished, or Ray could not."""
     from ray.exceptions import RayError
 
-    items = [{"unit": task.unit, "again": json.dumps(task.again)} for task in todo]
-    with _quiet_data_context():
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            _task,
-            batch_size=1,
-            num_cpus=1,
-            compute=ray.data.TaskPoolStrategy(size=workers),
-            fn_kwargs={"output": output, "work": work},
-        )
-        try:
-            for row in dataset.iter_rows():
-                if row["error"]:
-                    raise RunError(f"Unit {row['unit']} could not be finished: {row['error'].rstrip('.')}. {AGAIN}")
-                yield UnitCounts(int(row["unit"]), int(row["videos"]), int(row["failed"]))
-        except RayError as error:
-            first = str(error).strip().splitlines()[0]
-            raise RunError(f"The data job stopped: {first}. {AGAIN}") from error
+    try:
+        for row in dataset.iter_rows():
+            if row["error"]:
+                raise RunError(f"Unit {row['unit']} could not be finished: {row['error'].rstrip('.')}. {AGAIN}")
+            yield UnitCounts(int(row["unit"]), int(row["videos"]), int(row["failed"]))
+    except RayError as error:
+        first = str(error).strip().splitlines()[0]
+        raise RunError(f"The data job stopped: {first}. {AGAIN}") from error
 
 
 def _task(batch: dict[str, Any], output: Output, work: Work) -> dict[str, Any]:
