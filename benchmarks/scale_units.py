@@ -107,7 +107,8 @@ def steps() -> None:
     for increments in ("dense", "factorised"):
         for ranks in RANKS:
             found = step_flops(load_config(RECIPE, [f"train.increments={increments}"]), ranks)
-            print(f"{ranks:7d}{128 * ranks:8d}{increments:>12s}{found.rank / 1e12:14.2f}{(found.rank - found.encoders) / 1e12:15.2f}")
+            pairs = (found.rank - found.encoders) / 1e12
+            print(f"{ranks:7d}{128 * ranks:8d}{increments:>12s}{found.rank / 1e12:14.2f}{pairs:15.2f}")
     print(f"parameters {found.parameters}, trained {found.trained}")
 
 

@@ -1,6 +1,7 @@
 """The data job and training on many logical nodes, with real Ray scheduling and work that sleeps.
 
     python benchmarks/scaling.py [--nodes 1 2 4 8 16] [--slots 2] [--units 6] [--quick] [--part prepare train dispatch]
+                                 [--portion UNITS]
 
 Every node is a raylet of its own on this machine with ``--slots`` CPUs, beside a head without any. Each size is
 measured in a process and on a cluster of its own.
@@ -8,7 +9,8 @@ measured in a process and on a cluster of its own.
 prepare: gare's data job (pipelines/shards.py) does ``--units`` work units of 64 videos per slot. All is real, shards
 and ledger too, but for the decoding, which sleeps the measured time of a video. Start-up is left out: worker processes
 are there before, and the rate is taken from the moment when all slots are at work to the one when the last unit
-begins. Efficiency is that rate over N times the rate of one node. The tail, in which slots have nothing left to do,
+begins. Efficiency is that rate over N times the rate of one node; it holds what happens between two executions of the
+job too, whose size ``--portion`` sets in place of the job's own rule. The tail, in which slots have nothing left to do,
 and the whole job, start and tail included, have columns of their own.
 
 dispatch: the same job with units of one video that takes no time, on all slots of the largest size: how many units
@@ -34,19 +36,27 @@ import psutil
 from common.process import OwnMemory, own_process
 from scale.decoding import SPANS, VIDEO_S, made_manifest, sleeping, spans_of, warm_up
 from scale.nodes import logical_nodes, used, worker_memory
-from scale.spans import longest_pause, steady, whole
+from scale.spans import Span, longest_pause, steady, whole
 from scale.training import fake_run
 
 SIDE = 8
 UNIT = 64
+EXPLAINED = """\
+efficiency: the rate over nodes x that of one node, from all slots at work to the last unit's beginning
+busy: share of the slots' time in there; gap: a slot's wait between two units
+start: to all slots at work; tail: from the last unit's beginning to the last end
+whole: share of all slots' time, start and tail included; pause: the longest time in which no unit began
+driver, raylets (and GCS): CPU per unit; machine: share of its CPU in use, by whatever"""
 EPOCHS, STEPS, STEP_S = 6, 10, 0.25
 
 
-def prepare(nodes: int, slots: int, units: int, unit_videos: int, video_s: float) -> dict[str, Any]:
-    """In a process of its own: the job on so many nodes, ``units`` per slot."""
+def prepare(nodes: int, slots: int, units: int, unit_videos: int, portion: int, video_s: float) -> dict[str, Any]:
+    """In a process of its own: the job on so many nodes, ``units`` per slot; ``portion``: units per execution, or 0."""
     from gare.config import PrepareConfig
-    from pipelines.shards import open_job, run_job
+    from pipelines import shards
 
+    if portion:
+        shards.PORTION, shards.PER_SLOT = portion, 0
     recipe = PrepareConfig(short_side=SIDE, crop=SIDE, unit_videos=unit_videos)
     total = units * nodes * slots
     with tempfile.TemporaryDirectory() as folder, logical_nodes(nodes, slots):
@@ -54,11 +64,16 @@ def prepare(nodes: int, slots: int, units: int, unit_videos: int, video_s: float
         began = time.time()
         warm_up(nodes * slots)
         started = time.time() - began
-        with open_job(manifest, Path(folder) / "out", recipe) as opened:
+        if not video_s:  # what the first job of a process imports and holds is not a unit's
+            few = made_manifest(Path(folder) / "few.parquet", nodes * slots)
+            with shards.open_job(few, Path(folder) / "few", recipe) as opened:
+                (Path(folder) / "few" / SPANS).mkdir()
+                shards.run_job(opened, work=sleeping(0.0))
+        with shards.open_job(manifest, Path(folder) / "out", recipe) as opened:
             (Path(folder) / "out" / SPANS).mkdir()
             before, began = used(), time.time()
             with OwnMemory() as memory:
-                run_job(opened, work=sleeping(video_s))
+                shards.run_job(opened, work=sleeping(video_s))
             after, ended = used(), time.time()
             spans = spans_of(Path(folder) / "out")
         processes, held = worker_memory()
@@ -75,43 +90,34 @@ def prepare(nodes: int, slots: int, units: int, unit_videos: int, video_s: float
     }
 
 
-def _spans(result: dict[str, Any]) -> list[Any]:
-    from scale.spans import Span
-
-    return [Span(**span) for span in result["spans"]]
-
-
 def show_prepare(options: argparse.Namespace) -> None:
     """The table of the data job."""
     print(
         f"prepare: units of {options.unit_videos} videos x {VIDEO_S * 1e3:.0f} ms in the mean, {options.slots} slots per "
-        f"node, {options.units} units per slot, on {psutil.cpu_count()} cores"
+        f"node,\n{options.units} units per slot, on {psutil.cpu_count()} cores"
     )
     print(
-        f"{'nodes':>7s}{'slots':>7s}{'units':>7s}{'videos/s':>10s}{'efficiency':>12s}{'busy':>8s}{'gap':>9s}{'start':>8s}"
-        f"{'tail':>8s}{'whole':>8s}{'pause':>8s}{'driver':>10s}{'raylets':>10s}{'machine':>9s}"
+        f"{'nodes':>6s}{'slots':>6s}{'units':>6s}{'videos/s':>9s}{'efficiency':>11s}{'busy':>7s}{'gap':>8s}{'start':>7s}"
+        f"{'tail':>7s}{'whole':>7s}{'pause':>7s}{'driver':>9s}{'raylets':>9s}{'machine':>8s}"
     )
     one = None
     for nodes in options.nodes:
-        arguments = (nodes, options.slots, options.units, options.unit_videos, VIDEO_S)
+        arguments = (nodes, options.slots, options.units, options.unit_videos, options.portion, VIDEO_S)
         made = json.loads(own_process(__file__, "--own-prepare", *arguments).splitlines()[-1])
-        spans, slots, units = _spans(made), nodes * options.slots, made["units"]
+        slots, units = nodes * options.slots, made["units"]
+        spans = [Span(**span) for span in made["spans"]]
         found = steady(spans, slots)
         one = one or found.rate / nodes
-        wall = made["ended"] - made["began"]
+        busy = made["machine"] / ((made["ended"] - made["began"]) * (psutil.cpu_count() or 1))
         print(
-            f"{nodes:7d}{slots:7d}{units:7d}{found.rate * options.unit_videos:10.1f}{found.rate / nodes / one:12.1%}"
-            f"{found.busy:8.1%}{found.gap * 1e3:6.0f} ms{found.begin - made['began']:6.1f} s{found.end - found.dry:6.1f} s"
-            f"{whole(spans, slots, made['began']):8.1%}{longest_pause(spans):6.1f} s"
-            f"{made['driver'] / units * 1e3:7.1f} ms{made['scheduler'] / units * 1e3:7.1f} ms"
-            f"{made['machine'] / (wall * (psutil.cpu_count() or 1)):9.0%}",
+            f"{nodes:6d}{slots:6d}{units:6d}{found.rate * options.unit_videos:9.1f}{found.rate / nodes / one:11.1%}"
+            f"{found.busy:7.1%}{found.gap * 1e3:5.0f} ms{found.begin - made['began']:5.1f} s"
+            f"{found.end - found.dry:5.1f} s{whole(spans, slots, made['began']):7.1%}{longest_pause(spans):5.1f} s"
+            f"{made['driver'] / units * 1e3:6.1f} ms{made['scheduler'] / units * 1e3:6.1f} ms{busy:8.0%}",
             flush=True,
         )
+    print(EXPLAINED)
     print(
-        "efficiency: the rate over nodes x that of one node, from all slots at work to the last unit's beginning; busy: "
-        "share of the\nslots' time in there; gap: a slot's wait between two units; start: to all slots at work; tail: "
-        "from the last unit's beginning to\nits end; whole: share of all slots' time, start and tail included; pause: the "
-        "longest time in which no unit began; driver, raylets\n(and GCS): CPU per unit; machine: CPU in use by anything\n"
         f"a worker process holds {made['process_mb']:.0f} MB of its own ({made['processes']} of them); they took "
         f"{made['worker_start_s']:.0f} s to start and import, left out above"
     )
@@ -120,12 +126,13 @@ def show_prepare(options: argparse.Namespace) -> None:
 def show_dispatch(options: argparse.Namespace) -> None:
     """How fast one driver hands out units."""
     nodes = max(options.nodes)
-    made = json.loads(own_process(__file__, "--own-prepare", nodes, options.slots, options.handed, 1, 0.0).splitlines()[-1])
+    arguments = (nodes, options.slots, options.handed, 1, options.portion, 0.0)
+    made = json.loads(own_process(__file__, "--own-prepare", *arguments).splitlines()[-1])
     units, wall = made["units"], made["ended"] - made["began"]
     print(
         f"\ndispatch: {units} units of nothing on {nodes * options.slots} slots: {units / wall:.0f} units/s; "
-        f"driver {made['driver'] / units * 1e3:.1f} ms CPU and {made['memory_mb'] / units * 1024:.1f} KB a unit at the "
-        f"most, raylets and GCS {made['scheduler'] / units * 1e3:.1f} ms, workers {made['workers'] / units * 1e3:.1f} ms"
+        f"driver {made['driver'] / units * 1e3:.1f} ms CPU and {made['memory_mb'] / units * 1024:.1f} KB a unit, "
+        f"raylets and GCS {made['scheduler'] / units * 1e3:.1f} ms, workers {made['workers'] / units * 1e3:.1f} ms"
     )
 
 
@@ -150,16 +157,23 @@ def show_train(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run what is asked for."""
     if arguments[:1] == ["--own-prepare"]:
-        counts, video_s = [int(value) for value in arguments[1:5]], float(arguments[5])
-        return print(json.dumps(prepare(counts[0], counts[1], counts[2], counts[3], video_s)))
+        nodes, slots, units, unit_videos, portion = (int(value) for value in arguments[1:6])
+        return print(json.dumps(prepare(nodes, slots, units, unit_videos, portion, float(arguments[6]))))
     if arguments[:1] == ["--own-train"]:
         with logical_nodes(int(arguments[1]), 1):
-            return print(json.dumps(fake_run(int(arguments[1]), EPOCHS, STEPS, STEP_S)))
+            return print(json.dumps(fake_run(int(arguments[1]), EXPLAINED = """\
+efficiency: the rate over nodes x that of one node, from all slots at work to the last unit's beginning
+busy: share of the slots' time in there; gap: a slot's wait between two units
+start: to all slots at work; tail: from the last unit's beginning to the last end
+whole: share of all slots' time, start and tail included; pause: the longest time in which no unit began
+driver, raylets (and GCS): CPU per unit; machine: share of its CPU in use, by whatever"""
+EPOCHS, STEPS, STEP_S)))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--slots", type=int, default=2, help="CPUs of a node")
     parser.add_argument("--units", type=int, default=6, help="units per slot")
     parser.add_argument("--unit-videos", type=int, default=UNIT)
+    parser.add_argument("--portion", type=int, default=0, help="units per execution in place of the job's own number")
     parser.add_argument("--handed", type=int, default=64, help="units per slot that dispatch hands out")
     parser.add_argument("--part", nargs="+", choices=SHOW, default=list(SHOW))
     parser.add_argument("--quick", action="store_true", help="1 and 2 nodes, small units: does it work at all")

@@ -200,9 +200,7 @@ def _run(output: Output, todo: list[UnitTask], workers: int | None, work: Work) 
                     ready = next(portions, None)
 
 
-def _portions(
-    output: Output, todo: list[UnitTask], workers: int | None, work: Work
-) -> Iterator[tuple[int, Any]]:
+def _portions(output: Output, todo: list[UnitTask], workers: int | None, work: Work) -> Iterator[tuple[int, Any]]:
     """Yield the executions, each with its number of units, sized by the slots that there are then."""
     import ray.data
 
@@ -279,13 +277,11 @@ def dataset_manifest(output: Output) -> dict[str, Any]:
 
     Raises RunError naming a unit that is not finished.
     """
-    ledger = Ledger(output)
     outcomes: dict[str, Counter[str]] = {"filtered": Counter(), "failed": Counter()}
     splits: dict[str, dict[str, int]] = {}
     shards: list[ShardFile] = []
     rows, ok, frames, notes = 0, 0, 0, Counter[str]()
-    for unit in range(output.units()):
-        part = ledger.finished(unit)
+    for unit, part in enumerate(Ledger(output).each()):
         if part is None:
             raise RunError(f"Unit {unit} of {output.place} was not finished; run the same command again.")
         shards.extend(part.shards)

@@ -21,9 +21,10 @@ RANKS = (1, 8, 16, 64)
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of one rank's step, forward and backward, and those of them in the encoders (towers and temporal
-    transformer); the rest is the pair head and the objective. Parameters of the model, and those that are trained.
+    """Operations of one rank's step, forward and backward, and what is counted with them.
 
+    ``encoders``: those of the towers and the temporal transformer; the rest is the pair head and the objective.
+    ``parameters``: of the model; ``trained``: those of them that are.
     Multiplications of matrices alone, two operations for each product and sum. Attention's own products, which torch
     does not count on a CPU, are about 1 % of ViT-B/32 on top.
     """

@@ -314,3 +314,15 @@ def test_a_folder_of_an_output_travels_without_its_open_file(tmp_path, sources):
     assert output.units() == 1
     assert "_units" not in copy.copy(output).__dict__
     assert copy.copy(output).rows(0) == output.rows(0)
+
+
+def test_a_ledger_read_ahead_is_the_ledger(tmp_path, sources, monkeypatch):
+    shards.prepare(manifest(sources, "a", "b", "c", "d", "bad"), tmp_path / "out", RECIPE)
+    (tmp_path / "out/ledger/unit-000001.parquet").unlink()
+    output = existing_output(tmp_path / "out")
+    here = list(Ledger(output).each())
+    monkeypatch.setattr(type(output.place), "is_local", False)
+    ahead = list(Ledger(output).each())
+    assert [part is None for part in ahead] == [False, True, False]
+    assert [part and part.shards for part in ahead] == [part and part.shards for part in here]
+    assert [part and part.table for part in ahead] == [part and part.table for part in here]
