@@ -93,8 +93,8 @@ def prepare(nodes: int, slots: int, units: int, unit_videos: int, portion: int, 
 def show_prepare(options: argparse.Namespace) -> None:
     """The table of the data job."""
     print(
-        f"prepare: units of {options.unit_videos} videos x {VIDEO_S * 1e3:.0f} ms in the mean, {options.slots} slots per "
-        f"node,\n{options.units} units per slot, on {psutil.cpu_count()} cores"
+        f"prepare: units of {options.unit_videos} videos x {VIDEO_S * 1e3:.0f} ms in the mean, {options.slots} slots "
+        f"per node,\n{options.units} units per slot, on {psutil.cpu_count()} cores"
     )
     print(
         f"{'nodes':>6s}{'slots':>6s}{'units':>6s}{'videos/s':>9s}{'efficiency':>11s}{'busy':>7s}{'gap':>8s}{'start':>7s}"
@@ -161,13 +161,7 @@ def main(arguments: Sequence[str]) -> None:
         return print(json.dumps(prepare(nodes, slots, units, unit_videos, portion, float(arguments[6]))))
     if arguments[:1] == ["--own-train"]:
         with logical_nodes(int(arguments[1]), 1):
-            return print(json.dumps(fake_run(int(arguments[1]), EXPLAINED = """\
-efficiency: the rate over nodes x that of one node, from all slots at work to the last unit's beginning
-busy: share of the slots' time in there; gap: a slot's wait between two units
-start: to all slots at work; tail: from the last unit's beginning to the last end
-whole: share of all slots' time, start and tail included; pause: the longest time in which no unit began
-driver, raylets (and GCS): CPU per unit; machine: share of its CPU in use, by whatever"""
-EPOCHS, STEPS, STEP_S)))
+            return print(json.dumps(fake_run(int(arguments[1]), EPOCHS, STEPS, STEP_S)))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--slots", type=int, default=2, help="CPUs of a node")
