@@ -2,7 +2,8 @@
 
     python benchmarks/scale_units.py [--units 500] [--folder CLIPS]
 
-- bytes: what prepare stores of a made-up clip of 10 to 30 s (320x240), raw and as JPEG, and what its source has;
+- bytes: what prepare stores of a made-up clip of 10 to 30 s (320x240), raw and as JPEG, and what its source has, and
+  how long one core reads its frames from a shard that is in memory;
 - files: seconds and bytes per ledger row, ledger part and shard of a folder of many small ones, on this machine's
   disk: what gare prepare does before and after decoding (open, look what is to do, write the dataset manifest), and
   what a training rank does when it starts (open the shards, list the videos, order an epoch);
@@ -17,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,15 @@ from scale.step_flops import RANKS, step_flops
 
 from gare.config import PrepareConfig
 from gare.config.tree import load_config
+from gare.data.order import epoch_batches
+from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.output import open_output
 from pipelines.shards import dataset_manifest, open_job
 from pipelines.work import process_unit
 
-CLIPS, TINY = 12, 8
+CLIPS, TINY, READS = 12, 8, 20
 RECIPE = Path(__file__).parents[1] / "configs" / "msrvtt.yaml"
 
 
@@ -55,24 +59,34 @@ def stored_bytes(folder: Path, clips: list[Path]) -> None:
             process_unit(output, 0, decoder)
         size = sum(path.stat().st_size for path in (folder / storage / "shards").iterdir())
         print(f"stored {storage}: {size / len(clips) / 1e3:.0f} KB a video")
+        output.place.write_json("dataset.json", dataset_manifest(output))
+        split = ShardSet(folder / storage).split("train")
+        with timed(f"read {storage}, from memory", READS * len(split), "video"):
+            for _ in range(READS):
+                for index in range(len(split)):
+                    split.frames(index, at_most=output.recipe.max_frames)
 
 
 @contextmanager
 def timed(says: str, count: int, of: str, *, memory: bool = False) -> Iterator[None]:
     """Print what the block took per one of ``count``."""
     with OwnMemory() as held:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         yield
-        taken = time.perf_counter() - began
+        taken, used = time.perf_counter() - began, time.process_time() - used
     more = f", {held.added() * 2**20 / count:.0f} bytes" if memory else ""
-    print(f"{says}: {taken / count * 1e6:.1f} microseconds{more} per {of}")
+    print(f"{says}: {taken / count * 1e6:.1f} microseconds, {used / count * 1e6:.1f} of them CPU{more} per {of}")
 
 
 def files(folder: Path, units: int) -> None:
-    """What many files cost, without decoding."""
-    from gare.data.order import epoch_batches
-    from gare.data.shards import ShardSet
+    """What many files cost, without decoding, and without what is paid once in a process."""
+    with redirect_stdout(StringIO()):
+        _files(folder / "few", units // 10 + 1)
+    _files(folder / "many", units)
 
+
+def _files(folder: Path, units: int) -> None:
+    folder.mkdir()
     recipe = PrepareConfig(short_side=TINY, crop=TINY)
     rows = units * recipe.unit_videos
     manifest = made_manifest(folder / "manifest.parquet", rows)

@@ -23,8 +23,9 @@ class Measured:
     ``open_s``, ``reopen_s``: a manifest row before decoding in a new and in a finished folder; ``dataset_s``: a work
     unit when the dataset manifest is made. ``requests``: of the store for one ledger part. ``..._shard_...``: a shard
     in a training rank, ``..._video_...``: a video there (its row, and its place in the order of an epoch).
-    ``encoder_flops``: forward and backward of a video with its caption; ``..._pair_flops``: of a pair of text and
-    video; ``direction_flops``: of direction diversity, for a text and an ordered pair of videos.
+    ``..._read_s``: a video's frames from a shard in memory, on one core. ``encoder_flops``: forward and backward of a
+    video with its caption; ``..._pair_flops``: of a pair of text and video; ``direction_flops``: of direction diversity,
+    for a text and an ordered pair of videos.
     ``embedded``: floats of a video that ranks send each other.
     """
 
@@ -37,17 +38,19 @@ class Measured:
     entry_bytes: float = 195
     driver_s: float = 0.010
     driver_unit_bytes: float = 6 * KB
-    open_s: float = 22e-6
-    open_bytes: float = 249
-    reopen_s: float = 63e-6
-    dataset_s: float = 1.1e-3
+    open_s: float = 27e-6
+    open_bytes: float = 24
+    reopen_s: float = 74e-6
+    dataset_s: float = 1.5e-3
     requests: int = 3
     readers: int = 16
-    rank_shard_s: float = 642e-6
-    rank_shard_bytes: float = 42.7 * KB
-    rank_video_s: float = 9.5e-6
-    rank_video_bytes: float = 362 + 231
-    order_video_s: float = 9.9e-6
+    rank_shard_s: float = 474e-6
+    rank_shard_bytes: float = 29.5 * KB
+    rank_video_s: float = 10.4e-6
+    rank_video_bytes: float = 602 + 356
+    order_video_s: float = 13.2e-6
+    raw_read_s: float = 2.4e-3
+    jpeg_read_s: float = 5.7e-3
     encoder_flops: float = 40.54e12 / 128
     dense_pair_flops: float = 3.85e6
     factorised_pair_flops: float = 0.83e6
@@ -198,7 +201,7 @@ class Step:
 
     ``compute_s``: operations / (peak x utilisation), or what was measured; ``reduce_s``: summing the gradients over
     ranks, which follows the backward pass; ``gather_s``: sending embeddings and their gradients. ``read``: bytes of
-    frames that a node reads for it; ``disk``: bytes/s that it can read.
+    frames that a node reads for it; ``disk``: bytes/s that it can read; ``read_s``: seconds of a core for a video.
     """
 
     gpus: int
@@ -209,6 +212,7 @@ class Step:
     gather_s: float
     read: float
     disk: float
+    read_s: float
 
     @property
     def seconds(self) -> float:
@@ -226,13 +230,22 @@ class Step:
         return self.compute_s * (1 - self.pairs_share) / self.seconds
 
     @property
-    def bottleneck(self) -> str:
-        """The longest part."""
-        encoders, pairs = self.compute_s * (1 - self.pairs_share), self.compute_s * self.pairs_share
-        parts = {"encoders": encoders, "pairs": pairs, "gradients": self.reduce_s, "gather": self.gather_s}
-        if self.read / self.disk >= self.seconds:
-            return "frames"
-        return max(parts, key=parts.__getitem__)
+    def readers(self) -> float:
+        """Cores per GPU that are busy reading frames."""
+        return self.rate / self.gpus * self.read_s
+
+    @property
+    def loses_most(self) -> str:
+        """What takes the most of a step that one GPU alone would not spend; "nothing" where all of it is useful."""
+        work = self.compute_s + self.reduce_s + self.gather_s
+        lost = {
+            "pairs": self.compute_s * self.pairs_share if self.gpus > 1 else 0.0,
+            "gradients": self.reduce_s,
+            "gather": self.gather_s,
+            "frames": max(0.0, self.read / self.disk - work),
+        }
+        most = max(lost, key=lost.__getitem__)
+        return most if lost[most] > 0 else "nothing"
 
 
 def step(
@@ -256,7 +269,15 @@ def step(
     gathered = 2 * gpus * rows * measured.embedded * FLOAT32 * crossing
     frames = min(gpus, assumed.node_gpus) * rows * stored_bytes(storage, measured)
     return Step(
-        gpus, rows, (encoders + pairs) / speed, pairs / (encoders + pairs), gradients, gathered, frames, assumed.disk
+        gpus=gpus,
+        rows=rows,
+        compute_s=(encoders + pairs) / speed,
+        pairs_share=pairs / (encoders + pairs),
+        reduce_s=gradients,
+        gather_s=gathered,
+        read=frames,
+        disk=assumed.disk,
+        read_s={"raw": measured.raw_read_s, "jpeg": measured.jpeg_read_s}[storage],
     )
 
 

@@ -100,9 +100,10 @@ def test_parts_of_a_step():
     assert many.reduce_s == pytest.approx(0.4)  # 8 GB, of which half crosses from one of two nodes, at 10 GB/s
     assert many.gather_s == pytest.approx(2 * 1600 * 1000 * 4 / 2 / 10e9)
     assert many.read == pytest.approx(8 * 100 * 1e6)
-    assert many.bottleneck == "encoders"
+    assert one.readers == pytest.approx(50 * measured.raw_read_s)
+    assert (one.loses_most, many.loses_most) == ("nothing", "gradients")
     slow = step(16, 100, "raw", DENSE, measured, Assumed(peak=100e12, utilisation=0.5, disk=1e8))
-    assert slow.bottleneck == "frames"
+    assert slow.loses_most == "frames"
     assert slow.seconds == pytest.approx(8)
 
 
