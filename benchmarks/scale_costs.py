@@ -93,8 +93,8 @@ def show_train(told: Told, measured: Measured, assumed: Assumed) -> None:
         print(
             f"{gpus:6d}{gpus * told.rows:8d}{made.compute_s * 1e3:7.0f} ms{made.pairs_share:13.0%}"
             f"{made.reduce_s * 1e3:8.0f} ms{made.gather_s * 1e3:6.0f} ms{made.read / made.disk * 1e3:6.0f} ms"
-            f"{made.readers:9.1f}{made.rate:10.0f}{made.efficiency:12.0%}{hours:8.1f}{hours * gpus * assumed.gpu_hour:8.0f}"
-            f"  {made.loses_most}"
+            f"{made.readers:9.1f}{made.rate:10.0f}{made.efficiency:12.0%}"
+            f"{hours:8.1f}{hours * gpus * assumed.gpu_hour:8.0f}  {made.loses_most}"
         )
 
 

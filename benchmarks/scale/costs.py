@@ -24,8 +24,8 @@ class Measured:
     unit when the dataset manifest is made. ``requests``: of the store for one ledger part. ``..._shard_...``: a shard
     in a training rank, ``..._video_...``: a video there (its row, and its place in the order of an epoch).
     ``..._read_s``: a video's frames from a shard in memory, on one core. ``encoder_flops``: forward and backward of a
-    video with its caption; ``..._pair_flops``: of a pair of text and video; ``direction_flops``: of direction diversity,
-    for a text and an ordered pair of videos.
+    video with its caption; ``..._pair_flops``: of a pair of text and video; ``direction_flops``: of direction
+    diversity, for a text and an ordered pair of videos.
     ``embedded``: floats of a video that ranks send each other.
     """
 
