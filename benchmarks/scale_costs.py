@@ -21,6 +21,7 @@ from scale.costs import (
     FACTORISED,
     GB,
     HOUR,
+    MB,
     Assumed,
     Measured,
     checkpoint_bytes,
@@ -38,7 +39,7 @@ def show_prepare(told: Told, measured: Measured, assumed: Assumed) -> None:
     print(f"{told.videos:.0f} videos, units of {told.unit_videos}, stored {told.storage}")
     print(
         f"{'cores':>7s}{'nodes':>7s}{'videos/s':>10s}{'hours':>9s}{'efficiency':>12s}{'price':>9s}{'read GB/s':>11s}"
-        f"{'write GB/s':>12s}{'units/s':>9s}  bottleneck"
+        f"{'write GB/s':>12s}{'units/s':>9s}{'driver':>10s}  bottleneck"
     )
     for cores in told.cores:
         made = preparing(told.videos, cores, told.unit_videos, told.storage, measured, assumed)
@@ -46,7 +47,7 @@ def show_prepare(told: Told, measured: Measured, assumed: Assumed) -> None:
         print(
             f"{cores:7d}{made.nodes:7.0f}{made.rate:10.0f}{made.hours:9.1f}{made.efficiency:12.0%}{made.price:9.0f}"
             f"{made.rate * measured.source_bytes / GB:11.2f}{made.rate * written / GB:12.2f}"
-            f"{made.rate / told.unit_videos:9.1f}  {made.bottleneck}"
+            f"{made.rate / told.unit_videos:9.1f}{made.driver_bytes / MB:7.0f} MB  {made.bottleneck}"
         )
 
 

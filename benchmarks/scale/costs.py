@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipelines.shards import PER_SLOT, PORTION
+
 KB, MB, GB, TB = 1e3, 1e6, 1e9, 1e12
 HOUR, MONTH_H = 3600.0, 730.0
 FLOAT32 = 4
@@ -19,7 +21,8 @@ DENSE, FACTORISED = "dense", "factorised"
 class Measured:
     """Unit costs: s, bytes and floating-point operations; where each comes from is in docs/scale.md.
 
-    ``decode_s``: a video on one core in the job. ``driver_s``: a work unit in the process that runs the job.
+    ``decode_s``: a video on one core in the job. ``driver_s``: a work unit in the process that runs the job,
+    ``driver_unit_bytes``: its memory for one until an execution ends.
     ``open_s``, ``reopen_s``: a manifest row before decoding in a new and in a finished folder; ``dataset_s``: a work
     unit when the dataset manifest is made. ``requests``: of the store for one ledger part. ``..._shard_...``: a shard
     in a training rank, ``..._video_...``: a video there (its row, and its place in the order of an epoch).
@@ -37,7 +40,7 @@ class Measured:
     manifest_bytes: float = 156
     entry_bytes: float = 195
     driver_s: float = 0.010
-    driver_unit_bytes: float = 6 * KB
+    driver_unit_bytes: float = 10.3 * KB
     open_s: float = 27e-6
     open_bytes: float = 24
     reopen_s: float = 74e-6
@@ -92,13 +95,17 @@ def stored_bytes(storage: str, measured: Measured) -> float:
 
 @dataclass(frozen=True)
 class Preparing:
-    """A job on so many cores: what each part of it could do (videos/s), the least of which is the rate."""
+    """A job on so many cores: what each part of it could do (videos/s), the least of which is the rate.
+
+    ``driver_bytes``: memory of the driver for the units of an execution.
+    """
 
     cores: int
     limits: dict[str, float]
     videos: float
     node_cores: int
     core_hour: float
+    driver_bytes: float
 
     @property
     def nodes(self) -> float:
@@ -141,7 +148,9 @@ def preparing(
         "store, reading": assumed.store_read / measured.source_bytes,
         "store, writing": assumed.store_write / stored_bytes(storage, measured),
     }
-    return Preparing(cores, limits, videos, assumed.node_cores, assumed.core_hour)
+    execution = min(math.ceil(videos / unit_videos), max(PORTION, PER_SLOT * cores))
+    driver_bytes = execution * measured.driver_unit_bytes
+    return Preparing(cores, limits, videos, assumed.node_cores, assumed.core_hour, driver_bytes)
 
 
 @dataclass(frozen=True)

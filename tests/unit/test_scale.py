@@ -62,6 +62,8 @@ def test_the_least_of_what_prepare_can_do_is_its_rate(cores, unit, storage, rate
     assert made.hours == pytest.approx(1000 / rate)
     assert made.price == pytest.approx(1000 / rate * cores * 0.5)
     assert made.efficiency == pytest.approx(rate / (cores * 10))
+    units = min(-(-3_600_000 // unit), max(1024, 64 * cores))
+    assert made.driver_bytes == pytest.approx(units * UNIT.driver_unit_bytes)
 
 
 def test_files_of_a_corpus():
