@@ -32,13 +32,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from common.process import OwnMemory, own_process
 from decoders.clips import short_clips
+from scale.decoding import made_manifest
 
 from gare.config import PrepareConfig
 from gare.schema import MANIFEST
 from pipelines.output import Output
 
 CLIPS = 12
-TINY = 8
+TINY = 8  # the side of common.grey's picture
 RAY_NICENESS = 15
 
 
@@ -119,21 +120,9 @@ class NoDecoder:
 
     def decode(self, uri: str, **_: object) -> object:
         """Decode nothing."""
-        from pipelines.decode.isolated.decoder import Decoded
-        from pipelines.decode.job import DecodedVideo
+        from common.grey import grey_video
 
-        frame = np.full((TINY, TINY, 3), 128, np.uint8)
-        video = DecodedVideo(
-            frames=[frame],
-            timestamps_s=[0.0],
-            codec="none",
-            width=TINY,
-            height=TINY,
-            fps=None,
-            duration_s=None,
-            notes=[],
-        )
-        return Decoded(video, len(uri), "0" * 64, 1)
+        return grey_video(uri)
 
 
 def without_decoding(output: Output, unit: int, again: object = None) -> object:
@@ -151,13 +140,7 @@ def many_rows(rows: int, workers: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "manifest.parquet"
-        with pq.ParquetWriter(manifest, MANIFEST) as writer:
-            for start in range(0, rows, 10_000):
-                made = [
-                    {"video_id": f"{n:08d}", "uri": f"/{n}.mp4", "split": "train", "captions": ["what is in it"] * 5}
-                    for n in range(start, min(rows, start + 10_000))
-                ]
-                writer.write_table(pa.Table.from_pylist(made, MANIFEST))
+        made_manifest(manifest, rows)
         ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         recipe = PrepareConfig(short_side=TINY, crop=TINY)
         with shards.open_job(manifest, Path(folder) / "warm", recipe):

@@ -34,6 +34,13 @@ def selector_now(wanted: Selector | None) -> dict[str, str]:
     return decode_selector(wanted, cluster_nodes())
 
 
+def slots(selector: Selector) -> int:
+    """How many tasks run at the same time on the nodes that are up and selected."""
+    from gare.common.ray_cluster import cluster_nodes
+
+    return sum(int(node.resources.get("CPU", 0) / TASK["CPU"]) for node in selected(cluster_nodes(), selector))
+
+
 def check_somewhere(wanted: Selector | None) -> None:
     """Raise RunError when no node may decode and the autoscaler could add none: tasks would wait for ever."""
     from gare.common.ray_cluster import cluster_nodes, may_come

@@ -19,16 +19,17 @@ from gare.common.nodes import Selector
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION
-from pipelines.data_context import data_context
+from pipelines import data_context
 from pipelines.manifest import stream_manifest
 from pipelines.output import Ledger, Output, ShardFile, dataset_digest, remove_leftovers, remove_superseded, take_up
-from pipelines.placing import check_somewhere, selector_now
+from pipelines.placing import check_somewhere, selector_now, slots
 from pipelines.todo import OnChange, UnitTask, tasks
 from pipelines.work import UnitCounts, process_unit
 
 COUNTED = ["status", "reason", "frames", "notes", "split"]
 Work = Callable[..., UnitCounts]
-PORTION = 1024  # units per execution: Ray Data keeps some 30 KB in the driver for each until an execution ends
+PORTION = 1024  # units per execution at least: Ray Data keeps some KB in the driver for each until an execution ends
+PER_SLOT = 64  # and per slot: slots stand idle at the end of an execution, for about half a unit each
 AGAIN = "The same command goes on where it stopped."
 
 
@@ -193,35 +194,56 @@ def _drop_stale_dataset(output: Output, units: set[int]) -> None:
 def _run(
     output: Output, todo: list[UnitTask], workers: int | None, decode_on: Selector | None, work: Work
 ) -> Iterator[UnitCounts]:
-    """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back."""
-    for start in range(0, len(todo), PORTION):
-        # Chosen anew for each: nodes come and go.
-        yield from _run_portion(output, todo[start : start + PORTION], workers, selector_now(decode_on), work)
+    """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back.
+
+    The input of the next portion is made while this one is worked on: it takes a millisecond a unit.
+    """
+    with data_context.quiet():
+        portions = _portions(output, todo, workers, decode_on, work)
+        ready = next(portions, None)
+        while ready is not None:
+            (units, dataset), ready = ready, None
+            for done, counts in enumerate(_counts(dataset), start=1):
+                yield counts
+                if done == (units + 1) // 2:
+                    ready = next(portions, None)
 
 
-def _run_portion(
-    output: Output, todo: list[UnitTask], workers: int | None, nodes: Selector, work: Work
-) -> Iterator[UnitCounts]:
+def _portions(
+    output: Output, todo: list[UnitTask], workers: int | None, decode_on: Selector | None, work: Work
+) -> Iterator[tuple[int, Any]]:
+    """Yield the executions, each with its number of units, by the nodes that there are then: they come and go."""
     import ray.data
+
+    start = 0
+    while start < len(todo):
+        nodes = selector_now(decode_on)
+        size = max(PORTION, PER_SLOT * (workers or slots(nodes)))
+        items = [{"unit": task.unit, "again": json.dumps(task.again)} for task in todo[start : start + size]]
+        start += size
+        with data_context.kept_to(nodes):
+            dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+                _task,
+                batch_size=1,
+                num_cpus=1,
+                compute=ray.data.TaskPoolStrategy(size=workers),
+                fn_kwargs={"output": output, "work": work},
+            )
+        yield len(items), dataset
+
+
+def _counts(dataset: Any) -> Iterator[UnitCounts]:
+    """Yield what an execution's units come to. Raises RunError when one could not be finished, or Ray could not."""
     from ray.exceptions import RayError
 
-    items = [{"unit": task.unit, "again": json.dumps(task.again)} for task in todo]
-    with data_context(nodes):
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            _task,
-            batch_size=1,
-            num_cpus=1,
-            compute=ray.data.TaskPoolStrategy(size=workers),
-            fn_kwargs={"output": output, "work": work},
-        )
-        try:
-            for row in dataset.iter_rows():
-                if row["error"]:
-                    raise RunError(f"Unit {row['unit']} could not be finished: {row['error'].rstrip('.')}. {AGAIN}")
-                yield UnitCounts(int(row["unit"]), int(row["videos"]), int(row["failed"]))
-        except RayError as error:
-            first = str(error).strip().splitlines()[0]
-            raise RunError(f"The data job stopped: {first}. {AGAIN}") from error
+    try:
+        for row in dataset.iter_rows():
+            if row["error"]:
+                raise RunError(f"Unit {row['unit']} could not be finished: {row['error'].rstrip('.')}. {AGAIN}")
+            yield UnitCounts(int(row["unit"]), int(row["videos"]), int(row["failed"]))
+    except RayError as error:
+        first = str(error).strip().splitlines()[0]
+        raise RunError(f"The data job stopped: {first}. {AGAIN}") from error
 
 
 def _task(batch: dict[str, Any], output: Output, work: Work) -> dict[str, Any]:
@@ -241,13 +263,11 @@ def dataset_manifest(output: Output) -> dict[str, Any]:
 
     Raises RunError naming a unit that is not finished.
     """
-    ledger = Ledger(output)
     outcomes: dict[str, Counter[str]] = {"filtered": Counter(), "failed": Counter()}
     splits: dict[str, dict[str, int]] = {}
     shards: list[ShardFile] = []
     rows, ok, frames, notes = 0, 0, 0, Counter[str]()
-    for unit in range(output.units()):
-        part = ledger.finished(unit)
+    for unit, part in enumerate(Ledger(output).each()):
         if part is None:
             raise RunError(f"Unit {unit} of {output.place} was not finished; run the same command again.")
         shards.extend(part.shards)

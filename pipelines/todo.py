@@ -28,11 +28,9 @@ def tasks(output: Output, *, retry_failed: bool, changed: OnChange) -> list[Unit
 
     ``retry_failed``: also the videos that failed. Raises InputError for changed sources that are refused.
     """
-    ledger = Ledger(output)
     found: list[UnitTask] = []
     refused: list[Change] = []
-    for unit in range(output.units()):
-        part = ledger.finished(unit)
+    for unit, part in enumerate(Ledger(output).each()):
         if part is None:
             found.append(UnitTask(unit, output.batch(unit).num_rows))
             continue

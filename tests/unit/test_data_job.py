@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gare.common import ray_cluster
 from gare.common.errors import InputError, RunError
 from gare.common.files import file_digest
+from gare.common.nodes import Node
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
@@ -24,9 +26,11 @@ from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest import content_digest, stream_manifest, write_manifest
 from pipelines.output import Ledger, existing_output, open_output
 from pipelines.output.manifest_file import _cut
+from pipelines.todo import UnitTask
 from tests.prepared import make_sources
 from tests.videos import make_video
 
+RUN = shards._run
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, unit_videos=2)
 
 
@@ -42,11 +46,12 @@ def in_process(monkeypatch):
 
     with Counting() as decoder:
 
-        def run(output, todo, workers, work):
+        def run(output, todo, workers, decode_on, work):
             for task in todo:
                 yield work(output, task.unit, decoder, again=task.again)
 
         monkeypatch.setattr(shards, "_run", run)
+        monkeypatch.setattr(shards, "check_somewhere", lambda _: None)
         yield decoded
 
 
@@ -314,3 +319,54 @@ def test_a_folder_of_an_output_travels_without_its_open_file(tmp_path, sources):
     assert output.units() == 1
     assert "_units" not in copy.copy(output).__dict__
     assert copy.copy(output).rows(0) == output.rows(0)
+
+
+def test_a_ledger_read_ahead_is_the_ledger(tmp_path, sources, monkeypatch):
+    shards.prepare(manifest(sources, "a", "b", "c", "d", "bad"), tmp_path / "out", RECIPE)
+    (tmp_path / "out/ledger/unit-000001.parquet").unlink()
+    output = existing_output(tmp_path / "out")
+    here = list(Ledger(output).each())
+    monkeypatch.setattr(type(output.place), "is_local", False)
+    ahead = list(Ledger(output).each())
+    assert [part is None for part in ahead] == [False, True, False]
+    assert [part and part.shards for part in ahead] == [part and part.shards for part in here]
+    assert [part and part.table for part in ahead] == [part and part.table for part in here]
+
+
+# Executions
+
+
+def test_an_execution_is_made_ready_while_the_one_before_is_worked_on(monkeypatch):
+    events = []
+
+    def portions(*_):
+        for name in ("abcd", "efg", "h"):
+            events.append(f"made {name}")
+            yield len(name), name
+
+    monkeypatch.setattr(shards, "_portions", portions)
+    monkeypatch.setattr(shards, "_counts", iter)
+    for unit in RUN(None, [], None, None, None):
+        events.append(unit)  # noqa: PERF402 - in between the others
+    assert events == ["made abcd", "a", "b", "made efg", "c", "d", "e", "f", "made h", "g", "h"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "sizes"), [(None, 2, [1024, 976]), (None, 20, [1280, 720]), (24, 2, [1536, 464])]
+)
+def test_an_execution_is_as_long_as_there_are_slots(monkeypatch, workers, cpus, sizes):
+    import ray.data
+
+    class Dataset:
+        def __init__(self, items, **_):
+            self.units = [item["unit"] for item in items]
+
+        def map_batches(self, *_, **__):
+            return self
+
+    nodes = [Node({"CPU": cpus - 1}, id="a"), Node({"CPU": 1}, id="b"), Node({"CPU": 99}, {"gare.role": "train"}, "c")]
+    monkeypatch.setattr(ray_cluster, "cluster_nodes", lambda: nodes)
+    monkeypatch.setattr(ray.data, "from_items", Dataset)
+    made = list(shards._portions(None, [UnitTask(n, 64) for n in range(2000)], workers, None, None))
+    assert [size for size, _ in made] == sizes
+    assert [unit for _, dataset in made for unit in dataset.units] == list(range(2000))

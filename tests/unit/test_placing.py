@@ -7,7 +7,7 @@ import pytest
 from gare.common import ray_cluster
 from gare.common.errors import RunError
 from gare.common.nodes import Node, selected
-from pipelines.data_context import data_context
+from pipelines.data_context import kept_to
 from pipelines.placing import check_somewhere, decode_selector
 
 HEAD = Node({"CPU": 0}, id="head")
@@ -90,8 +90,8 @@ def test_ray_data_is_kept_to_the_nodes_and_to_no_nodes_afterwards():
     from ray.data import DataContext
 
     options = DataContext.get_current().execution_options
-    with data_context({"gare.role": "decode"}):
+    with kept_to({"gare.role": "decode"}):
         assert options.label_selector == {"gare.role": "decode"}
     assert options.label_selector is None
-    with data_context({}):
+    with kept_to({}):
         assert options.label_selector is None

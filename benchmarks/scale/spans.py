@@ -1,0 +1,73 @@
+"""Efficiency from when each slot was at work: pure arithmetic on the starts and ends of what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a unit of work began and ended (s), and the node it was done on."""
+
+    start: float
+    end: float
+    node: str
+
+
+@dataclass(frozen=True)
+class Steady:
+    """A job between the moment when all slots were first at work and the one when the last unit began.
+
+    ``begin``, ``dry``: these moments; ``end``: the last unit's end. ``rate``: units per second between ``begin`` and
+    ``dry``, a unit that lies half in it counting half. ``busy``: the share of the slots' time in there that was spent
+    on units. ``gap``: seconds that a slot waits between two units. ``most``: units at work at once.
+    """
+
+    begin: float
+    dry: float
+    end: float
+    rate: float
+    busy: float
+    gap: float
+    most: int
+
+
+def steady(spans: Sequence[Span], slots: int) -> Steady:
+    """Measure a job on so many slots. Raises ValueError where they were never all at work, or no unit began after."""
+    begin, most = _all_at_work(spans, slots)
+    if begin is None:
+        raise ValueError(f"At most {most} of {slots} slots were at work at once.")
+    dry, end = max(span.start for span in spans), max(span.end for span in spans)
+    if dry <= begin:
+        raise ValueError(f"No unit began after all {slots} slots were at work; there are too few units.")
+    inside = [max(0.0, min(span.end, dry) - max(span.start, begin)) for span in spans]
+    done = sum(part / (span.end - span.start) for part, span in zip(inside, spans, strict=True))
+    idle = slots * (dry - begin) - sum(inside)
+    began = sum(begin < span.start <= dry for span in spans)
+    return Steady(begin, dry, end, done / (dry - begin), 1 - idle / (slots * (dry - begin)), idle / began, most)
+
+
+def _all_at_work(spans: Sequence[Span], slots: int) -> tuple[float | None, int]:
+    """When so many units were at work for the first time (None: never), and the most there were at once."""
+    changes = sorted([(span.start, 1) for span in spans] + [(span.end, -1) for span in spans])
+    now = most = 0
+    begin = None
+    for moment, change in changes:
+        now += change
+        most = max(most, now)
+        if begin is None and now >= slots:
+            begin = moment
+    return begin, most
+
+
+def whole(spans: Sequence[Span], slots: int, began: float) -> float:
+    """Share of the slots' time from ``began`` to the last unit's end that was spent on units: nothing left out."""
+    return sum(span.end - span.start for span in spans) / (slots * (max(span.end for span in spans) - began))
+
+
+def longest_pause(spans: Sequence[Span]) -> float:
+    """The longest time in which no unit began, up to the last one's beginning."""
+    starts = sorted(span.start for span in spans)
+    return max((after - before for before, after in pairwise(starts)), default=0.0)
