@@ -26,7 +26,7 @@ from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.tracking import Feed, RunHandle, feeding
 from gare.tracking.system import watching
-from gare.training.inputs import open_shards, warm
+from gare.training.inputs import is_copied, open_shards, warm
 from gare.training.loop import train
 from gare.training.placement import Nodes, placement_tags, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
@@ -184,15 +184,17 @@ def _own_signals() -> Iterator[None]:
 def _worker(settings: dict[str, Any]) -> None:
     config = build(settings["config"])
     failure = run_directory(config) / FAILURE_FILE
-    if failure.is_file():
-        return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
+    failed = failure.is_file()
     ranks = TorchRanks() if ray.train.get_context().get_world_size() > 1 else ALONE
     try:
-        held = warm(config)
-        if held is not None and ranks.size > 1:
-            ray.train.collective.barrier()  # a collective of torch would give up after half an hour
-        with _alone(config), _watched(config), closing(held) if held else nullcontext():
-            train(config, ranks, ray.train.report)
+        held = closing(warm(config)) if is_copied(config) and not failed else nullcontext()
+        with held:
+            if is_copied(config) and ranks.size > 1:
+                ray.train.collective.barrier()  # a collective of torch would give up after half an hour
+            if failed:
+                return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
+            with _alone(config), _watched(config):
+                train(config, ranks, ray.train.report)
     except GareError as error:
         write_json(failure, {"message": str(error), "exit_code": error.exit_code})
         raise
