@@ -24,13 +24,13 @@ def main() -> None:
     os.environ["GARE_CACHE"] = str(caches / "warm")  # the driver's, too
     import ray
     from ray.cluster_utils import Cluster
-    from ray.train.torch import TorchConfig
 
     from gare.common.storage import Folder
     from gare.config.tree import load_config
     from gare.data.cache import Cache, hold, locks
     from gare.data.cache.entries import copy_lock, entries
     from gare.training import ray_train
+    from gare.training.ray_group import RankGroup
 
     config = load_config(sys.argv[1])
     hold(Folder.at(config.runtime.shards), Cache.of(config.runtime)).close()
@@ -43,7 +43,7 @@ def main() -> None:
         time.sleep(2.5 * TORCH_SECONDS)
         os.close(copying)
 
-    ray_train.TorchConfig = partial(TorchConfig, timeout_s=TORCH_SECONDS)
+    ray_train.RankGroup = partial(RankGroup, timeout_s=TORCH_SECONDS)
     small = {"object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
     for name in ("warm", "cold"):

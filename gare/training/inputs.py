@@ -153,10 +153,15 @@ def open_shards(config: Config, *, frames: bool = True) -> ShardSet:
     return ShardSet(config.runtime.shards, Cache.of(config.runtime), frames=frames)
 
 
-def warm(config: Config) -> Held | None:
-    """Have the shards on this node, copied where they are not, and keep them; None where they are read in place."""
-    cache, shards = Cache.of(config.runtime), config.runtime.shards
-    return hold(Folder.at(shards), cache) if shards is not None and cache.wants(Folder.at(shards)) else None
+def is_copied(config: Config) -> bool:
+    """Whether the shards of the settings are copied to each node."""
+    shards = config.runtime.shards
+    return shards is not None and Cache.of(config.runtime).wants(Folder.at(shards))
+
+
+def warm(config: Config) -> Held:
+    """Have a copy of the shards on this node, made where there is none, and keep it; for settings that are copied."""
+    return hold(Folder.at(str(config.runtime.shards)), Cache.of(config.runtime))
 
 
 def check_recipe(config: Config, shards: ShardSet) -> None:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.tracking import Feed, RunHandle, feeding
 from gare.tracking.system import watching
-from gare.training.inputs import open_shards, warm
+from gare.training.inputs import is_copied, open_shards, warm
 from gare.training.loop import train
 from gare.training.placement import placement_tags, rank_resources, rank_selector, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
@@ -205,19 +205,16 @@ def _own_signals() -> Iterator[None]:
 def _worker(settings: dict[str, Any]) -> None:
     config = build(settings["config"])
     failure = run_directory(config) / FAILURE_FILE
-    if failure.is_file():
-        return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
+    failed = failure.is_file()
     ranks = TorchRanks() if ray.train.get_context().get_world_size() > 1 else ALONE
     try:
-        with ending_without_head(), ExitStack() as stack:
-            held = warm(config)
-            if held is not None:
-                stack.callback(held.close)
-                if ranks.size > 1:
-                    ray.train.collective.barrier()  # a collective of torch would give up after half an hour
-            stack.enter_context(_alone(config))
-            stack.enter_context(_watched(config))
-            train(config, ranks, ray.train.report)
+        with ending_without_head(), closing(warm(config)) if is_copied(config) and not failed else nullcontext():
+            if is_copied(config) and ranks.size > 1:
+                ray.train.collective.barrier()  # a collective of torch would give up after half an hour
+            if failed:
+                return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
+            with _alone(config), _watched(config):
+                train(config, ranks, ray.train.report)
     except GareError as error:
         write_json(failure, {"message": str(error), "exit_code": error.exit_code})
         raise
