@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from gare.common.console import note
 from gare.common.errors import RunError
 from gare.common.nodes import DECODE, NODE_ID, ROLE, TRAIN, Nodes, Selector, in_words, selected
@@ -52,6 +55,20 @@ def check_somewhere(wanted: Selector | None) -> None:
     if not may_come(TASK, selector):
         raise RunError(nowhere(wanted, nodes, selector))
     note("No node that may decode is up yet; the cluster's autoscaler adds them.")
+
+
+def lacking(wanted: Selector | None, nodes: Nodes) -> str | None:
+    """Say that none of the nodes may decode any more; None when some do."""
+    if holding(nodes, decode_selector(wanted, nodes)):
+        return None
+    return "Nodes were lost: none that may decode is left. Decoding goes on when there is one again."
+
+
+def telling(lack: Callable[[Nodes], str | None]) -> AbstractContextManager[None]:
+    """As ``gare.common.ray_cluster.telling``, which loads Ray."""
+    from gare.common import ray_cluster
+
+    return ray_cluster.telling(lack)
 
 
 def holding(nodes: Nodes, selector: Selector) -> int:

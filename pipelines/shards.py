@@ -6,8 +6,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION
 from pipelines import data_context
 from pipelines.manifest import stream_manifest
 from pipelines.output import Ledger, Output, ShardFile, dataset_digest, remove_leftovers, remove_superseded, take_up
-from pipelines.placing import check_somewhere, selector_now, slots
+from pipelines.placing import check_somewhere, lacking, selector_now, slots, telling
 from pipelines.todo import OnChange, UnitTask, tasks
 from pipelines.work import UnitCounts, process_unit
 
@@ -155,9 +156,10 @@ def run_job(
         remove_leftovers(output, whole)
     done, failed = job.rows - job.rows_todo, 0
     on_progress(Progress(done, job.rows, failed))
-    for counts in _run(output, job.todo, workers, decode_on, work):
-        done, failed = done + counts.videos, failed + counts.failed
-        on_progress(Progress(done, job.rows, failed))
+    with telling(partial(lacking, decode_on)) if job.todo else nullcontext():
+        for counts in _run(output, job.todo, workers, decode_on, work):
+            done, failed = done + counts.videos, failed + counts.failed
+            on_progress(Progress(done, job.rows, failed))
     dataset = dataset_manifest(output)
     if not dataset["totals"]["ok"]:
         raise RunError(

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gare.common.errors import RunError
 from gare.common.files import only_one
-from gare.config import Config
+from gare.common.nodes import Nodes
+from gare.common.ray_cluster import telling
+from gare.config import Config, RuntimeConfig
 from gare.tracking import Tracker
-from gare.training.placement import group_zones, one_number
-from gare.training.ray_nodes import nodes_for
+from gare.training.placement import group_zones, one_number, uses_gpu
+from gare.training.ray_nodes import lacking, nodes_for
 from tune.comparison import Comparison, check_metric, compare
 from tune.launch import Listed, asha, launch
 from tune.ledger import Ledger, Stage
@@ -48,7 +51,8 @@ def run_sweep(
     check_metric(config)
     config = resolved(config)
     one_number(config.runtime, "A trial")
-    zones = Zones(group_zones(config.runtime, nodes_for(config.runtime), "A trial"))
+    nodes = nodes_for(config.runtime)
+    zones = Zones(group_zones(config.runtime, nodes, "A trial"))
     folder = Path(config.runtime.output) / config.run_name()
     with only_one(folder):
         ledger, config = open_ledger(config, folder, _dataset(config), extend)
@@ -61,14 +65,22 @@ def run_sweep(
         if stages.work_left():
             recorder.start(at_once, began)
             try:
-                stages.search(scheduler)
-                stages.confirm()
+                with telling(partial(_lacking, config.runtime, nodes)):
+                    stages.search(scheduler)
+                    stages.confirm()
             finally:
                 recorder.close()
             _raise_unfinished(ledger)
         comparison = compare(folder)
         recorder.conclude(comparison)
         return SweepReport(folder, ledger, comparison)
+
+
+def _lacking(runtime: RuntimeConfig, first: Nodes, nodes: Nodes) -> str | None:
+    """Say that no trial fits any more. ``first``: the nodes by which it was decided whether ranks get GPUs."""
+    device = "cuda" if uses_gpu(runtime, first) else "cpu"
+    decided = runtime.model_copy(update={"device": device})
+    return lacking(decided, nodes, runtime.fewest_workers, "Trials go on from their last checkpoints")
 
 
 @dataclass(frozen=True)

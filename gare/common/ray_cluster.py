@@ -5,6 +5,7 @@ The one place that asks Ray's insides about nodes; they are those of the version
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,12 +18,14 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
-from gare.common.nodes import Node, Selector
+from gare.common.console import note, warn
+from gare.common.nodes import Node, Nodes, Selector
 
 ANSWER_SECONDS = 30.0
 """The autoscaler looks every 5 s, and on large clusters takes as long again."""
 
 ASK_SECONDS = 0.5
+TELL_SECONDS = 5.0
 
 
 def cluster_nodes() -> list[Node]:
@@ -38,6 +41,32 @@ def free_nodes() -> list[Node]:
     """Every node that is up, with the resources that nobody has taken; as of a moment ago."""
     free = state.available_resources_per_node()
     return [Node(free.get(node.id, {}), node.labels, node.id) for node in cluster_nodes()]
+
+
+@contextmanager
+def telling(lack: Callable[[Nodes], str | None], every_s: float = TELL_SECONDS) -> Iterator[None]:
+    """Say it, while the block runs, when nodes are lost so that there is a ``lack``, and when there is none any more.
+
+    Ray waits for room without a word. What is lacking from the beginning is not told.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        told: str | None = ""
+        while not over.wait(every_s):
+            with suppress(Exception):  # the head may be away, or the cluster going
+                now = lack(cluster_nodes())
+                if now is not None and told is None:
+                    warn(now)
+                elif now is None and told:
+                    note("There is room again.")
+                told = now if now is None or told is None else told
+
+    threading.Thread(target=watch, name="gare-nodes", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @contextmanager

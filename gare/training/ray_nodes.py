@@ -11,7 +11,16 @@ from gare.common.console import note
 from gare.common.nodes import Nodes, in_words
 from gare.common.ray_cluster import cluster_nodes, free_nodes, requested
 from gare.config import Config, RuntimeConfig
-from gare.training.placement import choose_zone, fits, rank_resources, rank_selector, uses_gpu, zone_rooms
+from gare.training.placement import (
+    choose_zone,
+    fits,
+    offered,
+    rank_nodes,
+    rank_resources,
+    rank_selector,
+    uses_gpu,
+    zone_rooms,
+)
 
 LOOK_SECONDS = 1.0
 
@@ -47,6 +56,16 @@ def say_if_spread(runtime: RuntimeConfig, nodes: Nodes, workers: int) -> None:
     if zones and choose_zone(runtime, nodes, workers) is None:
         rooms = ", ".join(f"{zone} {room}" for zone, room in zones.items())
         note(f"No one {runtime.close_by} has room for {workers} workers ({rooms}), so they are spread over several.")
+
+
+def lacking(runtime: RuntimeConfig, nodes: Nodes, workers: int, then: str) -> str | None:
+    """Say that ``workers`` no longer fit, and what goes on when they do again; None when they fit."""
+    if fits(runtime, nodes, workers):
+        return None
+    use_gpu = uses_gpu(runtime, nodes)
+    needs = " and ".join(f"{amount:g} {name}" for name, amount in rank_resources(runtime, use_gpu=use_gpu).items())
+    left = offered(rank_nodes(runtime, nodes), use_gpu=use_gpu)
+    return f"Nodes were lost: {workers} workers of {needs} no longer fit ({left}). {then} when they do again."
 
 
 class CloseRanks(ControllerCallback):  # type: ignore[misc]

@@ -22,7 +22,7 @@ from gare.common.console import warn
 from gare.common.errors import GareError, RunError
 from gare.common.files import only_one, write_json
 from gare.common.nodes import Nodes
-from gare.common.ray_cluster import cluster_nodes
+from gare.common.ray_cluster import cluster_nodes, telling
 from gare.common.storage import Folder
 from gare.config import Config, RuntimeConfig
 from gare.config.tree import build, with_overrides
@@ -35,7 +35,7 @@ from gare.training.placement import placement_tags, rank_resources, rank_selecto
 from gare.training.progress import follow, training_view
 from gare.training.ray_fence import ending_without_head, head_seconds
 from gare.training.ray_group import RankGroup
-from gare.training.ray_nodes import CloseRanks, nodes_for, say_if_spread
+from gare.training.ray_nodes import CloseRanks, lacking, nodes_for, say_if_spread
 from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, resumed, run_directory, summary
 from gare.training.storage import RunStorage
 from gare.training.tracked import write_handle
@@ -45,6 +45,7 @@ RAY_FOLDER = ".ray"
 NODE_LOSS_SECONDS = 25.0
 WRITER_SECONDS = 120.0
 """Beyond the time after which a rank without the head ends: an NFS server frees a lost machine's locks after 90 s."""
+GOES_ON = "Training goes on from its last checkpoint"
 NO_RETRY = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
 
 
@@ -108,13 +109,17 @@ def _launch_until_done(
     nodes = nodes_for(config.runtime)
     for left in range(retries if elastic else 0, -1, -1):
         workers = workers_that_fit(config, nodes, "This run")
+        device = "cuda" if uses_gpu(config.runtime, nodes) else "cpu"
         if feed is not None:
-            feed.tag(placement_tags(workers, "cuda" if uses_gpu(config.runtime, nodes) else "cpu"))
+            feed.tag(placement_tags(workers, device))
         say_if_spread(config.runtime, nodes, workers)
         failures = NO_RETRY if elastic else FailureConfig(retries)
         trainer = _trainer(config, workers, nodes, failures, callbacks, stop, zone)
+        runtime = config.runtime.model_copy(update={"device": device})
+        lack = partial(lacking, runtime, workers=workers, then=GOES_ON)
         try:
-            trainer.fit()
+            with telling(lack) if stop is None else nullcontext():
+                trainer.fit()
         except Exception as error:
             if stop is not None and stop.is_set():
                 raise
