@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("gare", deadline=None)  # no test asserts a time, and CI's machine may be busy
+settings.load_profile("gare")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read when ray is imported
 os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")

@@ -110,6 +110,20 @@ def test_prepare_with_a_node_that_is_slow(cluster, data, whole_dataset):
     assert prepared(out) == whole_dataset
 
 
+def test_prepare_with_a_node_cut_off_that_goes_on(cluster, data, whole_dataset):
+    out = data.folder / "off"
+    process = start(cluster, "prepare-off", *data.prepare(out))
+    cut = one_at_work(cluster, DECODER, lambda: units_done(out) >= 4)
+    cut.cut()
+    assert units_done(out) < VIDEOS
+    finish(cluster, "prepare-off", process)
+    assert prepared(out) == whole_dataset
+    cut.heal()
+    wait_for(lambda: not cut.running(DECODER), 120, "the end of decoding on the lost node that is back")
+    assert prepared(out) == whole_dataset
+    cut.kill()
+
+
 def test_two_ranks_on_two_nodes_are_those_of_one_machine(data, whole_run):
     here = fit_local(data.config("here", *RUN, "runtime.workers=1"), quiet=True)
     there = dict(steps(whole_run))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gare.common.nodes import NODE_ID, Node, in_words, matches, selected, wrong
@@ -20,7 +20,6 @@ CONDITIONS = st.one_of(
 KEYS = st.sampled_from(["gare.role", "ray.io/node-id", "x"])
 
 
-@settings(deadline=None)
 @given(st.dictionaries(KEYS, VALUES), st.dictionaries(KEYS, CONDITIONS))
 def test_a_node_is_selected_as_ray_selects_it(labels, selector):
     from ray._raylet import node_labels_match_selector
@@ -46,7 +45,6 @@ def test_a_label_that_a_node_lacks_equals_no_value(condition, of_a, of_b, of_non
     assert selected(nodes, {}) == nodes
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="ab-_.!in(), /", max_size=12), st.text(alphabet="ab-_./ ", max_size=8))
 @example("in(a,b)", "a.b/c")
 @example("!in(a, b)", "a")

@@ -22,7 +22,7 @@ def changed(before, after):
     return {(v, c): text for (v, c), text in pairs.items() if text != before[v][c]}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(0, 5), min_size=2, max_size=20).filter(lambda counts: sum(map(bool, counts)) > 1),
     share=st.floats(0, 1),

@@ -17,7 +17,7 @@ def most_per_video(batch):
     return max(Counter(video for video, _ in batch).values())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(captions=COUNTS, batch=st.integers(1, 8), mode=MODES, seed=st.integers(0, 99), repeat=st.booleans())
 def test_every_epoch_has_the_promised_number_of_full_batches_without_repeats(captions, batch, mode, seed, repeat):
     batches = epoch_batches(captions, batch, mode, seed=seed, epoch=0, repeat_videos=repeat)
@@ -30,7 +30,7 @@ def test_every_epoch_has_the_promised_number_of_full_batches_without_repeats(cap
         assert all(most_per_video(b) == 1 for b in batches)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(captions=COUNTS, batch=st.integers(1, 6), mode=MODES)
 def test_no_more_full_batches_of_different_videos_exist(captions, batch, mode):
     counts = [min(count, 1) if mode == "one_per_video" else count for count in captions]
@@ -48,7 +48,7 @@ def most_batches(counts, batch):
     return made
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(videos=st.integers(1, 12), count=st.integers(1, 5), batch=st.integers(1, 6), seed=st.integers(0, 99))
 def test_where_no_batch_would_repeat_a_video_the_rule_changes_nothing(videos, count, batch, seed):
     allowed = epoch_batches([count] * videos, batch, "all", seed=seed, epoch=0, repeat_videos=True)

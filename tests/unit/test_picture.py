@@ -88,7 +88,7 @@ def test_a_cut_covers_what_is_kept_and_lies_in_the_source(source, short, crop, o
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 400),
     height=st.integers(1, 400),

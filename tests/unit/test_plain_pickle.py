@@ -29,7 +29,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(value=PLAIN, protocol=st.integers(0, 5))
 def test_plain_values_are_read_as_pickle_reads_them(value, protocol):
     assert Machine().run(pickle.dumps(value, protocol)) == value
@@ -81,7 +81,7 @@ def test_a_mapping_made_again_and_again_of_one_list_is_refused(monkeypatch):
         Machine().run(pairs + again * 50 + b".")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_damage_is_refused_or_harmless(data):
     program = bytearray(pickle.dumps({"a": [["x", "y"], 1.5, (2, None)]}, data.draw(st.integers(0, 5))))

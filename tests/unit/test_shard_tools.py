@@ -70,7 +70,7 @@ videos = st.builds(
 corpora = st.lists(videos, min_size=1, max_size=12, unique_by=lambda row: row["video_id"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(corpora, st.integers(1, 5), st.integers(1, 3000), st.booleans())
 def test_what_was_cut_and_merged_again_is_the_same_rows(rows, parts, shard_bytes, by):
     with tempfile.TemporaryDirectory() as name:

@@ -127,7 +127,7 @@ def plainly(wanted, root):
     return files
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(files=FILES, wanted=st.lists(NAME, max_size=5, unique=True))
 def test_the_index_finds_what_a_plain_search_finds(tmp_path_factory, files, wanted):
     root = touch(tmp_path_factory.mktemp("videos"), ["0.mp4"])

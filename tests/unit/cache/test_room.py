@@ -67,7 +67,7 @@ class Steps:
     limit=st.integers(10_000, 90_000),
     steps=st.lists(st.tuples(st.sampled_from(("open", "open", "close")), st.integers(0, 4)), max_size=14),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_opened_copies_stay_within_the_limit_and_what_is_used_stays(tmp_path_factory, sizes, limit, steps):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)  # most of the time goes there

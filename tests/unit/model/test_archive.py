@@ -203,7 +203,7 @@ def test_files_of_other_kinds_are_one_clear_sentence(tmp_path):
             read_archive(tmp_path / name)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damage_is_refused_or_harmless(tmp_path_factory, data):
     buffer = io.BytesIO()

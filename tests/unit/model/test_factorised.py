@@ -64,7 +64,7 @@ def assert_same(dense, factorised, tolerance):
             assert (a - b).abs().max() <= tolerance * max(1.0, float(a.abs().max()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**20),
     side=st.sampled_from(["text", "video"]),

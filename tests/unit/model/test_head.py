@@ -81,7 +81,7 @@ def test_masked_variants_equal_the_stored_transcription(fixtures_dir, side, cont
     assert (out.delta - tensors[f"delta.{key}"]).abs().max() <= 1e-12
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**20),
     side=st.sampled_from(["text", "video"]),
@@ -164,7 +164,7 @@ def test_only_residual_scaled_has_a_radius_and_it_learns():
         head(text, frames.repeat(1, 2, 1), frame_mask.repeat(1, 2))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**20),
     side=st.sampled_from(["text", "video"]),

@@ -22,7 +22,7 @@ def row_losses(text, video, delta, scale, corrected, match):
     return F.cross_entropy(scale * F.cosine_similarity(moved, other, dim=-1), match, reduction="none")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**20), corrected=st.sampled_from(["text", "video"]), scale=st.floats(0.1, 100))
 def test_the_gradient_is_that_of_the_row_loss(seed, corrected, scale):
     text, video, delta = case(seed)
@@ -40,7 +40,7 @@ def test_summed_over_videos_it_is_the_gradient_of_the_text():
     assert torch.allclose(row_gradient(text.detach(), video, delta, 20.0).sum(dim=1), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**20), corrected=st.sampled_from(["text", "video"]), radius=st.floats(0.05, 5))
 def test_the_step_ends_on_the_edge_of_the_trust_region(seed, corrected, radius):
     text, video, delta = case(seed)

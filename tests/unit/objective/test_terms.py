@@ -49,7 +49,7 @@ def test_terms_and_gradients_equal_the_released_code(fixtures_dir, name):
             assert relative(gradient, expected) <= 1e-4, ours
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**20),
     texts=st.integers(2, 6),
@@ -73,7 +73,7 @@ def test_regularisers_equal_the_plain_equations(seed, texts, videos, anchor, red
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**20), n=st.integers(2, 7))
 def test_info_nce_equals_the_plain_equation(seed, n):
     logits = 3 * torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_terms_of_weight_zero_are_left_out():
     assert torch.equal(terms.share, info_nce(10 * scores))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**20), texts=st.integers(2, 5), videos=st.integers(2, 5))
 def test_anchoring_on_the_video_is_anchoring_on_the_text_of_the_transposed_pairs(seed, texts, videos):
     delta = torch.randn(texts, videos, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

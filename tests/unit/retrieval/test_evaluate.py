@@ -66,7 +66,7 @@ def test_raw_and_post_processed_rankings_are_those_of_whole_matrices(monkeypatch
             assert (got.items == np.argsort(-matrix.T[want.video], axis=1, kind="stable")[:, :10]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**20), st.integers(1, 9), st.integers(1, 6), st.integers(1, 4))
 def test_first_answers_are_those_of_a_stable_sort(seed, texts, videos, count):
     random = np.random.default_rng(seed)

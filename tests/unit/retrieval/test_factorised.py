@@ -83,7 +83,7 @@ def dense(head, case):
     return head(*case).scores
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(seed=st.integers(0, 2**20), variant=VARIANTS, sizes=st.fixed_dictionaries(SIZES), dim=st.integers(1, 23))
 def test_float64_scores_equal_the_dense_head(seed, variant, sizes, dim):
     torch.manual_seed(seed)
@@ -93,7 +93,7 @@ def test_float64_scores_equal_the_dense_head(seed, variant, sizes, dim):
     assert stats.pairs == sizes["texts"] * sizes["videos"]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     seed=st.integers(0, 2**20),
     variant=VARIANTS,

@@ -53,7 +53,7 @@ def some_case(seed, texts, videos, levels):
     return values[random.integers(0, levels, (texts, videos))], random.integers(0, videos, texts)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(
     st.integers(0, 2**20),
     st.integers(1, 12),
@@ -95,7 +95,7 @@ def test_counts_beyond_a_byte_and_groups_across_blocks_are_exact(captions, ties)
     assert whole["v2t_grouped" if captions > 1 else "v2t"].ranks.tolist() == as_one_caption.ranks.tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**20), st.integers(1, 30), st.integers(1, 9), st.integers(1, 8), st.sampled_from(TIES))
 def test_embeddings_rank_as_their_exact_cosines(seed, texts, videos, side, ties):
     random = np.random.default_rng(seed)
