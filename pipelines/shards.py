@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
@@ -156,10 +156,9 @@ def run_job(
         remove_leftovers(output, whole)
     done, failed = job.rows - job.rows_todo, 0
     on_progress(Progress(done, job.rows, failed))
-    with telling(partial(lacking, decode_on)) if job.todo else nullcontext():
-        for counts in _run(output, job.todo, workers, decode_on, work):
-            done, failed = done + counts.videos, failed + counts.failed
-            on_progress(Progress(done, job.rows, failed))
+    for counts in _run(output, job.todo, workers, decode_on, work):
+        done, failed = done + counts.videos, failed + counts.failed
+        on_progress(Progress(done, job.rows, failed))
     dataset = dataset_manifest(output)
     if not dataset["totals"]["ok"]:
         raise RunError(
@@ -200,7 +199,9 @@ def _run(
 
     The input of the next portion is made while this one is worked on: it takes a millisecond a unit.
     """
-    with data_context.quiet():
+    if not todo:
+        return
+    with data_context.quiet(), telling(partial(lacking, decode_on)):
         portions = _portions(output, todo, workers, decode_on, work)
         ready = next(portions, None)
         while ready is not None:

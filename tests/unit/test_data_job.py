@@ -346,7 +346,7 @@ def test_an_execution_is_made_ready_while_the_one_before_is_worked_on(monkeypatc
 
     monkeypatch.setattr(shards, "_portions", portions)
     monkeypatch.setattr(shards, "_counts", iter)
-    for unit in RUN(None, [], None, None, None):
+    for unit in RUN(None, [UnitTask(0, 1)], None, None, None):
         events.append(unit)  # noqa: PERF402 - in between the others
     assert events == ["made abcd", "a", "b", "made efg", "c", "d", "e", "f", "made h", "g", "h"]
 
