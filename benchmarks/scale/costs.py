@@ -39,7 +39,7 @@ class Measured:
     ledger_bytes: float = 96
     manifest_bytes: float = 156
     entry_bytes: float = 195
-    driver_s: float = 0.010
+    driver_s: float = 0.0124
     driver_unit_bytes: float = 10.3 * KB
     open_s: float = 27e-6
     open_bytes: float = 24
