@@ -8,30 +8,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
-from gare.common.errors import GareError, InputError, RunError
+from gare.common.errors import InputError, RunError
 from gare.common.nodes import Selector
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION
-from pipelines import data_context
+from pipelines.execution import Work, run_units
 from pipelines.manifest import stream_manifest
 from pipelines.output import Ledger, Output, ShardFile, dataset_digest, remove_leftovers, remove_superseded, take_up
-from pipelines.placing import check_somewhere, lacking, selector_now, slots, telling
+from pipelines.placing import check_somewhere
 from pipelines.todo import OnChange, UnitTask, tasks
-from pipelines.work import UnitCounts, process_unit
+from pipelines.work import process_unit
 
 COUNTED = ["status", "reason", "frames", "notes", "split"]
-Work = Callable[..., UnitCounts]
-PORTION = 1024  # units per execution at least: Ray Data keeps some KB in the driver for each until an execution ends
-PER_SLOT = 64  # and per slot: slots stand idle at the end of an execution, for about half a unit each
-AGAIN = "The same command goes on where it stopped."
 
 
 @dataclass(frozen=True)
@@ -156,7 +151,7 @@ def run_job(
         remove_leftovers(output, whole)
     done, failed = job.rows - job.rows_todo, 0
     on_progress(Progress(done, job.rows, failed))
-    for counts in _run(output, job.todo, workers, decode_on, work):
+    for counts in run_units(output, job.todo, workers, decode_on, work):
         done, failed = done + counts.videos, failed + counts.failed
         on_progress(Progress(done, job.rows, failed))
     dataset = dataset_manifest(output)
@@ -190,75 +185,6 @@ def _drop_stale_dataset(output: Output, units: set[int]) -> None:
         named = units = {0}
     if named & units:
         output.place.remove(DATASET_FILE)
-
-
-def _run(
-    output: Output, todo: list[UnitTask], workers: int | None, decode_on: Selector | None, work: Work
-) -> Iterator[UnitCounts]:
-    """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back.
-
-    The input of the next portion is made while this one is worked on: it takes a millisecond a unit.
-    """
-    if not todo:
-        return
-    with data_context.quiet(), telling(partial(lacking, decode_on)):
-        portions = _portions(output, todo, workers, decode_on, work)
-        ready = next(portions, None)
-        while ready is not None:
-            (units, dataset), ready = ready, None
-            for done, counts in enumerate(_counts(dataset), start=1):
-                yield counts
-                if done == (units + 1) // 2:
-                    ready = next(portions, None)
-
-
-def _portions(
-    output: Output, todo: list[UnitTask], workers: int | None, decode_on: Selector | None, work: Work
-) -> Iterator[tuple[int, Any]]:
-    """Yield the executions, each with its number of units, by the nodes that there are then: they come and go."""
-    import ray.data
-
-    start = 0
-    while start < len(todo):
-        nodes = selector_now(decode_on)
-        size = max(PORTION, PER_SLOT * (workers or slots(nodes)))
-        items = [{"unit": task.unit, "again": json.dumps(task.again)} for task in todo[start : start + size]]
-        start += size
-        with data_context.kept_to(nodes):
-            dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-                _task,
-                batch_size=1,
-                num_cpus=1,
-                compute=ray.data.TaskPoolStrategy(size=workers),
-                fn_kwargs={"output": output, "work": work},
-            )
-        yield len(items), dataset
-
-
-def _counts(dataset: Any) -> Iterator[UnitCounts]:
-    """Yield what an execution's units come to. Raises RunError when one could not be finished, or Ray could not."""
-    from ray.exceptions import RayError
-
-    try:
-        for row in dataset.iter_rows():
-            if row["error"]:
-                raise RunError(f"Unit {row['unit']} could not be finished: {row['error'].rstrip('.')}. {AGAIN}")
-            yield UnitCounts(int(row["unit"]), int(row["videos"]), int(row["failed"]))
-    except RayError as error:
-        first = str(error).strip().splitlines()[0]
-        raise RunError(f"The data job stopped: {first}. {AGAIN}") from error
-
-
-def _task(batch: dict[str, Any], output: Output, work: Work) -> dict[str, Any]:
-    """Process the units of a batch; an error comes back as a sentence, which Ray would bury in a traceback."""
-    counts = []
-    for unit, again in zip(batch["unit"], batch["again"], strict=True):
-        try:
-            counts.append({**asdict(work(output, int(unit), again=json.loads(again))), "error": ""})
-        except Exception as error:  # noqa: BLE001 - raised again by the driver
-            reason = str(error) if isinstance(error, GareError) else f"{type(error).__name__}: {error}"
-            counts.append({"unit": int(unit), "videos": 0, "failed": 0, "error": reason})
-    return {name: [count[name] for count in counts] for name in ("unit", "videos", "failed", "error")}
 
 
 def dataset_manifest(output: Output) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def in_process(monkeypatch):
     def run(output, todo, workers, decode_on, work):
         return (work(output, task.unit, again=task.again) for task in todo)
 
-    monkeypatch.setattr(shards, "_run", run)
+    monkeypatch.setattr(shards, "run_units", run)
     monkeypatch.setattr(shards, "check_somewhere", lambda _: None)
 
 
@@ -106,7 +106,7 @@ def test_a_job_killed_in_the_middle_goes_on_in_the_bucket(corpus, bucket, monkey
             yield work(output, task.unit, again=task.again)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_run", run)
+        patch.setattr(shards, "run_units", run)
         with pytest.raises(RunError, match="killed"):
             shards.prepare(manifest, bucket("out"), RECIPE)
     assert "dataset.json" not in objects(bucket("out"))

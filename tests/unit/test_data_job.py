@@ -20,8 +20,8 @@ from gare.common.nodes import Node
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
+from pipelines import execution, shards, work
 from pipelines import manifest as manifests
-from pipelines import shards, work
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest import content_digest, stream_manifest, write_manifest
 from pipelines.output import Ledger, existing_output, open_output
@@ -30,7 +30,7 @@ from pipelines.todo import UnitTask
 from tests.prepared import make_sources
 from tests.videos import make_video
 
-RUN = shards._run
+RUN = shards.run_units
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, unit_videos=2)
 
 
@@ -50,7 +50,7 @@ def in_process(monkeypatch):
             for task in todo:
                 yield work(output, task.unit, decoder, again=task.again)
 
-        monkeypatch.setattr(shards, "_run", run)
+        monkeypatch.setattr(shards, "run_units", run)
         monkeypatch.setattr(shards, "check_somewhere", lambda _: None)
         yield decoded
 
@@ -119,7 +119,7 @@ def test_a_corpus_that_grew_equals_one_that_was_always_so_long(tmp_path, sources
 def test_readers_see_the_old_dataset_until_the_new_one_is_whole(tmp_path, sources, monkeypatch):
     out = tmp_path / "out"
     shards.prepare(manifest(sources, "a", "b"), out, RECIPE)
-    monkeypatch.setattr(shards, "_run", lambda *_: (_ for _ in ()).throw(RunError("killed")))
+    monkeypatch.setattr(shards, "run_units", lambda *_: (_ for _ in ()).throw(RunError("killed")))
     with pytest.raises(RunError, match="killed"):
         shards.prepare(manifest(sources, "a", "b", "c"), out, RECIPE)
     assert stored(out) == ["a", "b"]
@@ -344,8 +344,8 @@ def test_an_execution_is_made_ready_while_the_one_before_is_worked_on(monkeypatc
             events.append(f"made {name}")
             yield len(name), name
 
-    monkeypatch.setattr(shards, "_portions", portions)
-    monkeypatch.setattr(shards, "_counts", iter)
+    monkeypatch.setattr(execution, "_portions", portions)
+    monkeypatch.setattr(execution, "_counts", iter)
     for unit in RUN(None, [UnitTask(0, 1)], None, None, None):
         events.append(unit)  # noqa: PERF402 - in between the others
     assert events == ["made abcd", "a", "b", "made efg", "c", "d", "e", "f", "made h", "g", "h"]
@@ -367,6 +367,6 @@ def test_an_execution_is_as_long_as_there_are_slots(monkeypatch, workers, cpus, 
     nodes = [Node({"CPU": cpus - 1}, id="a"), Node({"CPU": 1}, id="b"), Node({"CPU": 99}, {"gare.role": "train"}, "c")]
     monkeypatch.setattr(ray_cluster, "cluster_nodes", lambda: nodes)
     monkeypatch.setattr(ray.data, "from_items", Dataset)
-    made = list(shards._portions(None, [UnitTask(n, 64) for n in range(2000)], workers, None, None))
+    made = list(execution._portions(None, [UnitTask(n, 64) for n in range(2000)], workers, None, None))
     assert [size for size, _ in made] == sizes
     assert [unit for _, dataset in made for unit in dataset.units] == list(range(2000))
