@@ -31,7 +31,7 @@ test: setup  ## unit tests and a few Ray tests
 	$(BIN)/python -m pytest -m "not slow and not soak" $(PYTEST_ARGS)
 
 test-slow: setup  ## the long Ray tests
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not soak" $(PYTEST_ARGS)
 
 soak: setup  ## kill and resume at many random points (by hand; takes long)
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
