@@ -103,21 +103,13 @@ class RuntimeConfig(Section):
             raise ValueError("it is a number of workers from 1 up, or a range [fewest, most] of them")
         return workers
 
-    @field_validator("decode_on", "train_on")
+    @field_validator("decode_on", "train_on", "close_by")
     @classmethod
-    def _selects_labels(cls, selector: dict[str, str] | None) -> dict[str, str] | None:
-        found = wrong(selector or {})
+    def _names_labels(cls, given: Any) -> Any:
+        found = wrong({given: "any"} if isinstance(given, str) else given or {})
         if found is not None:
             raise ValueError(found)
-        return selector
-
-    @field_validator("close_by")
-    @classmethod
-    def _is_a_label(cls, label: str | None) -> str | None:
-        found = wrong({label: "any"}) if label is not None else None
-        if found is not None:
-            raise ValueError(found)
-        return label
+        return given
 
     @field_validator("cache")
     @classmethod

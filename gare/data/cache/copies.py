@@ -125,7 +125,7 @@ def _fetch_all(place: Folder, folder: Path, shards: Sequence[Shard], threads: in
         try:
             for future in as_completed(work):
                 future.result()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: threads that copy must not outlive it
             stop.set()
             for future in work:
                 future.cancel()
