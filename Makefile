@@ -7,6 +7,8 @@ PEERS := $(VENV)/.peers-installed
 AUDIT := $(VENV)/audit
 PIP_AUDIT := 2.10.1
 DEMO ?= demo
+# The tests of a file share what takes long to make, a Ray cluster among it, so a file stays with one process.
+PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_NUM_THREADS ?= 1
 
@@ -28,10 +30,10 @@ demo: setup  ## the whole path: videos to a trained, searched, swept model
 	$(BIN)/gare demo --out $(DEMO)
 
 test: setup  ## unit tests and a few Ray tests
-	$(BIN)/python -m pytest -m "not slow and not soak" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not soak" $(PYTEST_ARGS)
 
 test-slow: setup  ## the long Ray tests
-	$(BIN)/python -m pytest -m "slow and not soak" $(PYTEST_ARGS)
+	$(PYTEST) -m "slow and not soak" $(PYTEST_ARGS)
 
 soak: setup  ## kill and resume at many random points (by hand; takes long)
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
