@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, canonical_json
-from gare.common.storage import Folder, is_address, redact
+from gare.common.redact import redact
+from gare.common.storage import Folder, is_address
 from gare.schema import MANIFEST, SCHEMA_VERSION, VERSION_KEY
 from pipelines.reading import json_lines, parquet_file
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gare.common.console import warn
 from gare.common.errors import ConfigError, RunError
 from gare.common.files import canonical_json, make_folder
+from gare.common.sqlite import sqlite_uri
 from gare.config import Config
 from gare.config.tree import with_overrides
 from tune.dimension import Dimension, stream
@@ -217,7 +218,7 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
 
 
 def _opened(path: Path) -> optuna.storages.RDBStorage:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    storage = optuna.storages.RDBStorage(sqlite_uri(path))
     storage.get_all_studies()
     return storage
 

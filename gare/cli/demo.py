@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from gare.cli.command import EMBEDDED, gare_command
 from gare.common.console import note, output
+from gare.common.sqlite import sqlite_uri
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
             begun = time.monotonic()
             results[stage.name] = invoke(stage.arguments)
             seconds[stage.name] = round(time.monotonic() - begun, 1)
-    database = (out / "runs" / "mlflow.db").resolve()
-    say = f"\nMLflow page, experiment {config.runtime.experiment}: mlflow ui --backend-store-uri sqlite:///{database}"
+    database = shlex.quote(sqlite_uri((out / "runs" / "mlflow.db").resolve()))
+    say = f"\nMLflow page, experiment {config.runtime.experiment}: mlflow ui --backend-store-uri {database}"
     output().print(say, soft_wrap=True)
     note("seconds per stage: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     output().print(f"Report of the test split, to look at: {results['evaluate']['report']}", soft_wrap=True)

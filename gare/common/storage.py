@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 import uuid
@@ -27,20 +26,13 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, make_folder, only_one, writing
+from gare.common.redact import redact
 
 SCHEMES = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
 """Schemes of the file systems pyarrow brings along. Not http, whose addresses may be anything."""
 
 PUT_IS_ATOMIC = frozenset({"s3", "gcs", "abfs"})
 """pyarrow's names of the stores where an object is there only once its upload was closed."""
-
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
-_SECRETS = re.compile(r"(?<=[?&])((?:access|secret|session|account|sas)[^=&\s]*)=[^&\s]+", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """Blot out the credentials of any address in a text."""
-    return _SECRETS.sub(r"\1=***", _CREDENTIALS.sub("***@", text))
 
 
 def is_address(place: str) -> bool:

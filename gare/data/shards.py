@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from gare.common.blocks import BlockFile
 from gare.common.dataset_file import read_dataset_file
 from gare.common.errors import InputError
+from gare.common.redact import redact
 from gare.common.shard_file import read_shard, stored_picture
 from gare.common.spread import thin
-from gare.common.storage import Folder, redact
+from gare.common.storage import Folder
 from gare.data.cache import Cache, Held, hold
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from gare.common.storage import redact
+from gare.common.redact import redact
 
 State = Literal["ok", "warn", "fail"]
 

@@ -8,7 +8,8 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from gare.common.storage import redact
+from gare.common.redact import redact
+from gare.common.sqlite import sqlite_path
 from gare.common.token import MODE, TOKEN, token_file
 from gare.doctor.finding import Finding, fail, ok, warn
 from gare.doctor.places import check_writable
@@ -26,8 +27,9 @@ def check_tracker(uri: str | None, *, shared: bool = False) -> Finding:
         return ok("tracker", says)
     if uri.startswith(("http://", "https://")):
         return _server(uri)
-    if uri.startswith("sqlite:///"):
-        found = check_writable("tracker", str(Path(uri.removeprefix("sqlite:///")).parent))
+    database = sqlite_path(uri)
+    if database is not None:
+        found = check_writable("tracker", str(database.parent))
         if found.state == "ok" and shared:
             says = f"{uri} is for one machine: SQLite on a network file system is not safe"
             return warn("tracker", says, "set MLFLOW_TRACKING_URI to a server")

@@ -11,15 +11,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from gare.common.errors import InputError
-from gare.common.storage import is_address, redact
+from gare.common.redact import redact
+from gare.common.sqlite import sqlite_path
+from gare.common.storage import is_address
 
 if TYPE_CHECKING:
     from gare.config import Config
 
 SUBMITTED = "GARE_SUBMITTED"
 """Variable of a job: the machine it came from, and the paths named in its command that exist there (JSON)."""
-
-SQLITE = "sqlite:///"
 
 ELSEWHERE = (
     "put it on storage that every node of the cluster sees and give its absolute path there or an address "
@@ -94,9 +94,9 @@ def setting_places(config: Config) -> list[Place]:
         places.append(place("model.clip", clip, "input"))
     if config.train.init_from is not None:
         places.append(place("train.init_from", config.train.init_from, "input"))
-    uri = runtime.tracking_uri or ""
-    if runtime.tracking and uri.startswith(SQLITE):
-        places.append(place("runtime.tracking_uri", str(Path(uri.removeprefix(SQLITE)).parent), "output"))
+    database = sqlite_path(runtime.tracking_uri or "") if runtime.tracking else None
+    if database is not None:
+        places.append(place("runtime.tracking_uri", str(database.parent), "output"))
     return places
 
 

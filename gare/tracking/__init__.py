@@ -5,7 +5,7 @@ Everything goes through ``MlflowClient`` with an explicit store; nothing touches
 
 from gare.tracking.environment import environment, resolve_uri
 from gare.tracking.feed import Feed, feeding
-from gare.tracking.names import RunHandle, markdown_table, metric_name, redact
+from gare.tracking.names import RunHandle, markdown_table, metric_name
 from gare.tracking.tracker import Status, Tracker, log_report, replay
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "log_report",
     "markdown_table",
     "metric_name",
-    "redact",
     "replay",
     "resolve_uri",
 ]

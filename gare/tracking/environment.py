@@ -7,33 +7,37 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from functools import lru_cache
 from pathlib import Path
 
 import gare
-from gare.common.errors import RunError
+from gare.common.errors import InputError
 from gare.common.files import make_folder
+from gare.common.sqlite import at_full_path, sqlite_path, sqlite_uri
 from gare.config import RuntimeConfig
 
 LIBRARIES = ("torch", "ray", "transformers", "mlflow", "numpy")
-SQLITE = "sqlite:///"
+HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/.*)?")
 
 
 def resolve_uri(runtime: RuntimeConfig) -> str:
     """Find the store: ``runtime.tracking_uri``, else MLFLOW_TRACKING_URI, else SQLite in the output folder.
 
-    A relative SQLite path is made absolute, since workers run in other folders, and its folder is created.
+    A relative SQLite path is made absolute, since workers run in other folders, and its folder is created. Raises
+    InputError for an address that MLflow would read as something else.
     """
+    name = "runtime.tracking_uri" if runtime.tracking_uri else "MLFLOW_TRACKING_URI"
     uri = runtime.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        uri = f"{SQLITE}{Path(runtime.output).resolve() / 'mlflow.db'}"
-    if uri.startswith(SQLITE):
-        path = Path(uri.removeprefix(SQLITE)).resolve()
+    uri = at_full_path(uri or sqlite_uri(Path(runtime.output) / "mlflow.db"))
+    if HOST_AND_PORT.fullmatch(uri):
+        raise InputError(f"{name} is {uri}; add http://: http://{uri}.")
+    path = sqlite_path(uri)
+    if path is not None:
         if path.is_dir():
-            raise RunError(f"runtime.tracking_uri names the folder {path}; a sqlite:/// address ends with a file.")
+            raise InputError(f"{name} names the folder {path}; the address of a SQLite store ends with a file.")
         make_folder(path.parent)
-        uri = f"{SQLITE}{path}"
     return uri
 
 

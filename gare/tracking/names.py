@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gare.common.files import canonical_json
+from gare.common.redact import redact
 
 NAME_CHARACTERS = 250
 PARAMETER_CHARACTERS = 6000
@@ -21,7 +22,6 @@ Point = tuple[str, float, int, int]
 """A metric's name in MLflow, its value, its time (milliseconds) and its step."""
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_\-. :/]")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,6 @@ def metric_name(name: str) -> str:
     if not clean or len(clean) > NAME_CHARACTERS or any(part in {"", ".", ".."} for part in clean.split("/")):
         raise ValueError(f"{name!r} cannot name a metric.")
     return clean
-
-
-def redact(text: str) -> str:
-    """Blot out the credentials of any URL in a text."""
-    return _CREDENTIALS.sub("***@", text)
 
 
 def tag_value(value: str) -> str:

@@ -18,8 +18,8 @@ from typing import Any
 from gare.common.console import note, warn
 from gare.common.errors import InputError
 from gare.common.files import make_folder, write_text, writing
-from gare.tracking.names import redact
-from gare.tracking.store import PARAMETERS_PER_CALL, Refused, Store, Unreachable, first_line, store
+from gare.common.redact import redact
+from gare.tracking.store import CREDENTIALS, PARAMETERS_PER_CALL, Denied, Refused, Store, Unreachable, first_line, store
 
 SPOOL = "mlflow-spool"
 Operation = dict[str, Any]
@@ -66,10 +66,10 @@ class Outbox:
         uri = self.store.uri
         if uri not in _warned and self._path is not None:
             _warned.add(uri)
+            says = f"refuses access, {CREDENTIALS}" if isinstance(silence, Denied) else "cannot be used now"
             warn(
-                f"MLflow at {redact(uri)} cannot be used now ({silence}). The work goes on; what is to be recorded "
-                f"waits in {self._path.parent} and is sent when MLflow answers, at the latest by the folder's next "
-                "command."
+                f"MLflow at {redact(uri)} {says} ({silence}). The work goes on; what is to be recorded waits in "
+                f"{self._path.parent} and is sent when MLflow accepts it, at the latest by the folder's next command."
             )
 
     def flush(self, *, again: bool = False) -> bool:

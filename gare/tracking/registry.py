@@ -14,7 +14,8 @@ from typing import Any
 
 import gare
 from gare.common.errors import ConfigError, InputError, RunError
-from gare.tracking.names import RunHandle, redact, tag_value
+from gare.common.redact import redact
+from gare.tracking.names import RunHandle, tag_value
 from gare.tracking.store import Refused, Store, Unreachable, store
 
 MODEL_NAME = "text-to-video"

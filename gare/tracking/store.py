@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import RunError
-from gare.tracking.environment import SQLITE
-from gare.tracking.names import Point, redact
+from gare.common.redact import redact
+from gare.common.sqlite import sqlite_path
+from gare.tracking.names import Point
 
 OFFLINE = "offline-"
 """What the ids of runs begin with that were started while the store was away: the rest is their tag ``START_TAG``."""
@@ -33,10 +34,17 @@ FINAL = frozenset({
     "ENDPOINT_NOT_FOUND", "MALFORMED_REQUEST", "NOT_IMPLEMENTED",
 })  # fmt: skip
 """Answers that asking again would not change."""
+DENIED = frozenset({"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"})
+"""Answers to missing or wrong credentials: HTTP 401 and 403."""
+CREDENTIALS = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 
 class Unreachable(Exception):  # noqa: N818 - a state, not a mistake
     """The store does not answer now, or is not able to."""
+
+
+class Denied(Unreachable):
+    """The store answers, but not to who asks: 401 or 403. Other credentials may be accepted."""
 
 
 class Refused(Exception):  # noqa: N818
@@ -67,11 +75,12 @@ class Store:
             yield client(self.uri)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             says = first_line(error)
-            if getattr(error, "error_code", None) in FINAL:
+            code = getattr(error, "error_code", None)
+            if code in FINAL:
                 raise Refused(says) from error
             self._again_at = time.monotonic() + self._wait
             self._wait = min(2 * self._wait, LONGEST_WAIT)
-            raise Unreachable(says) from error
+            raise (Denied if code in DENIED else Unreachable)(says) from error
         else:
             self._wait, self._again_at = FIRST_WAIT, 0.0
 
@@ -189,10 +198,11 @@ def first_line(error: BaseException) -> str:
 @contextmanager
 def _one_at_a_time(uri: str) -> Iterator[None]:
     """Hold a local database while its schema is made: two processes that do so at once break it."""
-    if not uri.startswith(SQLITE):
+    database = sqlite_path(uri)
+    if database is None:
         yield
         return
-    path = Path(f"{uri.removeprefix(SQLITE)}.lock")
+    path = database.with_name(f"{database.name}.lock")
     with ExitStack() as held:
         # Where the folder cannot be written MLflow says better what is wrong; some file systems have no locks.
         with suppress(OSError):

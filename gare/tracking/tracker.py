@@ -12,13 +12,14 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from gare.common.errors import RunError
+from gare.common.redact import redact
 from gare.config import Config, RuntimeConfig
 from gare.config.tree import flatten, to_yaml
 from gare.tracking.environment import environment, resolve_uri
 from gare.tracking.feed import WARNING_TAG
-from gare.tracking.names import RunHandle, numbers, parameter, points, redact, tag_value
+from gare.tracking.names import RunHandle, numbers, parameter, points, tag_value
 from gare.tracking.outbox import SPOOL, apply, outbox, spool_file
-from gare.tracking.store import OFFLINE, Refused, Unreachable, first_line
+from gare.tracking.store import CREDENTIALS, OFFLINE, Denied, Refused, Unreachable, first_line
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -57,9 +58,10 @@ class Tracker:
         with _must("use", uri):
             try:
                 self._outbox.store.open(artifact_root)
-            except Unreachable:
+            except Unreachable as silence:
                 if spool is None or not under_way:
                     raise
+                self._outbox.away(silence)
         if spool is not None and under_way:
             self.replay()
 
@@ -217,7 +219,8 @@ def _must(action: str, uri: str) -> Iterator[None]:
     try:
         yield
     except (Refused, Unreachable) as error:
-        raise RunError(
-            f"Cannot {action} the MLflow store {redact(uri)}: {first_line(error).rstrip('.')}. "
-            "Set runtime.tracking_uri to a server or a sqlite:/// file, or runtime.tracking to false."
-        ) from None
+        fix = "Set runtime.tracking_uri to a server or a sqlite:/// file, or runtime.tracking to false."
+        if isinstance(error, Denied):
+            fix = f"It refuses access: {CREDENTIALS}."
+        why = first_line(error).rstrip(".")
+        raise RunError(f"Cannot {action} the MLflow store {redact(uri)}: {why}. {fix}") from None

@@ -9,7 +9,8 @@ import pytest
 
 from gare.common.errors import InputError, RunError
 from gare.common.lease import lease
-from gare.common.storage import Folder, redact
+from gare.common.redact import redact
+from gare.common.storage import Folder
 
 QUICK = {"beat_s": 0.05, "dead_s": 0.3, "settle_s": 0.05}
 
