@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import sys
@@ -10,13 +11,16 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.markup import escape
 
+import gare
 from gare.common.console import notes
 from gare.common.errors import GareError, InputError
+from gare.common.redact import redact
 from gare.jobs.places import refuse_foreign_paths
 
 Result = Mapping[str, Any] | None
@@ -88,6 +92,7 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
             warnings.simplefilter("ignore")  # libraries' remarks to programmers
         try:
             refuse_foreign_paths()
+            _refuse_namesakes()
             emit(dict(function() or {}))
         except BrokenPipeError:
             raise  # Nobody reads the output any more; click ends quietly.
@@ -98,10 +103,22 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
         return 0
 
 
+def _refuse_namesakes() -> None:
+    """Refuse another package of the same name as one of ours that Python would find first; nothing of it is run."""
+    home = Path(gare.__file__).resolve().parent.parent
+    for name in ("pipelines", "tune"):
+        spec = None if name in sys.modules else importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent != home / name:
+            raise InputError(
+                f"{spec.origin} is found in place of this program's own package {name}; take its folder off "
+                "PYTHONPATH, uninstall it, or start from another folder."
+            )
+
+
 def _fail(
     code: int, message: str, emit: Callable[[Mapping[str, Any]], None], result: Mapping[str, Any] | None = None
 ) -> int:
-    message = " ".join(click.unstyle(message).split())
+    message = redact(" ".join(click.unstyle(message).split()))
     notes().print(f"[red]error:[/red] {escape(message)}")
     with suppress(OSError):  # standard output may be what failed
         emit({**(result or {}), "error": message})

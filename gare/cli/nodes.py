@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 from typing import Any
@@ -22,25 +19,23 @@ from gare.doctor.machine import check_clock
 from gare.doctor.places import probe
 
 ANSWER_SECONDS = 60.0
-CONNECT_SECONDS = 5.0
 LIMIT_SECONDS = 150.0
 CLOCK_TRIES = 5
-CURRENT_CLUSTER = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-"""Where Ray notes the last cluster it started here, and leaves it when that has died."""
-
 Found = list[tuple[str, Finding]]
 """Findings with the node each is of."""
 
 
 def look_everywhere(wanted: Wanted, here: str) -> Found:
     """Findings of every node; one that says why, where the cluster cannot be reached."""
+    from gare.common.ray_cluster import silence
     from gare.common.token import use_token
 
     use_token()
     address = os.environ.get("RAY_ADDRESS", "auto")
-    silent = _silent(address)
+    silent = silence(address)
     if silent is not None:
-        return [(here, fail("cluster", silent, "correct RAY_ADDRESS, start the head, or let this machine reach it"))]
+        says = f"no Ray cluster at {address}: {silent}"
+        return [(here, fail("cluster", says, "correct RAY_ADDRESS, start the head, or let this machine reach it"))]
     mend = (
         "start the head if it is down; use its token (RAY_AUTH_TOKEN, ~/.ray/auth_token), its Python and its Ray here"
     )
@@ -77,21 +72,6 @@ def _in_time(work: Callable[[], Found]) -> Found:
 def _ask_cluster(address: str, wanted: Wanted) -> Found:
     with _connected(address):
         return _ask_nodes(wanted)
-
-
-def _silent(address: str) -> str | None:
-    """Why nobody can be there, if that is sure: Ray itself would try for minutes."""
-    if address == "auto":
-        with suppress(OSError, UnicodeDecodeError):
-            address = CURRENT_CLUSTER.read_text(encoding="utf-8").strip()
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon or not port.isdigit():
-        return None
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        return f"nothing answers at {address}: {error}"
-    return None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from gare.common.errors import RunError
+from gare.common.redact import redact
 from gare.common.token import make_token, protect_token, told_token, use_token, wrong_token
 from gare.config import RuntimeConfig
 from gare.jobs.places import Place
@@ -18,46 +19,78 @@ OBJECT_STORE_BYTES = 512 * 2**20
 
 @contextmanager
 def ray_session(runtime: RuntimeConfig, *, places: Iterable[Place] = ()) -> Iterator[None]:
-    """Initialise Ray for the block, unless it is already there.
+    """Initialise Ray for the block, unless it is already there; RunError where it cannot be joined or started.
 
     A local cluster offers at least the CPUs that the settings' workers ask for. ``places``: paths that every node of a
     cluster that was there has to see; InputError where one does not.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
-    if os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
         use_token()
     import ray
 
     if ray.is_initialized():
         yield
         return
-    try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level="ERROR")
-        else:
-            make_token()
-            ray.init(
-                address="local",
-                num_cpus=local_cpus(runtime),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-    except ray.exceptions.AuthenticationError:
-        raise RunError(wrong_token(f"The cluster at {os.environ.get('RAY_ADDRESS', 'this machine')}")) from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        if os.environ.get("RAY_ADDRESS"):
-            why = f"{why.rstrip('.')}. Its head may be down, or want another token; {told_token()}."
-        raise RunError(f"Cannot start or reach Ray: {why}") from None
+    if address:
+        _join(address)
+    else:
+        _start(runtime)
     protect_token()
     try:
-        if os.environ.get("RAY_ADDRESS"):
+        if address:
             check_shared(places)
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    import ray
+    from gare.common.ray_cluster import silence
+
+    why = silence(address)
+    if why is not None:
+        raise RunError(
+            f"No Ray cluster can be joined at RAY_ADDRESS={redact(address)}: {why}. Start its head, or correct "
+            "RAY_ADDRESS; without it commands start Ray on this machine."
+        )
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR")
+    except ray.exceptions.AuthenticationError:
+        raise RunError(wrong_token(f"The cluster at {address}")) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        why = str(error).splitlines()[0].rstrip(".")
+        raise RunError(
+            f"Cannot reach Ray: {why}. Its head may be down, or want another token; {told_token()}."
+        ) from None
+
+
+def _start(runtime: RuntimeConfig) -> None:
+    import ray
+
+    make_token()
+    try:
+        ray.init(
+            address="local",
+            num_cpus=local_cpus(runtime),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except Exception as error:  # Ray raises a bare Exception where it starts too slowly
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if "AF_UNIX" in first:
+            first = "the path of its temporary folder is too long; set RAY_TMPDIR to a short one, such as /tmp"
+        elif isinstance(error, OSError):
+            first = f"{first}; it needs a temporary folder that you may write, named by RAY_TMPDIR or TMPDIR"
+        elif "timed out during startup" in first:
+            first = "it was not ready within 30 s. The machine may be too busy; run the command again"
+        elif not isinstance(error, RuntimeError | ValueError | ray.exceptions.RayError):
+            raise
+        raise RunError(f"Cannot start Ray: {first}.") from None
 
 
 def local_cpus(runtime: RuntimeConfig) -> int:

@@ -5,17 +5,24 @@ The one place that asks Ray's insides about nodes; they are those of the version
 
 from __future__ import annotations
 
+import os
+import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 from ray._private import state
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
 from gare.common.console import note, warn
@@ -24,8 +31,47 @@ from gare.common.nodes import Node, Nodes, Selector
 ANSWER_SECONDS = 30.0
 """The autoscaler looks every 5 s, and on large clusters takes as long again."""
 
+HEAD_SECONDS = 8.0
+"""How long a head may take to answer before a command joins its cluster: Ray itself tries for minutes."""
+
+CURRENT_CLUSTER = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+"""Where Ray notes the last cluster it started here, and leaves it when that has died."""
+
 ASK_SECONDS = 0.5
 TELL_SECONDS = 5.0
+
+
+def silence(address: str) -> str | None:
+    """Say why no Ray cluster can be joined at ``address``, within HEAD_SECONDS; None where one answers.
+
+    A head that refuses the token answers. With TLS, and for an address without a port, only Ray itself can tell: None.
+    """
+    if address == "auto":
+        with suppress(OSError, UnicodeDecodeError):
+            address = CURRENT_CLUSTER.read_text(encoding="utf-8").strip()
+    scheme, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if scheme not in ("", "ray"):
+        return "it is not the address of a head, which has the form host:6379"
+    if not host or not port.isdigit() or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return None
+    until = time.monotonic() + HEAD_SECONDS
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_SECONDS / 2).close()
+    except (OSError, OverflowError) as error:
+        return f"nothing answers ({error})"
+    with grpc.insecure_channel(place) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(until - time.monotonic())
+            if scheme != "ray":
+                left = max(1.0, until - time.monotonic())
+                NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=left)
+        except grpc.FutureTimeoutError:
+            return f"something listens, and does not answer as Ray does within {HEAD_SECONDS:.0f} s"
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAUTHENTICATED:
+                return f"what answers there is no head ({error.code().name})"
+    return None
 
 
 def cluster_nodes() -> list[Node]:

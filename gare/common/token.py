@@ -10,6 +10,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from gare.common.errors import RunError
+
 MODE, TOKEN, TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 TOKEN_BYTES = 32
 
@@ -40,14 +42,24 @@ def protect_token() -> None:
 
 
 def make_token() -> None:
-    """Make the token that Ray would make for its first cluster on a machine, which others could read for a moment."""
+    """Make the token that Ray would make for its first cluster on a machine, which others could read for a moment.
+
+    Raises RunError where its file cannot be written.
+    """
     if token_source() is not None or os.environ.get(TOKEN_FILE) or os.environ.get(MODE, "token").lower() != "token":
         return
     file = token_file()
-    with suppress(OSError):  # Ray says what cannot be written, and another process may have been first
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             stream.write(secrets.token_hex(TOKEN_BYTES))
+    except FileExistsError:
+        return  # another process was first
+    except OSError as error:
+        raise RunError(
+            f"Cannot write Ray's token {file}: {error.strerror}. Set HOME to a folder that you may "
+            f"write, or {TOKEN_FILE} to the file of a token."
+        ) from None
 
 
 def use_token() -> None:

@@ -17,6 +17,7 @@ import click
 import pytest
 import torch
 
+import gare
 from gare.cli import cli, main
 from gare.common.files import only_one
 from gare.config.tree import load_config, to_yaml
@@ -479,3 +480,17 @@ def test_files_without_permission_are_one_sentence(capfd, place, tmp_path):
     ended, _, err = call(capfd, "manifest", "csv", place / "good.csv", "--out", tmp_path / "closed/m")
     assert (ended, err.count("\n")) == (3, 1)
     assert "Permission denied" in err
+
+
+@pytest.mark.parametrize("namesake", ["tune.py", "tune/__init__.py", "pipelines/__init__.py"])
+def test_a_foreign_package_of_our_name_is_named_and_not_run(tmp_path, namesake):
+    foreign = tmp_path / namesake
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_text("raise SystemExit('the foreign package ran')")
+    root = Path(gare.__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
+    done = subprocess.run(
+        [sys.executable, "-m", "gare", "config"], env=environment, cwd=root.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert f"error: {foreign} is found in place of this program's own package" in " ".join(done.stderr.split())

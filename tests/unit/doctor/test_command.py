@@ -81,7 +81,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once(doctor, monkeypatch, free_p
 def test_the_note_of_a_dead_cluster_is_not_believed(doctor, monkeypatch, tmp_path, free_port):
     note = tmp_path / "ray_current_cluster"
     note.write_text(f"127.0.0.1:{free_port}")
-    monkeypatch.setattr("gare.cli.nodes.CURRENT_CLUSTER", note)
+    monkeypatch.setattr("gare.common.ray_cluster.CURRENT_CLUSTER", note)
     assert "nothing answers" in str(doctor("--cluster")[1])
 
 
@@ -90,6 +90,7 @@ def test_a_cluster_that_does_not_answer_is_given_up(doctor, monkeypatch):
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.setattr("gare.common.ray_cluster.silence", lambda _: None)
         monkeypatch.setattr(nodes, "LIMIT_SECONDS", 0.2)
         monkeypatch.setattr(nodes, "_ask_cluster", lambda *_: listening.accept() and listening.accept())
         assert "has not answered" in str(doctor("--cluster")[1])
