@@ -5,23 +5,45 @@ On a terminal, progress is a live bar; elsewhere it is a plain line now and then
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 PLAIN_LINE_SECONDS = 5.0
 PLAIN_WIDTH = 160
 
 
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What a terminal obeys instead of showing it: control characters but tab and newline, and changes of direction."""
+
+
+def printable(text: str) -> str:
+    """Write what a terminal would obey as the escape sequence of its code point; leave the rest as it is."""
+    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+class _PlainConsole(Console):
+    """A console on which text from data stays text."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
 def _console(stream: object, *, terminal: bool) -> Console:
-    return Console(file=stream, width=None if terminal else PLAIN_WIDTH, highlight=False, soft_wrap=not terminal)  # type: ignore[arg-type]
+    width = None if terminal else PLAIN_WIDTH
+    return _PlainConsole(file=stream, width=width, highlight=False, emoji=False, soft_wrap=not terminal)  # type: ignore[arg-type]
 
 
 def output() -> Console:
@@ -63,7 +85,7 @@ class Meter:
         self, title: str, total: int | None, progress: Progress | None, *, start: int = 0, timed: bool = True
     ) -> None:
         self._title, self.total, self._progress, self._timed = title, total, progress, timed
-        self._task = progress.add_task(escape(title), total=total, completed=start, extra="") if progress else None
+        self._task = progress.add_task(printable(title), total=total, completed=start, extra="") if progress else None
         self._started = self._last = time.monotonic()
         self._start = self.done = start
 
@@ -71,7 +93,7 @@ class Meter:
         """Set how much is done, with a short remark beside it."""
         self.done = done
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=self.total, extra=escape(extra))
+            self._progress.update(self._task, completed=done, total=self.total, extra=printable(extra))
             return
         now = time.monotonic()
         # The longer it takes, the fewer the lines: a log of days stays readable.
@@ -100,12 +122,12 @@ def meter(title: str, total: int | None = None, *, start: int = 0, timed: bool =
         yield Meter(title, total, None, start=start, timed=timed)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=40 if timed else None),
         *((TaskProgressColumn(),) if timed else ()),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         *((TimeRemainingColumn(),) if timed else ()),
-        TextColumn("{task.fields[extra]}"),
+        TextColumn("{task.fields[extra]}", markup=False),
     )
     with Progress(*columns, console=console, expand=not timed) as progress:
         yield Meter(title, total, progress, start=start, timed=timed)

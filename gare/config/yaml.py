@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -16,10 +16,20 @@ def _reader() -> YAML:
     return YAML(typ="safe", pure=True)
 
 
+MOST_CHARACTERS: Final = 2**20
+MOST_VALUES: Final = 100_000
+MOST_DEPTH: Final = 32
+
+
 def parse(text: str, where: str) -> Any:
-    """The plain value of a YAML text; ``where`` names it in errors."""
+    """The plain value of a YAML text; ``where`` names it in errors.
+
+    Raises ConfigError for what is no YAML or too large for settings, with every alias written out.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"{where} has {len(text)} characters; settings have at most {MOST_CHARACTERS}.")
     try:
-        return _reader().load(text)
+        value = _reader().load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark is not None else ""
@@ -28,11 +38,32 @@ def parse(text: str, where: str) -> Any:
     except (ValueError, RecursionError) as error:  # a date that is none, a number of thousands of digits, [[[[...
         raise ConfigError(f"{where} holds a value that cannot be read: {error}.") from None
 
+    _check_size(value, where)
+    return value
+
+
+def _check_size(value: Any, where: str) -> None:
+    """Count what a value unfolds to: a few lines of aliases can stand for gigabytes, or for themselves."""
+    waiting, values, characters = [(value, 0)], 0, 0
+    while waiting:
+        one, depth = waiting.pop()
+        values, characters = values + 1, characters + (len(one) if isinstance(one, str) else 0)
+        if values > MOST_VALUES or depth > MOST_DEPTH or characters > MOST_CHARACTERS:
+            raise ConfigError(
+                f"{where} unfolds to more than settings may hold ({MOST_VALUES} values, {MOST_DEPTH} levels, "
+                f"{MOST_CHARACTERS} characters); look for aliases (*name) that repeat one another."
+            )
+        if isinstance(one, dict):
+            waiting.extend((inner, depth + 1) for pair in one.items() for inner in pair)
+        elif isinstance(one, list | set | tuple):
+            waiting.extend((inner, depth + 1) for inner in one)
+
 
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(MOST_CHARACTERS + 1)
     except FileNotFoundError:
         raise ConfigError(f"There is no config file {path}; give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -494,3 +494,14 @@ def test_a_foreign_package_of_our_name_is_named_and_not_run(tmp_path, namesake):
     )
     assert done.returncode == 3
     assert f"error: {foreign} is found in place of this program's own package" in " ".join(done.stderr.split())
+
+
+def test_a_message_of_foreign_values_is_shortened_escaped_and_keeps_its_secrets(capfd):
+    code, _, said = call(capfd, "config", "--set", f"train.\x1b[2J{'z' * 50_000}=1")
+    assert code == 2
+    assert len(said) < 3000
+    assert "characters left out" in said
+    assert "\x1b[2J" not in said
+    _, _, said = call(capfd, "config", "--set", "train.epochs=https://me:secret@host/?token=abc")
+    assert "secret" not in said
+    assert "abc" not in said

@@ -128,3 +128,29 @@ def test_every_shipped_config_loads(path):
 def test_build_refuses_what_no_file_can_hold():
     with pytest.raises(ConfigError, match="There is no setting x"):
         build({"x": 1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+        + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+        "a: &a [*a]\n",
+        f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 100)}]\n",
+        "a: " + "[" * 40 + "]" * 40,
+    ],
+    ids=["aliases of aliases", "an alias of itself", "aliases of a long text", "depth"],
+)
+def test_settings_that_unfold_without_end_are_one_sentence(tmp_path, text):
+    path = tmp_path / "bomb.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="unfolds to more than settings may hold") as caught:
+        load_config(path)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_file_that_is_too_large_for_settings_is_not_parsed(tmp_path):
+    path = tmp_path / "large.yaml"
+    path.write_text("x: " + "y" * 2**21)
+    with pytest.raises(ConfigError, match="settings have at most 1048576"):
+        load_config(path)
