@@ -139,11 +139,12 @@ def _replacing(target: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb+") as stream:
+        mask = _umask()
+        for path in (temporary, *temporary.rglob("*")):
+            if path.is_file():
+                with open(path, "rb+") as stream:
                     os.fsync(stream.fileno())
-        temporary.chmod(0o777 & ~_umask())
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)  # some libraries write for the owner alone
         old = None
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
