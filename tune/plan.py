@@ -15,7 +15,7 @@ from gare.training.inputs import open_data
 from gare.training.measure import Cost, measure
 from gare.training.placement import group_zones, groups_that_fit, offered, rank_nodes, rank_resources, uses_gpu
 from tune.opening import missing, open_ledger, resolved
-from tune.space import Overrides, Planned
+from tune.space import Overrides, Planned, repeated
 
 START_SECONDS = 6.0
 """What a trial takes beside its own work: its processes start and import, its checkpoints and records are written.
@@ -170,6 +170,8 @@ def _suggested(config: Config, searched: int) -> list[str]:
 
 def _remarks(config: Config, cost: Cost, slots: Slots) -> list[str]:
     said = []
+    if again := repeated(config):
+        said.append(f"{again} drawn trials repeat the settings of others and are left out: sweep.space is small.")
     if config.sweep.scheduler == "asha":
         said.append("asha stops weak trials early, so it takes less than that.")
     if config.runtime.fewest_workers > 1:

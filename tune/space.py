@@ -116,6 +116,13 @@ def shown(overrides: Overrides) -> str:
     return ", ".join(f"{key}={value}" for key, value in overrides.items())
 
 
+def repeated(config: Config) -> int:
+    """Count the drawn trials that ``expand`` leaves out because they equal another; 0 with a searcher."""
+    if config.sweep.search != "random":
+        return 0
+    return sum(1 for _ in _points(config, parse_space(config))) - len(expand(config))
+
+
 def _points(config: Config, dimensions: Sequence[Dimension]) -> Iterator[tuple[Overrides, str | None]]:
     sweep = config.sweep
     grids = [d for d in dimensions if d.form == "grid"]

@@ -68,6 +68,14 @@ def test_a_trial_of_other_size_is_counted_as_such(config):
     }  # fmt: skip
 
 
+def test_draws_that_repeat_one_another_are_counted(config):
+    drawn = with_overrides(config, {"sweep.trials": 5, "sweep.space": {"train.lr_new": {"choice": [0.1, 0.2]}}})
+    found = plan(drawn)
+    assert len(found.trials) == 8
+    assert any("12 drawn trials repeat the settings of others" in remark for remark in found.remarks)
+    assert not any("repeat" in remark for remark in plan(config).remarks)
+
+
 def test_what_is_done_is_left_out_and_what_a_searcher_will_name_is_counted(config, tmp_path):
     searched = with_overrides(
         config,
