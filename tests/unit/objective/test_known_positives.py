@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from gare.common.errors import ConfigError
 from gare.config import DataConfig
@@ -14,6 +13,7 @@ from gare.data.shards import VideoInfo
 from gare.objective import ALONE, TorchRanks, info_nce, objective
 from gare.objective.nce import known_pairs
 from gare.training.inputs import open_data
+from tests.ranks import run_ranks
 
 B = 8
 GROUPS = torch.tensor([5, 7, 5, 9, 7, 5, 1, 2])
@@ -71,9 +71,8 @@ def test_regularisers_take_every_pair():
         assert one.parts[name] == other.parts[name]
 
 
-def worker(rank, size, port, failures):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+def worker(rank, size):
+    failures = []
     ranks = TorchRanks()
     own = ranks.own(B // size)
     # With one group on rank 0 its own columns hold nothing but the diagonal there.
@@ -82,16 +81,14 @@ def worker(rank, size, port, failures):
         share, got = gradient(drawn()[own], lambda rows, g=groups: info_nce(rows, ranks, known_pairs(g[own], ranks)))
         total = ranks.total(share)
         if not torch.allclose(total, expected, rtol=1e-12):
-            failures.put(f"{name}, rank {rank}: {total} is not {expected}")
+            failures.append(f"{name}, rank {rank}: {total} is not {expected}")
         if not torch.allclose(got, wanted[own], rtol=1e-10, atol=1e-12):
-            failures.put(f"{name}, rank {rank}: gradients differ by {(got - wanted[own]).abs().max()}")
-    torch.distributed.destroy_process_group()
+            failures.append(f"{name}, rank {rank}: gradients differ by {(got - wanted[own]).abs().max()}")
+    return failures
 
 
-def test_over_two_ranks_it_is_the_loss_of_one(free_port):
-    failures = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(worker, (2, free_port, failures), nprocs=2)
-    assert failures.empty(), failures.get()
+def test_over_two_ranks_it_is_the_loss_of_one():
+    assert run_ranks(worker, 2) == [[], []]
 
 
 # Which pairs

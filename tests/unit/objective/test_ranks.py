@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from gare.config import ModelConfig
 from gare.config.objective import ObjectiveConfig
@@ -14,6 +13,7 @@ from gare.model import PairDropout, PairHead
 from gare.model.factorised import factorised_scores
 from gare.objective import ALONE, TorchRanks, objective
 from gare.training.step import sum_gradients
+from tests.ranks import run_ranks
 
 B, F, W, D = 8, 3, 4, 16
 
@@ -73,9 +73,8 @@ def cases():
     yield ModelConfig(increment="none"), ObjectiveConfig()
 
 
-def worker(rank, size, port, failures):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+def worker(rank, size):
+    failures = []
     ranks = TorchRanks()
     kinds = itertools.product(cases(), ["dense", "factorised"], [(torch.float64, 1e-10), (torch.float32, 1e-5)])
     for number, ((model, config), path, (dtype, limit)) in enumerate(kinds):
@@ -83,25 +82,19 @@ def worker(rank, size, port, failures):
         expected_values, expected = gradients(ALONE, model, config, path, dtype)
         for name, value in expected_values.items():
             if abs(values[name] - value) > limit * max(1, abs(value)):
-                failures.put(f"case {number} ({path}): {name} is {values[name]}, not {value}")
+                failures.append(f"case {number} ({path}): {name} is {values[name]}, not {value}")
         largest = max(float(b.abs().max()) for b in expected)
         # The key bias has the gradient 0, so its rounding is measured by the others.
         least = 1e-6 if dtype == torch.float64 else 0.05 * largest
         for index, (a, b) in enumerate(zip(got, expected, strict=True)):
             error = float((a - b).abs().max() / b.abs().max().clamp(min=least))
             if error > limit:
-                failures.put(f"case {number} ({path}, {dtype}): gradient {index} is off by {error}")
+                failures.append(f"case {number} ({path}, {dtype}): gradient {index} is off by {error}")
     if ranks.share_text("from rank 0" if rank == 0 else "other") != "from rank 0":
-        failures.put("share_text")
-    torch.distributed.destroy_process_group()
+        failures.append("share_text")
+    return failures
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_gradients_over_ranks_equal_the_single_process(size, free_port):
-    context = mp.get_context("spawn")
-    failures = context.Queue()
-    mp.spawn(worker, args=(size, free_port, failures), nprocs=size)
-    found = []
-    while not failures.empty():
-        found.append(failures.get())
-    assert not found, found
+def test_gradients_over_ranks_equal_the_single_process(size):
+    assert run_ranks(worker, size) == [[]] * size

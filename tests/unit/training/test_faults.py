@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from gare.common.errors import RunError
 from gare.config import Config
@@ -19,6 +17,7 @@ from gare.training import loop
 from gare.training.local import fit_local
 from gare.training.run import absolute, read_state, run_directory
 from gare.training.tracked import tracked
+from tests.ranks import run_ranks
 
 RUN = ("train.epochs=2", "runtime.checkpoint_every_steps=3")
 CUT, POISONED = 5, 7
@@ -49,10 +48,8 @@ def poison(step, model):
         model.clip.logit_scale.data.fill_(float("nan"))
 
 
-def of_two(rank, port, resumed, poisoned, out):
+def of_two(rank, size, resumed, poisoned):
     """Go on with one run on two ranks; begin another, on whose second rank a loss is not finite."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     ranks, true_step, seen = TorchRanks(), loop.train_step, {}
     loop.train_step = watched(true_step, seen)
     summary = loop.train(resumed, ranks, lambda _: None)
@@ -62,9 +59,7 @@ def of_two(rank, port, resumed, poisoned, out):
         loop.train(poisoned, ranks, lambda _: None)
     except RunError as caught:
         error = str(caught)
-    found = {"seen": seen, "error": error, "resumed_step": summary.resumed_step}
-    Path(f"{out}-{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
+    return {"seen": seen, "error": error, "resumed_step": summary.resumed_step}
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +84,7 @@ def two_ranks(toy_clip, toy_shards, tmp_path_factory):
         patch.setattr(loop, "train_step", watched(true_step, {}, cut))
         with pytest.raises(Killed):
             fit_local(config("elastic"), quiet=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(of_two, args=(port, config("elastic"), config("poisoned"), str(folder / "found")), nprocs=2)
-    found = [json.loads(Path(f"{folder}/found-{rank}.json").read_text()) for rank in range(2)]
+    found = run_ranks(of_two, 2, config("elastic"), config("poisoned"))
     return config, seen, found
 
 

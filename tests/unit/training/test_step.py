@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from gare.common.errors import RunError
 from gare.config.tree import with_overrides
@@ -14,10 +13,12 @@ from gare.data.batches import make_batch
 from gare.data.shards import ShardSet
 from gare.model import GareModel, blocked
 from gare.objective import ALONE, TorchRanks
+from gare.training import encoding
 from gare.training.ema import Ema
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates
 from gare.training.precision import make_scaler, prepare_towers
 from gare.training.step import backward, train_step
+from tests.ranks import run_ranks
 
 REGULARISERS = (
     "objective.information_bottleneck.weight=0.01",
@@ -112,18 +113,29 @@ def test_pieces_hold_fewer_activations_at_a_time(toy_run, monkeypatch):
     assert seen == [(3, False), (3, False), (2, False), (3, True), (3, True), (2, True)]
 
 
-def test_a_clip_with_dropout_draws_the_same_in_both_passes(toy_run):
+def test_a_clip_with_dropout_draws_the_same_in_both_passes(toy_run, monkeypatch):
     config = toy_run(*REGULARISERS, "train.chunk=4")
     model, batch = built(config)
     for layer in [*model.clip.text_model.modules(), *model.clip.vision_model.modules()]:
         if hasattr(layer, "dropout") and isinstance(layer.dropout, float):
             layer.dropout = 0.5
-    torch.manual_seed(1)
-    first = gradients(model.train(), batch, config)[1]
-    after = torch.rand(1)
-    torch.manual_seed(1)
-    assert_close(gradients(model, batch, config)[1], first, 1e-12)
-    assert torch.equal(torch.rand(1), after)  # the second pass leaves the draws where the first left them
+    true, made, states = encoding.encode, [], []
+
+    def encode(*given):
+        made.append(true(*given))
+        states.append(torch.get_rng_state())
+        return made[-1]
+
+    monkeypatch.setattr(encoding, "encode", encode)
+    gradients(model.train(), batch, config)
+    assert len(made) == 4
+    for first, again in zip(made[:2], made[2:], strict=True):
+        assert torch.equal(first.text, again.text)
+        assert torch.equal(first.frames, again.frames)
+    assert torch.equal(torch.get_rng_state(), states[1])  # the second pass leaves the draws where the first left them
+    anew = true(model, batch, config, slice(0, 4))
+    assert not torch.equal(anew.text, made[0].text)
+    assert not torch.equal(anew.frames, made[0].frames)
 
 
 # Ranks
@@ -150,9 +162,8 @@ def settings(config):
         yield with_overrides(config, {"model.corrected": side, "train.chunk": chunk})
 
 
-def rank_worker(rank, size, port, config, failures):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+def rank_worker(rank, size, config):
+    failures = []
     for number, (one, dtype) in enumerate(itertools.product(settings(config), [torch.float64, torch.float32])):
         wanted_losses, wanted = steps(ALONE, with_overrides(one, {"train.chunk": None}), dtype)
         losses, got = steps(TorchRanks(), one, dtype)
@@ -162,26 +173,20 @@ def rank_worker(rank, size, port, config, failures):
         for name in names:
             error = float((got[name] - wanted[name]).norm() / wanted[name].norm().clamp(min=1e-6))
             if error > limit:
-                failures.put(f"case {number}: {name} is off by {error}")
+                failures.append(f"case {number}: {name} is off by {error}")
         ours, theirs = (torch.cat([weights[name].flatten() for name in names]) for weights in (got, wanted))
         if float((ours - theirs).norm() / theirs.norm()) > whole:
-            failures.put(f"case {number}: the weights are off by more than {whole}")
+            failures.append(f"case {number}: the weights are off by more than {whole}")
         error = max(abs(a - b) / abs(b) for a, b in zip(losses, wanted_losses, strict=True))
         if error > whole:
-            failures.put(f"case {number}: a loss is off by {error}")
-    torch.distributed.destroy_process_group()
+            failures.append(f"case {number}: a loss is off by {error}")
+    return failures
 
 
 @pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
-def test_twenty_steps_over_ranks_give_the_weights_of_one_process(toy_run, size, free_port):
+def test_twenty_steps_over_ranks_give_the_weights_of_one_process(toy_run, size):
     config = toy_run(*REGULARISERS, "model.dropout=0.2")
-    context = mp.get_context("spawn")
-    failures = context.Queue()
-    mp.spawn(rank_worker, args=(size, free_port, config, failures), nprocs=size)
-    found = []
-    while not failures.empty():
-        found.append(failures.get())
-    assert not found, found
+    assert run_ranks(rank_worker, size, config) == [[]] * size
 
 
 def broken_frames(model):
@@ -198,11 +203,10 @@ def broken_gradient(model):
     return model.head.psi.mean_proj.weight.register_hook(lambda gradient: gradient * float("inf"))
 
 
-def poisoned_worker(rank, port, config, said):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def poisoned_worker(rank, size, config):
     ranks = TorchRanks()
-    own = ranks.own(4)
+    own = ranks.own(8 // size)
+    said = []
     for poison in (broken_frames, broken_scale, broken_gradient):
         model, batch = built(config, torch.float32)
         before = {name: p.detach().clone() for name, p in model.named_parameters() if name != "clip.logit_scale"}
@@ -212,9 +216,8 @@ def poisoned_worker(rank, port, config, said):
             train_step(model, make_optimiser(model, config.train), of_rank(batch, own), config, ranks, 5)
         except RunError as error:
             same = all(torch.equal(model.get_parameter(name), value) for name, value in before.items())
-            said.put((rank, poison.__name__, str(error), same))
-    said.put((rank, "fp16", *overflowing(ranks, config, own)))
-    torch.distributed.destroy_process_group()
+            said.append((poison.__name__, str(error), same))
+    return [*said, ("fp16", *overflowing(ranks, config, own))]
 
 
 def overflowing(ranks, config, own):
@@ -235,15 +238,15 @@ def overflowing(ranks, config, own):
 
 
 @pytest.fixture
-def two_poisoned(toy_run, free_port):
+def two_poisoned(toy_run):
     """What each of two ranks said of each poison on the second one, by the poison's name."""
     config = toy_run(*REGULARISERS)
-    said = mp.get_context("spawn").Queue()
-    mp.spawn(poisoned_worker, args=(free_port, config, said), nprocs=2)
     found = {}
-    for rank, poison, text, right in (said.get(timeout=30) for _ in range(8)):
-        assert right, (rank, poison)
-        found.setdefault(poison, [None, None])[rank] = text
+    for rank, said in enumerate(run_ranks(poisoned_worker, 2, config)):
+        assert len(said) == 4
+        for poison, text, right in said:
+            assert right, (rank, poison)
+            found.setdefault(poison, [None, None])[rank] = text
     return found, built(config)[1].video_ids
 
 
