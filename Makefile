@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist 
 export RAY_USAGE_STATS_ENABLED := 0
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-slow soak lint format typecheck audit bench clean
+.PHONY: setup demo test test-slow soak mutants lint format typecheck audit bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -37,6 +37,9 @@ test-slow: setup  ## the long Ray tests
 
 soak: setup  ## kill and resume at many random points (by hand; takes long)
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
+
+mutants: setup  ## changes that a test should notice, and which ones none does (by hand; takes hours)
+	$(BIN)/python tests/mutants.py $(MUTANT_ARGS)
 
 lint: setup  ## ruff
 	$(BIN)/ruff check .
