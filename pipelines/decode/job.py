@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from av.video.reformatter import VideoReformatter
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines import sampling
 from pipelines.decode.errors import Budget, DecodeError
-from pipelines.decode.picture import Picture, picture
+from pipelines.decode.orientation import Picture
+from pipelines.decode.picture import SQUARE, picture
 from pipelines.decode.source import Track, open_track
 
 DEFAULT_RATE = 25.0  # for the times of frames in files that have neither times nor a rate
@@ -56,6 +58,7 @@ class Job:
     end_s: float | None
     budget: Budget
     reformatter: Any = field(default_factory=VideoReformatter)
+    pixel_shape: Fraction = SQUARE
     seen: int = 0
     corrupt: int = 0
     truncated: bool = False
@@ -65,9 +68,12 @@ class Job:
         """The recipe's limits."""
         return self.recipe.limits
 
-    def open(self) -> AbstractContextManager[Track]:
+    @contextmanager
+    def open(self) -> Iterator[Track]:
         """Open the video's best track."""
-        return open_track(self.path, self.limits)
+        with open_track(self.path, self.limits) as track:
+            self.pixel_shape = track.pixel_shape if self.recipe.square_pixels else SQUARE
+            yield track
 
     def start_again(self) -> None:
         """Forget what was seen, before decoding anew."""
@@ -104,7 +110,8 @@ class Job:
     def convert(self, frame: Any) -> Kept:
         """Make the stored picture of a frame; DecodeError where that cannot be."""
         try:
-            return Kept(picture(frame, self.reformatter, self.recipe), (frame.width, frame.height))
+            made = picture(frame, self.reformatter, self.recipe, self.pixel_shape)
+            return Kept(made, (frame.width, frame.height))
         except MemoryError:
             raise
         except (av.error.FFmpegError, ValueError) as error:

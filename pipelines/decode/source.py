@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,mpeg1video,mpeg2video,flv,live_flv,asf,ogg,3gp,rm,mxf,nut,"
     "ivf,obu,av1,h264,hevc,vvc,m4v,h263,vc1,dv,gxf,swf,gif,wtv,y4m,yuv4mpegpipe"
 )
+MOST_STRETCHED = 10
+"""Pixels this many times as wide as high, or as high as wide, are real; beyond, the file is wrong."""
 NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -48,6 +51,17 @@ class Track:
     def starts_anywhere(self) -> bool:
         """Whether a keyframe is all that decoding needs: a palette may be older."""
         return bool(self.context.pix_fmt != "pal8")
+
+    @property
+    def pixel_shape(self) -> Fraction:
+        """Width over height of a pixel, as the container states it, else the codec; 1 where neither says, or nonsense.
+
+        The container comes first, as with FFmpeg's own tools.
+        """
+        ratio = self.stream.sample_aspect_ratio
+        if not ratio or not 1 <= MOST_STRETCHED * ratio <= MOST_STRETCHED**2:
+            return Fraction(1)
+        return Fraction(ratio.numerator, ratio.denominator)
 
     def demux(self, budget: Budget, max_packets: int) -> Iterator[Any]:
         """Yield the packets with data in file order; damage while reading ends them.
