@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +14,8 @@ from av.video.reformatter import VideoReformatter
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines import sampling
 from pipelines.decode.errors import Budget, DecodeError
-from pipelines.decode.orientation import Picture
-from pipelines.decode.picture import SQUARE, picture
+from pipelines.decode.orientation import AS_STORED, Picture
+from pipelines.decode.picture import picture
 from pipelines.decode.source import Track, open_track
 
 DEFAULT_RATE = 25.0  # for the times of frames in files that have neither times nor a rate
@@ -58,7 +57,7 @@ class Job:
     end_s: float | None
     budget: Budget
     reformatter: Any = field(default_factory=VideoReformatter)
-    pixel_shape: Fraction = SQUARE
+    track: Track = field(init=False)
     seen: int = 0
     corrupt: int = 0
     truncated: bool = False
@@ -70,9 +69,9 @@ class Job:
 
     @contextmanager
     def open(self) -> Iterator[Track]:
-        """Open the video's best track."""
+        """Open the video's best track, of which frames are converted from then on."""
         with open_track(self.path, self.limits) as track:
-            self.pixel_shape = track.pixel_shape if self.recipe.square_pixels else SQUARE
+            self.track = track
             yield track
 
     def start_again(self) -> None:
@@ -110,7 +109,8 @@ class Job:
     def convert(self, frame: Any) -> Kept:
         """Make the stored picture of a frame; DecodeError where that cannot be."""
         try:
-            made = picture(frame, self.reformatter, self.recipe, self.pixel_shape)
+            shown = self.track.pixel_shape, self.track.orientation or AS_STORED
+            made = picture(frame, self.reformatter, self.recipe, *shown)
             return Kept(made, (frame.width, frame.height))
         except MemoryError:
             raise

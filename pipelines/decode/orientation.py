@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+import av
+import av.error
 import av.filter
 import numpy as np
 from av.sidedata.sidedata import Type
@@ -38,10 +40,13 @@ class Orientation(NamedTuple):
         return turned.swapaxes(0, 1) if self.swap else turned
 
 
-def orientation(frame: Any) -> Orientation:
-    """The orientation that a frame's display matrix asks for, mirroring included; the first one counts.
+AS_STORED: Final = Orientation()
 
-    It is the container's, or the one of an H.264 or HEVC stream that says it itself.
+
+def orientation(frame: Any, otherwise: Orientation = AS_STORED) -> Orientation:
+    """The orientation that a frame's display matrix asks for, mirroring included; ``otherwise`` where it has none.
+
+    The container's matrix comes before one that the stream has itself, as with FFmpeg's own tools.
     """
     try:
         side_data = list(frame.side_data)
@@ -50,7 +55,22 @@ def orientation(frame: Any) -> Orientation:
     for data in side_data:
         if data.type is Type.DISPLAYMATRIX:
             return Orientation.nearest(np.frombuffer(data, np.int32).tolist())
-    return Orientation()
+    return otherwise
+
+
+def stated_orientation(packet: Any, stream: Any) -> Orientation:
+    """What an H.264 packet says of the frames from there on (a display orientation message); as stored without.
+
+    FFmpeg's decoder gives that to the frame of this packet only, though it holds for those that follow.
+    """
+    try:
+        extract = av.BitStreamFilterContext("h264_metadata=display_orientation=extract", stream)
+        changed = extract.filter(av.Packet(bytes(packet)))  # a copy: a filter takes the data away
+    except (av.error.FFmpegError, ValueError):  # a damaged packet, which the decoder may make something of
+        return AS_STORED
+    if not changed or not changed[0].has_sidedata("display_matrix"):
+        return AS_STORED
+    return Orientation.nearest(np.frombuffer(bytes(changed[0].get_sidedata("display_matrix")), np.int32).tolist())
 
 
 def _without_unknown(frame: Any) -> Any:

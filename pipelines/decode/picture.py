@@ -12,7 +12,7 @@ from PIL import Image
 from gare.config.prepare import PrepareConfig
 from pipelines.decode.colour import to_rgb
 from pipelines.decode.errors import DecodeError
-from pipelines.decode.orientation import Picture, orientation
+from pipelines.decode.orientation import AS_STORED, Orientation, Picture, orientation
 
 BICUBIC_RADIUS: Final = 2
 MOST_WIDENED: Final = 1.3
@@ -64,20 +64,27 @@ def cut(source: int, whole: int, start: int, length: int) -> Cut:
     return Cut(start * source / whole, min(float(source), (start + length) * source / whole), length, 0)
 
 
-def picture(frame: Any, reformatter: Any, recipe: PrepareConfig, pixel_shape: Fraction = SQUARE) -> Picture:
+def picture(
+    frame: Any,
+    reformatter: Any,
+    recipe: PrepareConfig,
+    pixel_shape: Fraction = SQUARE,
+    otherwise: Orientation = AS_STORED,
+) -> Picture:
     """RGB uint8 [height, width, 3] of a decoded frame as players show it: bicubic with antialias, upright.
 
-    ``pixel_shape``: width over height of the frame's pixels, before it is turned. Raises DecodeError(too_elongated) for
-    a frame shown longer than ``limits.max_aspect`` that is not cropped. Such a frame is never resized whole: with
-    swscale and a crop, it goes through PIL.
+    ``pixel_shape``: width over height of the frame's pixels, before it is turned; ``otherwise``: how it is turned where
+    it does not say itself. Raises DecodeError(too_elongated) for a frame shown longer than ``limits.max_aspect`` that
+    is not cropped. Such a frame is never resized whole: with swscale and a crop, it goes through PIL.
     """
+    pixel_shape = pixel_shape if recipe.square_pixels else SQUARE
     shown = frame.width * pixel_shape.numerator, frame.height * pixel_shape.denominator
     elongated = max(shown) > recipe.limits.max_aspect * min(shown)
     if elongated and recipe.crop is None:
         size = f"{frame.width} x {frame.height} pixels" + (f" of shape {pixel_shape}" if pixel_shape != 1 else "")
         raise DecodeError("too_elongated", f"{size}; set prepare.crop, or prepare.limits.max_aspect.")
     width, height = resized(*shown, recipe.short_side)
-    turn = orientation(frame)
+    turn = orientation(frame, otherwise)
     across, down = kept(width, recipe.crop, backwards=turn.columns), kept(height, recipe.crop, backwards=turn.rows)
     if recipe.resize == "swscale" and not elongated:
         made = to_rgb(frame, reformatter, (width, height))[down, across]

@@ -17,6 +17,7 @@ from av.stream import Disposition
 
 from gare.config.prepare import LimitsConfig
 from pipelines.decode.errors import Budget, DecodeError, check_room
+from pipelines.decode.orientation import AS_STORED, Orientation, stated_orientation
 
 # Containers of moving pictures only. Playlists (concat, hls, dash) would open other files, and still images
 # would pass as one-frame videos.
@@ -33,7 +34,8 @@ NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 class Track:
     """One video stream of an open container, ready to decode on one thread.
 
-    ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read.
+    ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read; ``orientation``:
+    what an H.264 stream itself says of its frames, None before its first packet is read.
     """
 
     container: Any
@@ -41,6 +43,7 @@ class Track:
     context: Any
     errors: int = 0
     damaged: bool = False
+    orientation: Orientation | None = AS_STORED
 
     @property
     def ordered_by_pts(self) -> bool:
@@ -96,6 +99,8 @@ class Track:
             if packet is None:
                 return
             if packet.size:
+                if self.orientation is None:
+                    self.orientation = stated_orientation(packet, self.stream)
                 yield packet
 
     def seek(self, moment: int) -> bool:
@@ -168,7 +173,7 @@ def open_track(path: Path, limits: LimitsConfig) -> Iterator[Track]:
             raise DecodeError("too_many_pixels", f"Declared as {size}, more than {limits.max_pixels} pixels.")
         context.thread_count = 1
         context.options = {"max_pixels": str(limits.max_pixels), "threads": "1"}
-        yield Track(container, stream, context)
+        yield Track(container, stream, context, orientation=None if context.name == "h264" else AS_STORED)
 
 
 def _best_stream(container: Any) -> Any:
