@@ -58,13 +58,38 @@ def make_older(folder: Path) -> None:
     write_json(folder / "dataset.json", dataset_manifest(existing_output(folder)))
 
 
-def test_the_name_of_an_older_recipe_is_what_it_was_then():
-    values = PrepareConfig().model_dump(mode="json")
-    del values["square_pixels"]
-    recipe, lacking = read_recipe(values)
+THEN = {
+    "max_frames": 12,
+    "policy": "fps_linspace",
+    "candidate_fps": 1.0,
+    "timestamps_s": None,
+    "short_side": 224,
+    "crop": 224,
+    "resize": "pil",
+    "storage": "raw",
+    "jpeg_quality": 90,
+    "unit_videos": 64,
+    "shard_bytes": 268435456,
+    "limits": {
+        "max_bytes": 4294967296,
+        "max_pixels": 33177600,
+        "max_seconds": 21600.0,
+        "max_packets": 2000000,
+        "cpu_seconds": 60.0,
+        "wait_seconds": 600.0,
+        "memory_bytes": 1073741824,
+        "max_aspect": 10.0,
+    },
+}
+
+
+def test_the_names_of_an_older_recipe_and_experiment_are_what_they_were_then():
+    recipe, lacking = read_recipe(THEN)
     assert (recipe.square_pixels, lacking) == (False, {"square_pixels"})
     assert recipe_digest(recipe, lacking) == "0b68d7940101fc96"
     assert len({recipe_digest(recipe, lacking), recipe_digest(recipe), recipe_digest(PrepareConfig())}) == 3
+    assert Config().digest() == "6b1deba9686233f2"
+    assert Config(prepare=recipe).digest() != Config().digest()
 
 
 def test_an_older_dataset_trains_as_it_is(made):
