@@ -21,7 +21,16 @@ from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION
 from pipelines.execution import Work, run_units
 from pipelines.manifest import stream_manifest
-from pipelines.output import Ledger, Output, ShardFile, dataset_digest, remove_leftovers, remove_superseded, take_up
+from pipelines.output import (
+    Ledger,
+    Output,
+    ShardFile,
+    dataset_digest,
+    remove_leftovers,
+    remove_superseded,
+    stated,
+    take_up,
+)
 from pipelines.placing import check_somewhere
 from pipelines.todo import OnChange, UnitTask, tasks
 from pipelines.work import process_unit
@@ -213,7 +222,7 @@ def dataset_manifest(output: Output) -> dict[str, Any]:
             split["captions"] += number
     return {
         "schema_version": SCHEMA_VERSION,
-        "recipe": output.recipe.model_dump(mode="json"),
+        "recipe": stated(output.recipe, output.lacking),
         "recipe_digest": output.digest,
         "manifest_sha256": output.manifest_sha256,
         "digest": dataset_digest(output.digest, shards),

@@ -45,6 +45,9 @@ class PrepareConfig(Section):
     crop: int | None = key(
         224, "side of the centre square that is kept; null keeps the whole resized frame", unit="pixels", ge=8
     )
+    square_pixels: bool = key(
+        True, "stretch videos whose pixels are not square, as players do; false stores the pixels as they are"
+    )
     resize: Literal["pil", "swscale"] = key("pil", "as PIL resizes, or faster with an error of about a grey level")
     storage: Literal["raw", "jpeg"] = key("raw", "exact and quick to read, or small")
     jpeg_quality: int = key(90, "quality of jpeg storage", ge=1, le=100)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ from av.video.reformatter import VideoReformatter
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines import sampling
 from pipelines.decode.errors import Budget, DecodeError
-from pipelines.decode.picture import Picture, picture
+from pipelines.decode.orientation import AS_STORED, Picture
+from pipelines.decode.picture import picture
 from pipelines.decode.source import Track, open_track
 
 DEFAULT_RATE = 25.0  # for the times of frames in files that have neither times nor a rate
@@ -56,6 +57,7 @@ class Job:
     end_s: float | None
     budget: Budget
     reformatter: Any = field(default_factory=VideoReformatter)
+    track: Track = field(init=False)
     seen: int = 0
     corrupt: int = 0
     truncated: bool = False
@@ -65,9 +67,12 @@ class Job:
         """The recipe's limits."""
         return self.recipe.limits
 
-    def open(self) -> AbstractContextManager[Track]:
-        """Open the video's best track."""
-        return open_track(self.path, self.limits)
+    @contextmanager
+    def open(self) -> Iterator[Track]:
+        """Open the video's best track, of which frames are converted from then on."""
+        with open_track(self.path, self.limits) as track:
+            self.track = track
+            yield track
 
     def start_again(self) -> None:
         """Forget what was seen, before decoding anew."""
@@ -104,7 +109,9 @@ class Job:
     def convert(self, frame: Any) -> Kept:
         """Make the stored picture of a frame; DecodeError where that cannot be."""
         try:
-            return Kept(picture(frame, self.reformatter, self.recipe), (frame.width, frame.height))
+            shown = self.track.pixel_shape, self.track.orientation or AS_STORED
+            made = picture(frame, self.reformatter, self.recipe, *shown)
+            return Kept(made, (frame.width, frame.height))
         except MemoryError:
             raise
         except (av.error.FFmpegError, ValueError) as error:

@@ -1,22 +1,22 @@
-"""From a decoded frame to the stored picture: crop and resize in one step, then upright."""
+"""From a decoded frame to the stored picture: crop and resize in one step, square pixels, then upright."""
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from gare.config.prepare import PrepareConfig
+from pipelines.decode.colour import to_rgb
 from pipelines.decode.errors import DecodeError
+from pipelines.decode.orientation import AS_STORED, Orientation, Picture, orientation
 
-Picture = NDArray[np.uint8]
 BICUBIC_RADIUS: Final = 2
 MOST_WIDENED: Final = 1.3
-SWSCALE_FLAGS: Final = 4 | 0x2000
-"""Bicubic, with colour at full width: without it an even width gets half the colours, several grey levels off."""
+SQUARE: Final = Fraction(1)
 
 
 def resized(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -33,9 +33,13 @@ def can_be_shape(recipe: PrepareConfig, height: int, width: int) -> bool:
     return short == recipe.short_side and long <= recipe.short_side * recipe.limits.max_aspect
 
 
-def corner(width: int, height: int, crop: int) -> tuple[int, int]:
-    """Left and top of the centre square of side ``crop``."""
-    return round((width - crop) / 2), round((height - crop) / 2)
+def kept(length: int, crop: int | None, *, backwards: bool) -> slice:
+    """The centre ``crop`` of ``length`` pixels, or all; centred as seen once the axis is turned round."""
+    if crop is None:
+        return slice(0, length)
+    start = round((length - crop) / 2)
+    start = length - crop - start if backwards else start
+    return slice(start, start + crop)
 
 
 class Cut(NamedTuple):
@@ -60,35 +64,46 @@ def cut(source: int, whole: int, start: int, length: int) -> Cut:
     return Cut(start * source / whole, min(float(source), (start + length) * source / whole), length, 0)
 
 
-def picture(frame: Any, reformatter: Any, recipe: PrepareConfig) -> Picture:
-    """RGB uint8 [height, width, 3] of a decoded frame: bicubic with antialias, turned as its rotation says.
+def picture(
+    frame: Any,
+    reformatter: Any,
+    recipe: PrepareConfig,
+    pixel_shape: Fraction = SQUARE,
+    otherwise: Orientation = AS_STORED,
+) -> Picture:
+    """RGB uint8 [height, width, 3] of a decoded frame as players show it: bicubic with antialias, upright.
 
-    Raises DecodeError(too_elongated) for a frame longer than ``limits.max_aspect`` that is not cropped. Such a frame
-    is never resized whole: with swscale and a crop, it goes through PIL.
+    ``pixel_shape``: width over height of the frame's pixels, before it is turned; ``otherwise``: how it is turned where
+    it does not say itself. Raises DecodeError(too_elongated) for a frame shown longer than ``limits.max_aspect`` that
+    is not cropped. Such a frame is never resized whole: with swscale and a crop, it goes through PIL.
     """
-    elongated = max(frame.width, frame.height) > recipe.limits.max_aspect * min(frame.width, frame.height)
+    pixel_shape = pixel_shape if recipe.square_pixels else SQUARE
+    shown = frame.width * pixel_shape.numerator, frame.height * pixel_shape.denominator
+    elongated = max(shown) > recipe.limits.max_aspect * min(shown)
     if elongated and recipe.crop is None:
-        size = f"{frame.width} x {frame.height}"
-        raise DecodeError("too_elongated", f"{size} pixels; set prepare.crop, or prepare.limits.max_aspect.")
-    resize = _by_swscale if recipe.resize == "swscale" and not elongated else _by_pil
-    made = resize(frame, reformatter, recipe.short_side, recipe.crop)
-    turns = round((frame.rotation or 0) / 90)  # a decoder leaves the picture as it is stored
-    return np.ascontiguousarray(np.rot90(made, turns))
+        size = f"{frame.width} x {frame.height} pixels" + (f" of shape {pixel_shape}" if pixel_shape != 1 else "")
+        raise DecodeError("too_elongated", f"{size}; set prepare.crop, or prepare.limits.max_aspect.")
+    width, height = resized(*shown, recipe.short_side)
+    turn = orientation(frame, otherwise)
+    across, down = kept(width, recipe.crop, backwards=turn.columns), kept(height, recipe.crop, backwards=turn.rows)
+    if recipe.resize == "swscale" and not elongated:
+        made = to_rgb(frame, reformatter, (width, height))[down, across]
+    else:
+        made = _by_pil(to_rgb(frame, reformatter), (width, across), (height, down))
+    return np.ascontiguousarray(turn.upright(made))
 
 
-def _by_pil(frame: Any, reformatter: Any, short_side: int, crop: int | None) -> Picture:
+def _by_pil(rgb: Picture, columns: tuple[int, slice], rows: tuple[int, slice]) -> Picture:
     """Crop and resize in one: as if the frame were resized whole and its centre square cut out then.
 
-    Cropping first costs the same whatever the shape: a strip of 8192 x 2 is no trouble.
+    ``columns``, ``rows``: how many there would be of the whole, and which of them are kept. Cropping first costs the
+    same whatever the shape: a strip of 8192 x 2 is no trouble.
     """
-    rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    width, height = resized(frame.width, frame.height, short_side)
-    (left, top), across, down = (0, 0), width, height
-    if crop is not None:
-        (left, top), across, down = corner(width, height, crop), crop, crop
-    columns, rows = cut(frame.width, width, left, across), cut(frame.height, height, top, down)
-    made = _resize(rgb, columns, rows)
-    return made[rows.skip : rows.skip + down, columns.skip : columns.skip + across]
+    (width, across), (height, down) = columns, rows
+    x = cut(rgb.shape[1], width, across.start, across.stop - across.start)
+    y = cut(rgb.shape[0], height, down.start, down.stop - down.start)
+    made = _resize(rgb, x, y)
+    return made[y.skip : y.skip + down.stop - down.start, x.skip : x.skip + across.stop - across.start]
 
 
 def _resize(rgb: Picture, columns: Cut, rows: Cut) -> Picture:
@@ -108,15 +123,3 @@ def _reach(axis: Cut, end: int) -> slice:
     """Bounds of the source pixels that count."""
     support = BICUBIC_RADIUS * max(1.0, (axis.high - axis.low) / axis.pixels) + 1
     return slice(max(0, math.floor(axis.low - support)), min(end, math.ceil(axis.high + support)))
-
-
-def _by_swscale(frame: Any, reformatter: Any, short_side: int, crop: int | None) -> Picture:
-    width, height = resized(frame.width, frame.height, short_side)
-    small = reformatter.reformat(
-        frame, width=width, height=height, format="rgb24", interpolation=SWSCALE_FLAGS, threads=1
-    )
-    made: Picture = small.to_ndarray()
-    if crop is None:
-        return made
-    left, top = corner(width, height, crop)
-    return made[top : top + crop, left : left + crop]

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from av.stream import Disposition
 
 from gare.config.prepare import LimitsConfig
 from pipelines.decode.errors import Budget, DecodeError, check_room
+from pipelines.decode.orientation import AS_STORED, Orientation, stated_orientation
 
 # Containers of moving pictures only. Playlists (concat, hls, dash) would open other files, and still images
 # would pass as one-frame videos.
@@ -23,6 +25,8 @@ FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,mpeg1video,mpeg2video,flv,live_flv,asf,ogg,3gp,rm,mxf,nut,"
     "ivf,obu,av1,h264,hevc,vvc,m4v,h263,vc1,dv,gxf,swf,gif,wtv,y4m,yuv4mpegpipe"
 )
+MOST_STRETCHED = 10
+"""Pixels this many times as wide as high, or as high as wide, are real; beyond, the file is wrong."""
 NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -30,7 +34,8 @@ NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 class Track:
     """One video stream of an open container, ready to decode on one thread.
 
-    ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read.
+    ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read; ``orientation``:
+    what an H.264 stream itself says of its frames, None before its first packet is read.
     """
 
     container: Any
@@ -38,6 +43,7 @@ class Track:
     context: Any
     errors: int = 0
     damaged: bool = False
+    orientation: Orientation | None = AS_STORED
 
     @property
     def ordered_by_pts(self) -> bool:
@@ -48,6 +54,17 @@ class Track:
     def starts_anywhere(self) -> bool:
         """Whether a keyframe is all that decoding needs: a palette may be older."""
         return bool(self.context.pix_fmt != "pal8")
+
+    @property
+    def pixel_shape(self) -> Fraction:
+        """Width over height of a pixel, as the container states it, else the codec; 1 where neither says, or nonsense.
+
+        The container comes first, as with FFmpeg's own tools.
+        """
+        ratio = self.stream.sample_aspect_ratio
+        if not ratio or not 1 <= MOST_STRETCHED * ratio <= MOST_STRETCHED**2:
+            return Fraction(1)
+        return Fraction(ratio.numerator, ratio.denominator)
 
     def demux(self, budget: Budget, max_packets: int) -> Iterator[Any]:
         """Yield the packets with data in file order; damage while reading ends them.
@@ -82,6 +99,8 @@ class Track:
             if packet is None:
                 return
             if packet.size:
+                if self.orientation is None:
+                    self.orientation = stated_orientation(packet, self.stream)
                 yield packet
 
     def seek(self, moment: int) -> bool:
@@ -154,7 +173,7 @@ def open_track(path: Path, limits: LimitsConfig) -> Iterator[Track]:
             raise DecodeError("too_many_pixels", f"Declared as {size}, more than {limits.max_pixels} pixels.")
         context.thread_count = 1
         context.options = {"max_pixels": str(limits.max_pixels), "threads": "1"}
-        yield Track(container, stream, context)
+        yield Track(container, stream, context, orientation=None if context.name == "h264" else AS_STORED)
 
 
 def _best_stream(container: Any) -> Any:

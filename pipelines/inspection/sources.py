@@ -72,6 +72,10 @@ def source_problem(source: Source, contents: Contents) -> str | None:
     if not different:
         return None
     how = _frames_differ(stored, anew) if "frames" in different else ""
+    if contents.output.lacking:
+        raise UnverifiableError(
+            f"{name} was decoded by an older version of this software, which made other {', '.join(different)}{how}."
+        )
     return f"{name} decodes to another {', '.join(different)} than is stored{how}."
 
 

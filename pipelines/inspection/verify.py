@@ -65,7 +65,7 @@ def verify(
 
 def _folder_problems(contents: Contents) -> Iterator[str]:
     output = contents.output
-    if recipe_digest(output.recipe) != output.digest:
+    if recipe_digest(output.recipe, output.lacking) != output.digest:
         yield f"{RECIPE_FILE} has another digest than its recipe gives: it was changed, or written by another version."
     with pa.memory_map(str(output.folder / MANIFEST_FILE)) as source:
         digest = content_digest(pa.ipc.open_file(source).read_all())

@@ -6,7 +6,6 @@ from pipelines.output.layout import (
     Output,
     ShardFile,
     dataset_digest,
-    recipe_digest,
     shard_name,
 )
 from pipelines.output.ledger import (
@@ -19,6 +18,7 @@ from pipelines.output.ledger import (
     write_ledger,
 )
 from pipelines.output.opening import existing_output, open_output, take_up
+from pipelines.output.recipe import read_recipe, recipe_digest, stated
 
 __all__ = [
     "MANIFEST_FILE",
@@ -32,10 +32,12 @@ __all__ = [
     "existing_output",
     "open_output",
     "read_ledger",
+    "read_recipe",
     "recipe_digest",
     "remove_leftovers",
     "remove_superseded",
     "shard_name",
+    "stated",
     "take_up",
     "write_ledger",
 ]

@@ -18,8 +18,9 @@ import pyarrow as pa
 from gare.common.files import digest_of
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
-from gare.schema import LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
+from gare.schema import LEDGER_FOLDER, SHARD_FOLDER
 from pipelines.manifest import rows_of
+from pipelines.output.recipe import Lacking
 
 RECIPE_FILE = "recipe.json"
 MANIFEST_FILE = "manifest.arrow"
@@ -34,11 +35,6 @@ class ShardFile:
     rows: int
     bytes: int
     sha256: str
-
-
-def recipe_digest(recipe: PrepareConfig) -> str:
-    """Name a decode recipe: 16 hex digits, stamped into every shard made by it."""
-    return digest_of({"schema_version": SCHEMA_VERSION, "prepare": recipe.model_dump(mode="json")})
 
 
 def unit_name(unit: int) -> str:
@@ -85,12 +81,16 @@ class Units:
 
 @dataclass(frozen=True)
 class Output:
-    """An output folder on any storage, its recipe and the digest of its manifest."""
+    """An output folder on any storage, its recipe and the digest of its manifest.
+
+    ``lacking``: settings that the stored recipe lacks, as it is an older one.
+    """
 
     place: Folder
     recipe: PrepareConfig
     digest: str
     manifest_sha256: str
+    lacking: Lacking = frozenset()
 
     @property
     def folder(self) -> Path:

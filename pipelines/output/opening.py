@@ -13,8 +13,9 @@ from gare.common.errors import InputError
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
-from pipelines.output.layout import MANIFEST_FILE, RECIPE_FILE, Output, recipe_digest
+from pipelines.output.layout import MANIFEST_FILE, RECIPE_FILE, Output
 from pipelines.output.manifest_file import Kept, grow_manifest, open_units, start_manifest
+from pipelines.output.recipe import BEFORE, read_recipe, recipe_digest, stated
 
 
 def open_output(place: str | Path | Folder, manifest: pa.Table | Iterable[pa.Table], recipe: PrepareConfig) -> Output:
@@ -34,7 +35,7 @@ def take_up(
     tables = [manifest] if isinstance(manifest, pa.Table) else manifest
     wanted = {
         "schema_version": SCHEMA_VERSION,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": stated(recipe),
         "recipe_digest": recipe_digest(recipe),
     }
     there = _read_recipe(place)
@@ -67,8 +68,8 @@ def existing_output(place: str | Path | Folder) -> Output:
     if there["schema_version"] != SCHEMA_VERSION:
         raise InputError(f"{place} has schema version {there['schema_version']}; this software reads {SCHEMA_VERSION}.")
     try:
-        recipe = PrepareConfig.model_validate_json(json.dumps(there["recipe"]))
-        output = Output(place, recipe, there["recipe_digest"], there["manifest_sha256"])
+        recipe, lacking = read_recipe(there["recipe"])
+        output = Output(place, recipe, there["recipe_digest"], there["manifest_sha256"], lacking)
     except (KeyError, ValueError):
         raise InputError(f"{place} was prepared by another version of this software, or is damaged.") from None
     open_units(place)
@@ -97,6 +98,11 @@ def _refuse_other(place: Folder, there: Mapping[str, Any], wanted: Mapping[str, 
         raise InputError(
             f"{place} has schema version {there.get('schema_version')}; this software writes "
             f"{wanted['schema_version']}. {again}"
+        )
+    if BEFORE.keys() - there["recipe"].keys():
+        raise InputError(
+            f"{place} was prepared by an older version of this software, which made other pictures of some videos. "
+            "A finished folder trains as it is, but nothing can be added to it: give another --out."
         )
     old, new = _flat(there["recipe"], "prepare."), _flat(wanted["recipe"], "prepare.")
     changed = [f"{k} was {old.get(k)}, now {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -17,7 +16,7 @@ from gare.common.shard_file import read_shard
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, SHARD_FOLDER
-from pipelines.output import ShardFile, recipe_digest
+from pipelines.output import ShardFile, read_recipe, recipe_digest
 
 ENTRY_KINDS = {"file": str, "unit": int, "rows": int, "bytes": int, "sha256": str}
 
@@ -76,10 +75,11 @@ def open_dataset(place: Folder) -> Dataset:
     values = read_dataset_file(place)
     path = place.named(DATASET_FILE)
     try:
-        recipe = PrepareConfig.model_validate_json(json.dumps(values["recipe"]))
+        recipe, lacking = read_recipe(values["recipe"])
+        is_sound = recipe_digest(recipe, lacking) == values["recipe_digest"]
     except ValueError:
-        recipe = None
-    if recipe is None or recipe_digest(recipe) != values["recipe_digest"]:
+        is_sound = False
+    if not is_sound:
         raise InputError(f"The recipe in {path} was changed, or written by another version of this software.")
     shards = values["shards"]
     if not all(type(entry.get(name)) is kind for entry in shards for name, kind in ENTRY_KINDS.items()):

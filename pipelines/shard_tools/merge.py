@@ -95,6 +95,8 @@ def _refuse_other_recipes(datasets: Sequence[Dataset]) -> None:
             continue
         settings = [Config().model_copy(update={"prepare": one.recipe}) for one in (first, other)]
         different = [f"{key} is {a} and {b}" for key, (a, b) in diff(*settings).items()]
+        if first.values["recipe"].keys() != other.values["recipe"].keys():
+            different.append("one is of an older version of this software, which made other pictures of some videos")
         raise InputError(
             f"{first.place} and {other.place} were made by different recipes: {'; '.join(different)}. "
             "Shards of two recipes never mix."
