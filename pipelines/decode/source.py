@@ -16,6 +16,7 @@ from av.stream import Disposition
 
 from gare.config.prepare import LimitsConfig
 from pipelines.decode.errors import Budget, DecodeError, check_room
+from pipelines.decode.stated import ends_early
 
 # Containers of moving pictures only. Playlists (concat, hls, dash) would open other files, and still images
 # would pass as one-frame videos.
@@ -23,6 +24,8 @@ FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,mpeg1video,mpeg2video,flv,live_flv,asf,ogg,3gp,rm,mxf,nut,"
     "ivf,obu,av1,h264,hevc,vvc,m4v,h263,vc1,dv,gxf,swf,gif,wtv,y4m,yuv4mpegpipe"
 )
+MOST_ERRORS = 64
+"""So many failures to read, one after the other, and nothing more will come."""
 NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -30,7 +33,8 @@ NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 class Track:
     """One video stream of an open container, ready to decode on one thread.
 
-    ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read.
+    ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read, or is not there;
+    ``failures``: how often reading failed.
     """
 
     container: Any
@@ -38,6 +42,7 @@ class Track:
     context: Any
     errors: int = 0
     damaged: bool = False
+    failures: int = 0
 
     @property
     def ordered_by_pts(self) -> bool:
@@ -50,27 +55,32 @@ class Track:
         return bool(self.context.pix_fmt != "pal8")
 
     def demux(self, budget: Budget, max_packets: int) -> Iterator[Any]:
-        """Yield the packets with data in file order; damage while reading ends them.
+        """Yield the packets with data in file order; damage, and an end before the stated one, is noted.
 
         Raises DecodeError when the time is spent, when there are too many and when there are none.
         """
         count = 0
+        first = end = None
         for packet in self.read(budget):
             count += 1
             if count > max_packets:
                 raise DecodeError("too_many_packets", f"More than {max_packets} packets.")
             self.damaged |= packet.is_corrupt
+            pts = packet.pts
+            if pts is not None:
+                first = pts if first is None else min(first, pts)
+                end = max(end or pts, pts + (packet.duration or 0))
             yield packet
         if not count:
             raise DecodeError("no_packets", "A header, but no video data.")
-        # MP4 lists every packet before the data, so what is missing at the end is known.
-        if self.container.format.name.startswith("mov") and len(self.stream.index_entries) > count:
-            self.damaged = True
+        gap = (end - first) / count if first is not None and end is not None else 0.0
+        self.damaged |= ends_early(self.container, self.stream, count, end, gap)
 
     def read(self, budget: Budget) -> Iterator[Any]:
         """Yield what ``demux`` does, from where the container is now, however little or much it is."""
         packets = self.container.demux(self.stream)
-        while True:
+        failed = 0
+        while failed < MOST_ERRORS:
             budget.check()
             try:
                 packet = next(packets, None)
@@ -78,9 +88,13 @@ class Track:
                 raise
             except (av.error.FFmpegError, IndexError, ValueError):  # IndexError: MPEG-TS with a late stream
                 self.damaged = True
-                return
+                self.failures += 1
+                failed += 1
+                packets = self.container.demux(self.stream)  # reads on behind the damage
+                continue
             if packet is None:
                 return
+            failed = 0
             if packet.size:
                 yield packet
 

@@ -157,7 +157,7 @@ def test_a_plan_that_fails_is_followed_by_one_decode_of_everything(tmp_path, fed
     fed.clear()
     assert_same(decode_in_order(path, recipe=RECIPE), decoded)
     assert 60 < len(fed) <= 120  # which knows nothing before it starts
-    assert planned <= 60 + 60
+    assert planned <= 60 + 60 + 20  # what surrounds the damage, the rest, and what was not guessed
 
 
 def damaged(tmp_path):
