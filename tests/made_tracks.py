@@ -96,10 +96,11 @@ WEIGHTS = (6, 2, 3, 2, 2, 1, 1)
 
 @dataclass(frozen=True)
 class Made:
-    """A made file and, in words, how it came to be."""
+    """A made file and, in words, how it came to be; ``bytes_damaged``: what of it is wrong lies inside of packets."""
 
     path: Path
     story: str
+    bytes_damaged: bool
 
 
 def make_track(folder: Path, seed: int) -> Made:
@@ -112,9 +113,13 @@ def make_track(folder: Path, seed: int) -> Made:
     times = variable_times(draw, frames) if variable else None
     source = folder / f"{seed}{suffix}"
     make_video(source, frames=frames, fps=rate, size=SIZE, codec=codec.name, gop=gop, options=options, times_ms=times)  # type: ignore[arg-type]
-    path, what = damaged(draw, source, frames)
+    path, what = damaged(draw, source, frames, variable=variable)
     rates = "variable" if times else f"{rate}"
-    return Made(path, f"seed {seed}: {codec.name}{suffix}, {frames} frames, {rates} fps, GOP {gop}, {options}, {what}")
+    return Made(
+        path,
+        f"seed {seed}: {codec.name}{suffix}, {frames} frames, {rates} fps, GOP {gop}, {options}, {what}",
+        "byte" in what,
+    )
 
 
 def variable_times(draw: random.Random, frames: int) -> list[int]:
@@ -122,13 +127,18 @@ def variable_times(draw: random.Random, frames: int) -> list[int]:
     return [0, *accumulate(draw.choice((17, 33, 34, 40, 50, 66, 100, 700)) for _ in range(frames - 1))]
 
 
-def damaged(draw: random.Random, source: Path, frames: int) -> tuple[Path, str]:
-    """Leave a file as it is, or cut its start, lose packets, or damage its bytes."""
+def damaged(draw: random.Random, source: Path, frames: int, *, variable: bool) -> tuple[Path, str]:
+    """Leave a file as it is, or cut its start, lose packets, or damage its bytes.
+
+    Packets that are missing without a gap in steady times, or any other sign, nobody can miss before decoding.
+    """
     path = source.with_stem(f"{source.stem}-b")
     kind = draw.choice(("whole", "whole", "cut start", "lost", "hole", "truncated", "cut out"))
     if kind == "cut start":
         first = draw.randint(1, frames * 2 // 3)
         return remux(source, path, lambda number, packet: number >= first), f"cut at packet {first}"  # noqa: ARG005
+    if kind == "lost" and variable:
+        kind = "whole"
     if kind == "lost":
         lost = set(draw.sample(range(frames), draw.randint(1, 4)))
         return remux(source, path, lambda number, packet: number not in lost), f"without packets {lost}"  # noqa: ARG005

@@ -16,6 +16,7 @@ SETTLED: Final = 12
 """So many frames that come out behind a doubtful place end the doubt."""
 GAP: Final = 1.75
 FEW_GAPS: Final = 0.2
+FEWEST: Final = 4
 """A gap in a steady track is this many times the usual one; more than this share of them, and it is not steady."""
 JUMP: Final = 4
 JUMP_BYTES: Final = 1024
@@ -110,7 +111,7 @@ def gaps(order: Display) -> list[int]:
     if not len(steps):
         return []
     wide = steps > GAP * np.median(steps)
-    return sorted(order.order[1:][wide].tolist()) if wide.sum() <= FEW_GAPS * len(steps) else []
+    return sorted(order.order[1:][wide].tolist()) if wide.sum() <= max(FEWEST, FEW_GAPS * len(steps)) else []
 
 
 def jumps(packets: Packets) -> list[int]:

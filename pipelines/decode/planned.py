@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,11 +57,11 @@ def read_packets(job: Job, track: Track, *, keep: bool) -> Read:
 class Planned:
     """A file decoded by plan: its frames are known from its packets, without decoding them.
 
-    ``trusted``: whether they are; where not, nothing comes of ``decode``.
+    ``trusted``: whether they are; where not, nothing comes of ``decode``. ``opened`` holds the ``track``.
     """
 
-    def __init__(self, job: Job, track: Track, read: Read) -> None:
-        self._job, self._track, self._read = job, track, read
+    def __init__(self, job: Job, track: Track, read: Read, opened: ExitStack) -> None:
+        self._job, self._track, self._read, self._opened = job, track, read, opened
         self._confirmed = False
         self._shown: Display | None = None
         damaged = track.damaged
@@ -68,11 +69,13 @@ class Planned:
             job.seen = job.corrupt = track.errors = 0
             self._shown = certain(job, track, read.packets, self._feed_looking)
             damaged |= bool(track.errors or job.corrupt)
+            self._renew()
         if self._shown is not None:
             self._timeline = Timeline(*self._times(self._shown), ["partial"] if damaged else [])
 
     def close(self) -> None:
-        """Let go of the packets; nothing more can be decoded."""
+        """Let go of the file and its packets; nothing more can be decoded."""
+        self._opened.close()
         self._read, self._shown = Read(Packets(), None, trusted=False), None
 
     @property
@@ -163,12 +166,19 @@ class Planned:
         job.seen = job.corrupt = self._track.errors = 0
         self._feed(segments(packets, sorted(places.values())), take)
         if len(came) < len(needed) or not watch.finish() or self._track.errors or job.corrupt:
+            self._renew()
             return None
         if watch.fields and not self._confirmed and not settle_head(packets, self._feed_looking):
             self._shown = None
             return None
         self._confirmed = True
         return pictures
+
+    def _renew(self) -> None:
+        """Open the file again where damage was decoded: its bytes may have passed for a decoder's parameters."""
+        if self._track.errors or self._job.corrupt:
+            self._opened.close()
+            self._track = self._opened.enter_context(self._job.open())
 
     def _feed_looking(self, plan: Sequence[Segment], take: Callable[[Any, Segment], None]) -> None:
         def looked(frame: Any, segment: Segment) -> None:

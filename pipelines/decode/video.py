@@ -70,7 +70,7 @@ def _decode(job: Job, jobs: Sequence[Job]) -> Iterator[DecodedVideo | DecodeErro
     sequential: Sequential | None = None
     with ExitStack() as opened, ExitStack() as read_again:
         track = opened.enter_context(job.open())
-        planned = Planned(job, track, read_packets(job, track, keep=size <= KEEP_BYTES))
+        planned = Planned(job, track, read_packets(job, track, keep=size <= KEEP_BYTES), opened)
         for number, group in enumerate(groups):
             results = planned.decode(group)
             later = groups[number + 1] if number + 1 < len(groups) else []
@@ -78,7 +78,6 @@ def _decode(job: Job, jobs: Sequence[Job]) -> Iterator[DecodedVideo | DecodeErro
             if left:
                 guess = planned.guess(group) if sequential is None else None
                 if not later or not planned.trusted:
-                    opened.close()
                     planned.close()
                 if sequential is None:
                     sequential = Sequential(job, guess)

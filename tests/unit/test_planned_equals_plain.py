@@ -24,17 +24,18 @@ FEW = range(24)
 MANY = range(1000, 1200)
 
 
-def outcome(result: DecodedVideo | DecodeError):
-    """What of a result has to be equal."""
+def outcome(result: DecodedVideo | DecodeError, ignored: frozenset[str] = frozenset()):
+    """What of a result has to be equal; notes aside that are ``ignored``."""
     if isinstance(result, DecodeError):
         return result.kind, result.message
+    notes = [note for note in result.notes if note not in ignored]
     pictures = [frame.tobytes() for frame in result.frames]
-    return result.timestamps_s, result.duration_s, result.fps, result.width, result.height, result.notes, pictures
+    return result.timestamps_s, result.duration_s, result.fps, result.width, result.height, notes, pictures
 
 
-def plain(path, recipe: PrepareConfig, clip: Clip):
+def plain(path, recipe: PrepareConfig, clip: Clip, ignored: frozenset[str]):
     try:
-        return outcome(decode_in_order(path, recipe=recipe, start_s=clip.start_s, end_s=clip.end_s))
+        return outcome(decode_in_order(path, recipe=recipe, start_s=clip.start_s, end_s=clip.end_s), ignored)
     except DecodeError as error:
         return outcome(error)
 
@@ -43,14 +44,14 @@ def told(result) -> str:
     return str(result if len(result) == 2 else result[:-1])
 
 
-def differences(path, draw: random.Random, length_s: float = 2.0) -> list[str]:
+def differences(path, draw: random.Random, length_s: float = 2.0, ignored: frozenset[str] = frozenset()) -> list[str]:
     """Where planned and plain differ, over all policies and a few clips."""
     found = []
     for name, recipe in RECIPES.items():
         start = draw.uniform(0, length_s)
         clips = [Clip(), Clip(start, start + draw.uniform(0.1, length_s)), Clip(None, length_s / 3), Clip(start)]
         for clip, result in zip(clips, decode_clips(path, recipe=recipe, clips=clips), strict=True):
-            wanted, planned = plain(path, recipe, clip), outcome(result)
+            wanted, planned = plain(path, recipe, clip, ignored), outcome(result, ignored)
             if planned != wanted:
                 what = "" if told(planned) != told(wanted) else " (pictures)"
                 found.append(f"{name} {clip}: {told(planned)} instead of {told(wanted)}{what}")
@@ -62,7 +63,9 @@ def check_made(folder, seeds) -> list[str]:
     wrong = []
     for seed in seeds:
         made = make_track(folder, seed)
-        found = differences(made.path, random.Random(seed))
+        # Damage inside of a picture that is not needed shows in order only, and only there it is noted.
+        ignored = frozenset({"partial"} if made.bytes_damaged else ())
+        found = differences(made.path, random.Random(seed), ignored=ignored)
         if found:
             wrong.append("\n  ".join([made.story, *found]))
     return wrong
