@@ -122,7 +122,7 @@ class Watch:
         if segment is not self._segment:
             self.finish()
             self._segment, self._came = segment, []
-        self.fields = self.fields or has_fields(self._track, frame)
+            self.fields = self.fields or has_fields(self._track, frame)
         if frame.pts is None or (self._came and frame.pts < self._came[-1]):
             self.fine = False
         else:

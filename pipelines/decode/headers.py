@@ -48,45 +48,71 @@ def reader(codec: str, extradata: bytes | None, macroblocks: int) -> Reader | No
 
 
 def _nal_reader(codec: str, extradata: bytes) -> Reader:
-    lengths = _length_bytes(codec, extradata)
-    is_picture = _h264_picture if codec == "h264" else _hevc_picture
+    """Look at the first picture of a packet; all its units are walked where their lengths are told, to see they fit."""
+    lengths = unit_lengths(codec, extradata)
+    shows_of = [_h264_picture(header) if codec == "h264" else _hevc_picture(header) for header in range(256)]
 
     def read(data: bytes) -> Shows:
         if HOLE in data or (codec == "hevc" and data[-2:] in (b"\x48\x01", b"\x4a\x01")):
             return Shows.DOUBTFUL  # frames behind the end of an HEVC sequence may be left out
-        units = _by_length(data, lengths) if lengths else _by_start_code(data)
-        return next((shows for header in units if (shows := is_picture(header)) is not None), Shows.DOUBTFUL)
+        found = None
+        for at in _units(data, lengths):
+            found = found or shows_of[data[at]]
+            if found is not None and not lengths:
+                break
+        return found or Shows.DOUBTFUL
 
-    return read
+    def read_lengths(data: bytes) -> Shows:
+        size = len(data)
+        if lengths < size and int.from_bytes(data[:lengths]) + lengths == size and HOLE not in data:
+            return shows_of[data[lengths]] or Shows.DOUBTFUL  # one unit, as most packets are
+        return read(data)
+
+    return read_lengths if lengths and codec == "h264" else read
 
 
-def _by_length(data: bytes, lengths: int) -> list[int]:
-    """First bytes of the units of a packet; none where their lengths do not add up to its own."""
-    found, at = [], 0
-    while at + lengths < len(data):
-        found.append(data[at + lengths])
-        at += lengths + int.from_bytes(data[at : at + lengths])
-    return found if at == len(data) else []
-
-
-def _by_start_code(data: bytes) -> Iterator[int]:
-    """First bytes of the units of a packet, as far as they are near to its start."""
+def _units(data: bytes, lengths: int) -> Iterator[int]:
+    """Where the units of a packet start, near to its start without ``lengths``; none where these do not add up."""
+    if lengths:
+        found, at = [], 0
+        while at + lengths < len(data):
+            found.append(at + lengths)
+            at += lengths + int.from_bytes(data[at : at + lengths])
+        yield from found if at == len(data) else ()
+        return
     at = data.find(b"\0\0\1") + 3
     while 3 <= at < len(data):
-        yield data[at]
+        yield at
         at = data.find(b"\0\0\1", at, HEAD_BYTES) + 3
 
 
-def starts_slowly(data: bytes) -> bool:
+def starts_slowly(data: bytes, lengths: int) -> bool:
     """Whether an H.264 keyframe promises right pictures only for some frames later: a refresh bit by bit.
 
-    Looks for the message "recovery point" (6) with a count above 0 before the picture.
+    Looks for the message "recovery point" (6) with a count above 0. ``lengths``: as ``unit_lengths`` gives it.
     """
-    at = data.find(b"\x06\x06", 0, HEAD_BYTES)
-    return at >= 0 and at + 3 < len(data) and not data[at + 3] & 0x80
+    for at in _units(data, lengths):
+        if data[at] & 0x1F == 5:
+            return False
+        message = at + 1
+        while data[at] & 0x1F == 6 and message + 2 < len(data) and data[message] != 0x80:
+            kind, message = _ff_coded(data, message)
+            size, message = _ff_coded(data, message)
+            if kind == 6 and message < len(data):
+                return not data[message] & 0x80
+            message += size
+    return False
 
 
-def _length_bytes(codec: str, extradata: bytes) -> int:
+def _ff_coded(data: bytes, at: int) -> tuple[int, int]:
+    """Read a number of bytes that are added up, the last below 255, and go behind it."""
+    value = 0
+    while at < len(data) and data[at] == 0xFF:
+        value, at = value + 0xFF, at + 1
+    return value + (data[at] if at < len(data) else 0), at + 1
+
+
+def unit_lengths(codec: str, extradata: bytes) -> int:
     """Bytes of the length before each unit; 0 where start codes part them."""
     at = 4 if codec == "h264" else 21
     if len(extradata) <= at or extradata[:3] == b"\0\0\1" or extradata[:4] == b"\0\0\0\1":

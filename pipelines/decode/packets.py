@@ -41,11 +41,12 @@ class Packets:
     """The packets of a track in file order.
 
     ``doubts``: positions of packets of which it is not sure that each gives a frame, rising. ``reader``: what tells,
-    from a packet's bytes; ``slow_starts``: whether a keyframe may be the start of a refresh bit by bit.
+    from a packet's bytes; ``slow_starts``: where an H.264 keyframe may be the start of a refresh bit by bit, bytes of
+    its units' lengths.
     """
 
     def __init__(
-        self, packets: list[Packet] | None = None, reader: Reader | None = None, *, slow_starts: bool = False
+        self, packets: list[Packet] | None = None, reader: Reader | None = None, *, slow_starts: int | None = None
     ) -> None:
         self._pts, self._dts, self._pos, self._size = array("q"), array("q"), array("q"), array("q")
         self._key, self._flags = bytearray(), bytearray()
@@ -93,7 +94,7 @@ class Packets:
         if self._reader is not None:
             data = bytes(packet)
             shows = self._reader(data)
-            if key and self._slow_starts and starts_slowly(data):
+            if key and self._slow_starts is not None and starts_slowly(data, self._slow_starts):
                 flags |= NO_START
             if shows is Shows.NOTHING:
                 flags |= NO_FRAME

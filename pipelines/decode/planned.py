@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.decode.certain import Watch, certain, settle_head
 from pipelines.decode.errors import DecodeError
 from pipelines.decode.feed import FromFile, feed, from_memory
-from pipelines.decode.headers import reader
+from pipelines.decode.headers import reader, unit_lengths
 from pipelines.decode.in_order import Guess, guess_by_count
 from pipelines.decode.job import DecodedVideo, Facts, Job, Kept, Timeline
 from pipelines.decode.packets import Packets
@@ -37,7 +37,8 @@ def read_packets(job: Job, track: Track, *, keep: bool) -> Read:
     """Read a track through once, without decoding."""
     context = track.context
     tells = reader(context.name, context.extradata, (context.width + 15) // 16 * ((context.height + 15) // 16))
-    packets, kept = Packets(reader=tells, slow_starts=context.name == "h264"), list[Any]()
+    slow = unit_lengths("h264", context.extradata or b"") if context.name == "h264" else None
+    packets, kept = Packets(reader=tells, slow_starts=slow), list[Any]()
     failures = 0
     for packet in track.demux(job.budget, job.limits.max_packets):
         packets.note(packet)

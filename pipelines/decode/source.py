@@ -60,20 +60,22 @@ class Track:
         Raises DecodeError when the time is spent, when there are too many and when there are none.
         """
         count = 0
-        first = end = None
+        first: int | None = None
+        last, length = -(2**63), 0
         for packet in self.read(budget):
             count += 1
             if count > max_packets:
                 raise DecodeError("too_many_packets", f"More than {max_packets} packets.")
             self.damaged |= packet.is_corrupt
             pts = packet.pts
-            if pts is not None:
-                first = pts if first is None else min(first, pts)
-                end = max(end or pts, pts + (packet.duration or 0))
+            if pts is not None and pts >= last:
+                first = pts if first is None else first
+                last, length = pts, packet.duration or 0
             yield packet
         if not count:
             raise DecodeError("no_packets", "A header, but no video data.")
-        gap = (end - first) / count if first is not None and end is not None else 0.0
+        end = None if first is None else last + length
+        gap = 0.0 if first is None else (last - first) / count
         self.damaged |= ends_early(self.container, self.stream, count, end, gap)
 
     def read(self, budget: Budget) -> Iterator[Any]:
