@@ -111,8 +111,8 @@ class Planned:
                 chosen[place] = job.choose(self._timeline)
             except DecodeError as error:
                 results[place] = error
-        if results and not self._confirmed and self._pictures([0]) is None:
-            return {}
+        if results and not self._confirmed and self._pictures([]) is None:
+            return {}  # what there is no frame of may be there on the right clock
         for places in [list(chosen)] if len(chosen) < 2 else [list(chosen), *([place] for place in chosen)]:
             if len(places) == 1 and places[0] in results:
                 continue
@@ -145,12 +145,13 @@ class Planned:
         The first frame must come out too, once: all times count from it.
         """
         shown, job, packets = self._shown, self._job, self._read.packets
-        if shown is None or not wanted or shown.repeated[list(wanted)].any():
+        if shown is None or shown.repeated[list(wanted)].any():
             return None
-        needed = list(wanted) if self._confirmed or wanted[0] == 0 else [0, *wanted]
+        needed = sorted({*wanted} if self._confirmed else {0, *wanted})
         by_pts = {int(shown.pts[i]): i for i in needed}
         places = {i: int(shown.order[i]) for i in needed}
         pictures: dict[int, Kept] = {}
+        kept = set(wanted)
         came: set[int] = set()
         watch = Watch(self._track, packets)
 
@@ -161,7 +162,7 @@ class Planned:
             if i is None or i in came or places[i] not in segment.wanted:
                 return
             came.add(i)
-            if i or wanted[0] == 0:
+            if i in kept:
                 pictures[i] = job.convert(frame)
 
         job.seen = job.corrupt = self._track.errors = 0
