@@ -127,6 +127,7 @@ class Planned:
         try:
             pictures = self._pictures(wanted)
         except DecodeError as error:
+            self._track.forget()
             return dict.fromkeys(chosen, error) if len(chosen) == 1 else {}
         if pictures is None:
             return {}

@@ -39,10 +39,10 @@ def decode_clips(
     """Decode many clips of one file, in the order given: each as ``decode_video`` does, or the error it raises.
 
     The file is opened and its packets are read once; clips that overlap or follow one another share the decoding, so
-    the order of time costs least. A few clips are decoded ahead, within ``TOGETHER_BYTES`` of pictures. No result
-    depends on the other clips, as long as none runs out of time: ``limits.cpu_seconds`` counts anew for every few
-    clips, for each clip of them where they have to be decoded one by one, and where everything has to be decoded in
-    order. Overlapping results may share arrays of frames. Raises MemoryError as ``decode_video`` does.
+    the order of time costs least. A group of clips is decoded ahead, within about ``TOGETHER_BYTES`` of pictures. No
+    result depends on the other clips, as long as none runs out of time: ``limits.cpu_seconds`` counts anew for each
+    group, for each clip of one that has to be decoded clip by clip, and where everything has to be decoded in order.
+    Overlapping results may share arrays of frames. Raises MemoryError as ``decode_video`` does.
     """
     given = 0
     job = Job(Path(path), recipe, None, None, Budget(recipe.limits.cpu_seconds))
