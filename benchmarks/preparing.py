@@ -71,6 +71,7 @@ def bare_rate(manifest: Path, workers: int) -> float:
 def job(manifest: Path, out: Path, workers: int) -> None:
     """In a process of its own: the Ray job; prints its rate and what its processes' time went to."""
     import ray
+
     from pipelines import shards
 
     seen: list[tuple[float, int]] = []
@@ -134,6 +135,7 @@ def without_decoding(output: Output, unit: int, again: object = None) -> object:
 def many_rows(rows: int, workers: int) -> None:
     """In a process of its own: the job over a made-up manifest; prints seconds and the driver's memory."""
     import ray
+
     from pipelines import shards
 
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gare.common.spread import segment_middles, thin
 
 TIME_TOLERANCE_S = 1e-6  # far below a frame, above the rounding of pts * time_base
+ALMOST = 0.999  # of a tick: what two rounded times can be off by, and less than the next tick
 
 Times = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -19,22 +20,37 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rule:
-    """What a policy may need beside the times; the settings of the same names in ``prepare``."""
+    """What a policy may need beside the times: the settings of the same names in ``prepare``, and ``tick_s``.
+
+    ``tick_s``: what the times are rounded to, 0 where they are exact.
+    """
 
     max_frames: int
     candidate_fps: float = 1.0
     timestamps_s: tuple[float, ...] = ()
+    tick_s: float = 0.0
 
 
-def candidates_at(times_s: Times, fps: float) -> Indices:
-    """Find the first frame at or after each multiple of 1/``fps`` seconds from the first frame; each frame once."""
-    ticks = np.floor((times_s - times_s[0] + TIME_TOLERANCE_S) * fps)
-    return np.flatnonzero(np.diff(ticks, prepend=-1.0) > 0).astype(np.int64)
+def tolerance(times_s: Times, off_s: float) -> float:
+    """How much a moment may differ and be the same: ``off_s``, half a mean frame at most, and float rounding."""
+    if len(times_s) < 2:
+        return TIME_TOLERANCE_S
+    frame_s = float(times_s[-1] - times_s[0]) / (len(times_s) - 1)
+    return min(off_s, frame_s / 2) + TIME_TOLERANCE_S
+
+
+def candidates_at(times_s: Times, fps: float, tick_s: float = 0.0) -> Indices:
+    """Find the first frame at or after each multiple of 1/``fps`` seconds from the first frame; each frame once.
+
+    Two rounded times are compared, so together they may be almost a tick off.
+    """
+    passed = np.floor((times_s - times_s[0] + tolerance(times_s, ALMOST * tick_s)) * fps)
+    return np.flatnonzero(np.diff(passed, prepend=-1.0) > 0).astype(np.int64)
 
 
 def fps_linspace(times_s: Times, rule: Rule) -> Indices:
     """Candidates by time, thinned by linspace, first and last included: right for variable frame rates too."""
-    candidates = candidates_at(times_s, rule.candidate_fps)
+    candidates = candidates_at(times_s, rule.candidate_fps, rule.tick_s)
     return candidates[thin(len(candidates), rule.max_frames)]
 
 
@@ -50,7 +66,7 @@ def segment_middle(times_s: Times, rule: Rule) -> Indices:
 
 def all_candidates(times_s: Times, rule: Rule) -> Indices:
     """Take every candidate by time, from the first on, as far as ``max_frames`` reaches."""
-    return candidates_at(times_s, rule.candidate_fps)[: rule.max_frames]
+    return candidates_at(times_s, rule.candidate_fps, rule.tick_s)[: rule.max_frames]
 
 
 def timestamps(times_s: Times, rule: Rule) -> Indices:
@@ -58,9 +74,10 @@ def timestamps(times_s: Times, rule: Rule) -> Indices:
 
     A frame is shown until the next one, the last for as long as frames are on average. Other moments are skipped.
     """
-    moments = np.sort(np.asarray(rule.timestamps_s, np.float64)) + times_s[0] + TIME_TOLERANCE_S
+    off_s = tolerance(times_s, ALMOST * rule.tick_s)
+    moments = np.sort(np.asarray(rule.timestamps_s, np.float64)) + times_s[0] + off_s
     mean = (times_s[-1] - times_s[0]) / max(1, len(times_s) - 1)
-    inside = (moments >= times_s[0]) & (moments < max(times_s[-1] + mean, times_s[0] + 2 * TIME_TOLERANCE_S))
+    inside = (moments >= times_s[0]) & (moments < max(times_s[-1] + mean, times_s[0] + off_s + TIME_TOLERANCE_S))
     return np.unique(np.searchsorted(times_s, moments[inside], "right") - 1)[: rule.max_frames]
 
 
@@ -74,10 +91,11 @@ POLICIES: Final[dict[str, Callable[[Times, Rule], Indices]]] = {
 """Each takes the times of a clip's frames, one at least, and gives rising indices, ``max_frames`` at most."""
 
 
-def in_clip(times_s: Times, start_s: float | None, end_s: float | None) -> range:
-    """Find the frames with ``start_s <= t < end_s``."""
-    low = 0 if start_s is None else int(np.searchsorted(times_s, start_s - TIME_TOLERANCE_S, "left"))
-    high = len(times_s) if end_s is None else int(np.searchsorted(times_s, end_s - TIME_TOLERANCE_S, "left"))
+def in_clip(times_s: Times, start_s: float | None, end_s: float | None, tick_s: float = 0.0) -> range:
+    """Find the frames with ``start_s <= t < end_s``; a rounded time may be half a tick off."""
+    off_s = tolerance(times_s, tick_s / 2)
+    low = 0 if start_s is None else int(np.searchsorted(times_s, start_s - off_s, "left"))
+    high = len(times_s) if end_s is None else int(np.searchsorted(times_s, end_s - off_s, "left"))
     return range(low, max(low, high))
 
 
@@ -90,18 +108,20 @@ def sample(
     timestamps_s: Sequence[float] = (),
     start_s: float | None = None,
     end_s: float | None = None,
+    tick_s: float = 0.0,
 ) -> list[int]:
     """Choose the kept frames: indices, rising, at most ``max_frames``; a short video keeps its few frames.
 
     ``times_s``: when each frame is shown, in display order, in seconds from the first shown frame. The clip is
     ``start_s <= t < end_s``; candidates and ``timestamps_s`` count from its first frame. Empty when no frame lies
-    inside.
+    inside. ``tick_s``: what the times are rounded to, as in a container of milliseconds; the same frames are chosen
+    as by the exact times, where a bound or moment is one of them. 0: they are exact.
     """
     times = np.asarray(times_s, dtype=np.float64)
-    clip = in_clip(times, start_s, end_s)
+    clip = in_clip(times, start_s, end_s, tick_s)
     if not clip:
         return []
-    rule = Rule(max_frames, candidate_fps, tuple(timestamps_s))
+    rule = Rule(max_frames, candidate_fps, tuple(timestamps_s), tick_s)
     return [clip[int(i)] for i in POLICIES[policy](times[clip.start : clip.stop], rule)]
 
 
@@ -113,6 +133,7 @@ def is_truncated(
     candidate_fps: float,
     start_s: float | None = None,
     end_s: float | None = None,
+    tick_s: float = 0.0,
 ) -> bool:
     """Whether ``all_candidates`` leaves out the end of the clip, which no other policy does."""
     if policy != "all_candidates":
@@ -124,5 +145,6 @@ def is_truncated(
         candidate_fps=candidate_fps,
         start_s=start_s,
         end_s=end_s,
+        tick_s=tick_s,
     )
     return len(more) > max_frames

@@ -22,9 +22,9 @@ TORCH_SECONDS = 2
 def main() -> None:
     caches = Path(sys.argv[2])
     os.environ["GARE_CACHE"] = str(caches / "warm")  # the driver's, too
+    import ray
     from ray.cluster_utils import Cluster
 
-    import ray
     from gare.common.storage import Folder
     from gare.config.tree import load_config
     from gare.data.cache import Cache, hold, locks

@@ -28,9 +28,9 @@ SMALL = {"object_store_memory": 80 * 2**20}
 
 def main() -> None:
     """Say it all."""
+    import ray
     from ray.cluster_utils import Cluster
 
-    import ray
     from gare.config.tree import load_config
 
     folder, manifest, settings = map(Path, sys.argv[1:])
@@ -61,6 +61,7 @@ def main() -> None:
 def where(output: Any, unit: int, *, again: Any) -> Any:
     """Process a unit and note on which node."""
     import ray
+
     from pipelines.work import process_unit
 
     (Path(str(output.place)) / f"at-{ray.get_runtime_context().get_node_id()}").touch()

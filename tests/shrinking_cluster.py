@@ -14,9 +14,9 @@ from pathlib import Path
 
 
 def main() -> None:
+    import ray
     from ray.cluster_utils import Cluster
 
-    import ray
     from gare.config.tree import load_config
     from gare.training.ray_train import fit
     from gare.training.run import run_directory

@@ -57,7 +57,7 @@ def make_video(
 def remux(source: Path, target: Path, change: Callable[[int, Any], bool], muxer: dict[str, str] | None = None) -> Path:
     """Copy the packets of a video; ``change`` gets each with its number, may alter it, and says whether it stays."""
     with av.open(str(source)) as inside, av.open(str(target), "w", options=muxer or {}) as outside:
-        stream = outside.add_stream_from_template(inside.streams.video[0])
+        stream = outside.add_stream_from_template(inside.streams.video[0], opaque=True)
         for number, packet in enumerate(p for p in inside.demux(video=0) if p.size):
             if change(number, packet):
                 packet.stream = stream

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
@@ -20,7 +21,6 @@ from gare.config.tree import build
 from gare.training.history import read_history
 from gare.training.placement import rank_selector
 from gare.training.run import HISTORY_FILE
-from ray import tune as ray_tune
 from tune.ledger import Ledger
 from tune.recorder import TuneCallback
 from tune.space import parse_space

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray import tune as ray_tune
+
 from gare.config import Config
 from gare.config.tree import with_overrides
 from gare.tracking import Status, Tracker, markdown_table
 from gare.training.ray_here import release
 from gare.training.run import CHECKPOINTS, read_state
 from gare.training.tracked import record_files
-from ray import tune as ray_tune
 from tune.comparison import Comparison
 from tune.ledger import SWEEP_FILE, Launch, Ledger, Stage, Trial, finite
 from tune.space import Planned

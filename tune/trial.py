@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ray import tune as ray_tune
+
 from gare.config import Config
 from gare.config.tree import build, with_overrides
 from gare.tracking import RunHandle
 from gare.training.run import RunSummary
-from ray import tune as ray_tune
 
 OUTCOME = "outcome"
 END_SECONDS = 60.0

@@ -43,6 +43,7 @@ class Sleeper:
 def _unit(output: Any, unit: int, again: object = None, *, video_s: float) -> object:
     """Process a unit without decoding, and leave a note of when and where that was."""
     import ray
+
     from pipelines.work import process_unit
 
     start = time.time()

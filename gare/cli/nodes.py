@@ -145,9 +145,8 @@ class Examiner:
 
 
 def _examiner(node: str) -> Any:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     place = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(num_cpus=0, num_gpus=0, scheduling_strategy=place)(Examiner).remote()

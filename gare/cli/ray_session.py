@@ -48,6 +48,7 @@ def ray_session(runtime: RuntimeConfig, *, places: Iterable[Place] = ()) -> Iter
 
 def _join(address: str) -> None:
     import ray
+
     from gare.common.ray_cluster import silence
 
     why = silence(address)

@@ -26,6 +26,7 @@ def plan_sweep(config: Config, extend: int) -> dict[str, Any]:
 def _nodes(config: Config) -> tuple[list[Node], str]:
     """The nodes the sweep would find, and in words which."""
     import ray
+
     from gare.cli.ray_session import local_cpus, ray_session
 
     if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):

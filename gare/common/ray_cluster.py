@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import ray
 from ray._private import state
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -24,7 +25,6 @@ from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
-import ray
 from gare.common.console import note, warn
 from gare.common.nodes import Node, Nodes, Selector
 

@@ -145,9 +145,8 @@ def _other_nodes() -> dict[str, str]:
 
 def _ask(nodes: Mapping[str, str], probes: Probes) -> Iterator[tuple[str, dict[str, str]]]:
     """What every node answers, in the order of their answers."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     asked: dict[Any, str] = {}
     for node, name in nodes.items():

@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray._raylet import PlacementGroupID
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -24,7 +25,6 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-import ray
 from gare.common.errors import RunError
 from gare.common.files import write_json
 

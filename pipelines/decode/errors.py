@@ -33,7 +33,9 @@ KINDS: Final[dict[str, str]] = {
 """Every kind a ledger row can fail with, and what it means."""
 
 NOTES: Final[dict[str, str]] = {
-    "partial": "some of the file was damaged",
+    "partial": "some of the file is damaged, or missing at its end",
+    "repaired_timestamps": "a few times in the file were missing or went back: those frames got a time between their "
+    "neighbours, or were left out",
     "ordinal_timestamps": "times counted from the frames' numbers, because those of the file tell nothing",
     "truncated": "policy all_candidates had more than max_frames; the end of the clip is not stored",
 }
@@ -55,12 +57,20 @@ class DecodeError(Exception):
         self.kind, self.message = kind, message
         self.attempts = 1
 
+    def again(self) -> DecodeError:
+        """Make the same error, for another clip of the file."""
+        return DecodeError(self.kind, self.message)
+
 
 class Budget:
     """Processor time of this thread since the start, checked at every packet."""
 
     def __init__(self, cpu_seconds: float) -> None:
         self._limit = cpu_seconds
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Count from now on."""
         self._started = time.thread_time()
         self._checks = 0
 

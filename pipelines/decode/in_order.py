@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from pipelines.decode.errors import DecodeError
-from pipelines.decode.job import DEFAULT_RATE, DecodedVideo, Job, Kept, rate_of, seconds
+from pipelines.decode.job import DecodedVideo, Facts, Job, Kept, Timeline, rate_of
 from pipelines.decode.source import Track
+from pipelines.decode.times import DEFAULT_RATE, shown
 
 
 @dataclass(frozen=True)
@@ -36,67 +38,141 @@ class Guess:
         return matches
 
 
+def guess_by_count(jobs: Sequence[Job], track: Track, count: int) -> Guess:
+    """Guess what will be kept of ``count`` frames at the file's rate."""
+    rate = rate_of(track) or DEFAULT_RATE
+    times = [i / rate for i in range(count)]
+    return Guess(sorted({i for job in jobs for i in job.sample(times)}))
+
+
 def in_order(job: Job, guess: Guess | None = None) -> DecodedVideo:
     """Decode everything for the times of the frames, which say what is kept, and again for those frames.
 
     The second time is left out where ``guess`` meets all that is kept: their pictures were made the first time.
     """
-    matches = (guess or Guess()).matcher()
-    job.start_again()
-    made: dict[int, Kept] = {}
-    pts: list[int | None] = []
-    with job.open() as track:
-        for number, frame in enumerate(_frames(job, track)):
-            pts.append(frame.pts)
-            if matches(number, frame.pts):
-                with suppress(DecodeError):  # what is not kept may be anything
-                    made[number] = job.convert(frame)
-        if not pts:
-            raise DecodeError("no_frames", "Video data, but no frame came from it.")
-        numbers, times, notes = _display(track, pts)
-        if track.errors or track.damaged or job.corrupt:
-            notes = ["partial", *notes]
-        picks = job.choose(times)
-        wanted = [numbers[i] for i in picks]
-        made |= _again(job, [number for number in wanted if number not in made])
-        return job.result(track, [made[i] for i in wanted], [times[i] for i in picks], order_s=times, notes=notes)
+    sequential = Sequential(job, guess)
+    try:
+        (result,) = sequential.decode([job])
+    finally:
+        sequential.close()
+    if isinstance(result, DecodeError):
+        raise result
+    return result
 
 
-def guess_by_count(job: Job, track: Track, count: int) -> Guess:
-    """Guess what will be kept of ``count`` frames at the file's rate."""
-    rate = rate_of(track) or DEFAULT_RATE
-    return Guess(job.sample([i / rate for i in range(count)]))
+class Sequential:
+    """A file whose frames are all decoded in order: once for their times, and then for the pictures of any clips.
 
-
-def _again(job: Job, missing: Sequence[int]) -> dict[int, Kept]:
-    """Decode as far as the last of the ``missing`` frames, for their pictures."""
-    made: dict[int, Kept] = {}
-    if not missing:
-        return made
-    seen, corrupt = job.seen, job.corrupt
-    with job.open() as track:
-        for number, frame in enumerate(_frames(job, track)):
-            if number in missing:
-                made[number] = job.convert(frame)
-            if number == missing[-1]:
-                break
-    job.seen, job.corrupt = seen, corrupt
-    return made
-
-
-def _display(track: Track, pts: Sequence[int | None]) -> tuple[Sequence[int], list[float], list[str]]:
-    """Say which of the frames that came out count, when they are shown, and a note where the file does not tell.
-
-    A repeated pts counts once, as in the plan. Where one is missing, goes back, or most are repeated, frames are
-    counted instead.
+    Clips that follow one another share a reading. ``guess``: as for ``in_order``.
     """
-    known = [value for value in pts if value is not None]
-    if len(known) == len(pts) and all(a <= b for a, b in pairwise(known)):
-        first = [i for i, value in enumerate(known) if i == 0 or value > known[i - 1]]
-        if 2 * len(first) >= len(known):
-            return first, seconds(track, [known[i] for i in first]), []
-    rate = rate_of(track) or DEFAULT_RATE
-    return range(len(pts)), [i / rate for i in range(len(pts))], ["ordinal_timestamps"]
+
+    def __init__(self, job: Job, guess: Guess | None = None) -> None:
+        self._job, self._guess = replace(job, seen=0, corrupt=0), guess or Guess()
+        self._made: dict[int, Kept | DecodeError] = {}
+        self._known: tuple[Facts, Sequence[int], Timeline] | None = None
+        self._failed: DecodeError | None = None
+        self._coming: Iterator[tuple[int, Any]] = iter(())
+        self._at = 0
+
+    def close(self) -> None:
+        """Close the file."""
+        close = getattr(self._coming, "close", None)
+        if close is not None:
+            close()
+
+    def decode(self, jobs: Sequence[Job], later: Sequence[Job] = ()) -> list[DecodedVideo | DecodeError]:
+        """Decode some clips of the file; of the ``later`` ones, keep the pictures that are met on the way."""
+        try:
+            facts, numbers, timeline = self._read()
+        except DecodeError as error:
+            return [error.again() for _ in jobs]
+        chosen = [_chosen(job, timeline) for job in jobs]
+        wanted = {numbers[i] for picks in chosen if isinstance(picks, list) for i in picks}
+        also = {
+            numbers[i] for job in later for picks in [_chosen(job, timeline)] if isinstance(picks, list) for i in picks
+        }
+        try:
+            self._make(wanted, also)
+        except DecodeError as error:
+            return [picks if isinstance(picks, DecodeError) else error.again() for picks in chosen]
+        results = [self._result(*pair, facts, numbers, timeline) for pair in zip(jobs, chosen, strict=True)]
+        self._made = {number: one for number, one in self._made.items() if number in also}
+        return results
+
+    def _result(
+        self, job: Job, picks: list[int] | DecodeError, facts: Facts, numbers: Sequence[int], timeline: Timeline
+    ) -> DecodedVideo | DecodeError:
+        if isinstance(picks, DecodeError):
+            return picks
+        kept = []
+        for i in picks:
+            one = self._made[numbers[i]]
+            if isinstance(one, DecodeError):
+                return one.again()
+            kept.append(one)
+        try:
+            return replace(job, seen=self._job.seen, corrupt=self._job.corrupt).result(facts, kept, picks, timeline)
+        except DecodeError as error:
+            return error
+
+    def _read(self) -> tuple[Facts, Sequence[int], Timeline]:
+        """Decode everything once: what the track tells of itself, the frames that count, and their times."""
+        if self._failed is not None:
+            raise self._failed
+        if self._known is None:
+            try:
+                self._known = self._read_once()
+            except DecodeError as error:
+                self._failed = error
+                raise
+        return self._known
+
+    def _read_once(self) -> tuple[Facts, Sequence[int], Timeline]:
+        job, matches = self._job, self._guess.matcher()
+        pts: list[int | None] = []
+        with job.open() as track:
+            for number, frame in enumerate(_frames(job, track)):
+                pts.append(frame.pts)
+                if matches(number, frame.pts):
+                    with suppress(DecodeError):  # what is not kept may be anything
+                        self._made[number] = job.convert(frame)
+            if not pts:
+                raise DecodeError("no_frames", "Video data, but no frame came from it.")
+            unit, made_up = track.stream.time_base, not track.ordered_by_pts
+            counted = shown(pts, unit, rate_of(track), made_up=made_up)
+            partial = ["partial"] if track.errors or track.damaged or job.corrupt else []
+            timeline = Timeline(np.asarray(counted.times_s), counted.tick_s, [*partial, *counted.notes])
+            return Facts.of(track), counted.numbers, timeline
+
+    def _make(self, wanted: set[int], also: set[int]) -> None:
+        """Make the pictures of the ``wanted`` frames, and of others that come before the last of them."""
+        missing = sorted(wanted - self._made.keys())
+        if not missing:
+            return
+        if missing[0] < self._at or not self._at:
+            self.close()
+            self._coming, self._at = self._again(), 0
+        for number, frame in self._coming:
+            self._at = number + 1
+            if (number in wanted or number in also) and number not in self._made:
+                try:
+                    self._made[number] = self._job.convert(frame)
+                except DecodeError as error:
+                    self._made[number] = error
+            if number == missing[-1]:
+                return
+
+    def _again(self) -> Iterator[tuple[int, Any]]:
+        job = replace(self._job)  # which has counted every frame already
+        with job.open() as track:
+            yield from enumerate(_frames(job, track))
+
+
+def _chosen(job: Job, timeline: Timeline) -> list[int] | DecodeError:
+    try:
+        return job.choose(timeline)
+    except DecodeError as error:
+        return error
 
 
 def _frames(job: Job, track: Track) -> Iterator[Any]:

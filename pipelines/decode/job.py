@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av.error
+import numpy as np
 from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines import sampling
@@ -18,7 +20,13 @@ from pipelines.decode.orientation import AS_STORED, Picture
 from pipelines.decode.picture import picture
 from pipelines.decode.source import Track, open_track
 
-DEFAULT_RATE = 25.0  # for the times of frames in files that have neither times nor a rate
+
+@dataclass(frozen=True)
+class Clip:
+    """A stretch of a video, ``start_s <= t < end_s`` in seconds from its first shown frame; None: no bound."""
+
+    start_s: float | None = None
+    end_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class DecodedVideo:
 
     ``frames``: RGB uint8 [height, width, 3] each, all of one shape; ``timestamps_s``: when each is shown, in seconds
     from the first shown frame; ``width`` and ``height``: as stored in the file, before any rotation; ``duration_s``:
-    from the first shown frame to the end of the last, counted from the packets; ``notes``: keys of ``NOTES``.
+    from the first shown frame to the end of the last; ``notes``: keys of ``NOTES``.
     """
 
     frames: list[Picture]
@@ -45,6 +53,29 @@ class Kept(NamedTuple):
 
     picture: Picture
     size: tuple[int, int]
+
+
+class Timeline(NamedTuple):
+    """When every shown frame of a video is shown: float64 [n], in seconds from the first, and what is noted of them.
+
+    ``tick_s``: what the times are rounded to, 0 where they are exact.
+    """
+
+    times_s: NDArray[np.float64]
+    tick_s: float
+    notes: list[str]
+
+
+class Facts(NamedTuple):
+    """What an open track tells of itself: the decoder's name, and frames per second as stated or implied."""
+
+    codec: str
+    fps: float | None
+
+    @classmethod
+    def of(cls, track: Track) -> Facts:
+        """Note them."""
+        return cls(track.context.name, rate_of(track))
 
 
 @dataclass
@@ -74,25 +105,26 @@ class Job:
             self.track = track
             yield track
 
-    def start_again(self) -> None:
-        """Forget what was seen, before decoding anew."""
-        self.seen = self.corrupt = 0
+    def of(self, clip: Clip) -> Job:
+        """The same for a clip."""
+        return replace(self, start_s=clip.start_s, end_s=clip.end_s, truncated=False)
 
-    def choose(self, times_s: Sequence[float]) -> list[int]:
+    def choose(self, timeline: Timeline) -> list[int]:
         """Sample the shown frames; DecodeError when the video is too long or no frame is to be had."""
-        if times_s[-1] > self.limits.max_seconds:
-            raise DecodeError("too_long", f"{times_s[-1]:.0f} s, more than {self.limits.max_seconds:g} s.")
-        picks = self.sample(times_s)
+        last = float(timeline.times_s[-1])
+        if last > self.limits.max_seconds:
+            raise DecodeError("too_long", f"{last:.0f} s, more than {self.limits.max_seconds:g} s.")
+        picks = self.sample(timeline.times_s, timeline.tick_s)
         if not picks:
             clip = f"{self.start_s or 0:g} s and {'the end' if self.end_s is None else f'{self.end_s:g} s'}"
             which = "moment of prepare.timestamps_s" if self.recipe.policy == "timestamps" else "frame"
-            raise DecodeError("empty_clip", f"No {which} between {clip}; the last frame is at {times_s[-1]:.2f} s.")
-        self.truncated = sampling.is_truncated(times_s, **self._rule())
+            raise DecodeError("empty_clip", f"No {which} between {clip}; the last frame is at {last:.2f} s.")
+        self.truncated = sampling.is_truncated(timeline.times_s, tick_s=timeline.tick_s, **self._rule())
         return picks
 
-    def sample(self, times_s: Sequence[float]) -> list[int]:
+    def sample(self, times_s: Sequence[float] | NDArray[np.float64], tick_s: float = 0.0) -> list[int]:
         """Sample frames shown at ``times_s``, none where the clip holds none."""
-        return sampling.sample(times_s, timestamps_s=self.recipe.timestamps_s or (), **self._rule())
+        return sampling.sample(times_s, timestamps_s=self.recipe.timestamps_s or (), tick_s=tick_s, **self._rule())
 
     def _rule(self) -> dict[str, Any]:
         recipe = self.recipe
@@ -117,9 +149,7 @@ class Job:
         except (av.error.FFmpegError, ValueError) as error:
             raise DecodeError("no_decodable_video", f"A frame that cannot be made RGB: {error}.") from None
 
-    def result(
-        self, track: Track, kept: Sequence[Kept], times: list[float], *, order_s: Sequence[float], notes: list[str]
-    ) -> DecodedVideo:
+    def result(self, facts: Facts, kept: Sequence[Kept], picks: Sequence[int], timeline: Timeline) -> DecodedVideo:
         """Put the decoded video together; DecodeError when most frames were damaged or the shapes differ."""
         if 2 * self.corrupt > self.seen:
             message = f"{self.corrupt} of {self.seen} decoded frames are damaged; encrypted, perhaps."
@@ -127,23 +157,15 @@ class Job:
         shapes = dict.fromkeys(f"{one.picture.shape[1]} x {one.picture.shape[0]}" for one in kept)
         if len(shapes) > 1:
             raise DecodeError("mixed_shapes", f"Resized frames of {' and '.join(shapes)} pixels; set prepare.crop.")
-        if self.truncated:
-            notes = [*notes, "truncated"]
+        notes = [*timeline.notes, "truncated"] if self.truncated else list(timeline.notes)
         width, height = kept[0].size
-        fps = rate_of(track)
-        mean = order_s[-1] / (len(order_s) - 1) if len(order_s) > 1 else (1 / fps if fps else 0.0)
-        pictures = [one.picture for one in kept]
-        return DecodedVideo(pictures, times, track.context.name, width, height, fps, order_s[-1] + mean, notes)
+        times, last = timeline.times_s, float(timeline.times_s[-1])
+        mean = last / (len(times) - 1) if len(times) > 1 else (1 / facts.fps if facts.fps else 0.0)
+        pictures, chosen = [one.picture for one in kept], [float(times[i]) for i in picks]
+        return DecodedVideo(pictures, chosen, facts.codec, width, height, facts.fps, last + mean, notes)
 
 
 def rate_of(track: Track) -> float | None:
     """Frames per second as the file states or implies."""
     rate = track.stream.average_rate or track.stream.guessed_rate
     return float(rate) if rate else None
-
-
-def seconds(track: Track, pts: Sequence[int]) -> list[float]:
-    """Turn pts into seconds from the first of them."""
-    unit = track.stream.time_base
-    up, down = unit.numerator, unit.denominator
-    return [(value - pts[0]) * up / down for value in pts]

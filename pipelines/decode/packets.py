@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.decode.headers import Reader, Shows, starts_slowly
+
 NONE: Final = -(2**63)
 """In a column: the file does not say."""
+DISCARD: Final = 1
+NO_FRAME: Final = 2
+NO_START: Final = 4
 
 
 class Packet(NamedTuple):
@@ -32,12 +38,21 @@ class Packet(NamedTuple):
 
 
 class Packets:
-    """The packets of a track in file order."""
+    """The packets of a track in file order.
 
-    def __init__(self, packets: list[Packet] | None = None) -> None:
+    ``doubts``: positions of packets of which it is not sure that each gives a frame, rising. ``reader``: what tells,
+    from a packet's bytes; ``slow_starts``: where an H.264 keyframe may be the start of a refresh bit by bit, bytes of
+    its units' lengths.
+    """
+
+    def __init__(
+        self, packets: list[Packet] | None = None, reader: Reader | None = None, *, slow_starts: int | None = None
+    ) -> None:
         self._pts, self._dts, self._pos, self._size = array("q"), array("q"), array("q"), array("q")
-        self._key, self._discard = bytearray(), bytearray()
+        self._key, self._flags = bytearray(), bytearray()
+        self._reader, self._slow_starts = reader, slow_starts
         self.new_parameters = False
+        self.doubts: list[int] = []
         for packet in packets or []:
             self.add(packet)
 
@@ -48,7 +63,7 @@ class Packets:
         return Packet(
             _known(self._pts[position]),
             bool(self._key[position]),
-            bool(self._discard[position]),
+            bool(self._flags[position] & DISCARD),
             _known(self._dts[position]),
             _known(self._pos[position]),
             self._size[position],
@@ -61,7 +76,7 @@ class Packets:
         self._pos.append(NONE if packet.pos is None else packet.pos)
         self._size.append(packet.size)
         self._key.append(packet.key)
-        self._discard.append(packet.discard)
+        self._flags.append(DISCARD if packet.discard else 0)
 
     def note(self, packet: Any) -> None:
         """Append a demuxed packet."""
@@ -75,7 +90,28 @@ class Packets:
         self._pos.append(NONE if pos is None else pos)
         self._size.append(packet.size)
         self._key.append(key)
-        self._discard.append(packet.is_discard)
+        flags = DISCARD if packet.is_discard else 0
+        if self._reader is not None:
+            data = bytes(packet)
+            shows = self._reader(data)
+            if key and self._slow_starts is not None and starts_slowly(data, self._slow_starts):
+                flags |= NO_START
+            if shows is Shows.NOTHING:
+                flags |= NO_FRAME
+            elif shows is Shows.DOUBTFUL:
+                self.doubts.append(len(self._flags))
+        self._flags.append(flags)
+
+    def doubt(self) -> None:
+        """Do not be sure of the last packet, or of the first where there is none yet."""
+        position = max(0, len(self) - 1)
+        if not self.doubts or self.doubts[-1] < position:
+            self.doubts.append(position)
+
+    def hide(self, positions: Iterable[int]) -> None:
+        """Note packets that give no frame."""
+        for position in positions:
+            self._flags[position] |= NO_FRAME
 
     def holds(self, position: int, packet: Packet) -> bool:
         """Whether this is the packet noted there. The dts does not count: demuxers that make it up need a start."""
@@ -93,14 +129,25 @@ class Packets:
         return np.array(self._pts, np.int64)
 
     @property
+    def places(self) -> NDArray[np.int64]:
+        """Where each lies in the file, int64 [n], NONE where that is not known."""
+        return np.array(self._pos, np.int64)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each, int64 [n]."""
+        return np.array(self._size, np.int64)
+
+    @property
     def keys(self) -> NDArray[np.int64]:
-        """Positions of the keyframes."""
-        return np.flatnonzero(np.frombuffer(self._key, np.uint8))
+        """Positions of the keyframes at which decoding can start."""
+        flags = np.frombuffer(self._flags, np.uint8)
+        return np.flatnonzero(np.frombuffer(self._key, np.uint8) & (flags & NO_START == 0))
 
     @property
     def shown(self) -> NDArray[np.int64]:
-        """Positions of the packets that no edit list hides."""
-        return np.flatnonzero(np.frombuffer(self._discard, np.uint8) == 0)
+        """Positions of the packets that give a frame which no edit list hides."""
+        return np.flatnonzero(np.frombuffer(self._flags, np.uint8) & (DISCARD | NO_FRAME) == 0)
 
 
 def _known(value: int) -> int | None:

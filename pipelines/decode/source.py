@@ -18,6 +18,7 @@ from av.stream import Disposition
 from gare.config.prepare import LimitsConfig
 from pipelines.decode.errors import Budget, DecodeError, check_room
 from pipelines.decode.orientation import AS_STORED, Orientation, stated_orientation
+from pipelines.decode.stated import ends_early
 
 # Containers of moving pictures only. Playlists (concat, hls, dash) would open other files, and still images
 # would pass as one-frame videos.
@@ -27,6 +28,8 @@ FORMATS = (
 )
 MOST_STRETCHED = 10
 """Pixels this many times as wide as high, or as high as wide, are real; beyond, the file is wrong."""
+MOST_ERRORS = 64
+"""So many failures to read, one after the other, and nothing more will come."""
 NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -34,8 +37,9 @@ NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 class Track:
     """One video stream of an open container, ready to decode on one thread.
 
-    ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read; ``orientation``:
-    what an H.264 stream itself says of its frames, None before its first packet is read.
+    ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read, or is not there;
+    ``failures``: how often reading failed; ``orientation``: what an H.264 stream itself says of its frames, None before
+    its first packet is read.
     """
 
     container: Any
@@ -44,6 +48,7 @@ class Track:
     errors: int = 0
     damaged: bool = False
     orientation: Orientation | None = AS_STORED
+    failures: int = 0
 
     @property
     def ordered_by_pts(self) -> bool:
@@ -67,27 +72,34 @@ class Track:
         return Fraction(ratio.numerator, ratio.denominator)
 
     def demux(self, budget: Budget, max_packets: int) -> Iterator[Any]:
-        """Yield the packets with data in file order; damage while reading ends them.
+        """Yield the packets with data in file order; damage, and an end before the stated one, is noted.
 
         Raises DecodeError when the time is spent, when there are too many and when there are none.
         """
         count = 0
+        first: int | None = None
+        last, length = -(2**63), 0
         for packet in self.read(budget):
             count += 1
             if count > max_packets:
                 raise DecodeError("too_many_packets", f"More than {max_packets} packets.")
             self.damaged |= packet.is_corrupt
+            pts = packet.pts
+            if pts is not None and pts >= last:
+                first = pts if first is None else first
+                last, length = pts, packet.duration or 0
             yield packet
         if not count:
             raise DecodeError("no_packets", "A header, but no video data.")
-        # MP4 lists every packet before the data, so what is missing at the end is known.
-        if self.container.format.name.startswith("mov") and len(self.stream.index_entries) > count:
-            self.damaged = True
+        end = None if first is None else last + length
+        gap = 0.0 if first is None else (last - first) / count
+        self.damaged |= ends_early(self.container, self.stream, count, end, gap)
 
     def read(self, budget: Budget) -> Iterator[Any]:
         """Yield what ``demux`` does, from where the container is now, however little or much it is."""
         packets = self.container.demux(self.stream)
-        while True:
+        failed = 0
+        while failed < MOST_ERRORS:
             budget.check()
             try:
                 packet = next(packets, None)
@@ -95,9 +107,13 @@ class Track:
                 raise
             except (av.error.FFmpegError, IndexError, ValueError):  # IndexError: MPEG-TS with a late stream
                 self.damaged = True
-                return
+                self.failures += 1
+                failed += 1
+                packets = self.container.demux(self.stream)  # reads on behind the damage
+                continue
             if packet is None:
                 return
+            failed = 0
             if packet.size:
                 if self.orientation is None:
                     self.orientation = stated_orientation(packet, self.stream)

@@ -1,31 +1,22 @@
-"""Decoding one video: the packet plan first, every frame in order where the plan cannot be trusted."""
+"""Decoding clips of a video: by plan where it is sure which frames there are, every frame in order elsewhere."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gare.config.prepare import PrepareConfig
-from pipelines.decode.errors import Budget
-from pipelines.decode.feed import FromFile, feed, from_memory
-from pipelines.decode.in_order import Guess, guess_by_count, in_order
-from pipelines.decode.job import DecodedVideo, Job, Kept, seconds
-from pipelines.decode.packets import Packets
-from pipelines.decode.plan import Display, Segment, display, segments
-from pipelines.decode.source import Track, check_file
+from pipelines.decode.errors import Budget, DecodeError
+from pipelines.decode.in_order import Sequential, in_order
+from pipelines.decode.job import Clip, DecodedVideo, Job
+from pipelines.decode.planned import Planned, read_packets
+from pipelines.decode.source import check_file
 
 KEEP_BYTES: Final = 64 * 2**20
-KEEP_PACKETS: Final = 200_000
-
-
-@dataclass(frozen=True)
-class _Read:
-    """The packets of a track, themselves too (``kept``) when the file is small enough; ``notes`` on the reading."""
-
-    packets: Packets
-    kept: list[Any] | None
-    notes: list[str]
+TOGETHER_BYTES: Final = 64 * 2**20
+"""So many bytes of stored pictures are made in one go; the next clips are decoded when these are taken."""
 
 
 def decode_video(
@@ -36,21 +27,32 @@ def decode_video(
     Raises DecodeError with a kind of ``KINDS``, and MemoryError for want of memory or where a damaged file asks for
     absurd amounts of it. Nothing in the file is trusted but its packets.
     """
-    job = Job(Path(path), recipe, start_s, end_s, Budget(recipe.limits.cpu_seconds))
-    size = check_file(job.path, job.limits)
-    with job.open() as track:
-        read = _read_packets(job, track, keep=size <= KEEP_BYTES)
-        shown = display(read.packets) if track.ordered_by_pts and track.starts_anywhere else None
-        if shown is None:
-            guess = guess_by_count(job, track, len(read.packets.shown))
-        else:
-            times = seconds(track, shown.pts.tolist())
-            picks = job.choose(times)
-            pictures = _by_plan(job, track, read, shown, picks)
-            if pictures is not None:
-                return job.result(track, pictures, [times[i] for i in picks], order_s=times, notes=read.notes)
-            guess = Guess(shown.pts[picks].tolist(), by_pts=True)
-    return in_order(job, guess)
+    (result,) = decode_clips(path, recipe=recipe, clips=[Clip(start_s, end_s)])
+    if isinstance(result, DecodeError):
+        raise result
+    return result
+
+
+def decode_clips(
+    path: str | Path, *, recipe: PrepareConfig, clips: Sequence[Clip]
+) -> Iterator[DecodedVideo | DecodeError]:
+    """Decode many clips of one file, in the order given: each as ``decode_video`` does, or the error it raises.
+
+    The file is opened and its packets are read once; clips that overlap or follow one another share the decoding, so
+    the order of time costs least. A group of clips is decoded ahead, within about ``TOGETHER_BYTES`` of pictures. No
+    result depends on the other clips, as long as none runs out of time: ``limits.cpu_seconds`` counts anew for each
+    group, for each clip of one that has to be decoded clip by clip, and where everything has to be decoded in order.
+    Overlapping results may share arrays of frames. Raises MemoryError as ``decode_video`` does.
+    """
+    given = 0
+    job = Job(Path(path), recipe, None, None, Budget(recipe.limits.cpu_seconds))
+    try:
+        for result in _decode(job, [job.of(clip) for clip in clips]):
+            given += 1
+            yield result
+    except DecodeError as error:
+        for _ in range(given, len(clips)):
+            yield error.again()
 
 
 def decode_in_order(
@@ -62,41 +64,38 @@ def decode_in_order(
     return in_order(job)
 
 
-def _read_packets(job: Job, track: Track, *, keep: bool) -> _Read:
-    packets, kept = Packets(), list[Any]()
-    for packet in track.demux(job.budget, job.limits.max_packets):
-        packets.note(packet)
-        if keep:
-            kept.append(packet)
-            if len(kept) > KEEP_PACKETS:
-                keep = False
-                kept.clear()
-    return _Read(packets, kept if keep else None, ["partial"] if track.damaged else [])
+def _decode(job: Job, jobs: Sequence[Job]) -> Iterator[DecodedVideo | DecodeError]:
+    size = check_file(job.path, job.limits)
+    groups = list(_together(jobs))
+    sequential: Sequential | None = None
+    with ExitStack() as opened, ExitStack() as read_again:
+        track = opened.enter_context(job.open())
+        planned = Planned(job, track, read_packets(job, track, keep=size <= KEEP_BYTES), opened)
+        for number, group in enumerate(groups):
+            results = planned.decode(group)
+            later = groups[number + 1] if number + 1 < len(groups) else []
+            left = [place for place in range(len(group)) if place not in results]
+            if left:
+                guess = planned.guess(group) if sequential is None else None
+                if not later or not planned.trusted:
+                    planned.close()
+                if sequential is None:
+                    sequential = Sequential(job, guess)
+                    read_again.callback(sequential.close)
+                if len(jobs) > 1:
+                    job.budget.start_again()
+                results |= dict(zip(left, sequential.decode([group[place] for place in left], later), strict=True))
+            yield from (results[place] for place in range(len(group)))
+            job.budget.start_again()
 
 
-def _by_plan(job: Job, track: Track, read: _Read, shown: Display, picks: list[int]) -> list[Kept] | None:
-    """Pictures of the kept frames; None when one did not come out, or anything makes it doubtful that it is right."""
-    if read.packets.new_parameters or shown.repeated[picks].any():
-        return None
-    wanted = shown.order[picks].tolist()
-    by_pts = dict(zip(shown.pts[picks].tolist(), wanted, strict=True))
-    pictures: dict[int, Kept] = {}
-
-    def take(frame: Any, segment: Segment) -> None:
-        job.look(frame)
-        position = by_pts.get(frame.pts)
-        if position in segment.wanted and position not in pictures:
-            pictures[position] = job.convert(frame)
-
-    plan = segments(read.packets, wanted)
-    if read.kept is not None:
-        feed(track, plan, from_memory(read.kept), job.budget, take)
-    else:
-        done = feed(track, plan, FromFile(track, read.packets, job.budget, seeks=True), job.budget, take)
-        if done < len(plan):
-            with job.open() as again:
-                through = FromFile(again, read.packets, job.budget, seeks=False)
-                feed(track, plan[done:], through, job.budget, take)
-    if len(pictures) < len(wanted) or track.errors or job.corrupt:
-        return None
-    return [pictures[i] for i in wanted]
+def _together(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    """Cut jobs into groups whose pictures fit into TOGETHER_BYTES, one at least."""
+    if not jobs:
+        return
+    recipe = jobs[0].recipe
+    shape = recipe.crop or recipe.short_side
+    bytes_each = 3 * shape * shape * recipe.max_frames * (1 if recipe.crop else 2)
+    count = max(1, TOGETHER_BYTES // bytes_each)
+    for start in range(0, len(jobs), count):
+        yield jobs[start : start + count]

@@ -7,15 +7,15 @@ import threading
 import time
 
 import pytest
+import ray
+from ray import cloudpickle
 from ray.train import UserCallback
 from ray.util.placement_group import placement_group, placement_group_table
 
-import ray
 from gare.common.files import write_json
 from gare.training.ray_here import PLACEMENT_FILE, StoppedError, release
 from gare.training.ray_train import fit
 from gare.training.run import read_state, run_directory
-from ray import cloudpickle
 
 pytestmark = pytest.mark.ray
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray import cloudpickle
 
 from gare.common.errors import ConfigError, RunError
 from gare.common.nodes import Node
@@ -12,7 +13,6 @@ from gare.config.tree import build, load_config
 from gare.tracking import log_report
 from gare.training.placement import groups_that_fit
 from gare.training.run import RunSummary, run_directory
-from ray import cloudpickle
 from tune.ledger import Ledger
 from tune.sweep import run_sweep
 

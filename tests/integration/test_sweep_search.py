@@ -5,10 +5,10 @@ import sys
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray import cloudpickle
 
 from gare.config.tree import build
 from gare.training.run import RunSummary, run_directory
-from ray import cloudpickle
 from tune.study import STUDY_FILE, STUDY_NAME
 from tune.sweep import run_sweep
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gare.config.prepare import PrepareConfig
-from pipelines.decode import DecodeError, decode_in_order, decode_video, feed
+from pipelines.decode import DecodeError, decode_in_order, decode_video, feed, planned
 from pipelines.decode import video as video_module
 from pipelines.decode.packets import Packet
 from pipelines.decode.source import Track
@@ -123,7 +123,7 @@ def test_other_packets_than_noted_are_not_decoded_in_their_place(tmp_path, monke
 def test_packets_too_many_to_keep_are_let_go_while_reading(tmp_path, monkeypatch):
     path = encoded(tmp_path, "h264_bframes")
     kept = decode_video(path, recipe=RECIPE)
-    monkeypatch.setattr(video_module, "KEEP_PACKETS", 10)
+    monkeypatch.setattr(planned, "KEEP_PACKETS", 10)
     assert_same(decode_video(path, recipe=RECIPE), kept)
 
 

@@ -117,16 +117,37 @@ def test_a_lie_about_the_size_changes_nothing(tmp_path):
     assert_same(both(changed(path, "b.mp4", lie)), both(path))
 
 
-def test_reading_that_ends_in_an_error_ends_the_data():
-    def packets():
-        yield SimpleNamespace(size=1, is_corrupt=False)
-        yield SimpleNamespace(size=0, is_corrupt=False)
+def packet(size: int) -> SimpleNamespace:
+    return SimpleNamespace(size=size, is_corrupt=False, pts=None)
+
+
+def demuxing(*readings):
+    """A track whose container gives one of the ``readings`` after the other, each until it fails."""
+    waiting = iter(readings)
+    container = SimpleNamespace(demux=lambda stream: next(waiting), format=SimpleNamespace(name="mpegts"))  # noqa: ARG005
+    return Track(container, None, None)
+
+
+def test_an_error_while_reading_loses_only_what_it_hides():
+    def failing(*sizes):
+        yield from map(packet, sizes)
         raise IndexError("list index out of range")  # MPEG-TS with a stream that starts late
 
-    container = SimpleNamespace(demux=lambda stream: packets(), format=SimpleNamespace(name="mpegts"))  # noqa: ARG005
-    track = Track(container, None, None)
-    assert len(list(track.demux(Budget(9.0), 10))) == 1
+    track = demuxing(failing(1, 0), failing(), iter([packet(2), packet(3)]))
+    assert [one.size for one in track.demux(Budget(9.0), 10)] == [1, 2, 3]
     assert track.damaged
+
+
+def test_reading_that_only_fails_ends():
+    def failing():
+        raise av.error.InvalidDataError(1, "")
+        yield
+
+    track = demuxing(iter([packet(1), *()]), *(failing() for _ in range(10**4)))
+    track.container.demux(None)
+    with pytest.raises(DecodeError, match="no_packets"):
+        list(track.demux(Budget(9.0), 10))
+    assert track.failures < 100
 
 
 # The tracks
@@ -224,7 +245,7 @@ def test_frames_hidden_by_an_edit_list_are_not_shown(tmp_path):
     assert first >= hidden
 
 
-def test_negative_and_missing_times_are_counted_instead(tmp_path):
+def test_a_few_missing_times_at_the_start_are_counted_back_from_those_there_are(tmp_path):
     def earlier(number, packet):
         packet.pts, packet.dts = packet.pts - 500, packet.dts - 500
         return True
@@ -235,7 +256,7 @@ def test_negative_and_missing_times_are_counted_instead(tmp_path):
         times = [packet.pts for packet in container.demux(video=0) if packet.size]
     assert None in times or min(times) < 0
     decoded = both(path)
-    assert decoded.notes == ["ordinal_timestamps"]
+    assert decoded.notes == ["repaired_timestamps"]
     assert decoded.timestamps_s == pytest.approx(both(source).timestamps_s, abs=0.1)
 
 

@@ -5,8 +5,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-
 import ray
+
 from gare.cli.ray_session import ray_session
 from gare.common import ray_cluster
 from gare.common.errors import RunError

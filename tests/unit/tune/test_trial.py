@@ -5,12 +5,12 @@ import queue
 import threading
 
 import pytest
+from ray import cloudpickle
 from ray.tune.schedulers import TrialScheduler
 
 from gare.common.errors import ConfigError, RunError
 from gare.config.tree import build
 from gare.training.run import RunSummary
-from ray import cloudpickle
 from tune.launch import Listed, asha
 from tune.ledger import Ledger, Trial
 from tune.trial import OUTCOME, Plan, TrialActor, chosen, run_trial

@@ -1,0 +1,135 @@
+"""Making sure which packets give a frame: doubtful ones are decoded, the others looked at while they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from pipelines.decode.feed import SKIPPABLE
+from pipelines.decode.job import Job
+from pipelines.decode.packets import Packets
+from pipelines.decode.plan import SETTLED, Display, Segment, display, doubtful, gaps, has_odd_start, head, jumps
+from pipelines.decode.source import Track
+
+UNLISTED: Final = ("matroska", "flv", "ogg", "nut")
+"""Containers that find their way again behind damage without a word, and tell where each packet lies."""
+FIELDS: Final = ("mpegts", "mpeg", "h264")
+"""Containers in which each field of an interlaced H.264 frame may be a packet of its own."""
+
+Feed = Callable[[Sequence[Segment], Callable[[Any, Segment], None]], None]
+"""Decodes the packets of a plan, handing on every frame that comes out with its segment."""
+
+
+def certain(job: Job, track: Track, packets: Packets, feed: Feed) -> Display | None:
+    """Order the frames of a track, hiding packets that give none; None where packets do not tell which frames come.
+
+    What is doubtful is decoded: the start, where it is odd, and the surroundings of damage.
+    """
+    order = display(packets)
+    if order is None or not len(packets.keys):
+        return None
+    kind = track.container.format.name.split(",")[0]
+    doubts = {*packets.doubts, *gaps(order)}
+    if kind in UNLISTED:
+        doubts |= set(jumps(packets))
+    if track.damaged or kind == "mpeg":  # the last packet may be a part of one
+        doubts.add(len(packets) - 1)
+    if has_odd_start(packets) and not settle_head(packets, feed):
+        return None
+    plan = doubtful(packets, sorted(doubts))
+    if 2 * sum(segment.stop + 1 - segment.start for segment in plan) > len(packets):
+        return None
+    for segment in plan:
+        came = _decoded(segment, feed)
+        hidden = _hidden(packets, segment, came, at_head=False) if came else None
+        inside = [doubt for doubt in doubts if segment.start <= doubt <= segment.stop]
+        if not came or hidden is None or (packets.pts[inside] < came[0]).any():
+            return None
+        packets.hide(hidden)
+    return None if 2 * job.corrupt > len(packets) else display(packets)
+
+
+def has_fields(track: Track, frame: Any) -> bool:
+    """Whether each field of a frame like this one may be a packet of its own."""
+    container = track.container.format.name.split(",")[0]
+    return bool(frame.interlaced_frame and container in FIELDS and track.context.name == "h264")
+
+
+def settle_head(packets: Packets, feed: Feed) -> bool:
+    """Hide the packets before the first frame that comes out; False where others give none either."""
+    for settled in (SETTLED, 32 * SETTLED, len(packets)):
+        segment = head(packets, settled)
+        came = _decoded(segment, feed)
+        if came is None:
+            return False
+        hidden = _hidden(packets, segment, came, at_head=True)
+        if hidden is not None:
+            packets.hide(hidden)
+            return True
+        if segment.stop == len(packets) - 1:
+            break
+    return False
+
+
+def _decoded(segment: Segment, feed: Feed) -> list[int] | None:
+    """When the frames of a stretch are shown, as they come out; None where that does not rise."""
+    came: list[int | None] = []
+    feed([segment], lambda frame, _: came.append(frame.pts))
+    known = [pts for pts in came if pts is not None]
+    if len(known) < len(came) or any(a > b for a, b in pairwise(known)):
+        return None
+    return known
+
+
+def _hidden(packets: Packets, segment: Segment, came: Sequence[int], *, at_head: bool) -> list[int] | None:
+    """Positions of a stretch's packets that gave no frame; None where the doubt reaches its end, or frames are odd."""
+    pts, shown = packets.pts, packets.shown
+    inside = shown[(shown >= segment.start) & (shown <= segment.stop)]
+    inside = inside[np.argsort(pts[inside], kind="stable")]
+    if not came or not set(came) <= set(pts[inside].tolist()):
+        return None
+    if not at_head:  # what is shown before may need what lies before the stretch
+        inside = inside[pts[inside] >= came[0]]
+    lost = ~np.isin(pts[inside], came)
+    if segment.stop < len(packets) - 1 and lost[-SETTLED // 2 :].any():
+        return None
+    hidden = inside[lost]
+    if at_head and (pts[hidden] > came[0]).any():
+        return None
+    return [int(position) for position in hidden]
+
+
+class Watch:
+    """Looks whether what comes out of the decoder is what the plan expects: ``fine`` as long as it is.
+
+    ``fields``: whether a frame may have been two packets.
+    """
+
+    def __init__(self, track: Track, packets: Packets) -> None:
+        self.fine = True
+        self.fields = False
+        self._track = track
+        self._every = track.context.name not in SKIPPABLE
+        self._packets = packets
+        self._segment: Segment | None = None
+        self._came: list[int] = []
+
+    def take(self, frame: Any, segment: Segment) -> None:
+        """Look at a frame."""
+        if segment is not self._segment:
+            self.finish()
+            self._segment, self._came = segment, []
+            self.fields = self.fields or has_fields(self._track, frame)
+        if frame.pts is None or (self._came and frame.pts < self._came[-1]):
+            self.fine = False
+        else:
+            self._came.append(frame.pts)
+
+    def finish(self) -> bool:
+        """Look at the end of a segment; whether all was fine so far."""
+        if self._segment is not None and self._every and self.fine:
+            self.fine = not _hidden(self._packets, self._segment, self._came, at_head=False)
+        return self.fine

@@ -1,0 +1,202 @@
+"""Decoding only the packets that the wanted frames need, where it is sure which frames the packets give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.decode.certain import Watch, certain, settle_head
+from pipelines.decode.errors import DecodeError
+from pipelines.decode.feed import FromFile, feed, from_memory
+from pipelines.decode.headers import reader, unit_lengths
+from pipelines.decode.in_order import Guess, guess_by_count
+from pipelines.decode.job import DecodedVideo, Facts, Job, Kept, Timeline
+from pipelines.decode.packets import Packets
+from pipelines.decode.plan import Display, Segment, display, segments
+from pipelines.decode.source import Track
+from pipelines.decode.times import seconds, tick_s
+
+KEEP_PACKETS: Final = 200_000
+
+
+@dataclass(frozen=True)
+class Read:
+    """The packets of a track, themselves too (``kept``) when the file is small enough."""
+
+    packets: Packets
+    kept: list[Any] | None
+    trusted: bool
+
+
+def read_packets(job: Job, track: Track, *, keep: bool) -> Read:
+    """Read a track through once, without decoding."""
+    context = track.context
+    tells = reader(context.name, context.extradata, (context.width + 15) // 16 * ((context.height + 15) // 16))
+    slow = unit_lengths("h264", context.extradata or b"") if context.name == "h264" else None
+    packets, kept = Packets(reader=tells, slow_starts=slow), list[Any]()
+    failures = 0
+    for packet in track.demux(job.budget, job.limits.max_packets):
+        packets.note(packet)
+        if packet.is_corrupt or track.failures > failures:
+            failures = track.failures
+            packets.doubt()
+        if keep:
+            kept.append(packet)
+            if len(kept) > KEEP_PACKETS:
+                keep = False
+                kept.clear()
+    if track.failures > failures:
+        packets.doubt()
+    return Read(packets, kept if keep else None, tells is not None)
+
+
+class Planned:
+    """A file decoded by plan: its frames are known from its packets, without decoding them.
+
+    ``trusted``: whether they are; where not, nothing comes of ``decode``. ``opened`` holds the ``track``.
+    """
+
+    def __init__(self, job: Job, track: Track, read: Read, opened: ExitStack) -> None:
+        self._job, self._track, self._read, self._opened = job, track, read, opened
+        self._confirmed = False
+        self._shown: Display | None = None
+        damaged = track.damaged
+        if read.trusted and track.ordered_by_pts and track.starts_anywhere and not read.packets.new_parameters:
+            job.seen = job.corrupt = track.errors = 0
+            self._shown = certain(job, track, read.packets, self._feed_looking)
+            damaged |= bool(track.errors or job.corrupt)
+            self._renew()
+        if self._shown is not None:
+            self._timeline = Timeline(*self._times(self._shown), ["partial"] if damaged else [])
+
+    def close(self) -> None:
+        """Let go of the file and its packets; nothing more can be decoded."""
+        self._opened.close()
+        self._read, self._shown = Read(Packets(), None, trusted=False), None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it is sure which frames there are."""
+        return self._shown is not None
+
+    def guess(self, jobs: Sequence[Job]) -> Guess:
+        """Guess what some clips will keep, for decoding in order."""
+        order = self._shown or (display(self._read.packets) if self._track.ordered_by_pts else None)
+        if order is None:
+            return guess_by_count(jobs, self._track, len(self._read.packets.shown))
+        times, tick = self._times(order)
+        picks = {i for job in jobs for i in job.sample(times, tick)}
+        return Guess(order.pts[sorted(picks)].tolist(), by_pts=True)
+
+    def _times(self, order: Display) -> tuple[NDArray[np.float64], float]:
+        unit = self._track.stream.time_base
+        return np.asarray(seconds(order.pts.tolist(), unit)), tick_s(order.pts, unit)
+
+    def decode(self, jobs: Sequence[Job]) -> dict[int, DecodedVideo | DecodeError]:
+        """Decode some clips of the file together: by their places in ``jobs``, those of which it is sure.
+
+        Where anything is not as planned, each is tried by itself, so that no result depends on the other clips.
+        """
+        if self._shown is None:
+            return {}
+        results: dict[int, DecodedVideo | DecodeError] = {}
+        chosen: dict[int, list[int]] = {}
+        for place, job in enumerate(jobs):
+            try:
+                chosen[place] = job.choose(self._timeline)
+            except DecodeError as error:
+                results[place] = error
+        if results and not self._confirmed and self._pictures([]) is None:
+            return {}  # what there is no frame of may be there on the right clock
+        for places in [list(chosen)] if len(chosen) < 2 else [list(chosen), *([place] for place in chosen)]:
+            if len(places) == 1 and places[0] in results:
+                continue
+            if len(chosen) > 1 and len(places) == 1:
+                self._job.budget.start_again()
+            results |= self._together({place: chosen[place] for place in places}, jobs)
+        return results
+
+    def _together(self, chosen: dict[int, list[int]], jobs: Sequence[Job]) -> dict[int, DecodedVideo | DecodeError]:
+        """Decode the chosen frames of some clips in one go; nothing where that fails."""
+        wanted = sorted({i for picks in chosen.values() for i in picks})
+        try:
+            pictures = self._pictures(wanted)
+        except DecodeError as error:
+            self._track.forget()
+            return dict.fromkeys(chosen, error) if len(chosen) == 1 else {}
+        if pictures is None:
+            return {}
+        facts = Facts.of(self._track)
+        results: dict[int, DecodedVideo | DecodeError] = {}
+        for place, picks in chosen.items():
+            try:
+                results[place] = jobs[place].result(facts, [pictures[i] for i in picks], picks, self._timeline)
+            except DecodeError as error:
+                results[place] = error
+        return results
+
+    def _pictures(self, wanted: Sequence[int]) -> dict[int, Kept] | None:
+        """Pictures of some shown frames; None when one did not come out, or it is doubtful that all are right.
+
+        The first frame must come out too, once: all times count from it.
+        """
+        shown, job, packets = self._shown, self._job, self._read.packets
+        if shown is None or shown.repeated[list(wanted)].any():
+            return None
+        needed = sorted({*wanted} if self._confirmed else {0, *wanted})
+        by_pts = {int(shown.pts[i]): i for i in needed}
+        places = {i: int(shown.order[i]) for i in needed}
+        pictures: dict[int, Kept] = {}
+        kept = set(wanted)
+        came: set[int] = set()
+        watch = Watch(self._track, packets)
+
+        def take(frame: Any, segment: Segment) -> None:
+            job.look(frame)
+            watch.take(frame, segment)
+            i = by_pts.get(frame.pts)
+            if i is None or i in came or places[i] not in segment.wanted:
+                return
+            came.add(i)
+            if i in kept:
+                pictures[i] = job.convert(frame)
+
+        job.seen = job.corrupt = self._track.errors = 0
+        self._feed(segments(packets, sorted(places.values())), take)
+        if len(came) < len(needed) or not watch.finish() or self._track.errors or job.corrupt:
+            self._renew()
+            return None
+        if watch.fields and not self._confirmed and not settle_head(packets, self._feed_looking):
+            self._shown = None
+            return None
+        self._confirmed = True
+        return pictures
+
+    def _renew(self) -> None:
+        """Open the file again where damage was decoded: its bytes may have passed for a decoder's parameters."""
+        if self._track.errors or self._job.corrupt:
+            self._opened.close()
+            self._track = self._opened.enter_context(self._job.open())
+
+    def _feed_looking(self, plan: Sequence[Segment], take: Callable[[Any, Segment], None]) -> None:
+        def looked(frame: Any, segment: Segment) -> None:
+            self._job.look(frame)
+            take(frame, segment)
+
+        self._feed(plan, looked)
+
+    def _feed(self, plan: Sequence[Segment], take: Callable[[Any, Segment], None]) -> None:
+        job, track, packets = self._job, self._track, self._read.packets
+        if self._read.kept is not None:
+            feed(track, plan, from_memory(self._read.kept), job.budget, take)
+            return
+        done = feed(track, plan, FromFile(track, packets, job.budget, seeks=True), job.budget, take)
+        if done < len(plan):
+            with job.open() as again:
+                feed(again, plan[done:], FromFile(again, packets, job.budget, seeks=False), job.budget, take)
+                track.errors += again.errors
