@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gare.common.errors import ConfigError
+from gare.common.text import decode
 
 
 def _reader() -> YAML:
@@ -32,7 +33,7 @@ def parse(text: str, where: str) -> Any:
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decode(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"There is no config file {path}; give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -16,6 +16,7 @@ from pipelines.benchmarks.annotations import Benchmark, Entry, Folder, Options, 
 from pipelines.benchmarks.videos import Found, find_videos
 from pipelines.manifest import table_of
 from pipelines.splits import DEV, TRAIN, carve, check_disjoint, some, taken_from_train
+from pipelines.walking import NO_UTF8, UNREADABLE
 
 UNKNOWN = Published()
 
@@ -116,7 +117,8 @@ def make_manifest(
             if missing
             else f"No video in {annotations} has a caption."
         )
-    notes = [*folder.notes, *(f"The folder {path} cannot be read." for path in found.unreadable)]
+    # A link that leads nowhere, or a pipe, is a file that is not there: the videos say so where they miss it.
+    notes = [*folder.notes, *(f"{p} {why}." for p, why in found.left_out.items() if why in (UNREADABLE, NO_UTF8))]
     return Made(table, counts, absent, missing, found.several, notes, folder.used)
 
 
