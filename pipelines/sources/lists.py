@@ -49,9 +49,8 @@ def listed(cell: str) -> list[str | None] | None:
             return None
         raise
     rest = _ARRAY_END.fullmatch(cell, end) if opening["array"] else not cell[end:]
-    if not rest or (opening["bracket"] == "(" and "," not in cell):  # ("text") is no tuple
-        return None
-    return elements
+    is_said = opening["bracket"] == "(" and len(elements) == 1 and not cell.endswith(",)")  # ("text") is no tuple
+    return None if not rest or is_said else elements
 
 
 def _texts(value: Any) -> list[str | None]:

@@ -79,7 +79,7 @@ def check_columns(path: Path, header: Sequence[str], options: SourceOptions) -> 
     """Raise InputError unless a source with these columns can be read with these options."""
     if not header:
         raise InputError(f"{path} is empty.")
-    repeated = [name for name, count in Counter(header).items() if count > 1]
+    repeated = [name for name, count in Counter(header).items() if name and count > 1]
     if repeated:
         raise InputError(f"{path} has the column {repeated[0]!r} twice.")
     unknown = [name for name in options.columns if name not in MANIFEST.names]
