@@ -95,7 +95,7 @@ def _raw_tables(path: Path) -> Iterator[pa.Table]:
 
         made = from_csv(path, SourceOptions(allow_uncaptioned=True, exact=True))
         if made.dropped_captions:
-            note(f"{made.dropped_captions:,} captions of {path.name} are none (nan, None, null, ...) and were dropped.")
+            note(f"{made.dropped_captions:,} captions of {path.name} were missing (nan, None, ...) and were dropped.")
         table = made.table
         yield from (table.slice(start, CHECK_ROWS) for start in range(0, max(1, table.num_rows), CHECK_ROWS))
     elif text_suffix(path) in TEXT_SUFFIXES:

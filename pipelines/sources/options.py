@@ -55,9 +55,9 @@ class SourceOptions:
 class Made:
     """The manifest, the rows read, and how many videos were dropped for want of a caption.
 
-    ``dropped_captions``: captions that were none, such as nan, None and null. ``in_several_splits``: files of which
-    rows are in more than one split. ``left_out``: what of a folder is not in the manifest, with the reason. ``whole``:
-    files that were not cut into segments, with the reason.
+    ``dropped_captions``: captions that say there is none, such as nan, None and null. ``in_several_splits``: files
+    that have rows in more than one split. ``left_out``: what of a folder is not in the manifest, with the reason.
+    ``whole``: files that were not cut into segments, with the reason.
     """
 
     table: pa.Table

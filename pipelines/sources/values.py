@@ -11,7 +11,7 @@ from gare.common.files import canonical_json
 from pipelines.sources.lists import NotAListError, listed
 
 SHOWN: Final = 60
-NO_CAPTION: Final = frozenset({"nan", "NaN", "-nan", "None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>"})
+NO_CAPTION: Final = frozenset({"nan", "NaN", "None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>"})
 """What pandas, numpy, spreadsheets and databases write for a caption that is not there."""
 
 

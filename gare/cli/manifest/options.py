@@ -113,7 +113,7 @@ def _show(out: Path, made: Made, splits: Mapping[str, Mapping[str, int]]) -> Non
 
     print_table(f"Manifest {out}", ["split", "videos", "captions"], [[k, *v.values()] for k, v in splits.items()])
     if made.dropped_captions:
-        note(f"{made.dropped_captions:,} captions that are none (nan, None, null, ...) were dropped.")
+        note(f"{made.dropped_captions:,} captions were missing (nan, None, null, ...) and were dropped.")
     if made.uncaptioned:
         note(f"{made.uncaptioned} videos without a caption were dropped; --allow-uncaptioned keeps them.")
     if made.left_out:
@@ -126,7 +126,7 @@ def _show(out: Path, made: Made, splits: Mapping[str, Mapping[str, int]]) -> Non
     if made.in_several_splits:
         warn(
             f"{len(made.in_several_splits):,} files have clips in more than one split, such as "
-            f"{made.in_several_splits[0]}: what is trained on is no test."
+            f"{made.in_several_splits[0]}: such clips are no test of videos that training has not seen."
         )
     without = [name for name, counts in splits.items() if not counts["captions"]]
     if without:

@@ -20,11 +20,12 @@ def csv_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
     """Make a manifest of a CSV file with the columns video_id, uri, split and captions.
 
     One row per caption, rows of the same video_id belonging together, or one row per video with a list of captions, as
-    JSON, Python, pandas or numpy write it. A caption that is nan, None, null or the like is none, and counted. start_s
-    and end_s bound a clip, in seconds. Where video_id is read from the same column as uri, it is the file's name
-    without folder and suffix (with more of its path where two share a name, and with the times where there are several
-    clips of a file). Videos without captions are dropped and counted. A file named .tsv is tab-separated; it may be
-    gzipped, and UTF-8 or UTF-16 with a byte order mark.
+    JSON, Python, pandas or numpy write it. A caption that is only nan, None, null or the like counts as missing.
+    start_s and end_s bound a clip, in seconds. Where video_id is read from the same column as uri, it is the file's
+    name without folder and suffix (with more of its path where two share a name, and with the times where a file has
+    several clips). Videos without captions are dropped and counted.
+
+    FILE is UTF-8, or UTF-16 with a byte order mark, and may be gzipped. When it is named .tsv, tabs separate its cells.
 
     \b
     Examples:
