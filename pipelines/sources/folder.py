@@ -52,7 +52,7 @@ def from_folder(
         first = "".join(f" {path} {why}." for path, why in islice(left_out.items(), 1))
         ends = ", ".join(sorted(suffixes))
         raise InputError(f"{as_text(root)} holds no video file; files count that end in {ends}.{first}")
-    ids = distinct_ids(files, (without_suffix,), folder)
+    ids = distinct_ids(files, (without_suffix,))
     whole: dict[str, str] = {}
     rows = _whole_rows(ids, files) if segments is None else _clips(ids, files, root, segments, whole)
     split = GALLERY if options.split is None and options.carve is None else options.split

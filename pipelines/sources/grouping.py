@@ -59,7 +59,7 @@ def group(source: Path, rows: Iterable[Row], options: SourceOptions, *, root: Pa
     kept = [video for video in videos.values() if video.captions or options.allow_uncaptioned]
     if not kept:
         raise InputError(f"No row of {source} has a caption; --allow-uncaptioned keeps videos without one.")
-    ids = _ids_of_files(kept, source) if options.ids_from_uris else [video.key for video in kept]
+    ids = _ids_of_files(kept) if options.ids_from_uris else [video.key for video in kept]
     splits = _splits(ids, kept, options)
     made = [
         {**_values(video, split, options), "video_id": name, "split": split, "captions": list(video.captions)}
@@ -69,21 +69,16 @@ def group(source: Path, rows: Iterable[Row], options: SourceOptions, *, root: Pa
     return Made(table_of(made, str(source)), count, len(videos) - len(kept), dropped, several)
 
 
-def distinct_ids(files: Sequence[str], shorter: Sequence[Callable[[str], str]], source: Path) -> list[str]:
-    """Name each file as shortly as tells it from all others: by the last of ``shorter`` that does, or its path.
-
-    Raises InputError when two files would still have one name.
-    """
+def distinct_ids(files: Sequence[str], shorter: Sequence[Callable[[str], str]]) -> list[str]:
+    """Name each of different files as shortly as tells it from all others: by the last of ``shorter`` that does."""
     ids = list(files)
     for shorten in shorter:
         names = [shorten(file) for file in files]
-        counts = Counter(names)
-        ids = [name if counts[name] == 1 else longer for name, longer in zip(names, ids, strict=True)]
-    repeated = [name for name, count in Counter(ids).items() if count > 1]
-    if repeated:
-        raise InputError(
-            f"{source} has two files that would both be the video {repeated[0]!r}; give a video_id column."
-        )
+        counts, taken = Counter(names), set(ids)
+        ids = [
+            name if counts[name] == 1 and (name == longer or name not in taken) else longer
+            for name, longer in zip(names, ids, strict=True)
+        ]
     return ids
 
 
@@ -98,10 +93,10 @@ def stem(file: str) -> str:
     return PurePosixPath(file).stem
 
 
-def _ids_of_files(videos: Sequence[_Video], source: Path) -> list[str]:
+def _ids_of_files(videos: Sequence[_Video]) -> list[str]:
     """Ids by the files' names; clips of one file also by their times, and with the file's as their source."""
     clips = Counter(video.key for video in videos)
-    names = dict(zip(clips, distinct_ids(list(clips), (without_suffix, stem), source), strict=True))
+    names = dict(zip(clips, distinct_ids(list(clips), (without_suffix, stem)), strict=True))
     for video in videos:
         if clips[video.key] > 1:
             others = [pair for pair in video.values["attributes"] or () if pair[0] != SOURCE]

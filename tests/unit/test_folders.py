@@ -75,6 +75,11 @@ def test_a_folder_gives_a_video_for_every_file(tmp_path_factory, names):
     assert made.left_out == {}
 
 
+def test_short_ids_never_meet_the_long_ids_of_others(tmp_path):
+    made = from_folder(touch(tmp_path, "a.mp4", "a.mkv", "a.mp4.mov", "b/a.mp4.mov"), ANY).table.to_pylist()
+    assert [row["video_id"] for row in made] == ["a.mkv", "a.mp4", "a.mp4.mov", "b/a.mp4"]
+
+
 def test_what_cannot_be_taken_is_listed_and_counted_and_the_rest_is_taken(tmp_path, monkeypatch, capfd):
     folder = touch(tmp_path / "v", "a.mp4", "closed/b.mp4", "caf\udce9.mp4", "caf\udce9/c.mp4", "caf\udce9/d.txt")
     (folder / "e.mp4").symlink_to("gone")

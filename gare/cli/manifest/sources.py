@@ -88,11 +88,11 @@ def folder_command(
 
     A video's id is its path below DIR without suffix (the whole path where two share that). Such videos are prepared,
     indexed and searched with a model trained on others; they cannot be trained on or evaluated. Hidden files and
-    folders are left out; what cannot be read or named is, too, and told.
+    folders are left out. So is what cannot be read or named, with a warning.
 
     With --segment a row is a clip of a file, such as film@00010.000-00020.000, with the file's id as attribute source.
-    The last clip goes to the end of the file; less than half a clip more is part of the one before. Every file is
-    opened to measure it; those that cannot be are a row each, uncut.
+    The last clip goes to the end of the file; a rest that would add less than half a clip is part of the one before.
+    Every file is opened to measure it; those that cannot be measured are a row each, uncut.
 
     \b
     Examples:
