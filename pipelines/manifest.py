@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gare.common.addresses import advice_on, without_options
+from gare.common.addresses import is_foreign, without_options
 from gare.common.console import note
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, canonical_json
@@ -59,7 +59,7 @@ def _stream_remote(address: str) -> Iterator[pa.Table]:
     above, _, name = bare.rpartition("/")
 
     def locate(uri: str) -> str:
-        return uri if has_scheme(uri) or advice_on(uri, "") else f"{above}/{quote(uri)}{options}"
+        return uri if has_scheme(uri) or is_foreign(uri, "") else f"{above}/{quote(uri)}{options}"
 
     with tempfile.TemporaryDirectory(prefix="gare-") as scratch:
         copy = Path(scratch) / name
@@ -117,7 +117,7 @@ def has_scheme(uri: str) -> bool:
 
 def located(uri: str, root: Path) -> str:
     """Make a path below ``root`` absolute; leave a uri with a scheme, and what is no path here, as it is."""
-    if has_scheme(uri) or advice_on(uri, root):
+    if has_scheme(uri) or is_foreign(uri, root):
         return uri
     return os.path.abspath(root / uri)  # noqa: PTH100 - symlinks stay
 

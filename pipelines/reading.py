@@ -45,7 +45,7 @@ def csv_rows(
     csv.field_size_limit(FIELD_CHARACTERS)
     with _sentences(path), open_lines(path, newline="") as lines:
         records = _records(path, lines, form)
-        header = [name.strip() for name in form.header or next(records, (0, []))[1]]
+        header = [name.strip() for name in next(records)[1]]
         check_header(header)
         for line, cells in records:
             if len(cells) != len(header):
@@ -54,27 +54,47 @@ def csv_rows(
 
 
 def _records(path: Path, lines: Iterator[str], form: CsvForm) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line each record starts on and its cells; lines without any are passed over.
+    """Yield the line each record starts on and its cells; lines without any are passed over. The first is the header.
 
     Where names of the header have a space before them, so may all cells: a quote behind it opens a cell all the same.
     """
     rules: dict[str, Any] = {"delimiter": form.delimiter, "strict": True}
     rules["quoting"] = csv.QUOTE_MINIMAL if form.quoted else csv.QUOTE_NONE
-    reader, above, start, is_header = csv.reader(lines, **rules), 0, 1, not form.header
+    start, above = 1, 0
     try:
-        while (cells := next(reader, None)) is not None:
+        if form.header:
+            yield 0, list(form.header)
+        else:
+            header, above, is_spaced = _header(lines, rules)
+            rules["skipinitialspace"] = is_spaced
+            yield 1, header
+        reader = csv.reader(lines, **rules)
+        start = above + 1
+        for cells in reader:
             if cells:
                 yield start, cells
-            if cells and is_header:
-                is_header = False
-                if any(name.startswith(" ") for name in cells):
-                    above += reader.line_num
-                    reader = csv.reader(lines, skipinitialspace=True, **rules)
             start = above + reader.line_num + 1
     except csv.Error as error:
         reason = "a quote is opened and never closed" if "end of data" in str(error) else str(error)
         hint = " If quotes are text in it, gare manifest csv --unquoted reads it." if form.delimiter == "\t" else ""
         raise InputError(f"{path} line {start} is not valid CSV: {reason}.{hint}") from None
+
+
+def _header(lines: Iterator[str], rules: dict[str, Any]) -> tuple[list[str], int, bool]:
+    """Cells of the first record, how many lines it takes, and whether there are spaces before some."""
+    seen: list[str] = []
+
+    def noted() -> Iterator[str]:
+        for line in lines:
+            seen.append(line)
+            yield line
+
+    reader = csv.reader(noted(), **rules)
+    cells = next(filter(None, reader), [])
+    is_spaced = any(name.startswith(" ") for name in cells)
+    if is_spaced:
+        cells = next(filter(None, csv.reader(seen, skipinitialspace=True, **rules)))
+    return cells, reader.line_num, is_spaced
 
 
 def text_lines(path: Path) -> list[str]:

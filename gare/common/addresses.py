@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 _LEGAL: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
-_OPTIONS: Final = re.compile(r"\?[A-Za-z_]+=[^&?#\s]*(?:&[A-Za-z_]+=[^&?#\s]*)*$")
+_OPTIONS: Final = re.compile(r"\?[A-Za-z_]+=[^&?#\s]*(?:&[A-Za-z_]+=[^&?#\s]*)*\Z")
 _DRIVE: Final = re.compile(r"(?:file:/+)?[A-Za-z]:[\\/]|\\\\", re.IGNORECASE)
 _HOME: Final = re.compile(r"~[^/]*/")
 
@@ -47,21 +47,28 @@ def open_address(address: str) -> tuple[Any, str]:
     return system, path
 
 
+def is_foreign(uri: str, root: str | Path) -> bool:
+    """Whether only a shell or Windows knows where a path leads: no file of that name is below ``root``."""
+    return bool(_DRIVE.match(uri) or _HOME.match(uri)) and not _is_there(uri, root)
+
+
 def advice_on(uri: str, root: str | Path) -> str | None:
-    """What to do about a path that only a shell or Windows understands, as the rest of a sentence; None for others.
+    """What to do about a path that cannot be right here, as the rest of a sentence; None for all others.
 
     ``root``: the folder of relative paths. A file that is there under that name is fine.
     """
-    windows, home = _DRIVE.match(uri), _HOME.match(uri)
-    if not (windows or home or "\\" in uri) or os.path.lexists(os.path.join(root, uri)):  # noqa: PTH118
-        return None
-    if windows:
+    if is_foreign(uri, root):
+        home = _HOME.match(uri)
+        if home:
+            return f"begins with {home[0]}, a home folder that only a shell looks up; write the whole path"
         return "is a path of Windows; give the path that the file has here"
-    if home:
-        return f"begins with {home[0]}, a home folder that only a shell looks up; write the whole path"
-    if os.path.lexists(os.path.join(root, uri.replace("\\", "/"))):  # noqa: PTH118
+    if "\\" in uri and not _is_there(uri, root) and _is_there(uri.replace("\\", "/"), root):
         return "is written with backslashes; write / between folders"
     return None
+
+
+def _is_there(path: str, root: str | Path) -> bool:
+    return os.path.lexists(os.path.join(root, path))  # noqa: PTH118
 
 
 def _parts(address: str) -> tuple[str, str, str, str]:

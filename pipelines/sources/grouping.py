@@ -119,7 +119,7 @@ def _add(videos: dict[tuple[Any, ...], _Video], row: Row, source: Path, options:
     named = {name: values.attribute(row.cells.get(name)) for name in options.attributes}
     found: dict[str, Any] = {
         **given,
-        "uri": _located(given["uri"], root, where),
+        "uri": located(given["uri"], root) if options.exact else _located(given["uri"], root, where),
         "start_s": values.seconds(cell("start_s"), where),
         "end_s": values.seconds(cell("end_s"), where),
         "attributes": list((values.attributes(cell("attributes"), where) | named).items()) or None,

@@ -25,9 +25,7 @@ class Segments:
         if not (math.isfinite(self.seconds) and 0 <= self.overlap < self.seconds):
             raise InputError("--segment needs a number of seconds, and --overlap one from 0 to less than that.")
         if self.step < SHORTEST_STEP_S:
-            raise InputError(
-                f"Segments begin at least {SHORTEST_STEP_S} s apart; give more --segment or less --overlap."
-            )
+            raise InputError(f"Clips begin at least {SHORTEST_STEP_S} s apart; give more --segment or less --overlap.")
 
     @property
     def step(self) -> float:

@@ -102,8 +102,9 @@ def test_paths_of_shells_and_windows_say_what_to_do(tmp_path, uri, advice):
     with pytest.raises(InputError, match=r"a\.jsonl line 1: the uri ") as caught:
         from_jsonl(tmp_path / "a.jsonl", SourceOptions(allow_uncaptioned=True))
     assert advice in str(caught.value)
-    kept = load_manifest(tmp_path / "a.jsonl")["uri"].to_pylist()
-    assert kept == [uri]
+    (tmp_path / "a.csv").write_text(f"video_id,uri,split,captions\na,{uri},x,y\n")
+    for name in ("a.jsonl", "a.csv"):  # in a manifest such a row fails alone
+        assert load_manifest(tmp_path / name)["uri"].to_pylist() == [uri]
     with pytest.raises(DecodeError) as failed:
         local_path(uri)
     assert failed.value.kind == "unsupported_uri"
@@ -125,6 +126,9 @@ def test_backslashes_where_the_file_is_there_with_slashes_are_told(tmp_path):
     (tmp_path / "a.csv").write_text("video_id,uri,split,captions\na,v\\a.mp4,x,y\n")
     with pytest.raises(InputError, match=r"line 2: .* is written with backslashes; write / between folders"):
         from_csv(tmp_path / "a.csv", SourceOptions())
+    uri = load_manifest(tmp_path / "a.csv")["uri"].to_pylist()[0]
+    with pytest.raises(DecodeError, match=r"unsupported_uri: .* is written with backslashes"):
+        local_path(uri)
 
 
 @pytest.mark.parametrize("uri", ["~/a.mp4", "~x/a.mp4", "C:/a.mp4", "C:\\a.mp4", "a\\b.mp4"])

@@ -261,4 +261,4 @@ def test_files_whose_clips_are_in_two_splits_are_told(tmp_path):
     (tmp_path / "a.csv").write_text(text)
     assert from_csv(tmp_path / "a.csv", ANY).in_several_splits == ("a.mp4",)
     result = run("csv", tmp_path / "a.csv", "--out", tmp_path / "m.parquet")
-    assert "1 files have clips in more than one split, such as a.mp4" in result.output
+    assert "1 files have rows in more than one split, such as a.mp4" in result.output

@@ -139,7 +139,7 @@ def test_the_messages_of_the_examples(fixtures_dir):
 
 
 def test_spaces_behind_the_commas_of_the_header_and_the_cells_do_not_count(tmp_path):
-    (tmp_path / "a.csv").write_text('video_id, uri , split,captions, note\n a, a.mp4, train, "a dog, runs", "x, y"\n')
+    (tmp_path / "a.csv").write_text('video_id, "uri", split ,captions, note\n a, a.mp4, train, "a dog, runs", "x, y"\n')
     row = from_csv(tmp_path / "a.csv", SourceOptions(attributes=("note",))).table.to_pylist()[0]
     assert (row["video_id"], row["uri"], row["split"]) == ("a", str(tmp_path / "a.mp4"), "train")
     assert (row["captions"], row["attributes"]) == (["a dog, runs"], [("note", "x, y")])

@@ -125,8 +125,8 @@ def _show(out: Path, made: Made, splits: Mapping[str, Mapping[str, int]]) -> Non
         )
     if made.in_several_splits:
         warn(
-            f"{len(made.in_several_splits):,} files have clips in more than one split, such as "
-            f"{made.in_several_splits[0]}: such clips are no test of videos that training has not seen."
+            f"{len(made.in_several_splits):,} files have rows in more than one split, such as "
+            f"{made.in_several_splits[0]}: a test on them is none of unseen videos."
         )
     without = [name for name, counts in splits.items() if not counts["captions"]]
     if without:
