@@ -6,10 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow.fs import FileSystem, FileType
 
+from gare.common.addresses import without_options
 from gare.common.files import file_digest
 from pipelines.decode import DecodeError
 from pipelines.decode.isolated.addresses import local_path
@@ -87,10 +89,11 @@ def _digest(uri: str) -> str:
 
 def _resolve(uri: str) -> tuple[Any, str]:
     """A uri's file system, made once per place: a client of its own for every object would cost seconds each."""
-    parts = uri.partition("?")
-    scheme, _, rest = parts[0].partition("://")
-    root, _, below = rest.partition("/")
-    system, top = _file_system(f"{scheme}://{root}/{parts[1]}{parts[2]}")
+    bare, options = without_options(uri)
+    scheme, _, rest = bare.partition("://")
+    root, _, key = rest.partition("/")
+    below = unquote(key)
+    system, top = _file_system(f"{scheme}://{root}/{options}")
     return system, f"{top.rstrip('/')}/{below}".lstrip("/") if scheme not in ("hdfs", "viewfs") else f"/{below}"
 
 

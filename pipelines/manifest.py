@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gare.common.addresses import is_foreign, without_options
+from gare.common.console import note
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, canonical_json
 from gare.common.redact import redact
@@ -30,6 +32,7 @@ CHECK_ROWS = 4096
 NO_ROWS = "{} has no rows: a corpus needs at least one video."
 CSV_SUFFIXES = frozenset({".csv", ".tsv"})
 TEXT_SUFFIXES = CSV_SUFFIXES | {".jsonl", ".ndjson"}
+GZIPPED = ".gz"
 
 
 def load_manifest(path: str | Path) -> pa.Table:
@@ -53,11 +56,11 @@ def stream_manifest(path: str | Path) -> Iterator[pa.Table]:
 
 
 def _stream_remote(address: str) -> Iterator[pa.Table]:
-    bare, question, query = address.partition("?")
+    bare, options = without_options(address)
     above, _, name = bare.rpartition("/")
 
     def locate(uri: str) -> str:
-        return uri if has_scheme(uri) else f"{above}/{quote(uri)}{question}{query}"
+        return uri if has_scheme(uri) or is_foreign(uri, "") else f"{above}/{quote(uri)}{options}"
 
     with tempfile.TemporaryDirectory(prefix="gare-") as scratch:
         copy = Path(scratch) / name
@@ -88,15 +91,24 @@ def _stream(path: Path, where: str, locate: Callable[[str], str]) -> Iterator[pa
 
 def _raw_tables(path: Path) -> Iterator[pa.Table]:
     """The file's own columns, CHECK_ROWS rows at a time; at least one table."""
-    if path.suffix.lower() in CSV_SUFFIXES:
+    if text_suffix(path) in CSV_SUFFIXES:
         from pipelines.sources import SourceOptions, from_csv
 
-        table = from_csv(path, SourceOptions(allow_uncaptioned=True, exact=True)).table
+        made = from_csv(path, SourceOptions(allow_uncaptioned=True, exact=True))
+        if made.dropped_captions:
+            note(f"{made.dropped_captions:,} captions of {path.name} were missing (nan, None, ...) and were dropped.")
+        table = made.table
         yield from (table.slice(start, CHECK_ROWS) for start in range(0, max(1, table.num_rows), CHECK_ROWS))
-    elif path.suffix.lower() in TEXT_SUFFIXES:
+    elif text_suffix(path) in TEXT_SUFFIXES:
         yield from _read_jsonl(path)
     else:
         yield from _read_parquet(path)
+
+
+def text_suffix(path: str | Path) -> str:
+    """What a file's name says that it holds, in lower case: ``.tsv`` also for ``a.tsv.gz``."""
+    name = Path(path)
+    return (name.with_suffix("") if name.suffix.lower() == GZIPPED else name).suffix.lower()
 
 
 def has_scheme(uri: str) -> bool:
@@ -105,8 +117,8 @@ def has_scheme(uri: str) -> bool:
 
 
 def located(uri: str, root: Path) -> str:
-    """Make a path below ``root`` absolute; leave a uri with a scheme as it is."""
-    if has_scheme(uri):
+    """Make a path below ``root`` absolute; leave a uri with a scheme, and what is no path here, as it is."""
+    if has_scheme(uri) or is_foreign(uri, root):
         return uri
     return os.path.abspath(root / uri)  # noqa: PTH100 - symlinks stay
 
@@ -124,7 +136,7 @@ def write_manifest(table: pa.Table, path: str | Path) -> None:
 
     Raises InputError for a file name of text, by which ``load_manifest`` would read it as text.
     """
-    if Path(path).suffix.lower() in TEXT_SUFFIXES:
+    if text_suffix(path) in TEXT_SUFFIXES:
         raise InputError(f"A manifest is written as Parquet; give another name than {path}, such as manifest.parquet.")
     table = checked(table, "the manifest")
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()}

@@ -4,48 +4,108 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
+from gare.common.text import decode, open_lines
 
 FIELD_CHARACTERS = 16 * 2**20
 
 
+@dataclass(frozen=True)
+class CsvForm:
+    """How a CSV file is written.
+
+    ``quoted``: quotes enclose cells; otherwise they are text like any other. ``header``: the columns of a file that
+    has no line that names them.
+    """
+
+    delimiter: str = ","
+    quoted: bool = True
+    header: tuple[str, ...] = ()
+
+
+COMMAS = CsvForm()
+
+
 def csv_rows(
-    path: Path, check_header: Callable[[list[str]], None], delimiter: str = ","
+    path: Path, check_header: Callable[[list[str]], None], form: CsvForm = COMMAS
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and cells by column of every row below the header, which ``check_header`` sees first."""
+    """Yield cells by column of every row below the header, and the line on which the row starts.
+
+    ``check_header`` sees the columns first, without spaces around their names.
+    """
     csv.field_size_limit(FIELD_CHARACTERS)
-    with _sentences(path), path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-        try:
-            check_header(list(reader.fieldnames or []))
-            for row in reader:
-                if None in row or None in row.values():
-                    raise InputError(f"{path} line {reader.line_num} has more or fewer cells than the header.")
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise InputError(f"{path} line {reader.line_num} is not valid CSV: {error}.") from None
+    with _sentences(path), open_lines(path, newline="") as lines:
+        records = _records(path, lines, form)
+        header = [name.strip() for name in next(records)[1]]
+        check_header(header)
+        for line, cells in records:
+            if len(cells) != len(header):
+                raise InputError(f"{path} line {line} has {len(cells)} cells, and not {len(header)} as the header.")
+            yield line, dict(zip(header, cells, strict=True))
+
+
+def _records(path: Path, lines: Iterator[str], form: CsvForm) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line each record starts on and its cells; lines without any are passed over. The first is the header.
+
+    Where names of the header have a space before them, so may all cells: a quote behind it opens a cell all the same.
+    """
+    rules: dict[str, Any] = {"delimiter": form.delimiter, "strict": True}
+    rules["quoting"] = csv.QUOTE_MINIMAL if form.quoted else csv.QUOTE_NONE
+    start, above = 1, 0
+    try:
+        if form.header:
+            yield 0, list(form.header)
+        else:
+            header, above, is_spaced = _header(lines, rules)
+            rules["skipinitialspace"] = is_spaced
+            yield 1, header
+        reader = csv.reader(lines, **rules)
+        start = above + 1
+        for cells in reader:
+            if cells:
+                yield start, cells
+            start = above + reader.line_num + 1
+    except csv.Error as error:
+        reason = "a quote is opened and never closed" if "end of data" in str(error) else str(error)
+        hint = " If quotes are text in it, gare manifest csv --unquoted reads it." if form.delimiter == "\t" else ""
+        raise InputError(f"{path} line {start} is not valid CSV: {reason}.{hint}") from None
+
+
+def _header(lines: Iterator[str], rules: dict[str, Any]) -> tuple[list[str], int, bool]:
+    """Cells of the first record, how many lines it takes, and whether there are spaces before some."""
+    seen: list[str] = []
+
+    def noted() -> Iterator[str]:
+        for line in lines:
+            seen.append(line)
+            yield line
+
+    reader = csv.reader(noted(), **rules)
+    cells = next(filter(None, reader), [])
+    is_spaced = any(name.startswith(" ") for name in cells)
+    if is_spaced:
+        cells = next(filter(None, csv.reader(seen, skipinitialspace=True, **rules)))
+    return cells, reader.line_num, is_spaced
 
 
 def text_lines(path: Path) -> list[str]:
     """The lines of a text file without their ends; a last empty one does not count."""
-    with _sentences(path):
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    lines = _text(path).replace("\r\n", "\n").split("\n")
     return lines[:-1] if not lines[-1] else lines
 
 
 def json_value(path: Path) -> Any:
     """The value of a JSON file."""
-    with _sentences(path):
-        text = path.read_text(encoding="utf-8-sig")
+    text = _text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -56,7 +116,7 @@ def json_value(path: Path) -> Any:
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line number and object of every line of JSON lines that is not empty."""
-    with _sentences(path), path.open(encoding="utf-8-sig") as lines:
+    with _sentences(path), open_lines(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
@@ -79,39 +139,9 @@ def parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
         raise InputError(f"{path} is not a Parquet file, or damaged ({reason}).") from None
 
 
-def files_below(root: str, unreadable: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield name and path of every file, folder by folder, the nearest first; a folder is entered once.
-
-    Symbolic links are followed. Folders that cannot be read are added to ``unreadable``.
-    """
-    level, seen = [root], set()
-    while level:
-        below = []
-        for folder in level:
-            try:
-                status = os.stat(folder)  # noqa: PTH116
-                if (status.st_dev, status.st_ino) in seen:
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-            except OSError:
-                unreadable.append(folder)
-                continue
-            for entry in entries:
-                kind = _kind(entry)
-                if kind == "file":
-                    yield entry.name, entry.path
-                elif kind == "folder":
-                    below.append(entry.path)
-        level = below
-
-
-def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder"] | None:
-    """What an entry is, or what its symbolic link leads to; nothing for a broken link, a pipe or a device."""
-    try:
-        return "file" if entry.is_file() else "folder" if entry.is_dir() else None
-    except OSError:
-        return None
+def _text(path: Path) -> str:
+    with _sentences(path):
+        return decode(path.read_bytes())
 
 
 @contextmanager
@@ -121,6 +151,6 @@ def _sentences(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"There is no file {path}.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text.") from None
+        raise InputError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None

@@ -19,14 +19,16 @@ from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
+from gare.common.addresses import as_uri, without_options
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, make_folder, only_one, writing
 from gare.common.redact import redact
+from gare.common.text import decode
 
 SCHEMES = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
 """Schemes of the file systems pyarrow brings along. Not http, whose addresses may be anything."""
@@ -55,6 +57,7 @@ class Folder:
         text = str(place)
         if not is_address(text):
             return cls(str(Path(text).absolute()))
+        text = as_uri(text)
         parts = urlsplit(text)
         if parts.scheme == "file":
             return cls(unquote(parts.path).rstrip("/") or "/")
@@ -81,8 +84,10 @@ class Folder:
 
     def below(self, name: str) -> Folder:
         """The folder ``name`` inside of this one."""
-        address, mark, options = (self.address, "", "") if self.is_local else self.address.partition("?")
-        return Folder(f"{address.rstrip('/')}/{name}{mark}{options}")
+        if self.is_local:
+            return Folder(f"{self.address.rstrip('/')}/{name}")
+        address, options = without_options(self.address)
+        return Folder(f"{address.rstrip('/')}/{quote(name)}{options}")
 
     def named(self, name: str) -> str:
         """What messages call a file of the folder."""
@@ -149,7 +154,7 @@ class Folder:
         system, path = self._open(name)
         try:
             with self._sentence("read", name), system.open_input_stream(path) as stream:
-                return bytes(stream.read()).decode()
+                return decode(stream.read())
         except FileNotFoundError:
             return None
         except UnicodeDecodeError:
@@ -273,7 +278,7 @@ def _file_system(address: str) -> tuple[Any, str]:
 
         return LocalFileSystem(), address.rstrip("/")
     try:
-        system, path = FileSystem.from_uri(address)
+        system, path = FileSystem.from_uri(as_uri(address))
     except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as error:
         first = redact((str(error).splitlines() or [type(error).__name__])[0])
         raise InputError(f"{redact(address)} cannot be opened: {first}") from None

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gare.common.errors import ConfigError
+from gare.common.text import decode
 
 
 def _reader() -> YAML:
@@ -62,8 +63,11 @@ def _check_size(value: Any, where: str) -> None:
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        with path.open(encoding="utf-8") as stream:
-            text = stream.read(MOST_CHARACTERS + 1)
+        with path.open("rb") as stream:
+            content = stream.read(4 * MOST_CHARACTERS + 1)
+        if len(content) > 4 * MOST_CHARACTERS:
+            raise ConfigError(f"{path} has more than {4 * MOST_CHARACTERS} bytes, which is too much for settings.")
+        text = decode(content)
     except FileNotFoundError:
         raise ConfigError(f"There is no config file {path}; give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:

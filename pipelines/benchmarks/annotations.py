@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gare.common.errors import InputError
 from pipelines.reading import csv_rows, json_value, text_lines
@@ -17,13 +17,23 @@ class Options:
     """Which of a benchmark's protocols is meant; each benchmark reads its own.
 
     ``train`` and ``test``: the lists of MSR-VTT. ``dev_share`` and ``seed``: the share of train that becomes dev
-    where a benchmark publishes no dev split, and what it is drawn by.
+    where a benchmark publishes no dev split, and what it is drawn by. ``moments``: a row for each moment that is
+    described, in place of one for each video.
     """
 
     train: str = "9k"
     test: str = "1k-A"
     dev_share: float = 0.05
     seed: int = 0
+    moments: bool = False
+
+
+class Moment(NamedTuple):
+    """A part of a video, in seconds, and the caption that describes it."""
+
+    start_s: float
+    end_s: float
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,8 @@ class Entry:
     """One video as the annotations have it.
 
     ``captions`` in their order, as they are written there. ``files``: names its file may have, with or without
-    suffix, the likeliest first; its id by default. ``end_s``: where the clip ends, in seconds.
+    suffix, the likeliest first; its id by default. ``end_s``: where the clip ends, in seconds. ``moments``: what the
+    captions describe, where each moment is to be a row.
     """
 
     video_id: str
@@ -39,6 +50,7 @@ class Entry:
     files: tuple[str, ...] = ()
     end_s: float | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    moments: Sequence[Moment] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,7 +15,9 @@ from gare.common.files import atomic_file
 from pipelines.benchmarks.annotations import Benchmark, Entry, Folder, Options, Published, Split
 from pipelines.benchmarks.videos import Found, find_videos
 from pipelines.manifest import table_of
+from pipelines.sources.segments import SOURCE, clip_id
 from pipelines.splits import DEV, TRAIN, carve, check_disjoint, some, taken_from_train
+from pipelines.walking import NO_UTF8, UNREADABLE
 
 UNKNOWN = Published()
 
@@ -116,7 +118,8 @@ def make_manifest(
             if missing
             else f"No video in {annotations} has a caption."
         )
-    notes = [*folder.notes, *(f"The folder {path} cannot be read." for path in found.unreadable)]
+    # A link that leads nowhere, or a pipe, is a file that is not there: the videos say so where they miss it.
+    notes = [*folder.notes, *(f"{p} {why}." for p, why in found.left_out.items() if why in (UNREADABLE, NO_UTF8))]
     return Made(table, counts, absent, missing, found.several, notes, folder.used)
 
 
@@ -159,8 +162,13 @@ def _captioned(entries: list[Entry], counts: Counts, benchmark: Benchmark) -> li
     for entry in entries:
         captions = [caption.strip() for caption in entry.captions if caption.strip()]
         counts.empty_captions += len(entry.captions) - len(captions)
+        moments = [m._replace(caption=m.caption.strip()) for m in entry.moments if m.caption.strip()]
+        if moments:
+            captions = [moment.caption for moment in moments]
+        elif benchmark.paragraph:
+            captions = [" ".join(captions)] if captions else []
         if captions:
-            kept.append(replace(entry, captions=[" ".join(captions)] if benchmark.paragraph else captions))
+            kept.append(replace(entry, captions=captions, moments=moments))
     counts.uncaptioned = len(entries) - len(kept)
     return kept
 
@@ -173,22 +181,30 @@ def _rows(captioned: Mapping[str, list[Entry]], found: Found, counts: Mapping[st
         counts[name].missing = len(entries) - len(there)
         counts[name].videos = len(there)
         counts[name].captions = sum(len(entry.captions) for entry in there)
-        rows += [_row(entry, name, found.files[entry.video_id]) for entry in there]
+        rows += [row for entry in there for row in _rows_of(entry, name, found.files[entry.video_id])]
     return rows
 
 
-def _row(entry: Entry, split: str, uri: str) -> dict[str, Any]:
-    clip = {} if entry.end_s is None else {"start_s": 0.0, "end_s": entry.end_s}
-    attributes = list(entry.attributes.items()) or None
-    captions = list(entry.captions)
-    return {
-        "video_id": entry.video_id,
-        "uri": uri,
-        "split": split,
-        "captions": captions,
-        "attributes": attributes,
-        **clip,
-    }
+def _rows_of(entry: Entry, split: str, uri: str) -> list[dict[str, Any]]:
+    """A video's row, or one for each of its moments: those of the same times together."""
+    shared = {"uri": uri, "split": split, "attributes": list(entry.attributes.items()) or None}
+    if not entry.moments:
+        clip = {} if entry.end_s is None else {"start_s": 0.0, "end_s": entry.end_s}
+        return [{**shared, **clip, "video_id": entry.video_id, "captions": list(entry.captions)}]
+    captions: dict[tuple[float, float], dict[str, None]] = {}
+    for start_s, end_s, caption in entry.moments:
+        captions.setdefault((start_s, end_s), {})[caption] = None
+    shared["attributes"] = [(SOURCE, entry.video_id), *entry.attributes.items()]
+    return [
+        {
+            **shared,
+            "video_id": clip_id(entry.video_id, *clip),
+            "start_s": clip[0],
+            "end_s": clip[1],
+            "captions": [*texts],
+        }
+        for clip, texts in captions.items()
+    ]
 
 
 def _check_complete(

@@ -7,11 +7,12 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from gare.common.errors import InputError
-from pipelines.reading import files_below
+from pipelines.walking import as_text, files_below
 
 BESIDE_VIDEOS: Final = frozenset(
     {
@@ -25,11 +26,14 @@ BESIDE_VIDEOS: Final = frozenset(
 
 @dataclass(frozen=True)
 class Found:
-    """The file of each video that has one; all candidates of those that had several, the first being taken."""
+    """The file of each video that has one; all candidates of those that had several, the first being taken.
+
+    ``left_out``: what could not be looked at or named, with the reason, as ``files_below`` gives it.
+    """
 
     files: dict[str, str]
     several: dict[str, list[str]]
-    unreadable: list[str]
+    left_out: dict[str, str]
 
 
 def stem_of(name: str) -> str:
@@ -58,7 +62,7 @@ def find_videos(wanted: Mapping[str, Sequence[str]], root: Path) -> Found:
                 taken.add(candidates[0])
             if len({os.path.realpath(path) for path in candidates}) > 1:
                 several[video_id] = candidates
-    return Found(files, several, index.unreadable)
+    return Found(files, several, index.left_out)
 
 
 class _Index:
@@ -67,15 +71,16 @@ class _Index:
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise InputError(f"There is no folder {root}; --videos is the folder of the video files.")
-        self.unreadable: list[str] = []
+        self.left_out: dict[str, str] = {}
         self._names: dict[str, list[tuple[str, str]]] = defaultdict(list)
         self._stems: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for name, path in files_below(os.path.abspath(root), self.unreadable):  # noqa: PTH100 - symlinks stay
+        for name, path in files_below(os.path.abspath(root), self.left_out):  # noqa: PTH100 - symlinks stay
             if name.rpartition(".")[2].lower() not in BESIDE_VIDEOS:
                 for index, key in ((self._names, name), (self._stems, stem_of(name))):
                     index[key.lower()].append((key, path))
         if not self._names:
-            raise InputError(f"{root} holds no video file; --videos is the folder of the video files.")
+            left_out = "".join(f" {path} {why}." for path, why in islice(self.left_out.items(), 1))
+            raise InputError(f"{as_text(str(root))} holds no video file; --videos is the folder of them.{left_out}")
 
     def find(self, names: Sequence[str], *, whole: bool, exact: bool) -> list[str]:
         """The paths of files with these names, as whole names or as stems, those of the first name first."""

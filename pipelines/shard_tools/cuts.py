@@ -12,6 +12,7 @@ from gare.common.errors import InputError
 from gare.common.files import digest_of
 from gare.common.storage import is_address
 from pipelines.manifest import stream_manifest
+from pipelines.reading import text_lines
 from pipelines.shard_tools.check import NAMED_IDS
 from pipelines.shard_tools.dataset import Dataset, Tally
 
@@ -110,13 +111,7 @@ def _read_ids(path: str) -> Iterator[str]:
         for table in stream_manifest(path):
             yield from table["video_id"].to_pylist()
         return
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text; it needs a video id per line.") from None
-    ids = [line.strip() for line in lines if line.strip()]
+    ids = [line.strip() for line in text_lines(Path(path)) if line.strip()]
     if not ids:
         raise InputError(f"{path} names no video; it needs a video id per line.")
     yield from ids

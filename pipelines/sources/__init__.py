@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pipelines.sources.folder import GALLERY, VIDEO_SUFFIXES, from_folder
 from pipelines.sources.options import Made, SourceOptions
+from pipelines.sources.segments import Segments
 from pipelines.sources.tables import from_csv, from_jsonl, from_parquet
 
 __all__ = [
     "GALLERY",
     "VIDEO_SUFFIXES",
     "Made",
+    "Segments",
     "SourceOptions",
     "from_csv",
     "from_folder",

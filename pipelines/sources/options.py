@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from gare.common.errors import InputError
 from gare.schema import MANIFEST
+
+SHOWN = 500
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class SourceOptions:
     ``columns``: manifest column -> column of the source, where the names differ. ``root``: folder of relative uris,
     the source's own by default. ``split``: gives every row this split. ``carve``: split -> share of the videos, the
     rest being train. ``attributes``: columns copied into the attributes. ``exact``: refuse columns that
-    would not be read.
+    would not be read. ``unquoted`` and ``header``: of a CSV file, as ``CsvForm`` has them.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -31,6 +33,8 @@ class SourceOptions:
     attributes: tuple[str, ...] = ()
     allow_uncaptioned: bool = False
     exact: bool = False
+    unquoted: bool = False
+    header: tuple[str, ...] = ()
 
     def source_of(self, column: str) -> str:
         """The source's name of a manifest column."""
@@ -49,18 +53,33 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Made:
-    """The manifest, the rows read, and how many videos were dropped for want of a caption."""
+    """The manifest, the rows read, and how many videos were dropped for want of a caption.
+
+    ``dropped_captions``: captions that say there is none, such as nan, None and null. ``in_several_splits``: files
+    that have rows in more than one split. ``left_out``: what of a folder is not in the manifest, with the reason.
+    ``whole``: files that were not cut into segments, with the reason.
+    """
 
     table: pa.Table
     rows: int
     uncaptioned: int
+    dropped_captions: int = 0
+    in_several_splits: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    whole: Mapping[str, str] = field(default_factory=dict)
+
+
+def names(columns: Iterable[str]) -> str:
+    """Column names for a message, in quotes where it would not show what they are."""
+    text = ", ".join(name if name and name == name.strip() and name.isprintable() else repr(name) for name in columns)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def check_columns(path: Path, header: Sequence[str], options: SourceOptions) -> None:
     """Raise InputError unless a source with these columns can be read with these options."""
     if not header:
         raise InputError(f"{path} is empty.")
-    repeated = [name for name, count in Counter(header).items() if count > 1]
+    repeated = [name for name, count in Counter(header).items() if name and count > 1]
     if repeated:
         raise InputError(f"{path} has the column {repeated[0]!r} twice.")
     unknown = [name for name in options.columns if name not in MANIFEST.names]
@@ -71,13 +90,13 @@ def check_columns(path: Path, header: Sequence[str], options: SourceOptions) -> 
     missing = list(dict.fromkeys(name for name in wanted if name not in header))
     if missing:
         raise InputError(
-            f"{path} has no column {', '.join(missing)}; its columns are {', '.join(header)}. "
+            f"{path} has no column {names(missing)}; its columns are {names(header)}. "
             "--columns names others, such as --columns video_id=file,uri=file."
         )
     unread = [name for name in header if name not in MANIFEST.names or name == "attributes"]
     if options.exact and unread:
         raise InputError(
-            f"{path} has the column {', '.join(unread)}, which a manifest in CSV does not have; "
+            f"{path} has the column {names(unread)}, which a manifest in CSV does not have; "
             "gare manifest csv makes a manifest of any CSV file."
         )
     if options.split is None and options.carve is None and options.source_of("split") not in header:

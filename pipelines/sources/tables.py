@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.reading import csv_rows, json_lines, parquet_file
+from pipelines.manifest import text_suffix
+from pipelines.reading import CsvForm, csv_rows, json_lines, parquet_file
 from pipelines.sources.grouping import Row, group
 from pipelines.sources.options import Made, SourceOptions, check_columns
 
@@ -13,14 +14,18 @@ BATCH_ROWS = 4096
 
 
 def from_csv(path: Path, options: SourceOptions) -> Made:
-    """Make a manifest of a UTF-8 CSV (tab-separated when named .tsv); InputError with the line.
+    """Make a manifest of a CSV (tab-separated when named .tsv), gzipped or not; InputError with the line.
 
-    A column ``attributes`` is left alone, as a cell is no mapping.
+    Spaces around a cell do not count, but in attributes. A column ``attributes`` is left alone, as a cell is no
+    mapping.
     """
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = csv_rows(path, lambda header: check_columns(path, header, options), delimiter)
+    form = CsvForm("\t" if text_suffix(path) == ".tsv" else ",", not options.unquoted, options.header)
+    lines = csv_rows(path, lambda header: check_columns(path, header, options), form)
     kept = set(options.read) - ({"attributes"} - {*options.attributes})
-    rows = (Row(f"line {line}", {name: cells[name] for name in cells.keys() & kept}) for line, cells in lines)
+    rows = (
+        Row(f"line {line}", {n: cells[n] if n in options.attributes else cells[n].strip() for n in cells.keys() & kept})
+        for line, cells in lines
+    )
     return group(path, rows, options, root=path.parent)
 
 

@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from gare.common.errors import InputError
 from gare.common.files import canonical_json
+from pipelines.sources.lists import NotAListError, listed
 
-SHOWN = 60
+SHOWN: Final = 60
+NO_CAPTION: Final = frozenset({"nan", "NaN", "None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>"})
+"""What pandas, numpy, spreadsheets and databases write for a caption that is not there."""
 
 
 def text(value: Any, name: str, where: str) -> str:
-    """A string without spaces around it, empty for none; a whole number is one too."""
+    """A string as it is, empty for none; a whole number is one too."""
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.strip()
+        return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise _refused(value, f"{name} that is text", where)
 
 
-def captions(value: Any, where: str) -> list[str]:
-    """Captions of a list of strings, or of one string, which may hold a JSON list; empty ones are left out."""
+def captions(value: Any, where: str) -> tuple[list[str], int]:
+    """Captions of a list of strings, or of one string, which may hold a list; and how many were dropped.
+
+    Dropped are those of NO_CAPTION and, in a list, empty ones and nulls. A cell that is empty has none to drop.
+    """
+    if value is None or value == "":
+        return [], 0
     if isinstance(value, str):
-        value = _listed(value.strip())
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(caption is None or isinstance(caption, str) for caption in value):
+        value = _of_cell(value.strip(), where)
+    elif isinstance(value, float) and math.isnan(value):
+        value = [None]
+    if not isinstance(value, list) or not all(caption is None or _is_text(caption) for caption in value):
         raise _refused(value, "list of captions", where)
-    return [caption.strip() for caption in value if caption and caption.strip()]
+    given = [caption.strip() if isinstance(caption, str) else "" for caption in value]
+    kept = [caption for caption in given if caption and caption not in NO_CAPTION]
+    return kept, len(given) - len(kept)
 
 
-def _listed(cell: str) -> list[str]:
-    if cell.startswith("["):
-        try:
-            listed = json.loads(cell)
-        except (ValueError, RecursionError):
-            listed = None  # a caption may begin with a bracket: "[music] ..."
-        if isinstance(listed, list) and all(isinstance(caption, str) for caption in listed):
-            return listed
-    return [cell]
+def _is_text(caption: Any) -> bool:
+    return isinstance(caption, str) or (isinstance(caption, float) and math.isnan(caption))
+
+
+def _of_cell(cell: str, where: str) -> list[str | None]:
+    try:
+        several = listed(cell)
+    except NotAListError as error:
+        raise InputError(
+            f"{where}: {_shown(cell)} looks like a list of captions, but {error}; write it as a JSON list of texts."
+        ) from None
+    return ([cell] if cell else []) if several is None else several
 
 
 def seconds(value: Any, where: str) -> float | None:
@@ -84,6 +96,9 @@ def attribute(value: Any) -> str:
 
 
 def _refused(value: Any, wanted: str, where: str) -> InputError:
+    return InputError(f"{where}: {_shown(value)} is no {wanted}.")
+
+
+def _shown(value: Any) -> str:
     shown = repr(value)
-    shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
-    return InputError(f"{where}: {shown} is no {wanted}.")
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."

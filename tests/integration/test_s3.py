@@ -13,6 +13,7 @@ import torch
 from pyarrow.fs import FileSystem
 
 from gare.common.errors import InputError, RunError
+from gare.common.files import file_digest
 from gare.common.storage import Folder
 from gare.config.prepare import PrepareConfig
 from gare.config.tree import to_yaml
@@ -22,11 +23,14 @@ from gare.model import load_model
 from gare.schema import MANIFEST
 from gare.training.storage import find_checkpoint
 from pipelines import shards
+from pipelines.decode import DecodeError
+from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest import write_manifest
 from pipelines.shard_tools import by_split, merge, split
 from tests.prepared import make_sources
 from tests.processes import gare, run
 from tests.s3 import s3_bucket
+from tests.videos import make_video
 
 pytestmark = pytest.mark.slow
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, unit_videos=2)
@@ -198,3 +202,17 @@ def test_a_run_on_shards_of_the_bucket_is_taken_up_from_there_on_another_disk(
     for ours, theirs, fetched in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(ours, theirs)
         assert torch.equal(ours, fetched)
+
+
+def test_keys_are_fetched_as_they_are_listed(tmp_path, bucket):
+    path = make_video(tmp_path / "a.mp4", frames=6)
+    keys = ("a b.mp4", "clip #1 (final)?.mp4", "100%.mp4", "x%20y.mp4", "caf\u00e9/\u65e5 [1].mp4", "a+b&c='d'.mp4")
+    system, root = FileSystem.from_uri(bucket(""))
+    for key in keys:
+        with system.open_output_stream(f"{root}/{key}") as sink:
+            sink.write(path.read_bytes())
+    with Decoder() as decoder:
+        for address in (*keys, "a%20b.mp4", "caf%C3%A9/%E6%97%A5%20%5B1%5D.mp4"):
+            assert decoder.decode(bucket(address), recipe=RECIPE).sha256 == file_digest(path), address
+        with pytest.raises(DecodeError, match="missing"):
+            decoder.decode(bucket("no%20such.mp4"), recipe=RECIPE)

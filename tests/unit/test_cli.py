@@ -61,7 +61,7 @@ def place(tmp_path_factory, toy_clip, toy_shards):
     (folder / "empty").write_bytes(b"")
     os.mkfifo(folder / "pipe")
     (folder / "junk").write_bytes(bytes(range(256)) * 20)
-    (folder / "junk.csv").write_bytes(b"\xff\xfe\x00" * 50)
+    (folder / "junk.csv").write_bytes(b"\xfe\x00\xff" * 50)
     (folder / "good.csv").write_text(LINE + "a,a.mp4,train,a cat\nb,b.mp4,dev,a dog\n")
     (folder / "columns.csv").write_text("a,b\n1,2\n")
     (folder / "header.csv").write_text(LINE)
@@ -126,7 +126,7 @@ MISTAKES = [
     ("inspect {p}/mine", 3, "it is no folder of gare prepare"),
     ("manifest csv {p}/columns.csv --out {p}/m", 3, "has no column video_id, uri, captions; its columns are a, b"),
     ("manifest csv {p}/header.csv --out {p}/m", 3, "has no rows"),
-    ("manifest csv {p}/cells.csv --out {p}/m", 3, "line 2 has more or fewer cells"),
+    ("manifest csv {p}/cells.csv --out {p}/m", 3, "line 2 has 2 cells, and not 4 as the header"),
     ("manifest csv {p}/uncaptioned.csv --out {p}/m", 3, "has a caption"),
     ("manifest csv {p}/seconds.csv --out {p}/m", 3, "'nan' is no number of seconds"),
     ("manifest csv {p}/surrogate.csv --out {p}/m", 3, "not valid Unicode"),

@@ -165,7 +165,7 @@ def test_shards_are_closed_at_the_size_that_is_asked_for(made, tmp_path):
 def test_some_splits_and_some_videos(made, tmp_path):
     cut(made / "a", tmp_path / "test", of_splits(["test"]))
     assert {row["split"] for row in stored_rows(tmp_path / "test")} == {"test"}
-    (tmp_path / "ids.txt").write_text("a5\n\na2\r\n")
+    (tmp_path / "ids.txt").write_text("\ufeffa5\n\na2\r\n", encoding="utf-8")
     cut(made / "a", tmp_path / "ids", of_ids(str(tmp_path / "ids.txt")))
     assert [row["video_id"] for row in stored_rows(tmp_path / "ids")] == ["a2", "a5"]
     lines = [{"video_id": name, "uri": "x", "split": "train", "captions": ["c"]} for name in ("a6", "none")]

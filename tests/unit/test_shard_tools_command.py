@@ -29,7 +29,7 @@ def made(tmp_path_factory):
     (place / "empty.txt").write_text("\n")
     (place / "ids.txt").write_text("a1\nnobody\nnone\n")
     (place / "nobody.txt").write_text("nobody\n")
-    (place / "latin.txt").write_bytes(b"\xff\xfe")
+    (place / "latin.txt").write_bytes(b"caf\xe9")
     return place
 
 
@@ -113,7 +113,7 @@ def test_split_and_merge(capfd, made, tmp_path):
         ("split {p}/a --take dev --out {o}", 3, "has no split 'dev'; its splits are: test, train"),
         ("split {p}/a --take test --allow-missing --out {o}", 3, "--allow-missing is about --ids"),
         ("split {p}/odd --by split --out {o}", 3, "which is no name for a folder"),
-        ("split {p}/a --ids {p}/none.txt --out {o}", 3, "No such file"),
+        ("split {p}/a --ids {p}/none.txt --out {o}", 3, "There is no file"),
         ("split {p}/a --ids {p}/empty.txt --out {o}", 3, "names no video"),
         ("split {p}/a --ids {p}/latin.txt --out {o}", 3, "is not UTF-8 text"),
         ("split {p}/a --ids {p}/none.csv --out {o}", 3, "There is no manifest"),

@@ -159,7 +159,8 @@ def test_json_lines_that_cannot_be_used_are_explained(tmp_path, rows, message):
         (b"{}\n", "is empty"),
         (b'{"video_id": "a"\n', "line 1 is not a JSON object"),
         (b"[" * 5000, "line 1 is not a JSON object"),
-        (b"\xff\xfe", "not UTF-8 text"),
+        (b"\xe9", "not UTF-8 text"),
+        (b"\xff\xfe", "has no rows"),
     ],
 )
 def test_a_file_that_is_no_json_lines_is_explained(tmp_path, content, message):

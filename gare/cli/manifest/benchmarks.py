@@ -39,6 +39,9 @@ def _files(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+_MOMENTS = click.option("--moments", is_flag=True, help="A row for each described moment in place of each video.")
+
+
 @gare_command("msrvtt", short_help="Make a manifest of MSR-VTT.")
 @_files
 @click.option("--train", type=click.Choice(["9k", "7k"]), default="9k", show_default=True, help="The train list.")
@@ -67,8 +70,11 @@ def msrvtt(**arguments: Any) -> dict[str, Any]:
 
 @gare_command("didemo", short_help="Make a manifest of DiDeMo.")
 @_files
+@_MOMENTS
 def didemo(**arguments: Any) -> dict[str, Any]:
     """Make a manifest of DiDeMo: a video's descriptions are one paragraph, and videos end at 30 s.
+
+    With --moments a row is what one description is about: the segments of 5 s that most annotators gave for it.
 
     The annotation files are train_data.json, val_data.json (dev) and test_data.json. A video's file is found under
     any extension, since the downloads have many.
@@ -90,12 +96,14 @@ def didemo(**arguments: Any) -> dict[str, Any]:
     help="Share of train that becomes dev.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed by which dev is drawn.")
+@_MOMENTS
 def activitynet(**arguments: Any) -> dict[str, Any]:
     """Make a manifest of ActivityNet Captions: a video's sentences are one paragraph.
 
     The annotation files are train.json and val_1.json, which is the test split; train_ids.json and val_ids.json, where
     they are there, say which of their videos count. There is no official split to choose a checkpoint on, so dev is
-    drawn from train, by the videos' ids. Files are named v_ID or ID.
+    drawn from train, by the videos' ids. Files are named v_ID or ID. With --moments a row is what one sentence
+    describes; all moments of a video are in its split.
 
     \b
     Example:
@@ -151,7 +159,8 @@ def _make(
         write_missing(made.missing, listed)
     _show(made, annotations, videos, out, listed)
     return {
-        "manifest": str(out), "benchmark": name, "protocol": protocol, "videos": made.table.num_rows,
+        "manifest": str(out), "benchmark": name, "protocol": protocol, "rows": made.table.num_rows,
+        "videos": sum(counts.videos for counts in made.counts.values()),
         "splits": {split: asdict(counts) for split, counts in made.counts.items()}, "absent": made.absent,
         "missing": len(made.missing), "missing_list": str(listed) if made.missing else None,
         "several_files": len(made.several),
@@ -172,6 +181,9 @@ def _show(made: Made, annotations: Path, videos: Path, out: Path, listed: Path) 
         warn(f"There is no {split} split: {annotations} does not hold {' and '.join(files)}.")
     for text in made.notes:
         note(text)
+    videos_there = sum(counts.videos for counts in made.counts.values())
+    if made.table.num_rows != videos_there:
+        note(f"{made.table.num_rows:,} moments of {videos_there:,} videos are a row each.")
     for split, counts in made.counts.items():
         for text in counts.differences():
             warn(f"The {split} split of {annotations} has {text}: results will not be comparable with published ones.")

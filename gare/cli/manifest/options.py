@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
+NAMED = 5
+
 _PLACE = click.Path(path_type=Path)
 _OUT = click.option("--out", required=True, type=_PLACE, help="The manifest to write (Parquet).")
 _SPLITS = (
     click.option(
         "--carve",
         metavar="NAME=SHARE,...",
-        help="Draw splits by video id, such as dev=0.1,test=0.1; the rest is train.",
+        help="Draw splits by video id (clips: by file), such as dev=0.1,test=0.1; the rest is train.",
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of --carve."),
 )
@@ -66,6 +69,8 @@ def make_manifest(
     root: Path | None = None,
     attributes: str | None = None,
     allow_uncaptioned: bool = False,
+    unquoted: bool = False,
+    header: str | None = None,
 ) -> dict[str, Any]:
     """Read a source with the options of the command line, write its manifest, print and return what it holds."""
     from pipelines.manifest import splits_of, write_manifest
@@ -83,6 +88,8 @@ def make_manifest(
         seed=seed,
         attributes=tuple(names_of(attributes)),
         allow_uncaptioned=allow_uncaptioned,
+        unquoted=unquoted,
+        header=tuple(names_of(header)),
     )
     made = read(source, options)
     write_manifest(made.table, out)
@@ -90,7 +97,9 @@ def make_manifest(
     _show(out, made, splits)
     return {
         "manifest": str(out), "rows": made.rows, "videos": made.table.num_rows, "splits": splits,
-        "dropped_uncaptioned": made.uncaptioned,
+        "dropped_uncaptioned": made.uncaptioned, "dropped_captions": made.dropped_captions,
+        "files_in_several_splits": list(made.in_several_splits), "left_out": dict(made.left_out),
+        "not_segmented": dict(made.whole),
     }  # fmt: skip
 
 
@@ -100,17 +109,37 @@ def names_of(text: str | None) -> list[str]:
 
 
 def _show(out: Path, made: Made, splits: Mapping[str, Mapping[str, int]]) -> None:
-    from gare.common.console import note, print_table
+    from gare.common.console import note, print_table, warn
 
     print_table(f"Manifest {out}", ["split", "videos", "captions"], [[k, *v.values()] for k, v in splits.items()])
+    if made.dropped_captions:
+        note(f"{made.dropped_captions:,} captions were missing (nan, None, null, ...) and were dropped.")
     if made.uncaptioned:
         note(f"{made.uncaptioned} videos without a caption were dropped; --allow-uncaptioned keeps them.")
+    if made.left_out:
+        warn(f"{len(made.left_out):,} files or folders are not in the manifest: {_some(made.left_out)}.")
+    if made.whole:
+        warn(
+            f"{len(made.whole):,} files could not be measured and are a row each, uncut: {_some(made.whole)}. "
+            "gare prepare records why they fail."
+        )
+    if made.in_several_splits:
+        warn(
+            f"{len(made.in_several_splits):,} files have rows in more than one split, such as "
+            f"{made.in_several_splits[0]}: a test on them is none of unseen videos."
+        )
     without = [name for name, counts in splits.items() if not counts["captions"]]
     if without:
         note(
             f"No captions in {', '.join(without)}: such videos can be prepared, indexed and searched, but neither "
             "trained on nor evaluated."
         )
+
+
+def _some(reasons: Mapping[str, str]) -> str:
+    """The first few of what was not taken, with the reason of each."""
+    named = "; ".join(f"{name} ({reason.rstrip('.')})" for name, reason in islice(reasons.items(), NAMED))
+    return f"{named}; ..." if len(reasons) > NAMED else named
 
 
 def _with(function: Command, *options: Callable[[Command], Command]) -> Command:

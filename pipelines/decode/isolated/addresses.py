@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from gare.common.addresses import advice_on, as_uri
 from gare.common.storage import SCHEMES
 from pipelines.decode.errors import DecodeError
 
@@ -19,10 +20,13 @@ def local_path(uri: str) -> Path | None:
 
     Raises DecodeError(unsupported_uri) for any other.
     """
+    advice = advice_on(uri, "")
+    if advice is not None:
+        raise DecodeError("unsupported_uri", f"{uri} {advice}.")
     if "://" not in uri:
         return Path(uri)
     try:
-        parts = urlsplit(uri)
+        parts = urlsplit(as_uri(uri))
     except ValueError as error:
         raise DecodeError("unsupported_uri", f"Not an address: {error}.") from None
     scheme = parts.scheme.lower()
@@ -38,5 +42,5 @@ def local_path(uri: str) -> Path | None:
 
 def suffix_of(uri: str) -> str:
     """Find the suffix of a uri's file, by which FFmpeg may tell the format; empty where it is none."""
-    suffix = Path(unquote(urlsplit(uri).path)).suffix
+    suffix = Path(unquote(urlsplit(as_uri(uri)).path)).suffix
     return suffix if SUFFIX.fullmatch(suffix) else ""

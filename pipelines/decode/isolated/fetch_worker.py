@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow.fs import FileSystem, FileType
+from pyarrow.fs import FileType
 
+from gare.common.addresses import open_address
 from gare.config.prepare import LimitsConfig
 from pipelines.decode.errors import DecodeError
 from pipelines.decode.isolated.limits import cpu_within
@@ -26,7 +27,7 @@ SLOWEST_BYTES_PER_CPU_S = 10 * 2**20  # decryption and digest included
 Resolve = Callable[[str], tuple[Any, str]]
 
 
-def fetch(request: FetchRequest, resolve: Resolve = FileSystem.from_uri) -> Result:
+def fetch(request: FetchRequest, resolve: Resolve = open_address) -> Result:
     """Copy a remote file to a local one, digesting it on the way. Raises DecodeError.
 
     ``resolve``: from a uri to a pyarrow file system and the path in it.

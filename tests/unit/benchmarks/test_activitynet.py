@@ -102,3 +102,45 @@ def test_annotations_that_cannot_be_used_are_one_sentence(small, name, content, 
     write(small[0], {name: content})
     with pytest.raises(InputError, match=says):
         make("activitynet", *small)
+
+
+def test_moments_are_rows_within_their_videos_and_splits(small):
+    annotations, videos = small
+    times = [[0.5, 3], [8, 12.25], [3, 3], [11, 12], [-1, 2], [0.5, 3]]
+    texts = ["one", "two", "no time", "beyond", "three", " four"]
+    write(annotations, {"val_1.json": {"v_x": {"duration": 10.0, "timestamps": times, "sentences": texts}}})
+    made = make("activitynet", annotations, videos, moments=True, dev_share=0.2)
+    held = rows(made.table)
+    assert {
+        v: (row["start_s"], row["end_s"], row["captions"]) for v, row in held.items() if row["split"] == "test"
+    } == {
+        "v_x@00000.500-00003.000": (0.5, 3.0, ["one", "four"]),
+        "v_x@00008.000-00010.000": (8.0, 10.0, ["two"]),
+        "v_x@00000.000-00002.000": (0.0, 2.0, ["three"]),
+    }
+    assert "2 moments of val_1.json have no time within their video and were left out." in made.notes
+    splits = {}
+    for row in held.values():
+        splits.setdefault(row["attributes"]["source"], set()).add(row["split"])
+    assert {len(of_video) for of_video in splits.values()} == {1}
+    assert {row["attributes"].get("taken_from") for row in held.values() if row["split"] == "dev"} == {"train"}
+    whole = make("activitynet", annotations, videos, dev_share=0.2)
+    assert {v for v, of_video in splits.items() if of_video == {"dev"}} == set(ids(whole, "dev"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"timestamps": None},
+        {"timestamps": [[0, 1]]},
+        {"timestamps": [[0, 1], [1]]},
+        {"timestamps": [[0, 1], [1, "2"]]},
+        {"timestamps": [[0, 1], [1, float("nan")]]},
+        {"timestamps": [[0, 1], [1, 10**400]]},
+        {"duration": "9"},
+    ],
+)
+def test_moments_without_times_are_one_sentence(small, change):
+    write(small[0], {"val_1.json": {"v_x": described(["v_x"])["v_x"] | change}})
+    with pytest.raises(InputError, match="'v_x' has no start and end for each sentence"):
+        make("activitynet", *small, moments=True)

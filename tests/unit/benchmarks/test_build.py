@@ -120,7 +120,7 @@ def test_paths_are_absolute_and_those_of_links_stay(msvd, command, tmp_path, mon
 
 def test_a_path_that_is_no_text_is_one_sentence(msvd, tmp_path):
     videos = msvd[1].rename(tmp_path / "caf\udce9")
-    with pytest.raises(InputError, match="not valid Unicode"):
+    with pytest.raises(InputError, match=r"caf.xe9/.* has a name that is not UTF-8"):
         make("msvd", msvd[0], videos)
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from gare.common.errors import InputError
-from tests.unit.benchmarks.made import ids, make, numbers, rows, touch, write
+from tests.unit.benchmarks.made import ids, make, numbers, reading, rows, touch, write
 
 
 def described(*pairs):
@@ -69,3 +69,54 @@ def test_annotations_that_cannot_be_used_are_one_sentence(tmp_path, content, say
     annotations = write(tmp_path / "annotations", {"val_data.json": content})
     with pytest.raises(InputError, match=says):
         make("didemo", annotations, touch(tmp_path / "videos", ["a.mov"]))
+
+
+def test_moments_are_rows_of_the_segments_most_annotators_gave(tmp_path, command):
+    described_at = [
+        ("a.mov", "one", [[0, 1], [2, 2], [2, 2]]),
+        ("a.mov", "two", [[5, 5], [4, 5]]),
+        ("a.mp4", " three ", [[2, 2]]),
+        ("a.mov", " ", [[0, 5]]),
+        ("b.mov", "four", [[0, 0]]),
+    ]
+    annotations = write(
+        tmp_path / "annotations",
+        {"test_data.json": [{"video": v, "description": d, "times": t} for v, d, t in described_at]},
+    )
+    videos = touch(tmp_path / "videos", ["a.mov", "b.mov"])
+    code, result, said = command("didemo", annotations, videos, tmp_path / "m.parquet", "--moments")
+    assert (code, result["rows"], result["videos"]) == (0, 3, 2)
+    assert "3 moments of 2 videos are a row each" in said
+    held = reading(tmp_path / "m.parquet")
+    assert {v: (row["start_s"], row["end_s"], row["captions"]) for v, row in held.items()} == {
+        "a@00010.000-00015.000": (10.0, 15.0, ["one", "three"]),
+        "a@00025.000-00030.000": (25.0, 30.0, ["two"]),
+        "b@00000.000-00005.000": (0.0, 5.0, ["four"]),
+    }
+    assert [row["attributes"] for row in held.values()] == [{"source": "a"}, {"source": "a"}, {"source": "b"}]
+
+
+def test_every_published_description_has_a_moment(fixtures_dir, tmp_path):
+    source = fixtures_dir / "annotations" / "didemo" / "val_data.json"
+    annotations = touch(tmp_path / "annotations", [])
+    shutil.copyfile(source, annotations / "val_data.json")
+    names = {row["video"].rpartition(".")[0] for row in json.loads(source.read_text())}
+    made = make("didemo", annotations, touch(tmp_path / "videos", [f"{name}.mp4" for name in names]), moments=True)
+    assert (made.counts["dev"].videos, made.counts["dev"].captions) == (1065, 4180)
+    rows_ = made.table.to_pylist()
+    assert len({dict(row["attributes"])["source"] for row in rows_}) == 1065
+    assert all(row["end_s"] - row["start_s"] in {5.0, 10.0, 15.0, 20.0, 25.0, 30.0} for row in rows_)
+    assert max(row["end_s"] for row in rows_) == 30.0
+
+
+@pytest.mark.parametrize(
+    "times", [None, [], [[0]], [[0, 6]], [[3, 2]], [[-1, 2]], [[0.5, 1]], [[True, True]], ["01"], 5]
+)
+def test_times_that_are_none_are_one_sentence(tmp_path, times):
+    annotations = write(
+        tmp_path / "annotations", {"test_data.json": [{"video": "a.mov", "description": "x", "times": times}]}
+    )
+    videos = touch(tmp_path / "videos", ["a.mov"])
+    with pytest.raises(InputError, match="description 1 has no times in segments of 5 s"):
+        make("didemo", annotations, videos, moments=True)
+    assert ids(make("didemo", annotations, videos), "test") == ["a"]

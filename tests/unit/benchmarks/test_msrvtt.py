@@ -148,7 +148,7 @@ def test_a_video_in_train_and_test_is_an_error_that_names_it(small):
         ("MSRVTT_train.9k.csv", "video_id\n", "names no video"),
         ("MSRVTT_train.9k.csv", "id\na\n", "no column video_id; its columns are id"),
         ("MSRVTT_train.9k.csv", "video_id\na\na\n", "names the video 'a' more than once"),
-        ("MSRVTT_train.9k.csv", "video_id\na,b\n", "line 2 has more or fewer cells"),
+        ("MSRVTT_train.9k.csv", "video_id\na,b\n", "line 2 has 2 cells, and not 1 as the header"),
         ("MSRVTT_train.9k.csv", 'video_id\n"a\n', "not valid CSV"),
         ("MSRVTT_train.9k.csv", b"video_id\n\xff\n", "is not UTF-8"),
         ("MSRVTT_train.9k.csv", "video_id\n\x07\n", "cannot be the name of a file"),

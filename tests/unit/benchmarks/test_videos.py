@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gare.common.errors import InputError
 from pipelines.benchmarks.videos import BESIDE_VIDEOS, find_videos, stem_of
+from pipelines.walking import BROKEN_LINK, UNREADABLE
 from tests.unit.benchmarks.made import touch
 
 
@@ -54,7 +55,7 @@ def test_links_are_followed_and_lead_nowhere_twice(tmp_path):
     (root / "d.mp4").symlink_to(tmp_path / "gone.mp4")
     (root / "e.mp4").symlink_to("e.mp4")
     assert found(root, *"abcde") == {"a": "a.mp4", "b": "more/deep/b.mp4", "c": "c.mp4"}
-    assert find_videos({"a": ("a",)}, root).unreadable == []
+    assert find_videos({"a": ("a",)}, root).left_out == dict.fromkeys([f"{root}/d.mp4", f"{root}/e.mp4"], BROKEN_LINK)
     (tmp_path / "also").symlink_to(root)
     assert find_videos({"a": ("a",)}, tmp_path / "also").files == {"a": str(tmp_path / "also/a.mp4")}
 
@@ -84,7 +85,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.scandir", scandir)
     result = find_videos({"a": ("a",)}, tmp_path)
-    assert (list(result.files), result.unreadable) == (["a"], [str(tmp_path / "closed")])
+    assert (list(result.files), result.left_out) == (["a"], {str(tmp_path / "closed"): UNREADABLE})
 
 
 def test_a_name_in_another_encoding_harms_nothing(tmp_path):
@@ -111,7 +112,7 @@ FILES = st.dictionaries(
 
 def plainly(wanted, root):
     """The rule without an index: every file is looked at for every video."""
-    paths = [str(path) for path in root.rglob("*") if path.is_file()]
+    paths = [str(path) for path in root.rglob("*") if path.is_file() and "/." not in str(path)]
     paths.sort(key=lambda path: (path.count("/"), path.split("/")))
     files = {}
     for fits in (

@@ -1,0 +1,80 @@
+"""What people write where a file is to be named: paths, URIs, and keys as ``aws s3 ls`` prints them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+_LEGAL: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
+_OPTIONS: Final = re.compile(r"\?[A-Za-z_]+=[^&?#\s]*(?:&[A-Za-z_]+=[^&?#\s]*)*\Z")
+_DRIVE: Final = re.compile(r"(?:file:/+)?[A-Za-z]:[\\/]|\\\\", re.IGNORECASE)
+_HOME: Final = re.compile(r"~[^/]*/")
+
+
+def as_uri(address: str) -> str:
+    """An address as a valid URI, which is what pyarrow reads.
+
+    One that is valid stays as it is. Any other is taken letter by letter, its percent signs too, but for the options
+    at its end (``?region=eu-west-1``), which a file:// has none of.
+    """
+    scheme, place, key, options = _parts(address)
+    return address if _LEGAL.fullmatch(key) else f"{scheme}://{place}/{quote(key, safe='/')}{options}"
+
+
+def without_options(address: str) -> tuple[str, str]:
+    """An address as a valid URI, and its options: empty, or with their question mark."""
+    uri = as_uri(address)
+    options = _parts(uri)[3]
+    return uri.removesuffix(options), options
+
+
+def open_address(address: str) -> tuple[Any, str]:
+    """The pyarrow file system of an address, and the path in it; raises what ``FileSystem.from_uri`` does.
+
+    ``a%20b`` is the name ``a b``, as in any URI; where there is no such file, it is the name as it is written.
+    """
+    from pyarrow.fs import FileSystem, FileType
+
+    system, path = FileSystem.from_uri(as_uri(address))
+    key = _parts(address)[2]
+    literal = f"{path.removesuffix(unquote(key))}{key}"
+    if literal != path and path.endswith(unquote(key)):
+        kinds = [info.type for info in system.get_file_info([path, literal])]
+        path = literal if kinds[0] == FileType.NotFound != kinds[1] else path
+    return system, path
+
+
+def is_foreign(uri: str, root: str | Path) -> bool:
+    """Whether only a shell or Windows knows where a path leads: no file of that name is below ``root``."""
+    return bool(_DRIVE.match(uri) or _HOME.match(uri)) and not _is_there(uri, root)
+
+
+def advice_on(uri: str, root: str | Path) -> str | None:
+    """What to do about a path that cannot be right here, as the rest of a sentence; None for all others.
+
+    ``root``: the folder of relative paths. A file that is there under that name is fine.
+    """
+    if is_foreign(uri, root):
+        home = _HOME.match(uri)
+        if home:
+            return f"begins with {home[0]}, a home folder that only a shell looks up; write the whole path"
+        return "is a path of Windows; give the path that the file has here"
+    if "\\" in uri and not _is_there(uri, root) and _is_there(uri.replace("\\", "/"), root):
+        return "is written with backslashes; write / between folders"
+    return None
+
+
+def _is_there(path: str, root: str | Path) -> bool:
+    return os.path.lexists(os.path.join(root, path))  # noqa: PTH118
+
+
+def _parts(address: str) -> tuple[str, str, str, str]:
+    """Scheme, bucket or host, key, and options with their question mark."""
+    scheme, _, rest = address.partition("://")
+    options = None if scheme.lower() == "file" else _OPTIONS.search(rest)
+    bare = rest[: options.start()] if options else rest
+    place, _, key = bare.partition("/")
+    return scheme, place, key, options[0] if options else ""
