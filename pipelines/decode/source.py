@@ -39,7 +39,7 @@ class Track:
 
     ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read, or is not there;
     ``failures``: how often reading failed; ``orientation``: what an H.264 stream itself says of its frames, None before
-    its first packet is read.
+    its first packet is read; ``pixel_shape``: width over height of a pixel.
     """
 
     container: Any
@@ -48,6 +48,7 @@ class Track:
     errors: int = 0
     damaged: bool = False
     orientation: Orientation | None = AS_STORED
+    pixel_shape: Fraction = Fraction(1)
     failures: int = 0
 
     @property
@@ -59,17 +60,6 @@ class Track:
     def starts_anywhere(self) -> bool:
         """Whether a keyframe is all that decoding needs: a palette may be older."""
         return bool(self.context.pix_fmt != "pal8")
-
-    @property
-    def pixel_shape(self) -> Fraction:
-        """Width over height of a pixel, as the container states it, else the codec; 1 where neither says, or nonsense.
-
-        The container comes first, as with FFmpeg's own tools.
-        """
-        ratio = self.stream.sample_aspect_ratio
-        if not ratio or not 1 <= MOST_STRETCHED * ratio <= MOST_STRETCHED**2:
-            return Fraction(1)
-        return Fraction(ratio.numerator, ratio.denominator)
 
     def demux(self, budget: Budget, max_packets: int) -> Iterator[Any]:
         """Yield the packets with data in file order; damage, and an end before the stated one, is noted.
@@ -189,7 +179,19 @@ def open_track(path: Path, limits: LimitsConfig) -> Iterator[Track]:
             raise DecodeError("too_many_pixels", f"Declared as {size}, more than {limits.max_pixels} pixels.")
         context.thread_count = 1
         context.options = {"max_pixels": str(limits.max_pixels), "threads": "1"}
-        yield Track(container, stream, context, orientation=None if context.name == "h264" else AS_STORED)
+        orientation = None if context.name == "h264" else AS_STORED
+        yield Track(container, stream, context, orientation=orientation, pixel_shape=pixel_shape(stream))
+
+
+def pixel_shape(stream: Any) -> Fraction:
+    """Width over height of a pixel, as the container states it, else the codec; 1 where neither says, or nonsense.
+
+    The container comes first, as with FFmpeg's own tools.
+    """
+    ratio = stream.sample_aspect_ratio
+    if not ratio or not 1 <= MOST_STRETCHED * ratio <= MOST_STRETCHED**2:
+        return Fraction(1)
+    return Fraction(ratio.numerator, ratio.denominator)
 
 
 def _best_stream(container: Any) -> Any:

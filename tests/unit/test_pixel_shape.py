@@ -17,7 +17,7 @@ from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines.decode import DecodeError, decode_in_order, decode_video
 from pipelines.decode.orientation import Orientation
 from pipelines.decode.picture import can_be_shape, picture
-from pipelines.decode.source import Track
+from pipelines.decode.source import pixel_shape
 from tests.unit.test_orientation import matrix, with_matrix
 
 KINDS = {
@@ -115,7 +115,7 @@ def test_a_crop_is_the_centre_of_what_is_shown(resize):
 
 def stated(ratio: Fraction | None) -> Fraction:
     """What a track makes of the aspect ratio that its file states."""
-    return Track(None, SimpleNamespace(sample_aspect_ratio=ratio), None).pixel_shape
+    return pixel_shape(SimpleNamespace(sample_aspect_ratio=ratio))
 
 
 def test_no_ratio_and_absurd_ones_are_square():
