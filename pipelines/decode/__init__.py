@@ -2,6 +2,6 @@
 
 from pipelines.decode.errors import KINDS, NOTES, DecodeError
 from pipelines.decode.job import DecodedVideo
-from pipelines.decode.video import decode_in_order, decode_video
+from pipelines.decode.video import Clip, decode_clips, decode_in_order, decode_video
 
-__all__ = ["KINDS", "NOTES", "DecodeError", "DecodedVideo", "decode_in_order", "decode_video"]
+__all__ = ["KINDS", "NOTES", "Clip", "DecodeError", "DecodedVideo", "decode_clips", "decode_in_order", "decode_video"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from gare.config.prepare import PrepareConfig
-from pipelines.decode.errors import Budget
+from pipelines.decode.errors import Budget, DecodeError
 from pipelines.decode.feed import FromFile, feed, from_memory
 from pipelines.decode.in_order import Guess, guess_by_count, in_order
 from pipelines.decode.job import DecodedVideo, Job, Kept, seconds
@@ -17,6 +18,14 @@ from pipelines.decode.source import Track, check_file
 
 KEEP_BYTES: Final = 64 * 2**20
 KEEP_PACKETS: Final = 200_000
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A stretch of a video, ``start_s <= t < end_s`` in seconds from its first shown frame; None: no bound."""
+
+    start_s: float | None = None
+    end_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,20 @@ def decode_video(
                 return job.result(track, pictures, [times[i] for i in picks], order_s=times, notes=read.notes)
             guess = Guess(shown.pts[picks].tolist(), by_pts=True)
     return in_order(job, guess)
+
+
+def decode_clips(
+    path: str | Path, *, recipe: PrepareConfig, clips: Sequence[Clip]
+) -> Iterator[DecodedVideo | DecodeError]:
+    """Decode many clips of one file, in the order given: each as ``decode_video`` does, or the error it raises.
+
+    Raises MemoryError as ``decode_video`` does.
+    """
+    for clip in clips:
+        try:
+            yield decode_video(path, recipe=recipe, start_s=clip.start_s, end_s=clip.end_s)
+        except DecodeError as error:
+            yield error
 
 
 def decode_in_order(

@@ -14,7 +14,7 @@ from av.stream import Disposition
 from PIL import Image
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
-from pipelines.decode import KINDS, DecodeError, decode_in_order, decode_video, job, plan, source
+from pipelines.decode import KINDS, Clip, DecodeError, decode_clips, decode_in_order, decode_video, job, plan, source
 from pipelines.decode import video as video_module
 from pipelines.decode.errors import Budget
 from pipelines.decode.in_order import Guess, in_order
@@ -410,3 +410,20 @@ def png_bomb(side: int) -> bytes:
 def test_a_png_bomb_is_refused_unopened(tmp_path):
     (tmp_path / "a.mp4").write_bytes(png_bomb(60000))
     assert failure(tmp_path / "a.mp4").kind == "unreadable"
+
+
+# Many clips
+
+
+def test_clips_of_one_file_come_in_the_order_given_each_with_its_own_error(tmp_path):
+    path = encoded(tmp_path, "h264_bframes")
+    clips = [Clip(2.0, 3.0), Clip(0.5, 1.5), Clip(99.0, None), Clip()]
+    later, earlier, none, whole = decode_clips(path, recipe=RECIPE, clips=clips)
+    for given, bounds in ((later, clips[0]), (earlier, clips[1]), (whole, clips[3])):
+        assert_same(given, decode_video(path, recipe=RECIPE, start_s=bounds.start_s, end_s=bounds.end_s))
+    assert none.kind == "empty_clip"
+
+
+def test_an_error_of_the_file_is_given_for_each_clip(tmp_path):
+    given = decode_clips(tmp_path / "none.mp4", recipe=RECIPE, clips=[Clip(), Clip(1.0)])
+    assert [error.kind for error in given] == ["missing", "missing"]
