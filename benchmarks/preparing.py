@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,11 +118,12 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
 class NoDecoder:
     """Gives one small grey picture for every address, at once."""
 
-    def decode(self, uri: str, **_: object) -> object:
+    def decode_clips(self, uri: str, *, clips: Sequence[object], **_: object) -> Iterator[object]:
         """Decode nothing."""
         from common.grey import grey_video
 
-        return grey_video(uri)
+        for _clip in clips:
+            yield grey_video(uri)
 
 
 def without_decoding(output: Output, unit: int, again: object = None) -> object:

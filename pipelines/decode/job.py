@@ -17,6 +17,9 @@ from pipelines.decode.errors import Budget, DecodeError
 from pipelines.decode.picture import Picture, picture
 from pipelines.decode.source import Track, open_track
 
+ROW_BYTES = 2**31 - 1
+"""Most bytes of a stored row's frames: Arrow counts those of a binary column in 32 bits."""
+
 DEFAULT_RATE = 25.0  # for the times of frames in files that have neither times nor a rate
 
 
@@ -59,6 +62,7 @@ class Job:
     seen: int = 0
     corrupt: int = 0
     truncated: bool = False
+    picked: int = 0
 
     @property
     def limits(self) -> LimitsConfig:
@@ -87,7 +91,9 @@ class Job:
 
     def sample(self, times_s: Sequence[float]) -> list[int]:
         """Sample frames shown at ``times_s``, none where the clip holds none."""
-        return sampling.sample(times_s, timestamps_s=self.recipe.timestamps_s or (), **self._rule())
+        picks = sampling.sample(times_s, timestamps_s=self.recipe.timestamps_s or (), **self._rule())
+        self.picked = len(picks)
+        return picks
 
     def _rule(self) -> dict[str, Any]:
         recipe = self.recipe
@@ -104,7 +110,9 @@ class Job:
     def convert(self, frame: Any) -> Kept:
         """Make the stored picture of a frame; DecodeError where that cannot be."""
         try:
-            return Kept(picture(frame, self.reformatter, self.recipe), (frame.width, frame.height))
+            made = picture(frame, self.reformatter, self.recipe)
+            check_row(self.picked, made, self.recipe)
+            return Kept(made, (frame.width, frame.height))
         except MemoryError:
             raise
         except (av.error.FFmpegError, ValueError) as error:
@@ -127,6 +135,20 @@ class Job:
         mean = order_s[-1] / (len(order_s) - 1) if len(order_s) > 1 else (1 / fps if fps else 0.0)
         pictures = [one.picture for one in kept]
         return DecodedVideo(pictures, times, track.context.name, width, height, fps, order_s[-1] + mean, notes)
+
+
+def check_row(frames: int, one: Picture, recipe: PrepareConfig) -> None:
+    """Raise DecodeError(too_many_bytes) where ``frames`` pictures like ``one`` are more than can be held or stored."""
+    most, why = recipe.limits.memory_bytes, "prepare.limits.memory_bytes"
+    if recipe.storage == "raw" and most > ROW_BYTES:
+        most, why = ROW_BYTES, "a row of a shard, or set prepare.storage to jpeg"
+    if frames * one.nbytes > most:
+        height, width, _ = one.shape
+        raise DecodeError(
+            "too_many_bytes",
+            f"{frames} frames of {width} x {height} pixels are {frames * one.nbytes} bytes, and {most} are the most; "
+            f"lower prepare.max_frames, prepare.short_side or prepare.crop to fit {why}.",
+        )
 
 
 def rate_of(track: Track) -> float | None:

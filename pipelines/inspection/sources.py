@@ -14,7 +14,9 @@ from pipelines.decode.isolated.decoder import shared_decoder
 from pipelines.inspection.contents import Contents
 from pipelines.writer import shard_row
 
-OUT_OF_REACH = frozenset({"missing", "not_a_file", "unreachable", "unsupported_uri", "timeout", "memory", "crashed"})
+OUT_OF_REACH = frozenset(
+    {"missing", "not_a_file", "no_permission", "unreachable", "unsupported_uri", "timeout", "memory", "crashed"}
+)
 """Kinds of failure that say nothing about the source's content: it is gone, or was not decoded for other reasons."""
 
 

@@ -40,9 +40,9 @@ def in_process(monkeypatch):
     decoded = []
 
     class Counting(Decoder):
-        def decode(self, uri, **rest):
+        def decode_clips(self, uri, **rest):
             decoded.append(Path(uri).name)
-            return super().decode(uri, **rest)
+            return super().decode_clips(uri, **rest)
 
     with Counting() as decoder:
 
