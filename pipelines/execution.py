@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ AGAIN = "The same command goes on where it stopped."
 
 def run_units(
     output: Output, todo: list[UnitTask], workers: int | None, decode_on: Selector | None, work: Work
-) -> Iterator[UnitCounts]:
+) -> Generator[UnitCounts]:
     """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back.
 
     The input of the next portion is made while this one is worked on: it takes a millisecond a unit.

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION
 from pipelines.execution import Work, run_units
+from pipelines.local import run_here
 from pipelines.manifest import stream_manifest
 from pipelines.output import Ledger, Output, ShardFile, dataset_digest, remove_leftovers, remove_superseded, take_up
 from pipelines.placing import check_somewhere
@@ -118,9 +119,12 @@ def prepare(
     decode_on: Selector | None = None,
     retry_failed: bool = False,
     changed: OnChange = "refuse",
+    local: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> PrepareReport:
-    """Decode a manifest's videos into shards, a ledger and a dataset manifest under ``out``, with Ray initialised.
+    """Decode a manifest's videos into shards, a ledger and a dataset manifest under ``out``.
+
+    Ray has to be initialised unless ``local``, which decodes in processes of this machine; the files are the same.
 
     ``out``: a folder, or an address of storage that pyarrow opens; ``workers``: decode processes at once, all CPUs
     when None; ``decode_on``: labels of the nodes that decode, by the rule of ``pipelines.placing`` when None. A rerun
@@ -129,7 +133,7 @@ def prepare(
     no video at all could be decoded.
     """
     with open_job(manifest, out, config, retry_failed=retry_failed, changed=changed) as job:
-        return run_job(job, workers=workers, decode_on=decode_on, on_progress=on_progress)
+        return run_job(job, workers=workers, decode_on=decode_on, on_progress=on_progress, local=local)
 
 
 def run_job(
@@ -139,10 +143,14 @@ def run_job(
     decode_on: Selector | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
     work: Work = process_unit,
+    local: bool = False,
 ) -> PrepareReport:
-    """Do what is left of a job; Ray is needed only where anything is. ``work``: what a task does with a unit."""
+    """Do what is left of a job; Ray is needed only where anything is, and not where it is done ``local``.
+
+    ``work``: what a task of Ray does with a unit.
+    """
     started = time.monotonic()
-    if job.todo:
+    if job.todo and not local:
         check_somewhere(decode_on)  # before anything is removed
     output = job.output
     whole = {task.unit for task in job.todo if task.again is None}
@@ -151,9 +159,11 @@ def run_job(
         remove_leftovers(output, whole)
     done, failed = job.rows - job.rows_todo, 0
     on_progress(Progress(done, job.rows, failed))
-    for counts in run_units(output, job.todo, workers, decode_on, work):
-        done, failed = done + counts.videos, failed + counts.failed
-        on_progress(Progress(done, job.rows, failed))
+    units = run_here(output, job.todo, workers) if local else run_units(output, job.todo, workers, decode_on, work)
+    with closing(units):
+        for counts in units:
+            done, failed = done + counts.videos, failed + counts.failed
+            on_progress(Progress(done, job.rows, failed))
     dataset = dataset_manifest(output)
     if not dataset["totals"]["ok"]:
         raise RunError(

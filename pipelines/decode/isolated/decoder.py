@@ -80,6 +80,11 @@ class Decoder:
         self._decoding.end()
         self._fetching.end()
 
+    def stop(self) -> None:
+        """End the child processes for good, from any thread: whoever waits for one gets a RunError."""
+        self._decoding.stop()
+        self._fetching.stop()
+
     def decode(
         self, uri: str, *, recipe: PrepareConfig, start_s: float | None = None, end_s: float | None = None
     ) -> Decoded:

@@ -74,6 +74,7 @@ class Process:
     def __init__(self, module: str) -> None:
         self._module = module
         self._child: _Child | None = None
+        self._stopped = False
 
     @property
     def pid(self) -> int | None:
@@ -156,12 +157,22 @@ class Process:
         if child is not None:
             child.end()
 
+    def stop(self) -> None:
+        """Kill the child, from any thread, and start no other; clearing up is left to the thread that asks."""
+        self._stopped = True
+        child = self._child
+        if child is not None:
+            child.process.kill()
+
     def _running(self) -> _Child:
         """Return a living child of this process."""
         if self._child is not None and (self._child.owner != os.getpid() or self._child.process.poll() is not None):
             self.end()
-        if self._child is None:
+        if self._child is None and not self._stopped:
             self._child = _started(self._module)
+        if self._stopped or self._child is None:
+            self.end()
+            raise RunError("Decoding was stopped.")
         return self._child
 
     def _death(self, child: _Child, limits: LimitsConfig, kills: int) -> DecodeError:
