@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from gare.common.errors import RunError
@@ -22,6 +23,21 @@ Attempt = tuple[Row, Row | None]
 """The LEDGER row of one video, and its SHARD row when ok."""
 Placed = tuple[int, Row]
 """A manifest row and its position in the unit."""
+Tries = Callable[[Mapping[int, Row], PrepareConfig], Iterator[Attempt]]
+"""What tries manifest rows, by their positions in the unit, and gives the attempts in the order of the rows."""
+
+
+@dataclass(frozen=True)
+class UnitCounts:
+    """What a finished unit adds to the progress: the videos that were decoded, and those of them that failed.
+
+    ``kept``: those that failed and whose stored frames of before stay.
+    """
+
+    unit: int
+    videos: int
+    failed: int
+    kept: int = 0
 
 
 class Decodes(Protocol):

@@ -11,11 +11,11 @@ from functools import partial
 from queue import Full, Queue
 
 from gare.config import PrepareConfig
-from pipelines.attempts import Attempt, Placed, Row, by_source, in_order, of_one_source
+from pipelines.attempts import Attempt, Placed, Row, UnitCounts, by_source, in_order, of_one_source
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.output import Output
 from pipelines.todo import UnitTask
-from pipelines.work import UnitCounts, process_unit
+from pipelines.work import process_unit
 
 LOOK_S = 0.1  # how often a thread that waits for room looks whether it is wanted still
 
@@ -31,7 +31,7 @@ def run_here(output: Output, todo: Sequence[UnitTask], workers: int | None) -> G
         decoders = [stack.enter_context(Decoder()) for _ in range(count)]
         tries = partial(in_parallel, decoders=decoders)
         for task in todo:
-            yield process_unit(output, task.unit, again=task.again, tries=tries)
+            yield process_unit(output, task.unit, again=task.again, repair=bool(task.damage), tries=tries)
 
 
 def in_parallel(rows: Mapping[int, Row], recipe: PrepareConfig, decoders: Sequence[Decoder]) -> Iterator[Attempt]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from gare.common.console import warn
 from gare.common.errors import InputError, RunError
 from gare.common.nodes import Selector
 from gare.common.storage import Folder
@@ -22,7 +22,16 @@ from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION
 from pipelines.execution import Work, run_units
 from pipelines.local import run_here
 from pipelines.manifest import stream_manifest
-from pipelines.output import Ledger, Output, ShardFile, dataset_digest, remove_leftovers, remove_superseded, take_up
+from pipelines.output import (
+    Ledger,
+    Output,
+    ShardFile,
+    Unfinished,
+    dataset_digest,
+    remove_leftovers,
+    remove_superseded,
+    take_up,
+)
 from pipelines.placing import check_somewhere
 from pipelines.todo import OnChange, UnitTask, tasks
 from pipelines.work import process_unit
@@ -81,7 +90,7 @@ class Job:
     @property
     def again(self) -> int:
         """Those of them that were settled before."""
-        return sum(task.videos for task in self.todo if task.again is not None)
+        return sum(task.videos for task in self.todo if task.again is not None or task.damage)
 
 
 @contextmanager
@@ -153,17 +162,19 @@ def run_job(
     if job.todo and not local:
         check_somewhere(decode_on)  # before anything is removed
     output = job.output
-    whole = {task.unit for task in job.todo if task.again is None}
-    _drop_stale_dataset(output, whole)
+    whole = {task.unit for task in job.todo if task.again is None and not task.damage}
     if whole:
         remove_leftovers(output, whole)
     done, failed = job.rows - job.rows_todo, 0
     on_progress(Progress(done, job.rows, failed))
     units = run_here(output, job.todo, workers) if local else run_units(output, job.todo, workers, decode_on, work)
+    kept = 0
     with closing(units):
         for counts in units:
-            done, failed = done + counts.videos, failed + counts.failed
+            done, failed, kept = done + counts.videos, failed + counts.failed, kept + counts.kept
             on_progress(Progress(done, job.rows, failed))
+    if kept:
+        warn(f"{kept} videos that were stored before could not be decoded again; what was stored of them stays.")
     dataset = dataset_manifest(output)
     if not dataset["totals"]["ok"]:
         raise RunError(
@@ -181,22 +192,6 @@ def run_job(
     )
 
 
-def _drop_stale_dataset(output: Output, units: set[int]) -> None:
-    """Remove a dataset manifest that names shards of units which are made anew.
-
-    Otherwise it stays until the new one takes its place, so that what is added to a corpus disturbs no reader.
-    """
-    text = output.place.read_text(DATASET_FILE)
-    if text is None:
-        return
-    try:
-        named = {shard["unit"] for shard in json.loads(text)["shards"]}
-    except (ValueError, KeyError, TypeError):
-        named = units = {0}
-    if named & units:
-        output.place.remove(DATASET_FILE)
-
-
 def dataset_manifest(output: Output) -> dict[str, Any]:
     """Make the dataset manifest from the ledger parts alone: the same for any number of workers and reruns.
 
@@ -207,8 +202,8 @@ def dataset_manifest(output: Output) -> dict[str, Any]:
     shards: list[ShardFile] = []
     rows, ok, frames, notes = 0, 0, 0, Counter[str]()
     for unit, part in enumerate(Ledger(output).each()):
-        if part is None:
-            raise RunError(f"Unit {unit} of {output.place} was not finished; run the same command again.")
+        if isinstance(part, Unfinished):
+            raise RunError(f"Unit {unit} of {output.place} was not finished: {part} Run the same command again.")
         shards.extend(part.shards)
         captions = pc.list_value_length(output.batch(unit).column("captions")).to_pylist()
         for entry, number in zip(part.table.select(COUNTED).to_pylist(), captions, strict=True):

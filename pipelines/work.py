@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from itertools import chain
 
 from gare.common.errors import InputError
 from gare.common.shard_file import read_shard
-from gare.config import PrepareConfig
 from gare.schema import SHARD_FOLDER
-from pipelines.attempts import Attempt, Decodes, Row, attempts
+from pipelines.attempts import Attempt, Decodes, Row, Tries, UnitCounts, attempts
 from pipelines.decode.isolated.decoder import shared_decoder
 from pipelines.output import Ledger, Output, Part, write_ledger
-from pipelines.writer import ShardWriter
-
-Tries = Callable[[Mapping[int, Row], PrepareConfig], Iterator[Attempt]]
-"""What tries manifest rows, by their positions in the unit, and gives the attempts in the order of the rows."""
-
-
-@dataclass(frozen=True)
-class UnitCounts:
-    """What a finished unit adds to the progress: the videos that were decoded, and those of them that failed.
-
-    ``kept``: those that failed and whose stored frames of before stay.
-    """
-
-    unit: int
-    videos: int
-    failed: int
-    kept: int = 0
+from pipelines.repair import repair_unit
+from pipelines.writer import write_unit
 
 
 def process_unit(
@@ -40,30 +23,23 @@ def process_unit(
     decoder: Decodes | None = None,
     again: Collection[int] | None = None,
     *,
+    repair: bool = False,
     tries: Tries | None = None,
 ) -> UnitCounts:
     """Decode a unit's videos, write its shards, then its ledger part. Doing it twice gives the same files.
 
     ``decoder``: this process's own when None. ``again``: the rows (by position) of a finished unit that are decoded
-    once more; the others are taken from its shards, and so is one that was ok before and fails now. ``tries``: what
-    tries the rows, in the place of ``decoder``.
+    once more; the others are taken from its shards, and so is one that was ok before and fails now. ``repair``: the
+    unit's files are damaged, see ``pipelines.repair``. ``tries``: what tries the rows, in the place of ``decoder``.
     """
     tries = tries or partial(attempts, decoder=decoder or shared_decoder())
+    if repair:
+        return repair_unit(output, unit, tries)
     rows = dict(enumerate(output.rows(unit)))
     if again is not None:
         return _redo(output, unit, tries, {position: rows[position] for position in sorted(again)})
     entries = write_unit(output, unit, tries(rows, output.recipe), generation=0)
     return UnitCounts(unit, len(entries), sum(entry["status"] == "failed" for entry in entries))
-
-
-def write_unit(output: Output, unit: int, made: Iterable[Attempt], generation: int) -> list[Row]:
-    """Write a unit's shards, and then its ledger part, whose rows are returned."""
-    ledger = []
-    with ShardWriter(output, unit, generation) as writer:
-        for entry, stored in made:
-            ledger.append(entry | {"shard": None if stored is None else writer.add(stored)})
-    write_ledger(output, unit, ledger, writer.finished, generation)
-    return ledger
 
 
 def _redo(output: Output, unit: int, tries: Tries, again: Mapping[int, Row]) -> UnitCounts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,11 +16,12 @@ from gare.config import PrepareConfig
 from gare.schema import SHARD, SHARD_FOLDER, stamped
 from pipelines.decode import DecodedVideo
 from pipelines.decode.job import ROW_BYTES
-from pipelines.output import Output, ShardFile, shard_name
+from pipelines.output import Output, ShardFile, shard_name, write_ledger
 
 BATCH_ROWS = 16
 BATCH_BYTES = 32 * 2**20
 Bytes = bytes | memoryview
+Row = dict[str, Any]
 
 
 def stored_frames(video: DecodedVideo, recipe: PrepareConfig) -> list[Bytes]:
@@ -130,6 +131,16 @@ class ShardWriter:
         self._open = None
         self.finished.append(ShardFile(self._name(), self._unit, self._rows, size, sha256))
         self._bytes = self._rows = 0
+
+
+def write_unit(output: Output, unit: int, made: Iterable[tuple[Row, Row | None]], generation: int) -> list[Row]:
+    """Write a unit's shards, and then its ledger part, whose rows are returned."""
+    ledger = []
+    with ShardWriter(output, unit, generation) as writer:
+        for entry, stored in made:
+            ledger.append(entry | {"shard": None if stored is None else writer.add(stored)})
+    write_ledger(output, unit, ledger, writer.finished, generation)
+    return ledger
 
 
 def _batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:

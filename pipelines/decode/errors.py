@@ -34,6 +34,11 @@ KINDS: Final[dict[str, str]] = {
 }
 """Every kind a ledger row can fail with, and what it means."""
 
+SAYS_NOTHING: Final = frozenset(
+    {"missing", "not_a_file", "no_permission", "unreachable", "unsupported_uri", "timeout", "memory", "crashed"}
+)
+"""Kinds that say nothing about a source's content: it is gone, or was not decoded for other reasons."""
+
 NOTES: Final[dict[str, str]] = {
     "partial": "some of the file was damaged",
     "ordinal_timestamps": "times counted from the frames' numbers, because those of the file tell nothing",
