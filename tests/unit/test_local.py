@@ -56,11 +56,10 @@ def test_a_pool_gives_what_one_decoder_gives_in_the_same_order(rows, tmp_path):
 def test_a_decoder_that_cannot_be_started_ends_the_job_with_a_sentence(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(local, "Decoder", lambda: Decoder("tests.no_such_module"))
     write_manifest(pa.Table.from_pylist(rows, MANIFEST), tmp_path / "m.parquet")
-    before = threading.active_count()
+    before = threading.active_count(), decoders_below(os.getpid())
     with pytest.raises(RunError, match="could not be started"):
         shards.prepare(tmp_path / "m.parquet", tmp_path / "out", RECIPE, workers=2, local=True)
-    assert threading.active_count() == before
-    assert decoders_below(os.getpid()) == []
+    assert (threading.active_count(), decoders_below(os.getpid())) == before
 
 
 def test_interrupted_it_leaves_no_process_and_the_same_command_goes_on(rows, tmp_path):
