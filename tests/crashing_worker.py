@@ -1,7 +1,7 @@
 """A decoding process for tests: decodes as the real one, but does what the name of a file asks for.
 
 ``segfault-1.mp4`` crashes, and so on; ``once-segfault.mp4`` does it the first time only, ``clip-segfault.mp4`` when the
-clip that starts at second 2 comes.
+clip that starts at second 2 comes, ``ahead-segfault.mp4`` with the first of the clips that it is one of.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ def decode(request: DecodeRequest):
         if seen.exists():
             act = ""
         seen.touch()
+    if act == "ahead":
+        act = rest[0] if any(start_s == 2 for start_s, _ in request.clips) else ""
     if act == "clip":
         for given, (start_s, _) in zip(decode_worker.decode(request), request.clips, strict=True):
             if start_s == 2:

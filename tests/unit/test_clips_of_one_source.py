@@ -68,8 +68,8 @@ def test_clips_are_what_each_is_alone(decoder, good):
     [
         ("segfault", ("crashed", 2)),
         ("allocate", ("memory", 2)),
-        ("spin", ("timeout", 1)),
-        ("raise", ("internal", 1)),
+        ("spin", ("timeout", 2)),
+        ("raise", ("internal", 2)),
         ("exit", ("crashed", 2)),
     ],
 )
@@ -77,6 +77,12 @@ def test_a_clip_that_breaks_the_decoder_fails_alone(decoder, good, tmp_path, act
     path = shutil.copy(good, tmp_path / f"clip-{act}.mp4")
     given = outcomes(decoder.decode_clips(str(path), recipe=RECIPE, clips=CLIPS))
     assert given == [("ok", 1), ("ok", 1), outcome, ("empty_clip", 1), ("ok", 1)]
+
+
+def test_a_clip_that_is_decoded_with_one_that_breaks_the_decoder_is_decoded_alone(decoder, good, tmp_path):
+    path = shutil.copy(good, tmp_path / "ahead-segfault.mp4")
+    given = outcomes(decoder.decode_clips(str(path), recipe=RECIPE, clips=CLIPS))
+    assert given == [("ok", 2), ("ok", 2), ("crashed", 2), ("empty_clip", 1), ("ok", 1)]
 
 
 def test_a_file_that_storage_does_not_give_costs_one_wait(decoder, good, tmp_path):

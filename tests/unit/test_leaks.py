@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gare.cli import cli
-from gare.cli.command import call
+from gare.cli import main
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
 from pipelines.inspection import leaks, read_contents
@@ -45,16 +44,18 @@ def prepared(tmp_path):
     return prepare
 
 
-def test_a_file_in_two_splits_is_found_under_another_name(prepared, capsys):
+def test_a_file_in_two_splits_is_found_under_another_name(prepared, capfd):
     folder = prepared(("a", "train", None, None), ("b", "train", None, None), ("copy", "test", None, None))
     (group,) = leaks(read_contents(folder))
     assert [(video["video_id"], video["split"]) for video in group["videos"]] == [("2-copy", "test"), ("0-a", "train")]
     assert group["splits"] == {"test": 1, "train": 1}
-    capsys.readouterr()
-    assert call(cli, ["inspect", str(folder), "--json"], "gare") == 0
-    assert json.loads(capsys.readouterr().out)["leaks"] == [group]
-    assert call(cli, ["inspect", str(folder)], "gare") == 0
-    shown = capsys.readouterr()
+    capfd.readouterr()
+    for more in (["--json"], []):
+        with pytest.raises(SystemExit):
+            main(["inspect", str(folder), *more])
+        if more:
+            assert json.loads(capfd.readouterr().out)["leaks"] == [group]
+    shown = capfd.readouterr()
     assert "0-a (train)" in shown.out
     assert "2 videos of different splits show the same" in " ".join(shown.err.split())
 

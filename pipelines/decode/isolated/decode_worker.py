@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gare.common.files import file_digest
-from pipelines.decode.errors import DecodeError
+from pipelines.decode import Clip, DecodeError
 from pipelines.decode.isolated.limits import cpu_within
 from pipelines.decode.isolated.messages import DecodeRequest, header_of
 from pipelines.decode.isolated.serving import Result, serve_many
-from pipelines.decode.video import Clip, decode_clips
+from pipelines.decode.video import decode_clips
+
+AHEAD = 3
+"""Of many clips some are decoded in one go, and more than one way may be tried, each within its own time."""
 
 
 def decode(request: DecodeRequest) -> Iterator[Result | DecodeError]:
@@ -18,7 +21,7 @@ def decode(request: DecodeRequest) -> Iterator[Result | DecodeError]:
     path, facts = Path(request.path), None
     decoded = decode_clips(path, recipe=request.recipe, clips=[Clip(*bounds) for bounds in request.clips])
     for _ in request.clips:
-        with cpu_within(request.limits.cpu_seconds):
+        with cpu_within(request.limits.cpu_seconds * (AHEAD if len(request.clips) > 1 else 1)):
             video = next(decoded)
         if isinstance(video, DecodeError):
             yield video

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
-from pipelines.decode.errors import DecodeError
+from pipelines.decode import Clip, DecodeError
 from pipelines.decode.isolated.addresses import local_path, suffix_of
 from pipelines.decode.isolated.messages import (
     HEADER_BYTES,
@@ -27,7 +27,6 @@ from pipelines.decode.isolated.messages import (
 from pipelines.decode.isolated.process import Process, WaitedError
 from pipelines.decode.isolated.scratch import scratch_file
 from pipelines.decode.job import DecodedVideo
-from pipelines.decode.video import Clip
 
 DECODE_MODULE = "pipelines.decode.isolated.decode_worker"
 FETCH_MODULE = "pipelines.decode.isolated.fetch_worker"
@@ -100,9 +99,9 @@ class Decoder:
         """Decode the frames that ``recipe`` keeps of clips of ``uri``: a path, a file:// or a fetched address.
 
         Yields one clip after the other, in the order given, as it comes; a remote file is fetched once for all.
-        A death of the process, and want of memory, may be the machine's fault or an earlier video's: the clip that
-        was decoded then is tried once more, in a fresh process, and those behind it are decoded there. The errors
-        have a kind of ``KINDS`` and their ``attempts``. Raises RunError when no process can be started.
+        A death of the process, and want of memory, may be the machine's fault, an earlier video's or, as some clips
+        are decoded ahead, a later one's: the first clip without an answer is tried once more, alone in a fresh process.
+        The errors have a kind of ``KINDS`` and their ``attempts``. Raises RunError when no process can be started.
         """
         with self._turn, ExitStack() as stack:
             try:
@@ -116,21 +115,22 @@ class Decoder:
     def _clips(self, source: _Source, recipe: PrepareConfig, clips: Sequence[Clip]) -> Iterator[Decoded | DecodeError]:
         done, attempt = 0, 1
         while done < len(clips):
+            asked = clips[done:] if attempt == 1 else clips[done : done + 1]
             try:
-                for given in self._answers(source, recipe, clips[done:]):
+                for given in self._answers(source, recipe, asked):
                     yield (
                         _copied(given, attempt) if isinstance(given, DecodeError) else replace(given, attempts=attempt)
                     )
                     done, attempt = done + 1, 1
             except DecodeError as error:
-                if error.kind in AGAIN and attempt < ATTEMPTS:
+                of_the_file = error.kind == "unreachable" or isinstance(error, WaitedError)
+                if attempt < ATTEMPTS and not of_the_file and (error.kind in AGAIN or len(asked) > 1):
                     attempt += 1
                     continue
-                of_the_file = error.kind == "unreachable" or isinstance(error, WaitedError)
-                lost = clips[done:] if of_the_file else clips[done : done + 1]
-                for _ in lost:
+                lost = len(clips) - done if of_the_file else 1
+                for _ in range(lost):
                     yield _copied(error, attempt)
-                done, attempt = done + len(lost), 1
+                done, attempt = done + lost, 1
 
     def _source(self, uri: str, limits: LimitsConfig, stack: ExitStack) -> _Source:
         """Find the file to decode, fetched where it has to be."""
