@@ -62,7 +62,6 @@ class Job:
     seen: int = 0
     corrupt: int = 0
     truncated: bool = False
-    picked: int = 0
 
     @property
     def limits(self) -> LimitsConfig:
@@ -86,14 +85,13 @@ class Job:
             clip = f"{self.start_s or 0:g} s and {'the end' if self.end_s is None else f'{self.end_s:g} s'}"
             which = "moment of prepare.timestamps_s" if self.recipe.policy == "timestamps" else "frame"
             raise DecodeError("empty_clip", f"No {which} between {clip}; the last frame is at {times_s[-1]:.2f} s.")
+        check_row(len(picks), self.recipe.side, self.recipe.side, self.recipe)  # before any of them is made
         self.truncated = sampling.is_truncated(times_s, **self._rule())
         return picks
 
     def sample(self, times_s: Sequence[float]) -> list[int]:
         """Sample frames shown at ``times_s``, none where the clip holds none."""
-        picks = sampling.sample(times_s, timestamps_s=self.recipe.timestamps_s or (), **self._rule())
-        self.picked = len(picks)
-        return picks
+        return sampling.sample(times_s, timestamps_s=self.recipe.timestamps_s or (), **self._rule())
 
     def _rule(self) -> dict[str, Any]:
         recipe = self.recipe
@@ -110,9 +108,7 @@ class Job:
     def convert(self, frame: Any) -> Kept:
         """Make the stored picture of a frame; DecodeError where that cannot be."""
         try:
-            made = picture(frame, self.reformatter, self.recipe)
-            check_row(self.picked, made, self.recipe)
-            return Kept(made, (frame.width, frame.height))
+            return Kept(picture(frame, self.reformatter, self.recipe), (frame.width, frame.height))
         except MemoryError:
             raise
         except (av.error.FFmpegError, ValueError) as error:
@@ -134,20 +130,21 @@ class Job:
         fps = rate_of(track)
         mean = order_s[-1] / (len(order_s) - 1) if len(order_s) > 1 else (1 / fps if fps else 0.0)
         pictures = [one.picture for one in kept]
+        check_row(len(pictures), pictures[0].shape[0], pictures[0].shape[1], self.recipe)
         return DecodedVideo(pictures, times, track.context.name, width, height, fps, order_s[-1] + mean, notes)
 
 
-def check_row(frames: int, one: Picture, recipe: PrepareConfig) -> None:
-    """Raise DecodeError(too_many_bytes) where ``frames`` pictures like ``one`` are more than can be held or stored."""
+def check_row(frames: int, height: int, width: int, recipe: PrepareConfig) -> None:
+    """Raise DecodeError(too_many_bytes) where ``frames`` pictures of this size are more than a row may hold."""
     most, why = recipe.limits.memory_bytes, "prepare.limits.memory_bytes"
     if recipe.storage == "raw" and most > ROW_BYTES:
         most, why = ROW_BYTES, "a row of a shard, or set prepare.storage to jpeg"
-    if frames * one.nbytes > most:
-        height, width, _ = one.shape
+    size = 3 * frames * height * width
+    if size > most:
         raise DecodeError(
             "too_many_bytes",
-            f"{frames} frames of {width} x {height} pixels are {frames * one.nbytes} bytes, and {most} are the most; "
-            f"lower prepare.max_frames, prepare.short_side or prepare.crop to fit {why}.",
+            f"{frames} frames of {width} x {height} pixels or more are {size} bytes, and {most} are the most; lower "
+            f"prepare.max_frames, prepare.short_side or prepare.crop to fit {why}.",
         )
 
 
