@@ -46,7 +46,7 @@ class _Threads:
 
     def __init__(self, sources: list[list[Placed]], recipe: PrepareConfig, decoders: Sequence[Decoder]) -> None:
         self._left, self._recipe, self._decoders = deque(sources), recipe, decoders
-        self._made: Queue[tuple[int, Attempt] | BaseException | None] = Queue(maxsize=len(decoders))
+        self._made: Queue[tuple[int, Attempt] | BaseException | None] = Queue(maxsize=1)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(one,), daemon=True) for one in decoders]
 
