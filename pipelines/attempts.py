@@ -15,7 +15,7 @@ from gare.common.files import writing
 from gare.config import PrepareConfig
 from pipelines.decode import Clip, DecodeError
 from pipelines.decode.isolated.decoder import Decoded
-from pipelines.decode.job import ROW_BYTES
+from pipelines.decode.room import ROW_BYTES
 from pipelines.writer import BATCH_BYTES, shard_row
 
 Row = dict[str, Any]

@@ -15,7 +15,7 @@ from gare.common.files import file_digest
 from gare.config import PrepareConfig
 from gare.schema import SHARD, SHARD_FOLDER, stamped
 from pipelines.decode import DecodedVideo
-from pipelines.decode.job import ROW_BYTES
+from pipelines.decode.room import ROW_BYTES
 from pipelines.output import Output, ShardFile, shard_name, write_ledger
 
 BATCH_ROWS = 16

@@ -15,10 +15,8 @@ from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines import sampling
 from pipelines.decode.errors import Budget, DecodeError
 from pipelines.decode.picture import Picture, picture
+from pipelines.decode.room import check_row
 from pipelines.decode.source import Track, open_track
-
-ROW_BYTES = 2**31 - 1
-"""Most bytes of a stored row's frames: Arrow counts those of a binary column in 32 bits."""
 
 DEFAULT_RATE = 25.0  # for the times of frames in files that have neither times nor a rate
 
@@ -132,20 +130,6 @@ class Job:
         pictures = [one.picture for one in kept]
         check_row(len(pictures), pictures[0].shape[0], pictures[0].shape[1], self.recipe)
         return DecodedVideo(pictures, times, track.context.name, width, height, fps, order_s[-1] + mean, notes)
-
-
-def check_row(frames: int, height: int, width: int, recipe: PrepareConfig) -> None:
-    """Raise DecodeError(too_many_bytes) where ``frames`` pictures of this size are more than a row may hold."""
-    most, why = recipe.limits.memory_bytes, "prepare.limits.memory_bytes"
-    if recipe.storage == "raw" and most > ROW_BYTES:
-        most, why = ROW_BYTES, "a row of a shard, or set prepare.storage to jpeg"
-    size = 3 * frames * height * width
-    if size > most:
-        raise DecodeError(
-            "too_many_bytes",
-            f"{frames} frames of {width} x {height} pixels or more are {size} bytes, and {most} are the most; lower "
-            f"prepare.max_frames, prepare.short_side or prepare.crop to fit {why}.",
-        )
 
 
 def rate_of(track: Track) -> float | None:

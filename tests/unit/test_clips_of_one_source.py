@@ -15,7 +15,7 @@ from gare.config.prepare import LimitsConfig, PrepareConfig
 from gare.schema import MANIFEST, SHARD, stamped
 from pipelines import attempts, writer
 from pipelines.attempts import Aside, in_order
-from pipelines.decode import Clip, DecodeError, decode_video, job
+from pipelines.decode import Clip, DecodeError, decode_video, job, room
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.output import open_output, read_ledger
 from pipelines.work import process_unit
@@ -169,7 +169,7 @@ def big(**limits):
 
 @pytest.mark.parametrize("policy", ["fps_linspace", "uniform"])
 def test_frames_that_do_not_fit_a_row_are_refused_before_any_is_made(good, monkeypatch, policy):
-    monkeypatch.setattr(job, "ROW_BYTES", 2 * 512 * 512 * 3)
+    monkeypatch.setattr(room, "ROW_BYTES", 2 * 512 * 512 * 3)
     made, picture = [], job.picture
     monkeypatch.setattr(job, "picture", lambda *given: (made.append(1), picture(*given))[1])
     with pytest.raises(
