@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -16,9 +16,8 @@ from gare.config import PrepareConfig
 from pipelines.decode import Clip, DecodeError
 from pipelines.decode.isolated.decoder import Decoded
 from pipelines.decode.room import ROW_BYTES
-from pipelines.writer import BATCH_BYTES, shard_row
+from pipelines.writer import BATCH_BYTES, Row, shard_row
 
-Row = dict[str, Any]
 Attempt = tuple[Row, Row | None]
 """The LEDGER row of one video, and its SHARD row when ok."""
 Placed = tuple[int, Row]
@@ -45,7 +44,7 @@ class Decodes(Protocol):
 
     def decode_clips(
         self, uri: str, *, recipe: PrepareConfig, clips: Sequence[Clip]
-    ) -> Iterator[Decoded | DecodeError]:
+    ) -> Generator[Decoded | DecodeError]:
         """Yield what each clip comes to, in the order given."""
         ...
 
@@ -69,7 +68,7 @@ def of_one_source(rows: Sequence[Placed], recipe: PrepareConfig, decoder: Decode
     left = list(rows)
     while left:
         clips = [Clip(row["start_s"], row["end_s"]) for _, row in left]
-        with closing(decoder.decode_clips(left[0][1]["uri"], recipe=recipe, clips=clips)) as given:  # type: ignore[type-var]
+        with closing(decoder.decode_clips(left[0][1]["uri"], recipe=recipe, clips=clips)) as given:
             over = False
             while left and not over:
                 started = time.monotonic()

@@ -11,11 +11,12 @@ from functools import partial
 from queue import Full, Queue
 
 from gare.config import PrepareConfig
-from pipelines.attempts import Attempt, Placed, Row, UnitCounts, by_source, in_order, of_one_source
+from pipelines.attempts import Attempt, Placed, UnitCounts, by_source, in_order, of_one_source
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.output import Output
 from pipelines.todo import UnitTask
 from pipelines.work import process_unit
+from pipelines.writer import Row
 
 LOOK_S = 0.1  # how often a thread that waits for room looks whether it is wanted still
 

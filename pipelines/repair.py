@@ -20,11 +20,11 @@ from gare.common.errors import InputError
 from gare.common.files import file_digest
 from gare.common.shard_file import read_shard
 from gare.schema import DATASET_FILE, SHARD_FOLDER
-from pipelines.attempts import Attempt, Row, Tries, UnitCounts
+from pipelines.attempts import Attempt, Tries, UnitCounts
 from pipelines.decode.errors import SAYS_NOTHING
 from pipelines.output import Damaged, Ledger, Output, Part, ShardFile, once_finished, unit_name
 from pipelines.stored import light_rows, stored_problems
-from pipelines.writer import write_unit
+from pipelines.writer import Row, write_unit
 
 SAME = ("video_id", "uri", "split", "captions", "attributes")
 NAME = re.compile(r"unit-(\d{6,})(?:-r(\d{2,}))?-\d{2,}\.arrow")
@@ -61,7 +61,7 @@ def repair_unit(output: Output, unit: int, tries: Tries) -> UnitCounts:
             made = _by_shards(output, unit, lying, rows, tries, tally)
         try:
             write_unit(output, unit, made, lying.generation)
-        except BaseException:
+        except LessError:  # the ledger part is not written yet, and never names these
             _remove(output, unit, lying.generation)
             raise
     return UnitCounts(unit, len(rows), tally["failed"], tally["kept"])
@@ -95,6 +95,10 @@ def look(output: Output, unit: int, rows: Mapping[int, Row], scratch: Path) -> L
             if not any(stored_problems("", row, output.recipe)):
                 lying.stored[position] = table, number
     return lying
+
+
+class LessError(InputError):
+    """The unit would hold less than it did."""
 
 
 class Unusable(Exception):  # noqa: N818 - says what the shard is
@@ -182,9 +186,9 @@ def _entry(output: Output, stored: Row, attempts: int) -> Row:
     return entry | {"attempts": attempts, "decode_s": 0.0}
 
 
-def _less(output: Output, unit: int, lying: Lying, entry: Row) -> InputError:
+def _less(output: Output, unit: int, lying: Lying, entry: Row) -> LessError:
     lost = lying.lost or "a shard does not hold what its ledger part says"
-    return InputError(
+    return LessError(
         f"{lost[0].upper()}{lost[1:]}, and the video {entry['video_id']!r} cannot be decoded again ({entry['reason']}: "
         f"{entry['message'].rstrip('.')}). Nothing was changed: bring the source or the file back. To have the unit "
         f"done anew with the sources that are there, remove {DATASET_FILE}, {output.ledger_name(unit)} and "

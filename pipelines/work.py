@@ -10,11 +10,11 @@ from itertools import chain
 from gare.common.errors import InputError
 from gare.common.shard_file import read_shard
 from gare.schema import SHARD_FOLDER
-from pipelines.attempts import Attempt, Decodes, Row, Tries, UnitCounts, attempts
+from pipelines.attempts import Attempt, Decodes, Tries, UnitCounts, attempts
 from pipelines.decode.isolated.decoder import shared_decoder
 from pipelines.output import Ledger, Output, Part, write_ledger
 from pipelines.repair import repair_unit
-from pipelines.writer import write_unit
+from pipelines.writer import Row, write_unit
 
 
 def process_unit(

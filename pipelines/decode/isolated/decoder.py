@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -95,7 +95,7 @@ class Decoder:
 
     def decode_clips(
         self, uri: str, *, recipe: PrepareConfig, clips: Sequence[Clip]
-    ) -> Iterator[Decoded | DecodeError]:
+    ) -> Generator[Decoded | DecodeError]:
         """Decode the frames that ``recipe`` keeps of clips of ``uri``: a path, a file:// or a fetched address.
 
         Yields one clip after the other, in the order given, as it comes; a remote file is fetched once for all.
