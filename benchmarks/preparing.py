@@ -1,6 +1,6 @@
-"""The data job against the bare sampler in as many processes, and a manifest of a million rows.
+"""The data job against the bare sampler in as many processes, small jobs, clips of one film, a million rows.
 
-    python benchmarks/preparing.py [--videos 1008] [--workers N] [--rows 10000 100000 1000000]
+    python benchmarks/preparing.py [--videos 1008] [--workers N] [--small 1 100] [--film 20] [--rows 10000 1000000]
 
 First: every video of a corpus (made-up clips of 10 to 30 s, each under many ids) is decoded once by plain processes
 that throw the frames away, each taking every N-th video, and once by the Ray job, which also isolates the decoder,
@@ -10,7 +10,12 @@ first unit less what that unit's decoding took. The ratio says how much of the b
 figures beside it where the rest goes: what the job's processes spend on a video's decoding and digest, and on
 everything else.
 
-Second (--rows): the job with a decoder that gives one small picture without looking, over manifests of more and more
+Second (--small): the command, from its start to its end, for a few short videos, with --local and with Ray.
+
+Third (--film): clips of ten seconds, side by side, of one film of so many minutes: what decoding them costs in the job,
+against reading the film once, its digest and every frame in order by PyAV on one thread, in the same process.
+
+Fourth (--rows): the job with a decoder that gives one small picture without looking, over manifests of more and more
 rows: seconds per row, and the driver's peak memory beyond what it held at the start. Takes half an hour for a million.
 """
 
@@ -24,14 +29,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from common.process import OwnMemory, own_process
-from decoders.clips import short_clips
+from decoders.clips import GOP, long_clip, short_clips
 from scale.decoding import made_manifest
 
 from gare.config import PrepareConfig
@@ -91,12 +96,7 @@ def job(manifest: Path, out: Path, workers: int) -> None:
 def compare(options: argparse.Namespace, folder: Path) -> None:
     """The first part."""
     clips = short_clips(options.folder or folder, CLIPS)
-    rows = [
-        {"video_id": f"{n:05d}", "uri": str(clips[n % CLIPS].absolute()), "split": "train", "captions": ["a scene"]}
-        for n in range(options.videos)
-    ]
-    manifest = folder / "manifest.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, MANIFEST), manifest)
+    manifest = written(folder / "manifest.parquet", [(clips[n % CLIPS], None, None) for n in range(options.videos)])
     print(f"{options.videos} videos, {options.workers} processes, {options.turns} turns")
     ratios = []
     for turn in range(options.turns):
@@ -118,11 +118,12 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
 class NoDecoder:
     """Gives one small grey picture for every address, at once."""
 
-    def decode(self, uri: str, **_: object) -> object:
+    def decode_clips(self, uri: str, *, clips: Sequence[object], **_: object) -> Iterator[object]:
         """Decode nothing."""
         from common.grey import grey_video
 
-        return grey_video(uri)
+        for _clip in clips:
+            yield grey_video(uri)
 
 
 def without_decoding(output: Output, unit: int, again: object = None) -> object:
@@ -159,8 +160,74 @@ def many_rows(rows: int, workers: int) -> None:
         print(json.dumps({"opening": opening, "running": running, "again": again, "memory": memory.added()}))
 
 
-def grow(options: argparse.Namespace) -> None:
+def small(options: argparse.Namespace, folder: Path) -> None:
     """The second part."""
+    clips = short_clips(options.folder or folder, CLIPS)
+    print("\nThe whole command, seconds (median of the turns)")
+    print(f"  {'videos':>10s}{'--local':>10s}{'Ray':>10s}")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    for count in options.small:
+        manifest = written(folder / f"small-{count}.parquet", [(clips[n % CLIPS], None, None) for n in range(count)])
+        took: dict[str, list[float]] = {"--local": [], "Ray": []}
+        for turn in range(options.turns):
+            for name, seconds in took.items():
+                out = folder / f"small-{count}-{turn}{name}"
+                command = [sys.executable, "-m", "gare", "prepare", str(manifest), "--out", str(out)]
+                workers = ["--set", f"runtime.decode_workers={options.workers}"]
+                started = time.perf_counter()
+                more = [name] if name == "--local" else []
+                subprocess.run([*command, *workers, *more], check=True, capture_output=True, env=environment)
+                seconds.append(time.perf_counter() - started)
+        print(f"  {count:10d}" + "".join(f"{statistics.median(seconds):10.2f}" for seconds in took.values()))
+
+
+def film(minutes: float, folder: Path, keep: Path | None) -> None:
+    """The third part."""
+    path, count = long_clip(keep or folder, minutes, GOP), round(6 * minutes)
+    manifest = written(folder / "film.parquet", [(path, 10.0 * n, 10.0 * (n + 1)) for n in range(count)])
+    once, clips = json.loads(own_process(__file__, "--once", path, manifest, folder / "film").splitlines()[-1])
+    size = path.stat().st_size / 2**20
+    print(f"\nA film of {minutes:g} minutes, {size:.0f} MiB: its digest and all frames in order take {once:.2f} s;")
+    print(f"  its {count} clips of 10 s take {clips:.2f} s in the job, {clips / once:.2f} times as long")
+
+
+def once_and_in_clips(path: Path, manifest: Path, out: Path) -> None:
+    """In a process of its own: seconds of one pass over a film, and of the clips of a manifest."""
+    import av
+
+    from gare.common.files import file_digest
+    from pipelines.manifest import stream_manifest
+    from pipelines.output import open_output, read_ledger
+    from pipelines.work import process_unit
+
+    output = open_output(out, stream_manifest(manifest), PrepareConfig())
+    units = range(output.units())
+    for unit in units:
+        process_unit(output, unit)
+    rows = [row for unit in units for row in (read_ledger(output, unit) or ([], []))[0]]
+    assert all(row["status"] == "ok" for row in rows)
+    started = time.perf_counter()
+    file_digest(path)
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_count = 1
+        for _frame in container.decode(video=0):
+            pass
+    print(json.dumps([time.perf_counter() - started, sum(row["decode_s"] for row in rows)]))
+
+
+def written(path: Path, videos: Sequence[tuple[Path, float | None, float | None]]) -> Path:
+    """A manifest of videos and their clips."""
+    rows = [
+        {"video_id": f"{n:05d}", "uri": str(uri.absolute()), "split": "train", "captions": ["a scene"]}
+        | {"start_s": start, "end_s": end}
+        for n, (uri, start, end) in enumerate(videos)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, MANIFEST), path)
+    return path
+
+
+def grow(options: argparse.Namespace) -> None:
+    """The fourth part."""
     print("\nA decoder that gives one small picture; microseconds per row, and the driver's memory")
     print(f"  {'rows':>10s}{'opening':>10s}{'job':>10s}{'opening again':>15s}{'memory':>12s}")
     for rows in options.rows:
@@ -175,6 +242,8 @@ def main(arguments: Sequence[str]) -> None:
         return bare(Path(arguments[1]), int(arguments[2]), int(arguments[3]))
     if arguments[:1] == ["--job"]:
         return job(Path(arguments[1]), Path(arguments[2]), int(arguments[3]))
+    if arguments[:1] == ["--once"]:
+        return once_and_in_clips(*map(Path, arguments[1:]))
     if arguments[:1] == ["--many"]:
         return many_rows(int(arguments[1]), int(arguments[2]))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -182,11 +251,17 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000], help="lengths of the made-up manifests")
+    parser.add_argument("--small", type=int, nargs="*", default=[1, 100], help="videos of the small jobs")
+    parser.add_argument("--film", type=float, default=20.0, help="minutes of the film; 0 for none")
     parser.add_argument("--folder", type=Path, help="keep the made clips here, and take those that are there")
     options = parser.parse_args(arguments)
-    if options.videos:
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        if options.videos:
             compare(options, Path(folder))
+        if options.small:
+            small(options, Path(folder))
+        if options.film:
+            film(options.film, Path(folder), options.folder)
     if options.rows:
         grow(options)
     return None

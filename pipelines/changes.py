@@ -13,6 +13,7 @@ from pyarrow.fs import FileSystem, FileType
 
 from gare.common.addresses import without_options
 from gare.common.files import file_digest
+from gare.common.redact import redact
 from pipelines.decode import DecodeError
 from pipelines.decode.isolated.addresses import local_path
 
@@ -30,26 +31,39 @@ class Change:
     what: str
 
 
-def changed_sources(ledger: pa.Table) -> list[Change]:
-    """The rows of a unit's ledger part that were decoded from something else than is there now.
+@dataclass(frozen=True)
+class Unseen:
+    """A row whose source is there, perhaps, but could not be looked at."""
+
+    video_id: str
+    uri: str
+    why: str
+
+
+def changed_sources(ledger: pa.Table) -> tuple[list[Change], list[Unseen]]:
+    """The rows of a unit's ledger part that were decoded from something else than is there now, and those not known.
 
     Another size is a change; another time with the same size is one when the SHA-256 differs too. A source that is
-    gone or out of reach is none: the shard holds what it gave.
+    gone is none: the shard holds what it gave. One that storage or network does not give is not known.
     """
-    changes = []
+    changes, unseen = [], []
     for position, row in enumerate(ledger.select(COLUMNS).to_pylist()):
         if row["status"] == "ok" and row["source_bytes"] is not None:
-            what = _change(row)
+            try:
+                what = _change(row)
+            except (FileNotFoundError, NotADirectoryError, DecodeError):
+                continue
+            except (OSError, ValueError, pa.ArrowException) as error:
+                why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+                unseen.append(Unseen(row["video_id"], row["uri"], redact(why)))
+                continue
             if what:
                 changes.append(Change(position, row["video_id"], row["uri"], what))
-    return changes
+    return changes, unseen
 
 
 def _change(row: dict[str, Any]) -> str | None:
-    try:
-        found = _look(row["uri"])
-    except (OSError, ValueError, DecodeError, pa.ArrowException):
-        return None
+    found = _look(row["uri"])
     if found is None:
         return None
     size, mtime_ns = found
@@ -57,10 +71,7 @@ def _change(row: dict[str, Any]) -> str | None:
         return f"{row['source_bytes']} bytes then, {size} now"
     if mtime_ns == row["source_mtime_ns"] or mtime_ns is None:
         return None
-    try:
-        same = _digest(row["uri"]) == row["source_sha256"]
-    except (OSError, ValueError, pa.ArrowException):
-        return None
+    same = _digest(row["uri"]) == row["source_sha256"]
     return None if same else "the same size, another SHA-256"
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
 from gare.common.errors import GareError, RunError
 from gare.common.nodes import Selector
 from pipelines import data_context
+from pipelines.attempts import UnitCounts
 from pipelines.output import Output
 from pipelines.placing import lacking, selector_now, slots, telling
 from pipelines.todo import UnitTask
-from pipelines.work import UnitCounts
 
 Work = Callable[..., UnitCounts]
 """What a task does with a unit: ``pipelines.work.process_unit``, or a stand-in for it."""
 
+COUNTS = tuple(field.name for field in fields(UnitCounts))
 PORTION = 1024  # units per execution at least: Ray Data keeps some KB in the driver for each until an execution ends
 PER_SLOT = 64  # and per slot: slots stand idle at the end of an execution, for about half a unit each
 AGAIN = "The same command goes on where it stopped."
@@ -26,7 +27,7 @@ AGAIN = "The same command goes on where it stopped."
 
 def run_units(
     output: Output, todo: list[UnitTask], workers: int | None, decode_on: Selector | None, work: Work
-) -> Iterator[UnitCounts]:
+) -> Generator[UnitCounts]:
     """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back.
 
     The input of the next portion is made while this one is worked on: it takes a millisecond a unit.
@@ -54,7 +55,10 @@ def _portions(
     while start < len(todo):
         nodes = selector_now(decode_on)
         size = max(PORTION, PER_SLOT * (workers or slots(nodes)))
-        items = [{"unit": task.unit, "again": json.dumps(task.again)} for task in todo[start : start + size]]
+        items = [
+            {"unit": task.unit, "again": json.dumps(task.again), "repair": bool(task.damage)}
+            for task in todo[start : start + size]
+        ]
         start += size
         with data_context.kept_to(nodes):
             dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -75,7 +79,7 @@ def _counts(dataset: Any) -> Iterator[UnitCounts]:
         for row in dataset.iter_rows():
             if row["error"]:
                 raise RunError(f"Unit {row['unit']} could not be finished: {row['error'].rstrip('.')}. {AGAIN}")
-            yield UnitCounts(int(row["unit"]), int(row["videos"]), int(row["failed"]))
+            yield UnitCounts(*(int(row[name]) for name in COUNTS))
     except RayError as error:
         first = str(error).strip().splitlines()[0]
         raise RunError(f"The data job stopped: {first}. {AGAIN}") from error
@@ -84,10 +88,11 @@ def _counts(dataset: Any) -> Iterator[UnitCounts]:
 def _task(batch: dict[str, Any], output: Output, work: Work) -> dict[str, Any]:
     """Process the units of a batch; an error comes back as a sentence, which Ray would bury in a traceback."""
     counts = []
-    for unit, again in zip(batch["unit"], batch["again"], strict=True):
+    for unit, again, repair in zip(batch["unit"], batch["again"], batch["repair"], strict=True):
+        more = {"repair": True} if repair else {}
         try:
-            counts.append({**asdict(work(output, int(unit), again=json.loads(again))), "error": ""})
+            counts.append({**asdict(work(output, int(unit), again=json.loads(again), **more)), "error": ""})
         except Exception as error:  # noqa: BLE001 - raised again by the driver
             reason = str(error) if isinstance(error, GareError) else f"{type(error).__name__}: {error}"
-            counts.append({"unit": int(unit), "videos": 0, "failed": 0, "error": reason})
-    return {name: [count[name] for count in counts] for name in ("unit", "videos", "failed", "error")}
+            counts.append({**dict.fromkeys(COUNTS, 0), "unit": int(unit), "error": reason})
+    return {name: [count[name] for count in counts] for name in (*COUNTS, "error")}

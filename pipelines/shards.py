@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -14,17 +13,20 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from gare.common.console import warn
 from gare.common.errors import InputError, RunError
 from gare.common.nodes import Selector
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION
 from pipelines.execution import Work, run_units
+from pipelines.local import run_here
 from pipelines.manifest import stream_manifest
 from pipelines.output import (
     Ledger,
     Output,
     ShardFile,
+    Unfinished,
     dataset_digest,
     remove_leftovers,
     remove_superseded,
@@ -89,7 +91,7 @@ class Job:
     @property
     def again(self) -> int:
         """Those of them that were settled before."""
-        return sum(task.videos for task in self.todo if task.again is not None)
+        return sum(task.videos for task in self.todo if task.again is not None or task.damage)
 
 
 @contextmanager
@@ -127,9 +129,12 @@ def prepare(
     decode_on: Selector | None = None,
     retry_failed: bool = False,
     changed: OnChange = "refuse",
+    local: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> PrepareReport:
-    """Decode a manifest's videos into shards, a ledger and a dataset manifest under ``out``, with Ray initialised.
+    """Decode a manifest's videos into shards, a ledger and a dataset manifest under ``out``.
+
+    Ray has to be initialised unless ``local``, which decodes in processes of this machine; the files are the same.
 
     ``out``: a folder, or an address of storage that pyarrow opens; ``workers``: decode processes at once, all CPUs
     when None; ``decode_on``: labels of the nodes that decode, by the rule of ``pipelines.placing`` when None. A rerun
@@ -138,7 +143,7 @@ def prepare(
     no video at all could be decoded.
     """
     with open_job(manifest, out, config, retry_failed=retry_failed, changed=changed) as job:
-        return run_job(job, workers=workers, decode_on=decode_on, on_progress=on_progress)
+        return run_job(job, workers=workers, decode_on=decode_on, on_progress=on_progress, local=local)
 
 
 def run_job(
@@ -148,21 +153,29 @@ def run_job(
     decode_on: Selector | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
     work: Work = process_unit,
+    local: bool = False,
 ) -> PrepareReport:
-    """Do what is left of a job; Ray is needed only where anything is. ``work``: what a task does with a unit."""
+    """Do what is left of a job; Ray is needed only where anything is, and not where it is done ``local``.
+
+    ``work``: what a task of Ray does with a unit.
+    """
     started = time.monotonic()
-    if job.todo:
+    if job.todo and not local:
         check_somewhere(decode_on)  # before anything is removed
     output = job.output
-    whole = {task.unit for task in job.todo if task.again is None}
-    _drop_stale_dataset(output, whole)
+    whole = {task.unit for task in job.todo if task.again is None and not task.damage}
     if whole:
         remove_leftovers(output, whole)
     done, failed = job.rows - job.rows_todo, 0
     on_progress(Progress(done, job.rows, failed))
-    for counts in run_units(output, job.todo, workers, decode_on, work):
-        done, failed = done + counts.videos, failed + counts.failed
-        on_progress(Progress(done, job.rows, failed))
+    units = run_here(output, job.todo, workers) if local else run_units(output, job.todo, workers, decode_on, work)
+    kept = 0
+    with closing(units):
+        for counts in units:
+            done, failed, kept = done + counts.videos, failed + counts.failed, kept + counts.kept
+            on_progress(Progress(done, job.rows, failed))
+    if kept:
+        warn(f"{kept} videos that were stored before could not be decoded again; what was stored of them stays.")
     dataset = dataset_manifest(output)
     if not dataset["totals"]["ok"]:
         raise RunError(
@@ -180,22 +193,6 @@ def run_job(
     )
 
 
-def _drop_stale_dataset(output: Output, units: set[int]) -> None:
-    """Remove a dataset manifest that names shards of units which are made anew.
-
-    Otherwise it stays until the new one takes its place, so that what is added to a corpus disturbs no reader.
-    """
-    text = output.place.read_text(DATASET_FILE)
-    if text is None:
-        return
-    try:
-        named = {shard["unit"] for shard in json.loads(text)["shards"]}
-    except (ValueError, KeyError, TypeError):
-        named = units = {0}
-    if named & units:
-        output.place.remove(DATASET_FILE)
-
-
 def dataset_manifest(output: Output) -> dict[str, Any]:
     """Make the dataset manifest from the ledger parts alone: the same for any number of workers and reruns.
 
@@ -206,8 +203,8 @@ def dataset_manifest(output: Output) -> dict[str, Any]:
     shards: list[ShardFile] = []
     rows, ok, frames, notes = 0, 0, 0, Counter[str]()
     for unit, part in enumerate(Ledger(output).each()):
-        if part is None:
-            raise RunError(f"Unit {unit} of {output.place} was not finished; run the same command again.")
+        if isinstance(part, Unfinished):
+            raise RunError(f"Unit {unit} of {output.place} was not finished: {part} Run the same command again.")
         shards.extend(part.shards)
         captions = pc.list_value_length(output.batch(unit).column("captions")).to_pylist()
         for entry, number in zip(part.table.select(COUNTED).to_pylist(), captions, strict=True):

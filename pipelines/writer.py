@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 
@@ -13,17 +15,20 @@ from gare.common.files import file_digest
 from gare.config import PrepareConfig
 from gare.schema import SHARD, SHARD_FOLDER, stamped
 from pipelines.decode import DecodedVideo
-from pipelines.output import Output, ShardFile, shard_name
+from pipelines.decode.room import ROW_BYTES
+from pipelines.output import Output, ShardFile, shard_name, write_ledger
 
 BATCH_ROWS = 16
 BATCH_BYTES = 32 * 2**20
+Bytes = bytes | memoryview
+Row = dict[str, Any]
 
 
-def stored_frames(video: DecodedVideo, recipe: PrepareConfig) -> list[bytes]:
-    """One binary per frame: raw RGB (height x width x 3, uint8) or JPEG, as the recipe says."""
+def stored_frames(video: DecodedVideo, recipe: PrepareConfig) -> list[Bytes]:
+    """One binary per frame: raw RGB (height x width x 3, uint8; a view of it) or JPEG, as the recipe says."""
     if recipe.storage == "raw":
-        return [frame.tobytes() for frame in video.frames]
-    encoded = []
+        return [np.ascontiguousarray(frame).reshape(-1).data for frame in video.frames]
+    encoded: list[Bytes] = []
     for frame in video.frames:
         buffer = io.BytesIO()
         Image.fromarray(frame).save(buffer, "JPEG", quality=recipe.jpeg_quality)
@@ -73,14 +78,16 @@ class ShardWriter:
 
     def __exit__(self, *exception: object) -> None:
         if exception[0] is None:
-            self._close()
+            self._guarded(self._close)
         elif self._open is not None:
             self._open.__exit__(*exception)  # type: ignore[arg-type]
 
     def add(self, row: dict[str, Any]) -> str:
         """Write one SHARD row; the name of the shard that holds it."""
-        name = self._name()
         size = sum(len(frame) for frame in row["frames"])
+        if self._pending_bytes + size > ROW_BYTES:
+            self._flush()
+        name = self._name()
         self._pending.append(row)
         self._pending_bytes += size
         self._bytes += size
@@ -90,6 +97,15 @@ class ShardWriter:
         if self._bytes >= self._output.recipe.shard_bytes:
             self._close()
         return name
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Do something with the open shard; what goes wrong is told, and cleared up, by what made the file."""
+        try:
+            act()
+        except BaseException as error:
+            opened, self._open = self._open, None
+            if opened is None or not opened.__exit__(type(error), error, error.__traceback__):
+                raise
 
     def _name(self) -> str:
         return shard_name(self._unit, len(self.finished), self._generation)
@@ -102,7 +118,7 @@ class ShardWriter:
             name = f"{SHARD_FOLDER}/{self._name()}"
             self._temporary = self._open.enter_context(self._output.place.writing(name))
             self._sink = pa.ipc.new_file(str(self._temporary), self._schema)  # closing it twice writes its end twice
-        self._sink.write_batch(pa.RecordBatch.from_pylist(self._pending, schema=self._schema))
+        self._sink.write_batch(_batch(self._pending, self._schema))
         self._pending, self._pending_bytes = [], 0
 
     def _close(self) -> None:
@@ -115,3 +131,26 @@ class ShardWriter:
         self._open = None
         self.finished.append(ShardFile(self._name(), self._unit, self._rows, size, sha256))
         self._bytes = self._rows = 0
+
+
+def write_unit(output: Output, unit: int, made: Iterable[tuple[Row, Row | None]], generation: int) -> list[Row]:
+    """Write a unit's shards, and then its ledger part, whose rows are returned."""
+    ledger = []
+    with ShardWriter(output, unit, generation) as writer:
+        for entry, stored in made:
+            ledger.append(entry | {"shard": None if stored is None else writer.add(stored)})
+    write_ledger(output, unit, ledger, writer.finished, generation)
+    return ledger
+
+
+def _batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """The rows as a record batch; of the frames one copy is made, where pyarrow would make several."""
+    frames = [frame for row in rows for frame in row["frames"]]
+    ends = np.cumsum([0, *map(len, frames)], dtype=np.int32)
+    values = pa.Array.from_buffers(pa.binary(), len(frames), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(frames))])
+    counts = np.cumsum([0, *(len(row["frames"]) for row in rows)], dtype=np.int32)
+    rest = pa.schema([field for field in schema if field.name != "frames"])
+    columns = pa.RecordBatch.from_pylist([{name: row[name] for name in rest.names} for row in rows], schema=rest)
+    arrays = {name: columns.column(name) for name in rest.names}
+    arrays["frames"] = pa.ListArray.from_arrays(pa.array(counts), values)
+    return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)

@@ -1,6 +1,7 @@
 """A decoding process for tests: decodes as the real one, but does what the name of a file asks for.
 
-``segfault-1.mp4`` crashes, and so on; ``once-segfault.mp4`` does it the first time only.
+``segfault-1.mp4`` crashes, and so on; ``once-segfault.mp4`` does it the first time only, ``clip-segfault.mp4`` when the
+clip that starts at second 2 comes, ``ahead-segfault.mp4`` with the first of the clips that it is one of.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from pipelines.decode.isolated import decode_worker
 from pipelines.decode.isolated.messages import DecodeRequest
-from pipelines.decode.isolated.serving import serve
+from pipelines.decode.isolated.serving import serve_many
 
 
 def say(data: bytes) -> None:
@@ -68,11 +69,20 @@ def decode(request: DecodeRequest):
         if seen.exists():
             act = ""
         seen.touch()
+    if act == "ahead":
+        act = rest[0] if any(start_s == 2 for start_s, _ in request.clips) else ""
+    if act == "clip":
+        for given, (start_s, _) in zip(decode_worker.decode(request), request.clips, strict=True):
+            if start_s == 2:
+                with decode_worker.cpu_within(request.limits.cpu_seconds):
+                    ACTS[rest[0]](path)
+            yield given
+        return
     if act in ACTS:
         with decode_worker.cpu_within(request.limits.cpu_seconds):
             ACTS[act](path)
-    return decode_worker.decode(request)
+    yield from decode_worker.decode(request)
 
 
 if __name__ == "__main__":
-    serve(DecodeRequest, decode)
+    serve_many(DecodeRequest, decode)

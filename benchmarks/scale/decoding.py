@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,13 @@ class Sleeper:
     def __init__(self, video_s: float) -> None:
         self.video_s = video_s
 
-    def decode(self, uri: str, **_: object) -> object:
+    def decode_clips(self, uri: str, *, clips: Sequence[object], **_: object) -> Iterator[object]:
         """Sleep as long as decoding one of the clips takes; which one, the address says."""
         from common.grey import grey_video
 
-        time.sleep(self.video_s * SPREAD[crc32(uri.encode()) % len(SPREAD)])
-        return grey_video(uri)
+        for _clip in clips:
+            time.sleep(self.video_s * SPREAD[crc32(uri.encode()) % len(SPREAD)])
+            yield grey_video(uri)
 
 
 def _unit(output: Any, unit: int, again: object = None, *, video_s: float) -> object:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PRINTED_SIZES = 8
 PRINTED_PROBLEMS = 50
+PRINTED_NAMES = 6
 
 
 @gare_command("inspect", short_help="Look into a folder of prepared videos, and verify it.")
@@ -37,6 +38,8 @@ def inspect(
 ) -> dict[str, Any]:
     """Print what DIR, a folder of gare prepare, holds: outcomes, splits, lengths, sizes, what decoding took.
 
+    Videos of different splits that show the same, as equal files or overlapping clips of one, are listed.
+
     An unfinished folder can be inspected too. --verify proves that the folder is what gare prepare left there, and
     that sources still give their stored frames, bit for bit. It lists every difference and ends with exit code 4 when
     there is one. A source that is gone is no difference; it is named as not verifiable.
@@ -48,16 +51,17 @@ def inspect(
       gare inspect shards --verify --sample all
     """
     from gare.common.console import note, warn
-    from pipelines.inspection import draw_sheet, read_contents, summarise
+    from pipelines.inspection import draw_sheet, leak_sentence, leaks, read_contents, summarise
 
     count = _count(sample)
     contents = read_contents(folder)
     summary = summarise(contents)
     _print(summary)
-    remark = contents.remark()
-    for text in (*contents.damaged, *([remark] if remark else [])):
+    remark, leaking = contents.remark(), leaks(contents)
+    _print_leaks(leaking)
+    for text in (*contents.damaged, *([leak_sentence(leaking)] if leaking else []), *([remark] if remark else [])):
         warn(text)
-    result = {**summary, "remark": remark}
+    result = {**summary, "leaks": leaking, "remark": remark}
     if sheet is not None:
         drawn = draw_sheet(contents, sheet, videos=videos, seed=seed, split=split)
         note(f"contact sheet of {drawn} videos: {sheet}")
@@ -123,6 +127,21 @@ def _print(summary: dict[str, Any]) -> None:
     print_table("Slowest", ["seconds", "outcome", "video", "file"], slowest)
     print_table("Recipe", ["key", "value"], recipe_rows(summary["recipe"]))
     _print_rest(summary)
+
+
+def _print_leaks(groups: list[dict[str, Any]]) -> None:
+    from gare.common.console import print_table
+
+    if not groups:
+        return
+    rows: list[list[object]] = []
+    for group in groups[:PRINTED_SIZES]:
+        names = [f"{video['video_id']} ({video['split']})" for video in group["videos"]]
+        more = f", and {len(names) - PRINTED_NAMES} more" if len(names) > PRINTED_NAMES else ""
+        rows.append([group["source_sha256"][:16], ", ".join(names[:PRINTED_NAMES]) + more])
+    if len(groups) > PRINTED_SIZES:
+        rows.append([f"{len(groups) - PRINTED_SIZES} others", "--json lists all"])
+    print_table("The same in different splits", ["file", "videos"], rows)
 
 
 def _print_rest(summary: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Videos whose source was changed since: stop and say so, decode them again, or do not look.",
 )
+@click.option("--local", is_flag=True, help="Decode on this machine alone, without Ray: for small jobs.")
 @config_options
 def prepare(
     manifest: str,
@@ -39,6 +40,7 @@ def prepare(
     config_file: str | None,
     retry_failed: bool,
     changed: Literal["refuse", "redo", "ignore"],
+    local: bool,
     overrides: tuple[str, ...],
 ) -> dict[str, Any]:
     """Decode and sample the videos of MANIFEST into Arrow shards, with a ledger row for every one.
@@ -49,6 +51,7 @@ def prepare(
     \b
     Examples:
       gare prepare manifest.parquet --out shards
+      gare prepare manifest.parquet --out shards --local
       gare prepare manifest.parquet --out shards --set prepare.max_frames=16 --set prepare.storage=jpeg
       gare prepare manifest.parquet --out s3://bucket/shards --retry-failed
     """
@@ -64,14 +67,17 @@ def prepare(
     opened = shards.open_job(manifest, out, config.prepare, retry_failed=retry_failed, changed=changed)
     with opened as job:
         _say(job)
-        session = ray_session(config.runtime, places=_places(job, out)) if job.todo else nullcontext()
+        with_ray = job.todo and not local
+        session = ray_session(config.runtime, places=_places(job, out)) if with_ray else nullcontext()
         with session, meter("videos", job.rows, start=job.rows - job.rows_todo) as progress:
 
             def show(state: Progress) -> None:
                 progress.update(state.done, f"{state.failed} failed")
 
             own = config.runtime
-            report = shards.run_job(job, workers=own.decode_workers, decode_on=own.decode_on, on_progress=show)
+            report = shards.run_job(
+                job, workers=own.decode_workers, decode_on=own.decode_on, on_progress=show, local=local
+            )
     _print(report)
     return {
         "out": str(report.out), "totals": report.totals, "splits": report.splits, "videos": report.videos,

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
@@ -35,6 +36,11 @@ SCHEMES = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
 
 PUT_IS_ATOMIC = frozenset({"s3", "gcs", "abfs"})
 """pyarrow's names of the stores where an object is there only once its upload was closed."""
+
+PAUSES_S = (0.2, 1.0)
+"""Seconds before a local file is read again that could not be; clients of other storage try again by themselves."""
+
+Read = TypeVar("Read")
 
 
 def is_address(place: str) -> bool:
@@ -108,9 +114,7 @@ class Folder:
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """Name and size in bytes of the files directly in a folder below."""
-        system, path = self._open(below)
-        with self._sentence("read", below):
-            found = system.get_file_info(FileSelector(path, allow_not_found=True))
+        found = self._read(below, lambda system, path: system.get_file_info(FileSelector(path, allow_not_found=True)))
         return {info.base_name: int(info.size or 0) for info in found if info.type == FileType.File}
 
     def tree(self, below: str = "") -> dict[str, int]:
@@ -133,28 +137,40 @@ class Folder:
                 )
         return sizes
 
-    def source(self, name: str) -> pa.NativeFile:
-        """Open a file for reading anywhere in it; a local one is memory-mapped. FileNotFoundError where it is not."""
-        if self.is_local:
+    def source(self, name: str, *, mapped: bool = True) -> pa.NativeFile:
+        """Open a file for reading anywhere in it. FileNotFoundError where it is not.
+
+        A local one is memory-mapped, unless ``mapped`` is false: a disk that fails then ends the process.
+        """
+        if self.is_local and mapped:
             return pa.memory_map(str(self.local / name))
-        system, path = self._open(name)
-        return system.open_input_file(path)
+        return self._read(name, lambda system, path: system.open_input_file(path))
 
     def sha256(self, name: str) -> str:
         """SHA-256 of a file, as 64 hex digits. FileNotFoundError where it is not."""
-        system, path = self._open(name)
-        digest = hashlib.sha256()
-        with self._sentence("read", name), system.open_input_stream(path) as stream:
-            while chunk := stream.read(2**20):
-                digest.update(chunk)
-        return digest.hexdigest()
+
+        def digest(system: Any, path: str) -> str:
+            found = hashlib.sha256()
+            with system.open_input_stream(path) as stream:
+                while chunk := stream.read(2**20):
+                    found.update(chunk)
+            return found.hexdigest()
+
+        return self._read(name, digest)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Read a whole file; FileNotFoundError where it is not."""
+
+        def content(system: Any, path: str) -> bytes:
+            with system.open_input_stream(path) as stream:
+                return bytes(stream.read())
+
+        return self._read(name, content)
 
     def read_text(self, name: str) -> str | None:
         """Read a UTF-8 file; None where there is none, InputError where it is no text."""
-        system, path = self._open(name)
         try:
-            with self._sentence("read", name), system.open_input_stream(path) as stream:
-                return decode(stream.read())
+            return decode(self.read_bytes(name))
         except FileNotFoundError:
             return None
         except UnicodeDecodeError:
@@ -175,7 +191,8 @@ class Folder:
             return
         with tempfile.TemporaryDirectory(prefix="gare-") as scratch:
             temporary = Path(scratch) / Path(name).name
-            yield temporary
+            with writing(temporary):
+                yield temporary
             self._upload(temporary, name)
 
     def put(self, path: Path, name: str) -> None:
@@ -235,9 +252,22 @@ class Folder:
         return system, f"{root}/{name}".rstrip("/") if name else root
 
     def _info(self, name: str) -> Any:
+        return self._read(name, lambda system, path: system.get_file_info(path))
+
+    def _read(self, name: str, act: Callable[[Any, str], Read]) -> Read:
+        """Read by ``act``, of a file system and a path in it; once more after a while where local storage fails."""
         system, path = self._open(name)
+        pauses = list(PAUSES_S) if self.is_local else []
         with self._sentence("read", name):
-            return system.get_file_info(path)
+            while True:
+                try:
+                    return act(system, path)
+                except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
+                    raise
+                except (OSError, pa.ArrowException):
+                    if not pauses:
+                        raise
+                    time.sleep(pauses.pop(0))
 
     def _upload(self, source: Path, name: str) -> None:
         system, path = self._open(name)

@@ -10,7 +10,8 @@ KINDS: Final[dict[str, str]] = {
     "missing": "there is no such file",
     "not_a_file": "a folder, pipe, socket or device",
     "unsupported_uri": "an address of a kind that is not fetched, or none at all",
-    "unreachable": "a remote file that could not be copied: network, permission or disk; another try may do better",
+    "no_permission": "a local file that may not be read, or a folder above it that may not be entered",
+    "unreachable": "a file that storage or network did not give to its end; another try may do better",
     "empty_file": "a file of 0 bytes",
     "unreadable": "no container format that is accepted here, or damaged beyond opening",
     "no_video": "no video stream (cover art is none)",
@@ -23,6 +24,7 @@ KINDS: Final[dict[str, str]] = {
     "too_many_pixels": "more than limits.max_pixels a frame",
     "too_elongated": "longer than limits.max_aspect times its width, to be stored uncropped",
     "mixed_shapes": "frames of more than one shape, to be stored uncropped",
+    "too_many_bytes": "more frames than a row of a shard holds, or than limits.memory_bytes",
     "too_many_packets": "more than limits.max_packets",
     "too_long": "longer than limits.max_seconds",
     "timeout": "more processor time than limits.cpu_seconds, or more waiting than limits.wait_seconds",
@@ -31,6 +33,11 @@ KINDS: Final[dict[str, str]] = {
     "internal": "an unexpected error of this software",
 }
 """Every kind a ledger row can fail with, and what it means."""
+
+SAYS_NOTHING: Final = frozenset(
+    {"missing", "not_a_file", "no_permission", "unreachable", "unsupported_uri", "timeout", "memory", "crashed"}
+)
+"""Kinds that say nothing about a source's content: it is gone, or was not decoded for other reasons."""
 
 NOTES: Final[dict[str, str]] = {
     "partial": "some of the file is damaged, or missing at its end",

@@ -18,6 +18,7 @@ from pipelines import sampling
 from pipelines.decode.errors import Budget, DecodeError
 from pipelines.decode.orientation import AS_STORED, Picture
 from pipelines.decode.picture import picture
+from pipelines.decode.room import check_row
 from pipelines.decode.source import Track, open_track
 
 
@@ -119,6 +120,7 @@ class Job:
             clip = f"{self.start_s or 0:g} s and {'the end' if self.end_s is None else f'{self.end_s:g} s'}"
             which = "moment of prepare.timestamps_s" if self.recipe.policy == "timestamps" else "frame"
             raise DecodeError("empty_clip", f"No {which} between {clip}; the last frame is at {last:.2f} s.")
+        check_row(len(picks), self.recipe.side, self.recipe.side, self.recipe)  # before any of them is made
         self.truncated = sampling.is_truncated(timeline.times_s, tick_s=timeline.tick_s, **self._rule())
         return picks
 
@@ -162,6 +164,7 @@ class Job:
         times, last = timeline.times_s, float(timeline.times_s[-1])
         mean = last / (len(times) - 1) if len(times) > 1 else (1 / facts.fps if facts.fps else 0.0)
         pictures, chosen = [one.picture for one in kept], [float(times[i]) for i in picks]
+        check_row(len(pictures), pictures[0].shape[0], pictures[0].shape[1], self.recipe)
         return DecodedVideo(pictures, chosen, facts.codec, width, height, facts.fps, last + mean, notes)
 
 

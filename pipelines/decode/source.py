@@ -139,20 +139,33 @@ class Track:
 
 
 def check_file(path: Path, limits: LimitsConfig) -> int:
-    """Size in bytes of a regular file worth opening; opening a pipe would block for ever."""
+    """Size in bytes of a regular file that can be read and is worth it; opening a pipe would block for ever."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise DecodeError("missing", f"There is no file {path}.") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DecodeError("unreadable", f"Cannot look at {path}: {error}.") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError("not_a_file", f"{path} is not a regular file.")
     if status.st_size == 0:
         raise DecodeError("empty_file", f"{path} has 0 bytes.")
     if status.st_size > limits.max_bytes:
         raise DecodeError("too_large", f"{status.st_size} bytes, more than {limits.max_bytes}.")
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.read(1)  # FFmpeg would call a disk that gives nothing a damaged video
+    except OSError as error:
+        raise _unreadable(path, error) from None
     return status.st_size
+
+
+def _unreadable(path: Path, error: OSError) -> DecodeError:
+    """Say that the storage does not give a file, which tells nothing about the video."""
+    kind = "no_permission" if isinstance(error, PermissionError) else "unreachable"
+    return DecodeError(kind, f"Cannot read {path}: {error.strerror or error}.")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from gare.common.errors import InputError
 from gare.common.shard_file import read_shard
 from gare.schema import DATASET_FILE
-from pipelines.output import Ledger, Output, ShardFile, existing_output
+from pipelines.output import Ledger, Output, ShardFile, Unfinished, existing_output
 from pipelines.stored import LIGHT
 
 
@@ -87,7 +87,7 @@ def read_contents(folder: Path) -> Contents:
         try:
             part = ledger.part(number)
             contents.units.append(Unit(number, part.table.to_pylist(), part.shards))
-        except InputError as error:
+        except Unfinished as error:
             contents.unfinished[number] = str(error)
     for shard in (shard for unit in contents.units for shard in unit.shards):
         try:

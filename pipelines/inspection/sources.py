@@ -10,12 +10,10 @@ import numpy as np
 
 from gare.common.shard_file import stored_picture
 from pipelines.decode import DecodeError
+from pipelines.decode.errors import SAYS_NOTHING
 from pipelines.decode.isolated.decoder import shared_decoder
 from pipelines.inspection.contents import Contents
 from pipelines.writer import shard_row
-
-OUT_OF_REACH = frozenset({"missing", "not_a_file", "unreachable", "unsupported_uri", "timeout", "memory", "crashed"})
-"""Kinds of failure that say nothing about the source's content: it is gone, or was not decoded for other reasons."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def source_problem(source: Source, contents: Contents) -> str | None:
     try:
         decoded = shared_decoder().decode(given["uri"], recipe=recipe, start_s=given["start_s"], end_s=given["end_s"])
     except DecodeError as error:
-        if error.kind in OUT_OF_REACH:
+        if error.kind in SAYS_NOTHING:
             raise UnverifiableError(f"{name} could not be verified: {error.kind}. {error.message}") from None
         return f"{name} was decoded then and cannot be now: {error.kind}. {error.message}"
     now, then = (decoded.bytes, decoded.sha256), (stored["source_bytes"], stored["source_sha256"])

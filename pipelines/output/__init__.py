@@ -1,5 +1,6 @@
 """The folder that prepare writes: fixed work units of the manifest, their shards, and which of them are finished."""
 
+from pipelines.output.finished import once_finished
 from pipelines.output.layout import (
     MANIFEST_FILE,
     RECIPE_FILE,
@@ -7,11 +8,15 @@ from pipelines.output.layout import (
     ShardFile,
     dataset_digest,
     shard_name,
+    unit_name,
 )
 from pipelines.output.ledger import (
     SHARDS_KEY,
+    Absent,
+    Damaged,
     Ledger,
     Part,
+    Unfinished,
     read_ledger,
     remove_leftovers,
     remove_superseded,
@@ -24,12 +29,16 @@ __all__ = [
     "MANIFEST_FILE",
     "RECIPE_FILE",
     "SHARDS_KEY",
+    "Absent",
+    "Damaged",
     "Ledger",
     "Output",
     "Part",
     "ShardFile",
+    "Unfinished",
     "dataset_digest",
     "existing_output",
+    "once_finished",
     "open_output",
     "read_ledger",
     "read_recipe",
@@ -39,5 +48,6 @@ __all__ = [
     "shard_name",
     "stated",
     "take_up",
+    "unit_name",
     "write_ledger",
 ]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gare.common.errors import InputError
 from gare.common.files import digest_of
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
@@ -60,7 +61,11 @@ class Units:
     """The manifest as the folder keeps it, a record batch per work unit, read one at a time."""
 
     def __init__(self, place: Folder) -> None:
-        self._file = pa.ipc.open_file(place.source(MANIFEST_FILE))
+        self._place = place
+        self._open()
+
+    def _open(self) -> None:
+        self._file = pa.ipc.open_file(self._place.source(MANIFEST_FILE, mapped=False))
 
     def __len__(self) -> int:
         return int(self._file.num_record_batches)
@@ -70,9 +75,16 @@ class Units:
         """The columns."""
         return self._file.schema
 
-    def batch(self, unit: int) -> pa.RecordBatch:
-        """Read the manifest rows of one unit."""
-        return self._file.get_batch(unit)
+    def batch(self, unit: int, *, again: bool = False) -> pa.RecordBatch:
+        """Read the manifest rows of one unit; ``again``: this is the second try."""
+        try:
+            return self._file.get_batch(unit)
+        except (OSError, pa.ArrowException) as error:
+            self._place.sha256(MANIFEST_FILE)  # says what is wrong with the storage, if anything is still
+            if again:
+                raise InputError(f"{self._place.named(MANIFEST_FILE)} is damaged: {error}.") from None
+            self._open()
+            return self.batch(unit, again=True)
 
     def rows(self, unit: int) -> list[dict[str, Any]]:
         """Read the manifest rows of one unit as plain values."""

@@ -47,88 +47,113 @@ def write_ledger(
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, write_page_checksum=True)
 
 
+class Unfinished(InputError):  # noqa: N818 - a state of the unit
+    """A unit that is not finished; the message says why."""
+
+
+class Absent(Unfinished):
+    """A unit without a ledger part."""
+
+
+class Damaged(Unfinished):
+    """A unit whose files were written, and are not as they were. ``part``: what its ledger part says, if it says it."""
+
+    def __init__(self, message: str, part: Part | None = None) -> None:
+        super().__init__(message)
+        self.part = part
+
+
 class Ledger:
-    """The ledger parts of a folder, as they lie there now; the shards' sizes are listed once."""
+    """The ledger parts of a folder, as they lie there now; the shards' sizes are listed once.
+
+    Storage that cannot be read is an InputError everywhere, and never a unit that is not finished.
+    """
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._sizes = output.place.sizes(SHARD_FOLDER)
 
-    def finished(self, unit: int) -> Part | None:
-        """A unit's part; None unless the unit is finished."""
-        try:
-            return self.part(unit)
-        except InputError:
-            return None
+    def state(self, unit: int) -> Part | Unfinished:
+        """A unit's part, or why it is not finished."""
+        return self._judged(unit, self._content(unit))
 
-    def each(self) -> Iterator[Part | None]:
-        """As ``finished``, of every unit in order; files that do not lie here are read ahead by threads."""
+    def each(self) -> Iterator[Part | Unfinished]:
+        """As ``state``, of every unit in order; files that do not lie here are read ahead by threads."""
         units = iter(range(self._output.units()))
         if self._output.place.is_local:
-            yield from map(self.finished, units)
+            yield from map(self.state, units)
             return
         with ThreadPoolExecutor(READERS) as pool:
             try:
-                ahead = deque((unit, pool.submit(self._read, unit)) for unit in islice(units, 4 * READERS))
+                ahead = deque((unit, pool.submit(self._content, unit)) for unit in islice(units, 4 * READERS))
                 while ahead:
-                    unit, read = ahead.popleft()
-                    ahead.extend((more, pool.submit(self._read, more)) for more in islice(units, 1))
-                    try:
-                        part = self._checked(unit, read.result())
-                    except InputError:
-                        part = None
-                    yield part
+                    unit, content = ahead.popleft()
+                    ahead.extend((more, pool.submit(self._content, more)) for more in islice(units, 1))
+                    yield self._judged(unit, content.result())
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def part(self, unit: int) -> Part:
-        """A finished unit's part; InputError that says why it is not finished.
+        """A finished unit's part; Unfinished that says why it is not finished.
 
         Finished: the part carries this recipe, covers exactly the unit's manifest rows, and its shards are there in
         their full size.
         """
-        return self._checked(unit, self._read(unit))
+        state = self.state(unit)
+        if isinstance(state, Unfinished):
+            raise state
+        return state
 
-    def _checked(self, unit: int, table: pa.Table) -> Part:
+    def _content(self, unit: int) -> bytes | None:
+        """The bytes of a ledger part; None where there is none."""
+        try:
+            return self._output.place.read_bytes(self._output.ledger_name(unit))
+        except FileNotFoundError:
+            return None
+
+    def _judged(self, unit: int, content: bytes | None) -> Part | Unfinished:
         name = self._output.place.named(self._output.ledger_name(unit))
+        if content is None:
+            return Absent(f"Unit {unit} has no ledger part {name}.")
+        try:
+            part = self._checked(unit, name, _table(name, content))
+        except Damaged as damaged:
+            return damaged
+        for shard in part.shards:
+            there, size = self._output.place.named(f"{SHARD_FOLDER}/{shard.file}"), self._sizes.get(shard.file)
+            if size is None:
+                return Damaged(f"The shard {there} is missing.", part)
+            if size != shard.bytes:
+                return Damaged(f"The shard {there} has {size} bytes, not {shard.bytes} as recorded.", part)
+        return part
+
+    def _checked(self, unit: int, name: str, table: pa.Table) -> Part:
         metadata = table.schema.metadata or {}
         if metadata.get(RECIPE_KEY) != self._output.digest.encode():
-            raise InputError(f"The ledger part {name} was made by another recipe than {RECIPE_FILE} says.")
+            raise Damaged(f"The ledger part {name} was made by another recipe than {RECIPE_FILE} says.")
         if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION).encode() or not table.schema.equals(LEDGER):
-            raise InputError(f"The ledger part {name} has another schema version or other columns.")
+            raise Damaged(f"The ledger part {name} has another schema version or other columns.")
         shards, generation = _listed(name, metadata)
-        for shard in shards:
-            self._check_size(shard)
         batch = self._output.batch(unit)
         if not all(table[column].combine_chunks().equals(batch.column(column)) for column in SAME_AS_MANIFEST):
-            raise InputError(f"The ledger part {name} does not hold the rows of the manifest, in their order.")
+            raise Damaged(f"The ledger part {name} does not hold the rows of the manifest, in their order.")
         return Part(table, shards, generation)
 
-    def _read(self, unit: int) -> pa.Table:
-        name = self._output.place.named(self._output.ledger_name(unit))
-        try:
-            with self._output.place.source(self._output.ledger_name(unit)) as source:
-                table = pq.ParquetFile(source, page_checksum_verification=True).read()
-                table.validate(full=True)
-                return table
-        except FileNotFoundError:
-            raise InputError(f"Unit {unit} has no ledger part {name}.") from None
-        except (OSError, ValueError, pa.ArrowException) as error:  # a ValueError: names that are no UTF-8
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"The ledger part {name} cannot be read: {reason}.") from None
 
-    def _check_size(self, shard: ShardFile) -> None:
-        name, size = self._output.place.named(f"{SHARD_FOLDER}/{shard.file}"), self._sizes.get(shard.file)
-        if size is None:
-            raise InputError(f"The shard {name} is missing.")
-        if size != shard.bytes:
-            raise InputError(f"The shard {name} has {size} bytes, not {shard.bytes} as recorded.")
+def _table(name: str, content: bytes) -> pa.Table:
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+        table.validate(full=True)
+    except (OSError, ValueError, pa.ArrowException) as error:  # a ValueError: names that are no UTF-8
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Damaged(f"The ledger part {name} cannot be read: {reason}.") from None
+    return table
 
 
 def read_ledger(output: Output, unit: int) -> tuple[list[dict[str, Any]], list[ShardFile]] | None:
     """Read one unit's ledger rows and shards; None unless the unit is finished."""
-    part = Ledger(output).finished(unit)
-    return None if part is None else (part.table.to_pylist(), part.shards)
+    state = Ledger(output).state(unit)
+    return None if isinstance(state, Unfinished) else (state.table.to_pylist(), state.shards)
 
 
 def remove_leftovers(output: Output, unfinished: Collection[int]) -> None:
@@ -155,4 +180,4 @@ def _listed(name: str, metadata: Mapping[bytes, bytes]) -> tuple[list[ShardFile]
             return shards, generation
     except (KeyError, TypeError, ValueError):
         pass
-    raise InputError(f"The ledger part {name} does not list its shards.")
+    raise Damaged(f"The ledger part {name} does not list its shards.")

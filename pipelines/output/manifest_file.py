@@ -119,16 +119,20 @@ class _Rows:
 
 
 def open_units(place: Folder) -> Units:
-    """The units of the manifest that is kept, after a look at every byte; InputError when it is damaged."""
-    try:
-        units = Units(place)
-        if units.schema.equals(MANIFEST):
-            for unit in range(len(units)):
-                units.batch(unit).validate(full=True)  # unchecked offsets of a damaged file would end the process
-            return units
-    except (OSError, ValueError, pa.ArrowException):
-        pass
-    raise InputError(f"{place.named(MANIFEST_FILE)} is damaged; prepare again into another folder.")
+    """The units of the manifest that is kept, after a look at every byte; InputError when it is damaged or not read."""
+    for _ in range(2):
+        try:
+            units = Units(place)
+            if units.schema.equals(MANIFEST):
+                for unit in range(len(units)):
+                    units.batch(unit).validate(full=True)  # unchecked offsets of a damaged file would end the process
+                return units
+        except (OSError, ValueError, pa.ArrowException):
+            place.sha256(MANIFEST_FILE)  # an error of the storage is no damage: it ends here, with its own sentence
+    raise InputError(
+        f"{place.named(MANIFEST_FILE)} is damaged. Nothing was changed; put the file back, or prepare into another "
+        "folder."
+    )
 
 
 def _write(place: Folder, batches: Iterable[pa.RecordBatch]) -> Kept:

@@ -46,6 +46,12 @@ def take_up(
     # Without the recipe, a manifest that is there may be another one's: its writer died before the recipe.
     known = there is not None and place.exists(MANIFEST_FILE)
     kept = (grow_manifest if known else start_manifest)(place, tables, recipe.unit_videos)
+    if there is not None and not known and kept.sha256 != there["manifest_sha256"]:
+        place.remove(MANIFEST_FILE)
+        raise InputError(
+            f"{place.named(MANIFEST_FILE)} is gone, and this is not the manifest it was made of; give that one, or "
+            "another --out."
+        )
     wanted |= {"manifest_sha256": kept.sha256}
     if there != wanted:
         place.write_json(RECIPE_FILE, wanted)
@@ -88,7 +94,9 @@ def _read_recipe(place: Folder) -> dict[str, Any] | None:
         values = None
     keys = {"recipe", "manifest_sha256", "schema_version"}
     if not isinstance(values, dict) or not keys <= values.keys() or not isinstance(values["recipe"], dict):
-        raise InputError(f"{place.named(RECIPE_FILE)} is damaged; remove {place} or give another --out.")
+        raise InputError(
+            f"{place.named(RECIPE_FILE)} is damaged. Nothing was changed; put the file back, or give another --out."
+        )
     return values
 
 

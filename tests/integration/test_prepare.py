@@ -8,6 +8,7 @@ import signal
 import time
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gare.common.errors import RunError
@@ -52,6 +53,12 @@ def test_prepare_is_the_same_for_any_workers_goes_on_after_a_loss_and_records_fa
     assert (seen[0].done, seen[-1].done, seen[-1].total, seen[-1].failed) == (0, 8, 8, 1)
     shards.prepare(manifest, tmp_path / "one", RECIPE, workers=1)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    shards.prepare(manifest, tmp_path / "here", RECIPE, workers=2, local=True)
+    assert contents(tmp_path / "here") == contents(tmp_path / "two")
+    for part in sorted((tmp_path / "two/ledger").iterdir()):
+        there, here = (pq.read_table(path) for path in (part, tmp_path / "here/ledger" / part.name))
+        assert there.schema.equals(here.schema, check_metadata=True)
+        assert there.drop_columns("decode_s").equals(here.drop_columns("decode_s"))
 
     # As a job killed between a unit's shards and its ledger part leaves it.
     before, kept = contents(tmp_path / "two"), (tmp_path / "two/shards/unit-000000-00.arrow").stat().st_mtime_ns

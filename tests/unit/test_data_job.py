@@ -20,11 +20,11 @@ from gare.common.nodes import Node
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
-from pipelines import execution, shards, work
+from pipelines import execution, shards, writer
 from pipelines import manifest as manifests
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest import content_digest, stream_manifest, write_manifest
-from pipelines.output import Ledger, existing_output, open_output
+from pipelines.output import Absent, Ledger, Part, existing_output, open_output
 from pipelines.output.manifest_file import _cut
 from pipelines.todo import UnitTask
 from tests.prepared import make_sources
@@ -40,15 +40,15 @@ def in_process(monkeypatch):
     decoded = []
 
     class Counting(Decoder):
-        def decode(self, uri, **rest):
+        def decode_clips(self, uri, **rest):
             decoded.append(Path(uri).name)
-            return super().decode(uri, **rest)
+            return super().decode_clips(uri, **rest)
 
     with Counting() as decoder:
 
         def run(output, todo, workers, decode_on, work):
             for task in todo:
-                yield work(output, task.unit, decoder, again=task.again)
+                yield work(output, task.unit, decoder, again=task.again, repair=bool(task.damage))
 
         monkeypatch.setattr(shards, "run_units", run)
         monkeypatch.setattr(shards, "check_somewhere", lambda _: None)
@@ -200,7 +200,7 @@ def test_a_retry_killed_at_any_moment_loses_nothing(tmp_path, sources, monkeypat
     shards.prepare(listed, out, RECIPE)
     shutil.copy(sources / "c.mp4", sources / "bad.mp4")
     with monkeypatch.context() as patch:
-        patch.setattr(work if moment == "write_ledger" else shards, moment, _killed)
+        patch.setattr(writer if moment == "write_ledger" else shards, moment, _killed)
         with pytest.raises(KeyboardInterrupt):
             shards.prepare(listed, out, RECIPE, retry_failed=True)
     assert stored(out) == ["a"] if moment == "write_ledger" else ["a", "bad"]
@@ -328,9 +328,10 @@ def test_a_ledger_read_ahead_is_the_ledger(tmp_path, sources, monkeypatch):
     here = list(Ledger(output).each())
     monkeypatch.setattr(type(output.place), "is_local", False)
     ahead = list(Ledger(output).each())
-    assert [part is None for part in ahead] == [False, True, False]
-    assert [part and part.shards for part in ahead] == [part and part.shards for part in here]
-    assert [part and part.table for part in ahead] == [part and part.table for part in here]
+    assert [isinstance(part, Part) for part in ahead] == [True, False, True]
+    assert isinstance(ahead[1], Absent)
+    for there, part in zip(ahead[::2], here[::2], strict=True):
+        assert (there.shards, there.table) == (part.shards, part.table)
 
 
 # Executions

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from pipelines.decode.isolated.decoder import Decoder, _checked_video
-from pipelines.decode.isolated.messages import LENGTHS, DecodeRequest, Garbled, receive_bytes, receive_header, result_of
+from pipelines.decode.isolated.messages import LENGTHS, DecodeRequest, Garbled, answer_of, receive_bytes, receive_header
 from tests.unit.test_isolated import CRASHING, LIMITS, RECIPE, failure
 from tests.videos import make_video
 
@@ -71,7 +71,7 @@ WRONG = {
 }  # fmt: skip
 
 
-REQUEST = DecodeRequest(id=1, limits=LIMITS, path="x", recipe=RECIPE, start_s=None, end_s=None, digest=True)
+REQUEST = DecodeRequest(id=1, limits=LIMITS, path="x", recipe=RECIPE, clips=[(None, None)], digest=True)
 
 
 def believed(said: bytes, request: DecodeRequest = REQUEST):
@@ -81,7 +81,9 @@ def believed(said: bytes, request: DecodeRequest = REQUEST):
         theirs.sendall(said)
         theirs.close()
         header, payload = receive_header(ours)
-        found = _checked_video(request, result_of(header, payload, 1), payload)
+        given = answer_of(header, payload, 1)
+        assert given.failure() is None
+        found = _checked_video(request, given.result, payload)
         return found.video(receive_bytes(ours, payload))
 
 

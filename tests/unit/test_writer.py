@@ -15,7 +15,7 @@ from gare.common.files import file_digest
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import LEDGER, MANIFEST, SHARD, VERSION_KEY
-from pipelines import shards, work
+from pipelines import attempts, shards
 from pipelines.decode import decode_video
 from pipelines.output import open_output, read_ledger, remove_leftovers
 from pipelines.work import process_unit
@@ -124,14 +124,14 @@ def test_a_unit_of_bad_videos_has_a_ledger_part_and_no_shard(tmp_path, videos):
 
 
 def test_an_unexpected_error_inside_one_video_is_a_ledger_row(tmp_path, videos, monkeypatch):
-    shard_row = work.shard_row
+    shard_row = attempts.shard_row
 
     def fail(row, *arguments, **named):
         if row["video_id"] == "a":
             raise ZeroDivisionError("by nothing\nsecond line")
         return shard_row(row, *arguments, **named)
 
-    monkeypatch.setattr(work, "shard_row", fail)
+    monkeypatch.setattr(attempts, "shard_row", fail)
     output = done(tmp_path / "out", manifest(videos))
     row = read_ledger(output, 0)[0][0]
     assert (row["status"], row["reason"], row["message"]) == ("failed", "internal", "ZeroDivisionError: by nothing")
@@ -141,14 +141,14 @@ def test_an_unexpected_error_inside_one_video_is_a_ledger_row(tmp_path, videos, 
 def test_a_failure_while_writing_leaves_no_ledger_part_and_no_half_shard(tmp_path, videos, monkeypatch):
     output = open_output(tmp_path / "out", manifest(videos, ["a", "b"]), RECIPE)
     monkeypatch.setattr("pipelines.writer.BATCH_ROWS", 1)
-    attempt = work.attempt
+    of_one_source = attempts.of_one_source
 
-    def disk_full_at_b(row, *arguments):
-        if row["video_id"] == "b":
+    def disk_full_at_b(rows, *arguments):
+        if rows[0][1]["video_id"] == "b":
             raise OSError("no space left")
-        return attempt(row, *arguments)
+        return of_one_source(rows, *arguments)
 
-    monkeypatch.setattr(work, "attempt", disk_full_at_b)
+    monkeypatch.setattr(attempts, "of_one_source", disk_full_at_b)
     with pytest.raises(InputError, match=r"Cannot write .*: no space left"):
         process_unit(output, 0)
     assert read_ledger(output, 0) is None

@@ -1,17 +1,19 @@
-"""Decoding one video, wherever it is, at no risk to the process that asks for it."""
+"""Decoding a video, wherever it is, at no risk to the process that asks for it."""
 
 from __future__ import annotations
 
 import atexit
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
-from pipelines.decode.errors import DecodeError
+from pipelines.decode import Clip, DecodeError
 from pipelines.decode.isolated.addresses import local_path, suffix_of
 from pipelines.decode.isolated.messages import (
     HEADER_BYTES,
@@ -22,7 +24,7 @@ from pipelines.decode.isolated.messages import (
     Garbled,
     VideoHeader,
 )
-from pipelines.decode.isolated.process import Process
+from pipelines.decode.isolated.process import Process, WaitedError
 from pipelines.decode.isolated.scratch import scratch_file
 from pipelines.decode.job import DecodedVideo
 
@@ -44,6 +46,15 @@ class Decoded:
     sha256: str
     attempts: int
     mtime_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The local file to decode, when it was changed last, and where it is a copy what that is."""
+
+    path: Path
+    mtime_ns: int | None
+    copied: Copied | None
 
 
 class Decoder:
@@ -68,36 +79,67 @@ class Decoder:
         self._decoding.end()
         self._fetching.end()
 
+    def stop(self) -> None:
+        """End the child processes for good, from any thread: whoever waits for one gets a RunError."""
+        self._decoding.stop()
+        self._fetching.stop()
+
     def decode(
         self, uri: str, *, recipe: PrepareConfig, start_s: float | None = None, end_s: float | None = None
     ) -> Decoded:
-        """Decode the frames of ``uri`` (a path, a file:// or a fetched address) that ``recipe`` keeps.
+        """As ``decode_clips``, for one clip, whose DecodeError is raised."""
+        given = next(self.decode_clips(uri, recipe=recipe, clips=[Clip(start_s, end_s)]))
+        if isinstance(given, DecodeError):
+            raise given
+        return given
 
-        A death of the process, and want of memory, may be the machine's fault or an earlier video's: these are
-        tried once more, in a fresh process. Raises DecodeError with a kind of ``KINDS`` and its ``attempts``;
-        RunError when no process can be started.
+    def decode_clips(
+        self, uri: str, *, recipe: PrepareConfig, clips: Sequence[Clip]
+    ) -> Generator[Decoded | DecodeError]:
+        """Decode the frames that ``recipe`` keeps of clips of ``uri``: a path, a file:// or a fetched address.
+
+        Yields one clip after the other, in the order given, as it comes; a remote file is fetched once for all.
+        A death of the process, and want of memory, may be the machine's fault, an earlier video's or, as some clips
+        are decoded ahead, a later one's: the first clip without an answer is tried once more, alone in a fresh process.
+        The errors have a kind of ``KINDS`` and their ``attempts``. Raises RunError when no process can be started.
         """
-        with self._turn:
-            attempt = 1
-            while True:
-                try:
-                    return self._once(uri, recipe, (start_s, end_s), attempt)
-                except DecodeError as error:
-                    error.attempts = attempt
-                    if error.kind not in AGAIN or attempt == ATTEMPTS:
-                        raise
-                attempt += 1
+        with self._turn, ExitStack() as stack:
+            try:
+                source = _twice(partial(self._source, uri, recipe.limits, stack))
+            except DecodeError as error:
+                for _ in clips:
+                    yield _copied(error, error.attempts)
+                return
+            yield from self._clips(source, recipe, clips)
 
-    def _once(self, uri: str, recipe: PrepareConfig, clip: tuple[float | None, float | None], attempt: int) -> Decoded:
+    def _clips(self, source: _Source, recipe: PrepareConfig, clips: Sequence[Clip]) -> Iterator[Decoded | DecodeError]:
+        done, attempt = 0, 1
+        while done < len(clips):
+            asked = clips[done:] if attempt == 1 else clips[done : done + 1]
+            try:
+                for given in self._answers(source, recipe, asked):
+                    yield (
+                        _copied(given, attempt) if isinstance(given, DecodeError) else replace(given, attempts=attempt)
+                    )
+                    done, attempt = done + 1, 1
+            except DecodeError as error:
+                of_the_file = error.kind == "unreachable" or isinstance(error, WaitedError)
+                if attempt < ATTEMPTS and not of_the_file and (error.kind in AGAIN or len(asked) > 1):
+                    attempt += 1
+                    continue
+                lost = len(clips) - done if of_the_file else 1
+                for _ in range(lost):
+                    yield _copied(error, attempt)
+                done, attempt = done + lost, 1
+
+    def _source(self, uri: str, limits: LimitsConfig, stack: ExitStack) -> _Source:
+        """Find the file to decode, fetched where it has to be."""
         path = local_path(uri)
         if path is not None:
-            mtime_ns = modified_ns(path)
-            header, video = self._decode(path, recipe, clip, digest=True)
-            return Decoded(video, header.bytes, header.sha256 or "", attempt, mtime_ns)
-        with scratch_file(suffix_of(uri)) as copy:
-            copied = self._fetch(uri, copy, recipe.limits)
-            _, video = self._decode(copy, recipe, clip, digest=False)
-        return Decoded(video, copied.bytes, copied.sha256, attempt, copied.mtime_ns)
+            return _Source(path, modified_ns(path), None)
+        copy = stack.enter_context(scratch_file(suffix_of(uri)))
+        copied = self._fetch(uri, copy, limits)
+        return _Source(copy, copied.mtime_ns, copied)
 
     def _fetch(self, uri: str, path: Path, limits: LimitsConfig) -> Copied:
         request = FetchRequest(id=next(self._numbers), uri=uri, path=str(path), limits=limits)
@@ -108,21 +150,44 @@ class Decoder:
                 raise DecodeError("unreachable", error.message) from None
             raise
 
-    def _decode(
-        self, path: Path, recipe: PrepareConfig, clip: tuple[float | None, float | None], *, digest: bool
-    ) -> tuple[VideoHeader, DecodedVideo]:
+    def _answers(
+        self, source: _Source, recipe: PrepareConfig, clips: Sequence[Clip]
+    ) -> Iterator[Decoded | DecodeError]:
         request = DecodeRequest(
             id=next(self._numbers),
             limits=recipe.limits,
-            path=str(path),
+            path=str(source.path),
             recipe=recipe,
-            start_s=clip[0],
-            end_s=clip[1],
-            digest=digest,
+            clips=[(clip.start_s, clip.end_s) for clip in clips],
+            digest=source.copied is None,
         )
         longest = HEADER_BYTES + HEADER_BYTES_PER_FRAME * recipe.max_frames
-        header, payload = self._decoding.ask(request, partial(_checked_video, request), longest)
-        return header, header.video(payload)
+        for given in self._decoding.answers(request, partial(_checked_video, request), len(clips), longest):
+            if isinstance(given, DecodeError):
+                yield given
+                continue
+            header, payload = given
+            facts = source.copied or header
+            yield Decoded(header.video(payload), facts.bytes, facts.sha256 or "", 1, source.mtime_ns)
+
+
+def _twice(act: Callable[[], _Source]) -> _Source:
+    """Do it again where the process died."""
+    attempt = 1
+    while True:
+        try:
+            return act()
+        except DecodeError as error:
+            error.attempts = attempt
+            if error.kind not in AGAIN or attempt == ATTEMPTS:
+                raise
+            attempt += 1
+
+
+def _copied(error: DecodeError, attempts: int) -> DecodeError:
+    copy = DecodeError(error.kind, error.message)
+    copy.attempts = attempts
+    return copy
 
 
 def _checked_video(request: DecodeRequest, result: dict[str, Any], payload: int) -> VideoHeader:

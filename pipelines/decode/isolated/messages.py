@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from pipelines.decode.picture import can_be_shape
 
 LENGTHS = struct.Struct(">IQ")
 HEADER_BYTES = 64 * 2**10
+REQUEST_BYTES = 2**31  # of those who ask, who are believed
 HEADER_BYTES_PER_FRAME = 64  # a timestamp takes up to 25
 SHOWN_CHARACTERS = 500
 INT32, INT64 = 2**31 - 1, 2**63 - 1  # the shards' columns
@@ -46,12 +46,11 @@ class Request(Message):
 
 
 class DecodeRequest(Request):
-    """Decode ``path`` by ``recipe``; ``digest``: compute its SHA-256 too."""
+    """Decode the ``clips`` (start and end) of ``path`` by ``recipe``, an answer each; ``digest``: with its SHA-256."""
 
     path: str
     recipe: PrepareConfig
-    start_s: float | None
-    end_s: float | None
+    clips: Annotated[list[tuple[float | None, float | None]], Field(min_length=1)]
     digest: bool
 
 
@@ -63,12 +62,20 @@ class FetchRequest(Request):
 
 
 class Answer(Message):
-    """The answer to the request ``id``: a result, or the kind of a failure and a sentence about it."""
+    """An answer to the request ``id``: a result, or the kind of a failure and a sentence about it.
+
+    ``ends``: no other answer to the request follows, whatever it asked for.
+    """
 
     id: int
     kind: str | None = None
     message: str = ""
     result: dict[str, Any] = Field(default_factory=dict)
+    ends: bool = False
+
+    def failure(self) -> DecodeError | None:
+        """The failure it tells of, if it does."""
+        return None if self.kind is None else DecodeError(self.kind, shown(self.message))
 
 
 class Copied(Message):
@@ -120,8 +127,8 @@ class VideoHeader(Message):
         )
 
 
-def header_of(video: DecodedVideo, path: Path, sha256: str | None) -> VideoHeader:
-    """Describe a decoded video and the file it came from."""
+def header_of(video: DecodedVideo, size: int, sha256: str | None) -> VideoHeader:
+    """Describe a decoded video and the file it came from, of ``size`` bytes."""
     return VideoHeader(
         shape=[len(video.frames), *video.frames[0].shape[:2]],
         timestamps_s=video.timestamps_s,
@@ -131,7 +138,7 @@ def header_of(video: DecodedVideo, path: Path, sha256: str | None) -> VideoHeade
         fps=video.fps,
         duration_s=video.duration_s,
         notes=video.notes,
-        bytes=path.stat().st_size,
+        bytes=size,
         sha256=sha256,
     )
 
@@ -176,22 +183,17 @@ def receive_bytes(
     return buffer
 
 
-def result_of(header: bytes, payload: int, request: int) -> dict[str, Any]:
-    """Take the result out of the answer to ``request``, which ``payload`` bytes follow.
-
-    Raises the DecodeError that the answer holds, Garbled for anything else.
-    """
+def answer_of(header: bytes, payload: int, request: int) -> Answer:
+    """Read an answer to ``request``, which ``payload`` bytes follow; Garbled for anything else."""
     try:
         answer = Answer.model_validate_json(header)
     except ValidationError as error:
         raise Garbled(str(error)) from None
     if answer.id != request:
         raise Garbled(f"the answer to request {answer.id} instead of {request}")
-    if answer.kind is None:
-        return answer.result
-    if answer.kind not in KINDS or payload:
+    if answer.kind is not None and (answer.kind not in KINDS or payload):
         raise Garbled("a failure of no known kind, or with bytes behind it")
-    raise DecodeError(answer.kind, shown(answer.message))
+    return answer
 
 
 def shown(text: str) -> str:

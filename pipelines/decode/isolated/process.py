@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ from pipelines.decode.isolated.messages import (
     HEADER_BYTES,
     Garbled,
     Request,
+    answer_of,
     receive_bytes,
     receive_header,
-    result_of,
     send,
     shown,
 )
@@ -34,6 +34,10 @@ END_S = 10.0  # a process that waits for a dead disk does not even go when it is
 LONGEST_WAIT_S = 3600.0  # between two looks
 
 Checked = TypeVar("Checked")
+
+
+class WaitedError(DecodeError):
+    """The child was ended because it waited for storage or the network for longer than it may."""
 
 
 class Stalled(Exception):  # noqa: N818 - a state, not a fault of ours
@@ -70,6 +74,7 @@ class Process:
     def __init__(self, module: str) -> None:
         self._module = module
         self._child: _Child | None = None
+        self._stopped = False
 
     @property
     def pid(self) -> int | None:
@@ -79,37 +84,72 @@ class Process:
     def ask(
         self, request: Request, check: Callable[[dict[str, Any], int], Checked], header_bytes: int = HEADER_BYTES
     ) -> tuple[Checked, bytearray]:
-        """Send a request and read its answer, whose header may have ``header_bytes``.
+        """As ``answers``, where one is expected; the DecodeError it tells of is raised."""
+        given = next(self.answers(request, check, 1, header_bytes))
+        if isinstance(given, DecodeError):
+            raise given
+        return given
 
-        ``check``: from the answer's result and how many bytes follow it to what is believed of them; ValueError
-        or Garbled when nothing is. Raises DecodeError: the one the child answers with, or ``crashed``,
+    def answers(
+        self,
+        request: Request,
+        check: Callable[[dict[str, Any], int], Checked],
+        count: int,
+        header_bytes: int = HEADER_BYTES,
+    ) -> Iterator[tuple[Checked, bytearray] | DecodeError]:
+        """Send a request and yield its ``count`` answers as they come, whose headers may have ``header_bytes``.
+
+        ``check``: from an answer's result and how many bytes follow it to what is believed of them; ValueError
+        or Garbled when nothing is. Raises the DecodeError that ends the answers: the child's own, or ``crashed``,
         ``timeout`` or ``memory`` when it dies or has to be killed; RunError when no child can be started.
         """
-        child = self._running()
+        child, left = self._running(), count
+        try:
+            while left:
+                given = self._answer(child, request, check, header_bytes, ask=left == count)
+                left -= 1
+                yield given
+        except DecodeError:
+            left = 0
+            raise
+        finally:
+            if left:  # interrupted: an answer would be taken for the next one's
+                self.end()
+
+    def _answer(
+        self,
+        child: _Child,
+        request: Request,
+        check: Callable[[dict[str, Any], int], Checked],
+        header_bytes: int,
+        *,
+        ask: bool,
+    ) -> tuple[Checked, bytearray] | DecodeError:
         kills = oom_kills()
         patience = Patience(child.process.pid, request.limits.wait_seconds)
         try:
-            send(child.connection, request)
+            if ask:
+                send(child.connection, request)
             header, payload = receive_header(child.connection, header_bytes, patience=patience)
-            result = check(result_of(header, payload, request.id), payload)
-            return result, receive_bytes(child.connection, payload, patience=patience)
-        except DecodeError as error:
-            if error.kind == "memory":  # what it still holds would be missing next time
-                self.end()
-            raise
+            answer = answer_of(header, payload, request.id)
+            failure = answer.failure()
+            if failure is None:
+                return check(answer.result, payload), receive_bytes(child.connection, payload, patience=patience)
         except (EOFError, OSError):
             raise self._death(child, request.limits, kills) from None
         except Stalled:
             self.end()
             limit = f"{request.limits.wait_seconds:g} s"
-            raise DecodeError("timeout", f"More than {limit} of waiting for storage or the network.") from None
+            raise WaitedError("timeout", f"More than {limit} of waiting for storage or the network.") from None
         except (Garbled, ValueError) as error:
             self.end()
             reason = shown(str(error).partition("\n")[0])
             raise DecodeError("crashed", f"The decoder gave no valid answer: {reason}.") from None
-        except BaseException:  # interrupted: the answer would be taken for the next one's
+        if failure.kind == "memory":  # what it still holds would be missing next time
             self.end()
-            raise
+        if answer.ends or failure.kind == "memory":
+            raise failure
+        return failure
 
     def end(self) -> None:
         """End the child, if there is one; the next request starts another."""
@@ -117,12 +157,22 @@ class Process:
         if child is not None:
             child.end()
 
+    def stop(self) -> None:
+        """Kill the child, from any thread, and start no other; clearing up is left to the thread that asks."""
+        self._stopped = True
+        child = self._child
+        if child is not None:
+            child.process.kill()
+
     def _running(self) -> _Child:
         """Return a living child of this process."""
         if self._child is not None and (self._child.owner != os.getpid() or self._child.process.poll() is not None):
             self.end()
-        if self._child is None:
+        if self._child is None and not self._stopped:
             self._child = _started(self._module)
+        if self._stopped or self._child is None:
+            self.end()
+            raise RunError("Decoding was stopped.")
         return self._child
 
     def _death(self, child: _Child, limits: LimitsConfig, kills: int) -> DecodeError:
@@ -170,7 +220,7 @@ def _started(module: str) -> _Child:
         on_failure.callback(child.end)
         try:
             header, payload = receive_header(connection, patience=Patience(process.pid, START_S))
-            result_of(header, payload, 0)
+            answer_of(header, payload, 0)
         except (OSError, EOFError, Garbled, Stalled, DecodeError):
             why = "what it wrote to standard error may say why"
             raise RunError(f"A decoder process could not be started: {why}.") from None
