@@ -65,7 +65,6 @@ def differences(path, draw: random.Random, length_s: float = 2.0, ignored: froze
 
 
 def check_made(folder, seeds) -> list[str]:
-    print(f"seeds {seeds}")
     av.logging.set_level(av.logging.PANIC)
     wrong = []
     for seed in seeds:
