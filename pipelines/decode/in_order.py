@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,14 +71,14 @@ class Sequential:
         self._made: dict[int, Kept | DecodeError] = {}
         self._known: tuple[Facts, Sequence[int], Timeline] | None = None
         self._failed: DecodeError | None = None
-        self._coming: Iterator[tuple[int, Any]] = iter(())
+        self._coming: Generator[tuple[int, Any]] | None = None
         self._at = 0
 
     def close(self) -> None:
-        """Close the file."""
-        close = getattr(self._coming, "close", None)
-        if close is not None:
-            close()
+        """Close the file; what is decoded next is read from its start."""
+        if self._coming is not None:
+            self._coming.close()
+        self._coming, self._at = None, 0
 
     def decode(self, jobs: Sequence[Job], later: Sequence[Job] = ()) -> list[DecodedVideo | DecodeError]:
         """Decode some clips of the file; of the ``later`` ones, keep the pictures that are met on the way."""
@@ -94,6 +94,7 @@ class Sequential:
         try:
             self._make(wanted, also)
         except DecodeError as error:
+            self.close()
             return [picks if isinstance(picks, DecodeError) else error.again() for picks in chosen]
         results = [self._result(*pair, facts, numbers, timeline) for pair in zip(jobs, chosen, strict=True)]
         self._made = {number: one for number, one in self._made.items() if number in also}
@@ -149,9 +150,10 @@ class Sequential:
         missing = sorted(wanted - self._made.keys())
         if not missing:
             return
-        if missing[0] < self._at or not self._at:
+        if missing[0] < self._at:
             self.close()
-            self._coming, self._at = self._again(), 0
+        if self._coming is None:
+            self._coming = self._again()
         for number, frame in self._coming:
             self._at = number + 1
             if (number in wanted or number in also) and number not in self._made:
@@ -162,7 +164,7 @@ class Sequential:
             if number == missing[-1]:
                 return
 
-    def _again(self) -> Iterator[tuple[int, Any]]:
+    def _again(self) -> Generator[tuple[int, Any]]:
         job = replace(self._job)  # which has counted every frame already
         with job.open() as track:
             yield from enumerate(_frames(job, track))

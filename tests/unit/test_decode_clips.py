@@ -154,3 +154,23 @@ def test_an_error_of_the_whole_file_is_given_for_each_clip(films):
 
 def test_no_clips_are_no_results(films):
     assert list(decode_clips(films[".mp4"], recipe=RECIPE, clips=[])) == []
+
+
+def test_clips_behind_one_that_ran_out_of_time_are_decoded_all_the_same(films, monkeypatch):
+    monkeypatch.setattr(video_module, "TOGETHER_BYTES", 0)
+    turns, original = [], Track.decode
+
+    def decode(self, packet):
+        turns.append(1)
+        if len(turns) == FRAMES + 100:  # in the second reading
+            raise DecodeError("timeout", "spent")
+        return original(self, packet)
+
+    late = [Clip(3.0, 6.0), Clip(30.0, 33.0), Clip(36.0, 39.0)]
+    wanted = list(decode_clips(films[".avi"], recipe=RECIPE, clips=late))
+    monkeypatch.setattr(Track, "decode", decode)
+    results = list(decode_clips(films[".avi"], recipe=RECIPE, clips=late))
+    assert [result.kind for result in results if isinstance(result, DecodeError)] == ["timeout"]
+    for result, right in zip(results, wanted, strict=True):
+        if not isinstance(result, DecodeError):
+            assert all(np.array_equal(a, b) for a, b in zip(result.frames, right.frames, strict=True))

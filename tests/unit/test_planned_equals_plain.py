@@ -9,7 +9,10 @@ import av
 import pytest
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
-from pipelines.decode import Clip, DecodedVideo, DecodeError, decode_clips, decode_in_order
+from pipelines.decode import Clip, DecodedVideo, DecodeError, decode_clips
+from pipelines.decode.errors import Budget
+from pipelines.decode.in_order import Sequential
+from pipelines.decode.job import Job
 from tests.made_tracks import make_track
 
 SMALL = {"short_side": 16, "crop": 16, "limits": LimitsConfig(cpu_seconds=600.0)}
@@ -33,11 +36,14 @@ def outcome(result: DecodedVideo | DecodeError, ignored: frozenset[str] = frozen
     return result.timestamps_s, result.duration_s, result.fps, result.width, result.height, notes, pictures
 
 
-def plain(path, recipe: PrepareConfig, clip: Clip, ignored: frozenset[str]):
+def plain(path, recipe: PrepareConfig, clips: list[Clip], ignored: frozenset[str]):
+    """What decoding every frame in order gives for some clips."""
+    job = Job(path, recipe, None, None, Budget(recipe.limits.cpu_seconds))
+    sequential = Sequential(job)
     try:
-        return outcome(decode_in_order(path, recipe=recipe, start_s=clip.start_s, end_s=clip.end_s), ignored)
-    except DecodeError as error:
-        return outcome(error)
+        return [outcome(result, ignored) for result in sequential.decode([job.of(clip) for clip in clips])]
+    finally:
+        sequential.close()
 
 
 def told(result) -> str:
@@ -50,8 +56,8 @@ def differences(path, draw: random.Random, length_s: float = 2.0, ignored: froze
     for name, recipe in RECIPES.items():
         start = draw.uniform(0, length_s)
         clips = [Clip(), Clip(start, start + draw.uniform(0.1, length_s)), Clip(None, length_s / 3), Clip(start)]
-        for clip, result in zip(clips, decode_clips(path, recipe=recipe, clips=clips), strict=True):
-            wanted, planned = plain(path, recipe, clip, ignored), outcome(result, ignored)
+        results = [outcome(result, ignored) for result in decode_clips(path, recipe=recipe, clips=clips)]
+        for clip, planned, wanted in zip(clips, results, plain(path, recipe, clips, ignored), strict=True):
             if planned != wanted:
                 what = "" if told(planned) != told(wanted) else " (pictures)"
                 found.append(f"{name} {clip}: {told(planned)} instead of {told(wanted)}{what}")
