@@ -8,7 +8,8 @@ the peers faster by a tenth, at 0.004 grey levels from PIL's. Each measurement i
 and in turns, so that noise hits all alike. Ratios are of the same turn: their median, and the range. A ratio above 1
 says how much longer the peer takes. "same times" is the share of picked frames shown at the same time as those of the
 plain PyAV loop, and "difference" the mean absolute difference to its frames after the resize, in grey levels of 255,
-over those. Memory is the peak above what the process holds after its imports.
+over those: ours are converted exactly, the plain loop's by FFmpeg's quick conversion, which is a level or two too
+dark. Memory is the peak above what the process holds after its imports.
 
 The peers come with ``pip install 'gare-ray[bench]'``, which ``make bench`` does; torchcodec also needs FFmpeg's
 shared libraries, version 4 to 8 (Debian and Ubuntu: ``apt-get install ffmpeg``). A peer that is missing is named.

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from gare.config.prepare import PrepareConfig
-from pipelines.decode.colour import to_rgb
+from pipelines.decode.colour import Plane, to_planes, to_rgb
 from pipelines.decode.errors import DecodeError
 from pipelines.decode.orientation import AS_STORED, Orientation, Picture, orientation
 
@@ -89,30 +89,31 @@ def picture(
     if recipe.resize == "swscale" and not elongated:
         made = to_rgb(frame, reformatter, (width, height))[down, across]
     else:
-        made = _by_pil(to_rgb(frame, reformatter), (width, across), (height, down))
+        made = _by_pil(to_planes(frame, reformatter), (width, across), (height, down))
     return np.ascontiguousarray(turn.upright(made))
 
 
-def _by_pil(rgb: Picture, columns: tuple[int, slice], rows: tuple[int, slice]) -> Picture:
+def _by_pil(planes: list[Plane], columns: tuple[int, slice], rows: tuple[int, slice]) -> Picture:
     """Crop and resize in one: as if the frame were resized whole and its centre square cut out then.
 
     ``columns``, ``rows``: how many there would be of the whole, and which of them are kept. Cropping first costs the
     same whatever the shape: a strip of 8192 x 2 is no trouble.
     """
     (width, across), (height, down) = columns, rows
-    x = cut(rgb.shape[1], width, across.start, across.stop - across.start)
-    y = cut(rgb.shape[0], height, down.start, down.stop - down.start)
-    made = _resize(rgb, x, y)
+    source_height, source_width = planes[0].shape
+    x = cut(source_width, width, across.start, across.stop - across.start)
+    y = cut(source_height, height, down.start, down.stop - down.start)
+    made = _resize(planes, x, y)
     return made[y.skip : y.skip + down.stop - down.start, x.skip : x.skip + across.stop - across.start]
 
 
-def _resize(rgb: Picture, columns: Cut, rows: Cut) -> Picture:
-    """Resize a rectangle of a picture, each row before the columns.
+def _resize(planes: list[Plane], columns: Cut, rows: Cut) -> Picture:
+    """Resize a rectangle of the colour planes, each row before the columns.
 
     Pillow before 13 always did so; since then it chooses the order by the shape, and the order changes the rounding.
     """
-    across, down = _reach(columns, rgb.shape[1]), _reach(rows, rgb.shape[0])
-    part = Image.fromarray(rgb[down, across])
+    across, down = _reach(columns, planes[0].shape[1]), _reach(rows, planes[0].shape[0])
+    part = Image.merge("RGB", [Image.fromarray(plane[down, across]) for plane in planes])
     box = columns.low - across.start, 0, columns.high - across.start, part.height
     wide = part.resize((columns.pixels, part.height), Image.Resampling.BICUBIC, box=box)
     box = 0, rows.low - down.start, columns.pixels, rows.high - down.start

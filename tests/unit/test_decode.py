@@ -69,7 +69,7 @@ def test_the_plan_gives_the_frames_of_a_plain_sequential_decode(tmp_path, name):
 
 
 def test_the_sequential_decode_gives_the_frames_of_pyav_alone(tmp_path):
-    exact = Interpolation.POINT | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+    exact = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
     path = encoded(tmp_path, "h264_bframes")
     recipe = PrepareConfig(short_side=64, crop=48, policy="uniform", max_frames=5)
     with av.open(str(path)) as container:

@@ -104,7 +104,7 @@ def test_all_eight_orientations_are_stored_as_autorotate_shows_them(tmp_path, na
                 np.testing.assert_array_equal(cropped, wanted[top : top + 47, left : left + 47])
             else:  # its colours are interpolated
                 np.testing.assert_array_equal(cropped, as_shown[top : top + 47, left : left + 47])
-                assert np.abs(as_shown.astype(int) - wanted).mean() < 6
+                assert np.abs(as_shown.astype(int) - wanted).mean() < 2
     assert decode_video(path, recipe=whole).width == 98
 
 
