@@ -20,8 +20,8 @@ class TrainConfig(Section):
     )
     increments: Literal["dense", "factorised"] = key(
         "dense",
-        "psi for every pair with its own dropout as published, or by exact factorised algebra, several times faster, "
-        "with one dropout mask per context",
+        "psi for every pair as published, or by exact factorised algebra, several times faster: psi's dropout is then "
+        "drawn per context, and the bottleneck gets the spread of a draw per pair in closed form",
     )
     lr_clip: float = key(1e-7, "peak learning rate of CLIP's own parameters", gt=0)
     lr_new: float = key(1e-4, "peak learning rate of everything else", gt=0)

@@ -19,6 +19,7 @@ from gare.data.noise import with_noise
 from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
 from gare.data.protocol import training_split
 from gare.data.shards import ShardSet, Split
+from gare.model.factorised import check_query
 from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER
 
 LAYOUT = ("unit_videos", "shard_bytes", "limits")
@@ -83,6 +84,7 @@ class TrainingData:
 def open_data(config: Config, *, frames: bool = True) -> TrainingData:
     """Open the splits of the settings, and refuse what cannot be trained on. ``frames``: as in ``ShardSet``."""
     check_select_by(config)
+    check_increments(config)
     check_augment(config.data.augment)
     shards = open_shards(config, frames=frames)
     check_recipe(config, shards)
@@ -108,6 +110,28 @@ def check_select_by(config: Config) -> None:
         raise ConfigError(
             f"train.select_by is {config.train.select_by!r}, which cannot choose a checkpoint; there are {known}."
         )
+
+
+def check_increments(config: Config) -> None:
+    """Refuse settings for which factorised increments would optimise something else than dense ones.
+
+    With frames as context the pairs of a video share a mask of psi's dropout, with words those of a text.
+    """
+    if config.train.increments == "dense":
+        return
+    check_query(config.model)
+    if config.model.increment == "none" or not config.model.dropout:
+        return
+    shared = "video" if config.model.context == "frames" else "text"
+    tr, dd = config.objective.trust_region, config.objective.direction_diversity
+    anchors = {"trust_region": (tr.anchor, tr.weight), "direction_diversity": (dd.anchor, dd.weight)}
+    for name, (anchor, weight) in anchors.items():
+        if weight and anchor == shared:
+            raise ConfigError(
+                f"objective.{name}.anchor is {shared}, whose pairs share one mask of psi's dropout where increments "
+                "are factorised, so the term would measure something else: set train.increments to dense, or "
+                "model.dropout to 0."
+            )
 
 
 def check_dev(split: str, captions: int, where: str) -> None:

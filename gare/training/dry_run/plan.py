@@ -21,6 +21,7 @@ from gare.training.dry_run.memory import Memory, memory_of_step
 from gare.training.inputs import (
     TEMPORAL_AT_RANDOM,
     check_dev,
+    check_increments,
     check_recipe,
     check_select_by,
     check_steps,
@@ -133,7 +134,8 @@ class _Findings:
         try:
             return function(*args, **kwargs)
         except GareError as error:
-            self.problems.append(str(error))
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
             return None
 
 
@@ -146,6 +148,7 @@ def make_plan(config: Config, corpus: Corpus | None = None, *, workers: int | No
     workers = workers or config.runtime.worker_counts(config.train.global_batch)[-1]
     places = findings.attempt(absolute, config) or config
     findings.attempt(check_select_by, config)
+    findings.attempt(check_increments, config)
     shards = _shards(places, corpus, findings)
     if corpus is None and shards is not None:
         corpus = Corpus.of_shards(shards, config)
