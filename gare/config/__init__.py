@@ -6,7 +6,7 @@ Defaults are the published MSR-VTT ViT-B/32 recipe. ``runtime.*`` may change bet
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -22,6 +22,8 @@ from gare.config.sweep import SweepConfig
 from gare.config.train import TrainConfig
 
 NOT_THE_EXPERIMENT = frozenset({"runtime", "sweep"})
+ADDED: dict[str, dict[str, Any]] = {"train": {"tf32": False, "deterministic": False}}
+"""Settings of the experiment that came later, with the value that stands for how it was before."""
 
 
 class Config(Section):
@@ -59,8 +61,21 @@ class Config(Section):
         return self
 
     def experiment(self) -> dict[str, Any]:
-        """The plain tree of what defines the experiment."""
-        return self.model_dump(mode="json", exclude=set(NOT_THE_EXPERIMENT))
+        """The plain tree of what defines the experiment.
+
+        Settings that were ``ADDED`` are in it only where they change something, so that earlier runs keep their names.
+        """
+        tree = self.model_dump(mode="json", exclude=set(NOT_THE_EXPERIMENT))
+        for name, added in ADDED.items():
+            tree[name] = {key: value for key, value in tree[name].items() if key not in added or value != added[key]}
+        return tree
+
+    def shared_anchor(self) -> Literal["text", "video"] | None:
+        """The anchor whose pairs share a mask of psi's dropout in training; None where every pair has its own."""
+        model = self.model
+        if self.train.increments == "dense" or model.increment == "none" or model.dropout == 0:
+            return None
+        return "video" if model.context == "frames" else "text"
 
     def digest(self) -> str:
         """The experiment's name: 16 hex digits over everything but ``runtime.*`` and ``sweep.*``."""

@@ -44,6 +44,14 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = key(
         "fp32", "of the towers' arithmetic; the pair head, the losses and the weights are float32"
     )
+    tf32: bool = key(
+        False,
+        "on GPUs that have it, float32 products and convolutions of factors cut to 10 bits, which is faster",
+    )
+    deterministic: bool = key(
+        False,
+        "deterministic algorithms alone, for the same bits from the same run on the same GPU; slower there",
+    )
     checkpoint_activations: bool = key(False, "encode each layer of CLIP again in the backward pass, to save memory")
     compile: bool = key(False, "compile CLIP's towers by torch.compile, which takes minutes at the start")
     ema: float | None = key(

@@ -72,6 +72,8 @@ class TrainingData:
                 f"{self.replaced} of {sum(self.captions)} training captions are those of other videos "
                 f"(data.caption_noise = {config.data.caption_noise:g})."
             )
+        if self.dev is not None:
+            said += dev_remarks(self.dev.name, len(self.dev))
         missing = left_out(self.captions, config.train.global_batch, config.data.captions)
         if missing and not config.data.repeat_videos:
             said.append(
@@ -120,9 +122,7 @@ def check_increments(config: Config) -> None:
     if config.train.increments == "dense":
         return
     check_query(config.model)
-    if config.model.increment == "none" or not config.model.dropout:
-        return
-    shared = "video" if config.model.context == "frames" else "text"
+    shared = config.shared_anchor()
     tr, dd = config.objective.trust_region, config.objective.direction_diversity
     anchors = {"trust_region": (tr.anchor, tr.weight), "direction_diversity": (dd.anchor, dd.weight)}
     for name, (anchor, weight) in anchors.items():
@@ -138,6 +138,17 @@ def check_dev(split: str, captions: int, where: str) -> None:
     """Refuse a dev split without captions."""
     if not captions:
         raise InputError(f"The split {split!r} of {where} has no captions to choose the checkpoint by.")
+
+
+def dev_remarks(split: str, videos: int) -> list[str]:
+    """What is to be said of a dev split of so many videos: one alone is found by every model."""
+    if videos > 1:
+        return []
+    said = (
+        f"The split {split!r} has one video, which every checkpoint finds: it cannot choose one, and the first epoch's "
+        "is kept as the best. Hold out more videos, or set protocol.dev=none, which keeps the last."
+    )
+    return [said]
 
 
 def check_positives(config: Config, split: Split) -> None:
@@ -205,9 +216,9 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else canonical_json(value)
 
 
-def choose_device(config: Config) -> torch.device:
-    """The device of the settings; ConfigError when cuda is asked for and absent."""
-    if config.runtime.device == "cuda" and not torch.cuda.is_available():
+def choose_device(asked: str) -> torch.device:
+    """The device for ``auto``, ``cpu`` or ``cuda``; ConfigError when cuda is asked for and absent."""
+    if asked == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runtime.device is cuda, but torch sees no GPU here; use auto or cpu.")
-    use_cuda = config.runtime.device != "cpu" and torch.cuda.is_available()
+    use_cuda = asked != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")

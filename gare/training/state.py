@@ -87,7 +87,7 @@ def write_checkpoint(
         except (SafetensorError, RuntimeError) as error:  # what they make of an OSError
             raise InputError(f"Cannot write {target}: {_reason(error)}.") from error
         digests = {"config_digest": state.config_digest, "dataset_digest": state.dataset_digest}
-        write_json(folder / CHECKPOINT_FILE, position | digests | {"metrics": metrics})
+        write_json(folder / CHECKPOINT_FILE, position | digests | {"decided": state.decided, "metrics": metrics})
 
 
 def restore(run_folder: Path, state: RunState, parts: Parts) -> None:

@@ -25,6 +25,7 @@ from gare.training.inputs import (
     check_recipe,
     check_select_by,
     check_steps,
+    dev_remarks,
     open_shards,
 )
 from gare.training.optimiser import freeze, parameter_groups
@@ -152,7 +153,7 @@ def make_plan(config: Config, corpus: Corpus | None = None, *, workers: int | No
     shards = _shards(places, corpus, findings)
     if corpus is None and shards is not None:
         corpus = Corpus.of_shards(shards, config)
-    steps = findings.attempt(_steps, config, corpus) if corpus is not None else None
+    steps = findings.attempt(_steps, config, corpus, findings) if corpus is not None else None
     findings.attempt(_check_run, places, shards, findings)
     parameters, memory = _model(places, shards, workers, findings)
     return Plan(
@@ -184,10 +185,12 @@ def _shards(config: Config, corpus: Corpus | None, findings: _Findings) -> Shard
     return shards
 
 
-def _steps(config: Config, corpus: Corpus) -> Steps:
+def _steps(config: Config, corpus: Corpus, findings: _Findings) -> Steps:
     corpus.require(config.data.train_split)
     if config.protocol.dev == "held_out":
-        check_dev(config.data.dev_split, corpus.require(config.data.dev_split).captions, corpus.where)
+        dev = corpus.require(config.data.dev_split)
+        check_dev(config.data.dev_split, dev.captions, corpus.where)
+        findings.remarks += dev_remarks(config.data.dev_split, dev.videos)
     counts, train = corpus.train_captions, config.train
     per_epoch = check_steps(config, counts, corpus.where)
     pairs = sum(counts) if config.data.captions == "all" else sum(1 for count in counts if count)
