@@ -32,7 +32,8 @@ TEMPORAL_AT_RANDOM = "The CLIP text tower does not fit the temporal transformer;
 class TrainingData:
     """The videos of a run and how many steps they make. ``dev`` is None where nothing chooses the checkpoint.
 
-    ``replaced``: how many training captions are those of other videos (``data.caption_noise``).
+    ``steps``: of the whole run; ``per_epoch``: of an epoch. ``replaced``: how many training captions are those of other
+    videos (``data.caption_noise``).
     """
 
     shards: ShardSet
@@ -40,6 +41,7 @@ class TrainingData:
     dev: Split | None
     captions: list[int]
     steps: int
+    per_epoch: int
     replaced: int = 0
 
     @property
@@ -102,7 +104,7 @@ def open_data(config: Config, *, frames: bool = True) -> TrainingData:
     split, replaced = with_noise(split, config.data.caption_noise, config.train.seed)
     captions = [len(video.captions) for video in split.videos]
     per_epoch = check_steps(config, captions, str(shards.folder))
-    return TrainingData(shards, split, dev, captions, per_epoch * config.train.epochs, replaced)
+    return TrainingData(shards, split, dev, captions, per_epoch * config.train.epochs, per_epoch, replaced)
 
 
 def check_select_by(config: Config) -> None:

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from gare.training.history import History, OnRow
 from gare.training.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device, open_data
 from gare.training.numerics import numerics
 from gare.training.observe import Observer, Watched
-from gare.training.optimiser import freeze, learning_rate_factor, make_optimiser, set_learning_rates
+from gare.training.optimiser import freeze, make_optimiser, set_learning_rates, staged_factor
 from gare.training.precision import prepare_towers
 from gare.training.replicas import check_same_weights, share_weights
 from gare.training.run import HISTORY_FILE, RunState, RunSummary, clip_source, open_run, resumed, run_directory, summary
@@ -58,6 +58,8 @@ def _train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None, d
     if state.finished:
         return summary(config, state, already=True)
     went_on = resumed(state)
+    stages = [data.per_epoch * epochs for epochs in state.stages(config)]
+    data = replace(data, steps=sum(stages))
     model, tokenizer, optimiser = build_model(config, data.shards, device)
     share_weights(model, ranks)
     extras = Extras(model, config)
@@ -70,13 +72,13 @@ def _train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None, d
     own = ranks.own(config.train.global_batch // ranks.size)
 
     with Checkpoints(config, ranks, parts, state.last) as checkpoints:
-        while state.epoch < config.train.epochs:
+        while state.epoch < state.epochs(config):
             batches, at = data.batches(config, state.epoch), (state.epoch, own, device, state.batch)
             with Feed(data.train, batches, tokenizer, config, model.image_size, *at) as feed:
                 asked = time.monotonic()
                 for batch in feed:
                     observer.before_step(state.step, batch)
-                    set_learning_rates(optimiser, learning_rate_factor(state.step, data.steps, config.train.warmup))
+                    set_learning_rates(optimiser, staged_factor(state.step, stages, config.train.warmup))
                     values = train_step(
                         model, optimiser, batch, config, ranks, state.step, scaler=extras.scaler, ema=extras.ema
                     )

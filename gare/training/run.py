@@ -57,7 +57,8 @@ class RunState:
     ``epoch``: whole epochs done; ``batch``: batches of the next one done; ``step``: steps in all. ``kept``: the best
     checkpoints by name with the dev metric that ranks them, best first. ``init_from``: the checkpoint whose weights
     the run began with, and their digest. ``decided``: what the machine that trains it decided, such as the device.
-    ``objective``: which form of the loss it began with, of those that ever differed (``OBJECTIVE``).
+    ``objective``: which form of the loss it began with, of those that ever differed (``OBJECTIVE``). ``extended``:
+    epochs added to the finished run, by each ``gare train --extend``.
     """
 
     config_digest: str
@@ -76,6 +77,15 @@ class RunState:
     init_from: dict[str, str] | None = None
     decided: dict[str, Any] = field(default_factory=dict)
     objective: int = 1
+    extended: list[int] = field(default_factory=list)
+
+    def epochs(self, config: Config) -> int:
+        """Epochs of the run, those it was extended by included."""
+        return sum(self.stages(config))
+
+    def stages(self, config: Config) -> list[int]:
+        """Epochs of each stage that has a schedule of its own: the settings', then those of every extension."""
+        return [config.train.epochs, *self.extended]
 
     @property
     def named(self) -> set[str]:

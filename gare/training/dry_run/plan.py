@@ -209,7 +209,7 @@ def _check_run(config: Config, shards: ShardSet | None, findings: _Findings) -> 
         return
     refuse_other(config, folder, state, shards.digest if shards is not None else None)
     if state.finished:
-        findings.remarks.append(f"The run {folder} is finished; training it again would do nothing.")
+        findings.remarks.append(f"The run {folder} is finished; training it again would do nothing without --extend.")
     else:
         findings.remarks.append(f"The run {folder} would go on after {progress(state.epoch, state.step)}.")
 
