@@ -26,8 +26,9 @@ def check_same_weights(model: nn.Module, ranks: Ranks, when: str) -> None:
     others = [str(rank) for rank, digest in enumerate(found) if digest != found[0]]
     if others:
         raise RunError(
-            f"{when} the weights of rank {', '.join(others)} are not those of rank 0, so the ranks no longer train one "
-            "model; the last checkpoint is from before. Look at the memory and the software of those machines."
+            f"{when} the weights of rank {', '.join(others)} are not those of rank 0, so the ranks do not train one "
+            "model. Look at the memory and the software of those machines; the same command goes on from the last "
+            "checkpoint."
         )
 
 
