@@ -76,6 +76,6 @@ def replaced(values: Tensor, pairs_P2: Tensor, with_P: Tensor) -> Tensor:
 def _in_blocks(block: Callable[[slice], Tensor], pairs: int, gathered: Tensor) -> Tensor:
     """``block`` of all pairs; what it gathers, of the size of ``gathered`` a pair, is never there for all of them."""
     size = max(1, GATHERED_NUMBERS // gathered.numel())
-    starts = range(0, max(pairs, 1), size)
-    parts = [checkpoint(block, slice(start, start + size), use_reentrant=False) for start in starts]
-    return torch.cat(parts)
+    cuts = [slice(start, start + size) for start in range(0, pairs, size)]
+    parts = [checkpoint(block, cut, use_reentrant=False, preserve_rng_state=False) for cut in cuts]
+    return torch.cat(parts) if parts else gathered.new_empty(0)
