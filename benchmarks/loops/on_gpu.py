@@ -61,7 +61,7 @@ def ours(config: Config) -> Taken:
 
 def plain(config: Config) -> Taken:
     """An epoch of the plain loop: batches made and normalised in it, all in float32, every frame encoded."""
-    data, device = open_data(config), choose_device(config)
+    data, device = open_data(config), choose_device(config.runtime.device)
     torch.manual_seed(config.train.seed)
     model = GareModel.from_clip(config.model.clip, config.model)
     tokenizer = model.tokenizer

@@ -9,6 +9,7 @@ import click
 
 from gare.common.console import warn
 from gare.common.errors import ConfigError
+from gare.common.nodes import usable_cpus
 
 if TYPE_CHECKING:
     from gare.config import Config
@@ -24,24 +25,32 @@ def open_checkpoint(
     checkpoint: str, shards: str, overrides: tuple[str, ...]
 ) -> tuple[Path, GareModel, ShardSet, Config]:
     """Checkpoint folder, its model on its device, the shards, and its settings with the overrides."""
-    import torch
-
     from gare.config.tree import with_overrides
     from gare.model.checkpoint import load_checkpoint_config, load_model
     from gare.training.inputs import check_recipe, choose_device
+    from gare.training.numerics import set_numerics
     from gare.training.storage import find_checkpoint
 
     changes = usable(overrides, "is part of what was trained; a checkpoint")
     folder = find_checkpoint(checkpoint)
     dataset = open_dataset(shards, changes)
-    config = with_overrides(load_checkpoint_config(folder), changes)
-    torch.set_num_threads(config.runtime.cpu_threads)
-    model = load_model(folder).to(choose_device(config))
+    config = load_checkpoint_config(folder)
+    config = with_overrides(config, of_this_machine(config) | changes)
+    set_numerics(config)
+    model = load_model(folder).to(choose_device(config.runtime.device))
     try:
         check_recipe(config, dataset)
     except ConfigError as error:
         warn(f"{error} Scores on these shards may differ for that alone.")
     return folder, model, dataset, config
+
+
+def of_this_machine(config: Config) -> dict[str, Any]:
+    """What of a checkpoint's settings was for the machine it was trained on, as it is here."""
+    return {
+        "runtime.device": "auto",
+        "runtime.cpu_threads": min(config.runtime.cpu_threads, usable_cpus()),
+    }
 
 
 def open_dataset(shards: str, changes: dict[str, Any]) -> ShardSet:

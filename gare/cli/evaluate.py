@@ -92,12 +92,11 @@ def zero_shot(
 
 def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[GareModel, ShardSet, Config]:
     """CLIP's towers on their device, the shards, and settings that fit both, with the overrides."""
-    import torch
-
     from gare.config import Config, ModelConfig, PrepareConfig
     from gare.config.tree import build, with_overrides
     from gare.model.gare import GareModel
     from gare.training.inputs import choose_device
+    from gare.training.numerics import set_numerics
 
     changes = usable(overrides, "is part of training, which there is none of; gare zero-shot")
     dataset = open_dataset(shards, changes)
@@ -111,5 +110,5 @@ def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[Gare
         "words": int(model.clip.config.text_config.max_position_embeddings),
     }
     config = with_overrides(build(values, str(dataset.folder)), changes)
-    torch.set_num_threads(config.runtime.cpu_threads)
-    return model.eval().to(choose_device(config)), dataset, config
+    set_numerics(config)
+    return model.eval().to(choose_device(config.runtime.device)), dataset, config

@@ -57,7 +57,7 @@ def zero_shot(source: str) -> Selection:
 
 def _in_run(name: str, epoch: Any, config: Config, state: RunState, dataset: ShardSet) -> tuple[str, str]:
     """Rule and words for the checkpoint ``name`` of a run."""
-    at = f"epoch {epoch} of {config.train.epochs}"
+    at = f"epoch {epoch} of {state.epochs(config)}"
     unfinished = "" if state.finished else f"; the run is at epoch {state.epoch} and not finished"
     if config.protocol.dev == "none":
         if name == state.best:

@@ -59,6 +59,7 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--shards", help="Folder or address of gare prepare (runtime.shards).")
 @click.option("--local", is_flag=True, help="Run in this process, without Ray; the losses are the same.")
+@click.option("--extend", metavar="EPOCHS", type=click.IntRange(min=1), help="Train a finished run for EPOCHS more.")
 @click.option("--dry-run", is_flag=True, help="Say what the run would be, and what would be refused; start nothing.")
 @click.option("--manifest", type=click.Path(path_type=Path), help="Count videos here in place of shards (--dry-run).")
 @config_options
@@ -66,6 +67,7 @@ def train(
     config_file: Path,
     shards: str | None,
     local: bool,
+    extend: int | None,
     dry_run: bool,
     manifest: Path | None,
     overrides: tuple[str, ...],
@@ -74,7 +76,8 @@ def train(
 
     The run's folder (runtime.output / its name) holds the resolved settings, the history and the best and
     last checkpoints. The same command goes on with a run that was interrupted, also with other workers; a finished
-    run is left as it is.
+    run is left as it is, or with --extend trained further: the learning rate rises and falls once more over the added
+    epochs, by the same settings. What was interrupted then goes on with or without --extend.
 
     With --dry-run nothing is decoded, loaded or written: settings, splits, steps, parameter groups, a worker's memory
     and the shards' size are said as far as they can be known, from the shards or from a manifest alone.
@@ -87,6 +90,7 @@ def train(
       gare train configs/msrvtt.yaml --shards shards --set runtime.checkpoint_every_steps=500
       gare train configs/didemo.yaml --shards didemo --set train.init_from=runs/msrvtt
       gare train configs/demo.yaml --shards shards --local --set train.epochs=1
+      gare train configs/demo.yaml --shards shards --extend 5
       gare train configs/msrvtt.yaml --dry-run --manifest manifest.parquet
     """
     from gare.common.errors import InputError
@@ -95,6 +99,10 @@ def train(
     if shards is not None:
         overrides = (*overrides, f"runtime.shards={shards}")
     config = load_config(config_file, overrides)
+    if dry_run and extend:
+        raise InputError(
+            "--extend trains a finished run further, which --dry-run does not plan; leave one of them out."
+        )
     if dry_run:
         from gare.cli.dry_run import dry_run as plan
 
@@ -112,6 +120,10 @@ def train(
         note(f"{data.uncaptioned} of {len(data.train)} videos of {data.train.name} have no caption and are left out.")
     for remark in data.remarks(config):
         note(remark)
+    if extend:
+        from gare.training.extend import extend_run
+
+        note(extend_run(config, data.digest, extend))
     if local:
         from gare.training.local import fit_local
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,3 +71,8 @@ def in_words(selector: Selector) -> str:
     """A selector in a sentence: what ``--set`` would take, shortened where it lists many nodes."""
     parts = [f"{key}: {value if len(value) <= 60 else value[:40] + '...)'}" for key, value in selector.items()]
     return "{" + ", ".join(parts) + "}"
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

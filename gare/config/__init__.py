@@ -6,7 +6,7 @@ Defaults are the published MSR-VTT ViT-B/32 recipe. ``runtime.*`` may change bet
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -22,7 +22,10 @@ from gare.config.sweep import SweepConfig
 from gare.config.train import TrainConfig
 
 NOT_THE_EXPERIMENT = frozenset({"runtime", "sweep"})
-ADDED: dict[str, dict[str, Any]] = {"prepare": {"square_pixels": True}}
+ADDED: dict[str, dict[str, Any]] = {
+    "prepare": {"square_pixels": True},
+    "train": {"tf32": False, "deterministic": False},
+}
 """Settings of the experiment that came later, with the value that stands for how it was before."""
 
 
@@ -69,6 +72,13 @@ class Config(Section):
         for name, added in ADDED.items():
             tree[name] = {key: value for key, value in tree[name].items() if key not in added or value != added[key]}
         return tree
+
+    def shared_anchor(self) -> Literal["text", "video"] | None:
+        """The anchor whose pairs share a mask of psi's dropout in training; None where every pair has its own."""
+        model = self.model
+        if self.train.increments == "dense" or model.increment == "none" or model.dropout == 0:
+            return None
+        return "video" if model.context == "frames" else "text"
 
     def digest(self) -> str:
         """The experiment's name: 16 hex digits over everything but ``runtime.*`` and ``sweep.*``."""

@@ -12,7 +12,11 @@ from gare.config.base import Section, key
 
 
 class RuntimeConfig(Section):
-    """Nothing here changes what is computed."""
+    """Nothing here is part of the experiment, but numbers are not the same to the last bit everywhere.
+
+    Workers, threads, batches of evaluation and the device change the order of sums, so the rounding; ``device`` also
+    what psi's dropout draws: a GPU draws other masks than a CPU.
+    """
 
     root: str | None = key(None, "folder that relative paths start from; the current one when null")
     name: str | None = key(None, "name of the run; the experiment's digest when null")

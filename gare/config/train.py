@@ -20,8 +20,8 @@ class TrainConfig(Section):
     )
     increments: Literal["dense", "factorised"] = key(
         "dense",
-        "psi for every pair with its own dropout as published, or by exact factorised algebra, several times faster, "
-        "with one dropout mask per context",
+        "psi for every pair as published, or by exact factorised algebra, several times faster: psi's dropout is then "
+        "drawn per context, and the bottleneck gets the spread of a draw per pair in closed form",
     )
     lr_clip: float = key(1e-7, "peak learning rate of CLIP's own parameters", gt=0)
     lr_new: float = key(1e-4, "peak learning rate of everything else", gt=0)
@@ -43,6 +43,14 @@ class TrainConfig(Section):
     )
     precision: Literal["fp32", "bf16", "fp16"] = key(
         "fp32", "of the towers' arithmetic; the pair head, the losses and the weights are float32"
+    )
+    tf32: bool = key(
+        False,
+        "on GPUs that have it, float32 products and convolutions of factors cut to 10 bits, which is faster",
+    )
+    deterministic: bool = key(
+        False,
+        "deterministic algorithms alone, for the same bits from the same run on the same GPU; slower there",
     )
     checkpoint_activations: bool = key(False, "encode each layer of CLIP again in the backward pass, to save memory")
     compile: bool = key(False, "compile CLIP's towers by torch.compile, which takes minutes at the start")

@@ -1,14 +1,19 @@
 """The pair head for training without a vector per pair (the method's section 6): the same loss, a fraction of the work.
 
 Per context (a video's frames, or a text's words) psi's output lies in the span of its L positions and two shared
-rows. What is left per pair is an attention over L and a few products with L x L Gram matrices. Dropout, if any, is
-drawn per context and shared by all pairs that have it.
+rows. What is left per pair is an attention over L and a few products with L x L Gram matrices.
+
+Dropout is drawn per context and shared by all pairs that have it. Pairs of one text and several videos (with words as
+context: of one video and several texts) are then drawn as independently as in the dense form. What the dense form's
+own mask per pair adds to the spread within a context is known in closed form (``PairSpread``).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +23,9 @@ from gare.common.errors import ConfigError
 from gare.config.model import ModelConfig
 from gare.model.head import PairDropout, PairHead, masked_mean
 from gare.model.increment import NORM_EPS, Increment
+from gare.model.trust import NORM_TRUST, QUERY_TRUST, direct_cosines, direct_logits, pairs_where, replaced
 from gare.objective.increments import FactorisedIncrements
+from gare.objective.spread import PairSpread
 
 FACTORISED_QUERIES = ("gap", "text")
 COSINE_EPS = 1e-16
@@ -34,13 +41,19 @@ class FactorisedScores:
 
 @dataclass(frozen=True)
 class _Context:
-    """Per context: keys [C, L, D] (centred, LN1's gain in them), their bias [C, L], and the three bases."""
+    """Per context: keys [C, L, D] (centred, LN1's gain in them), their bias [C, L], and psi's stages as bases.
+
+    ``rows`` and ``inner`` [C, L + 1, D]: LN2's output, and what dropout acts on; ``rate``: of that dropout.
+    """
 
     keys: Tensor
     bias: Tensor
     values: Tensor
+    rows: Tensor
+    inner: Tensor
     hidden: Tensor
     increments: Tensor
+    rate: float
 
 
 def factorised_scores(
@@ -54,12 +67,12 @@ def factorised_scores(
 ) -> FactorisedScores:
     """Score every text against every video, in float32, with gradients.
 
-    Equal to ``head`` up to rounding when nothing is dropped. ``dropout.first_text`` counts for words as context only.
+    Equal to ``head`` up to rounding when nothing is dropped; pairs whose sums cancel are computed from their vectors.
+    ``dropout.first_text`` counts for words as context only.
     Raises ConfigError for settings whose increments do not factorise.
     """
     config = head.config
-    if config.query not in FACTORISED_QUERIES:
-        raise ConfigError(f"model.query {config.query} has no factorised increments; set train.increments to dense.")
+    check_query(config)
     with torch.autocast(device_type=text_BD.device.type, enabled=False):
         text, frames = _float(text_BD), _float(frames_VFD)
         mean_VD = masked_mean(frames, frame_mask_VF)
@@ -80,10 +93,20 @@ def factorised_scores(
         text_delta = _dot_texts(increments, text)
         base_delta = _dot_bases(increments, base_VGD, weights_VBG)
         if config.corrected == "text":
-            scores = _cosine(text_base + base_delta, text_square + 2 * text_delta + square, base_square)
+            parts, cross, dot = text_square + square, text_delta, text_base + base_delta
+            scores = _cosine(dot, parts + 2 * cross, base_square)
         else:
-            scores = _cosine(text_base + text_delta, text_square, base_square + 2 * base_delta + square)
-        return FactorisedScores(scores, increments)
+            parts, cross, dot = base_square + square, base_delta, text_base + text_delta
+            scores = _cosine(dot, text_square, parts + 2 * cross)
+        pairs = pairs_where(parts + 2 * cross < NORM_TRUST * parts)
+        direct = direct_cosines(pairs, text, base_VGD, weights_VBG, increments, corrected=config.corrected)
+        return FactorisedScores(replaced(scores, pairs, direct), increments)
+
+
+def check_query(config: ModelConfig) -> None:
+    """ConfigError for a query whose increments do not factorise."""
+    if config.query not in FACTORISED_QUERIES:
+        raise ConfigError(f"model.query {config.query} has no factorised increments; set train.increments to dense.")
 
 
 def _pooling(text_BD: Tensor, base_VGD: Tensor, mask: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
@@ -107,14 +130,15 @@ def _over_frames(
     """Coefficients of every pair over its video's basis."""
     context = _context(psi, frames_VFD, mask_VF, dropout, first=0)
     text_part = torch.matmul(text_BD, context.keys.mT)
+    scale_BV, pairs = _query_scale(config, text_BD, mean_VD)
     if config.query == "text":
         logits_VBL = text_part
     else:
         own_part = torch.bmm(mean_VD[:, None], context.keys.mT)
-        logits_VBL = config.gap_sign * (own_part - text_part)
-    scale_VB = _query_scale(config, text_BD, mean_VD).T
-    coefficients = _coefficients(context, logits_VBL * scale_VB[..., None])
-    return FactorisedIncrements(coefficients.transpose(0, 1), context.increments, per_text=False)
+        near = direct_logits(pairs, mean_VD, text_BD, context.keys, pairs[:, 1])
+        logits_VBL = config.gap_sign * replaced(own_part - text_part, pairs.flip(1), near)
+    coefficients, spread = _coefficients(psi, context, logits_VBL * scale_BV.T[..., None])
+    return FactorisedIncrements(coefficients.transpose(0, 1), context.increments, per_text=False, spread=spread)
 
 
 def _over_words(
@@ -129,13 +153,14 @@ def _over_words(
     """Coefficients of every pair over its text's basis."""
     context = _context(psi, words_BWD, mask_BW, dropout, first=dropout.first_text if dropout is not None else 0)
     own_part = torch.bmm(text_BD[:, None], context.keys.mT)
+    scale_BV, pairs = _query_scale(config, text_BD, mean_VD)
     if config.query == "text":
         logits_BVL = own_part.expand(-1, len(mean_VD), -1)
     else:
-        logits_BVL = config.gap_sign * (torch.matmul(mean_VD, context.keys.mT) - own_part)
-    scale_BV = _query_scale(config, text_BD, mean_VD)
-    coefficients = _coefficients(context, logits_BVL * scale_BV[..., None])
-    return FactorisedIncrements(coefficients, context.increments, per_text=True)
+        near = direct_logits(pairs, mean_VD, text_BD, context.keys, pairs[:, 0])
+        logits_BVL = config.gap_sign * replaced(torch.matmul(mean_VD, context.keys.mT) - own_part, pairs, near)
+    coefficients, spread = _coefficients(psi, context, logits_BVL * scale_BV[..., None])
+    return FactorisedIncrements(coefficients, context.increments, per_text=True, spread=spread)
 
 
 def _context(
@@ -157,32 +182,60 @@ def _context(
     inner = torch.cat([inner[:, :-1], inner[:, -1:] + psi.linear1.bias], dim=1)
     factors = None if dropout is None else _context_dropout(dropout, first, values)
     hidden = _centred(rows + (inner if factors is None else inner * factors))
-    shared = F.linear(psi.layer_norm3.bias, psi.mean_proj.weight, psi.mean_proj.bias).expand(len(values), 1, -1)
-    increments = torch.cat([F.linear(psi.layer_norm3.weight * hidden, psi.mean_proj.weight), shared], dim=1)
-    return _Context(keys, bias.masked_fill(~mask_CL, float("-inf")), values, hidden, increments)
+    rate = 0.0 if factors is None or dropout is None else dropout.rate
+    bias = bias.masked_fill(~mask_CL, float("-inf"))
+    return _Context(keys, bias, values, rows, inner, hidden, _increments(psi, hidden), rate)
 
 
-def _coefficients(context: _Context, logits_CNL: Tensor) -> Tensor:
-    """Coefficients [C, N, L + 2] over the basis, through both inner LayerNorms."""
+def _increments(psi: Increment, hidden_CKD: Tensor) -> Tensor:
+    """What LN3 and the last projection make of a basis [C, K, D], with their shared row: [C, K + 1, D]."""
+    norm, project = psi.layer_norm3, psi.mean_proj
+    shared = F.linear(norm.bias, project.weight, project.bias).expand(len(hidden_CKD), 1, -1)
+    return torch.cat([F.linear(norm.weight * hidden_CKD, project.weight), shared], dim=1)
+
+
+def _coefficients(
+    psi: Increment, context: _Context, logits_CNL: Tensor
+) -> tuple[Tensor, Callable[[], PairSpread] | None]:
+    """Coefficients [C, N, L + 2] over the basis, through both inner LayerNorms; with dropout what makes the spread."""
     dim = context.values.shape[-1]
     attention = ((logits_CNL + context.bias[:, None]) / math.sqrt(dim)).softmax(-1)
     variance = _quadratic(attention, torch.bmm(context.values, context.values.mT) / dim)
     first = F.pad(attention / (variance + NORM_EPS).sqrt()[..., None], (0, 1), value=1.0)
     variance = _quadratic(first, torch.bmm(context.hidden, context.hidden.mT) / dim)
-    return F.pad(first / (variance + NORM_EPS).sqrt()[..., None], (0, 1), value=1.0)
+    coefficients = F.pad(first / (variance + NORM_EPS).sqrt()[..., None], (0, 1), value=1.0)
+    return coefficients, None if context.rate == 0 else partial(_pair_spread, psi, context, first)
 
 
-def _query_scale(config: ModelConfig, text_BD: Tensor, mean_VD: Tensor) -> Tensor:
-    """1 / sqrt(LN1's variance + eps) of each pair's query, [B, V].
+def _pair_spread(psi: Increment, context: _Context, first_CNL: Tensor) -> PairSpread:
+    """Means and spread of increments whose dropout is drawn per pair.
+
+    The noise of a pair is what LN3 and the last projection make of (mask - 1) * hidden, whose variance is
+    rate / (1 - rate) hidden^2 a dimension. LN3 divides by a sum over D dimensions, which is taken at its mean.
+    """
+    dim, odds = context.inner.shape[-1], context.rate / (1 - context.rate)
+    hidden = _centred(context.rows + context.inner)
+    noise = odds * (1 - 1 / dim) * torch.bmm(context.inner, context.inner.mT)
+    variance = _quadratic(first_CNL, (torch.bmm(hidden, hidden.mT) + noise) / dim)
+    weights = first_CNL / (variance + NORM_EPS).sqrt()[..., None]
+    gains = odds * _centred(psi.mean_proj.weight * psi.layer_norm3.weight).square()
+    return PairSpread(F.pad(weights, (0, 1), value=1.0), _increments(psi, hidden), weights, context.inner, gains)
+
+
+def _query_scale(config: ModelConfig, text_BD: Tensor, mean_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / sqrt(LN1's variance + eps) of each pair's query, [B, V], and the pairs [P, 2] whose query nearly cancels.
 
     The variance of a difference comes from three products: in float64, as it may be a small part of them.
     """
     text, mean = _centred(text_BD.double()), _centred(mean_VD.double())
     variance = text.square().sum(-1)[:, None]
-    if config.query == "gap":
-        variance = (variance + mean.square().sum(-1) - 2 * text @ mean.T).clamp(min=0)
+    if config.query != "gap":
+        scale = (variance / text_BD.shape[-1] + NORM_EPS).rsqrt().to(text_BD.dtype)
+        return scale.expand(-1, len(mean_VD)), torch.empty(0, 2, dtype=torch.int64, device=text_BD.device)
+    parts = variance + mean.square().sum(-1)
+    variance = (parts - 2 * text @ mean.T).clamp(min=0)
     scale = (variance / text_BD.shape[-1] + NORM_EPS).rsqrt().to(text_BD.dtype)
-    return scale if config.query == "gap" else scale.expand(-1, len(mean_VD))
+    return scale, pairs_where(variance < QUERY_TRUST * parts)
 
 
 def _dot_texts(increments: FactorisedIncrements, text_BD: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from gare.objective.ranks import ALONE, Ranks
+from gare.objective.spread import PairSpread, over_basis
 
 OfRows = Callable[[Tensor, int], Tensor]
 BLOCK_NUMBERS = 2**24
@@ -145,11 +146,20 @@ class BlockIncrements(Increments):
 class FactorisedIncrements(Increments):
     """D_ij = sum over k of coefficients_ijk basis_ck, where c is the pair's context: its video, or its text.
 
-    ``coefficients`` [B, V, K]; ``basis`` [C, K, D] with C = V, or C = B with ``per_text``.
+    ``coefficients`` [B, V, K]; ``basis`` [C, K, D] with C = V, or C = B with ``per_text``. ``spread``: with dropout,
+    of one mask per context here, makes the moments over a context's pairs as masks of their own would have them.
     """
 
-    def __init__(self, coefficients_BVK: Tensor, basis_CKD: Tensor, *, per_text: bool) -> None:
+    def __init__(
+        self,
+        coefficients_BVK: Tensor,
+        basis_CKD: Tensor,
+        *,
+        per_text: bool,
+        spread: Callable[[], PairSpread] | None = None,
+    ) -> None:
         self.coefficients_BVK, self.basis_CKD, self.per_text = coefficients_BVK, basis_CKD, per_text
+        self._spread = spread
         self.texts, self.videos, _ = coefficients_BVK.shape
         self.dim = basis_CKD.shape[-1]
 
@@ -168,27 +178,32 @@ class FactorisedIncrements(Increments):
 
     def unit(self) -> FactorisedIncrements:
         """The coefficients divided by the lengths."""
-        scaled = self.coefficients_BVK / self.lengths().clamp(min=1e-12)[..., None]
-        return FactorisedIncrements(scaled, self.basis_CKD, per_text=self.per_text)
+        scaled, spread = self.coefficients_BVK / self.lengths().clamp(min=1e-12)[..., None], self._spread
+        unit = None if spread is None else lambda: spread().unit()
+        return FactorisedIncrements(scaled, self.basis_CKD, per_text=self.per_text, spread=unit)
 
     def video_moments(self, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
         """From the coefficients' moments where a video has one basis; nothing of size [B, V, D]."""
         if self.per_text:
             return super().video_moments(ranks)
+        if self._spread is not None:
+            return self._spread().moments(ranks)
         count = self.texts * ranks.size
         mean_VK = ranks.sum(self.coefficients_BVK.sum(dim=0)) / count
         centred_VBK = (self.coefficients_BVK - mean_VK).transpose(0, 1)
         covariance = ranks.sum(torch.bmm(centred_VBK.mT, centred_VBK)) / max(count - 1, 1)
-        return _moments(mean_VK, covariance, self.basis_CKD)
+        return over_basis(mean_VK, covariance, self.basis_CKD)
 
     def text_moments(self) -> tuple[Tensor, Tensor]:
         """From the coefficients' moments where a text has one basis; nothing of size [B, V, D]."""
         if not self.per_text:
             return super().text_moments()
+        if self._spread is not None:
+            return self._spread().moments()
         mean_BK = self.coefficients_BVK.mean(dim=1)
         centred_BVK = self.coefficients_BVK - mean_BK[:, None]
         covariance = torch.bmm(centred_BVK.mT, centred_BVK) / max(self.videos - 1, 1)
-        return _moments(mean_BK, covariance, self.basis_CKD)
+        return over_basis(mean_BK, covariance, self.basis_CKD)
 
     def by_video(self, ranks: Ranks = ALONE) -> FactorisedIncrements:
         """Over several ranks the coefficients are gathered."""
@@ -219,8 +234,3 @@ def _total(parts: Iterator[Tensor]) -> Tensor:
 def as_increments(delta: Tensor | Increments) -> Increments:
     """A plain tensor [B, V, D] as increments."""
     return delta if isinstance(delta, Increments) else DenseIncrements(delta)
-
-
-def _moments(mean_CK: Tensor, covariance_CKK: Tensor, basis_CKD: Tensor) -> tuple[Tensor, Tensor]:
-    mean = torch.bmm(mean_CK[:, None], basis_CKD)[:, 0]
-    return mean, (torch.bmm(covariance_CKK, basis_CKD) * basis_CKD).sum(dim=1).clamp(min=0)

@@ -39,6 +39,9 @@ class Ranks:
         """Concatenate along the first axis in rank order, without gradient."""
         return x.detach()
 
+    def share(self, x: Tensor) -> None:
+        """Fill ``x`` with rank 0's, without gradient."""
+
     def share_text(self, text: str) -> str:
         """Rank 0's text on every rank."""
         return text
@@ -85,6 +88,12 @@ class TorchRanks(Ranks):
         parts = [torch.empty_like(x) for _ in range(self.size)]
         torch.distributed.all_gather(parts, x)
         return torch.cat(parts)
+
+    @override
+    def share(self, x: Tensor) -> None:
+        whole = x.detach().contiguous()
+        torch.distributed.broadcast(whole, src=0)
+        x.detach().copy_(whole)
 
     @override
     def share_text(self, text: str) -> str:

@@ -61,7 +61,7 @@ class Checkpoints:
 
     def after_epoch(self, state: RunState, seconds: float, metrics: dict[str, float]) -> None:
         """Make the checkpoint of an epoch's end; ``metrics`` on dev, none where no dev split is held out."""
-        state.finished = state.epoch == self._config.train.epochs
+        state.finished = state.epoch == state.epochs(self._config)
         rank(state, checkpoint_name(state), metrics, self._config)
         self._save(state, seconds, metrics)
 

@@ -19,6 +19,7 @@ from gare.data.noise import with_noise
 from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
 from gare.data.protocol import training_split
 from gare.data.shards import ShardSet, Split
+from gare.model.factorised import check_query
 from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER
 
 LAYOUT = ("unit_videos", "shard_bytes", "limits")
@@ -31,7 +32,8 @@ TEMPORAL_AT_RANDOM = "The CLIP text tower does not fit the temporal transformer;
 class TrainingData:
     """The videos of a run and how many steps they make. ``dev`` is None where nothing chooses the checkpoint.
 
-    ``replaced``: how many training captions are those of other videos (``data.caption_noise``).
+    ``steps``: of the whole run; ``per_epoch``: of an epoch. ``replaced``: how many training captions are those of other
+    videos (``data.caption_noise``).
     """
 
     shards: ShardSet
@@ -39,6 +41,7 @@ class TrainingData:
     dev: Split | None
     captions: list[int]
     steps: int
+    per_epoch: int
     replaced: int = 0
 
     @property
@@ -71,6 +74,8 @@ class TrainingData:
                 f"{self.replaced} of {sum(self.captions)} training captions are those of other videos "
                 f"(data.caption_noise = {config.data.caption_noise:g})."
             )
+        if self.dev is not None:
+            said += dev_remarks(self.dev.name, len(self.dev))
         missing = left_out(self.captions, config.train.global_batch, config.data.captions)
         if missing and not config.data.repeat_videos:
             said.append(
@@ -83,6 +88,7 @@ class TrainingData:
 def open_data(config: Config, *, frames: bool = True) -> TrainingData:
     """Open the splits of the settings, and refuse what cannot be trained on. ``frames``: as in ``ShardSet``."""
     check_select_by(config)
+    check_increments(config)
     check_augment(config.data.augment)
     shards = open_shards(config, frames=frames)
     check_recipe(config, shards)
@@ -98,7 +104,7 @@ def open_data(config: Config, *, frames: bool = True) -> TrainingData:
     split, replaced = with_noise(split, config.data.caption_noise, config.train.seed)
     captions = [len(video.captions) for video in split.videos]
     per_epoch = check_steps(config, captions, str(shards.folder))
-    return TrainingData(shards, split, dev, captions, per_epoch * config.train.epochs, replaced)
+    return TrainingData(shards, split, dev, captions, per_epoch * config.train.epochs, per_epoch, replaced)
 
 
 def check_select_by(config: Config) -> None:
@@ -110,10 +116,41 @@ def check_select_by(config: Config) -> None:
         )
 
 
+def check_increments(config: Config) -> None:
+    """Refuse settings for which factorised increments would optimise something else than dense ones.
+
+    With frames as context the pairs of a video share a mask of psi's dropout, with words those of a text.
+    """
+    if config.train.increments == "dense":
+        return
+    check_query(config.model)
+    shared = config.shared_anchor()
+    tr, dd = config.objective.trust_region, config.objective.direction_diversity
+    anchors = {"trust_region": (tr.anchor, tr.weight), "direction_diversity": (dd.anchor, dd.weight)}
+    for name, (anchor, weight) in anchors.items():
+        if weight and anchor == shared:
+            raise ConfigError(
+                f"objective.{name}.anchor is {shared}, whose pairs share one mask of psi's dropout where increments "
+                "are factorised, so the term would measure something else: set train.increments to dense, or "
+                "model.dropout to 0."
+            )
+
+
 def check_dev(split: str, captions: int, where: str) -> None:
     """Refuse a dev split without captions."""
     if not captions:
         raise InputError(f"The split {split!r} of {where} has no captions to choose the checkpoint by.")
+
+
+def dev_remarks(split: str, videos: int) -> list[str]:
+    """What is to be said of a dev split of so many videos: one alone is found by every model."""
+    if videos > 1:
+        return []
+    said = (
+        f"The split {split!r} has one video, which every checkpoint finds: it cannot choose one, and the first epoch's "
+        "is kept as the best. Hold out more videos, or set protocol.dev=none, which keeps the last."
+    )
+    return [said]
 
 
 def check_positives(config: Config, split: Split) -> None:
@@ -181,9 +218,9 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else canonical_json(value)
 
 
-def choose_device(config: Config) -> torch.device:
-    """The device of the settings; ConfigError when cuda is asked for and absent."""
-    if config.runtime.device == "cuda" and not torch.cuda.is_available():
+def choose_device(asked: str) -> torch.device:
+    """The device for ``auto``, ``cpu`` or ``cuda``; ConfigError when cuda is asked for and absent."""
+    if asked == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runtime.device is cuda, but torch sees no GPU here; use auto or cpu.")
-    use_cuda = config.runtime.device != "cpu" and torch.cuda.is_available()
+    use_cuda = asked != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")

@@ -23,5 +23,5 @@ def fit_local(config: Config, *, tracking: RunHandle | None = None, quiet: bool 
         watching(folder, 0, config.runtime.system_metrics if feed else None),
     ):
         if feed is not None:
-            feed.tag(placement_tags(1, choose_device(config).type))
+            feed.tag(placement_tags(1, choose_device(config.runtime.device).type))
         return train(config, ALONE, lambda _: None, on_row)

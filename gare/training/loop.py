@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -25,9 +26,11 @@ from gare.training.checkpoints import Checkpoints
 from gare.training.extras import Extras
 from gare.training.history import History, OnRow
 from gare.training.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device, open_data
+from gare.training.numerics import numerics
 from gare.training.observe import Observer, Watched
-from gare.training.optimiser import freeze, learning_rate_factor, make_optimiser, set_learning_rates
+from gare.training.optimiser import freeze, make_optimiser, set_learning_rates, staged_factor
 from gare.training.precision import prepare_towers
+from gare.training.replicas import check_same_weights, share_weights
 from gare.training.run import HISTORY_FILE, RunState, RunSummary, clip_source, open_run, resumed, run_directory, summary
 from gare.training.state import Parts, restore, sweep
 from gare.training.step import train_step
@@ -38,30 +41,44 @@ Report = Callable[[dict[str, Any]], None]
 """Called on every rank after each epoch with its metrics; ``history`` holds the rows recorded since the last."""
 
 
-def train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None = None) -> RunSummary:
-    """Train to the end of the run, from its last checkpoint if it has one. Call on every rank."""
-    torch.set_num_threads(config.runtime.cpu_threads)
+def train(
+    config: Config, ranks: Ranks, report: Report, on_row: OnRow | None = None, device: str | None = None
+) -> RunSummary:
+    """Train to the end of the run, from its last checkpoint if it has one. Call on every rank.
+
+    ``device``: what was decided for all ranks; ``runtime.device`` when None. The settings are saved as they are given.
+    """
+    with numerics(config):
+        return _train(config, ranks, report, on_row, choose_device(device or config.runtime.device))
+
+
+def _train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None, device: torch.device) -> RunSummary:
     data = open_data(config)
     state = _open(config, data, ranks)
     if state.finished:
         return summary(config, state, already=True)
     went_on = resumed(state)
-    model, tokenizer, optimiser = build_model(config, data.shards)
+    stages = [data.per_epoch * epochs for epochs in state.stages(config)]
+    data = replace(data, steps=sum(stages))
+    model, tokenizer, optimiser = build_model(config, data.shards, device)
+    share_weights(model, ranks)
     extras = Extras(model, config)
     parts = Parts(model, optimiser, extras.by_name)
     _take_up(config, state, parts, extras)
+    check_same_weights(model, ranks, "At the start")
+    state.decided = decided(config, ranks, device)
     history = History(run_directory(config) / HISTORY_FILE, state.step, on_row) if ranks.rank == 0 else None
     observer = Observer(config, ranks, Watched(model, tokenizer, optimiser, data), history, state.seconds)
-    own, device = ranks.own(config.train.global_batch // ranks.size), model.clip.logit_scale.device
+    own = ranks.own(config.train.global_batch // ranks.size)
 
     with Checkpoints(config, ranks, parts, state.last) as checkpoints:
-        while state.epoch < config.train.epochs:
+        while state.epoch < state.epochs(config):
             batches, at = data.batches(config, state.epoch), (state.epoch, own, device, state.batch)
             with Feed(data.train, batches, tokenizer, config, model.image_size, *at) as feed:
                 asked = time.monotonic()
                 for batch in feed:
                     observer.before_step(state.step, batch)
-                    set_learning_rates(optimiser, learning_rate_factor(state.step, data.steps, config.train.warmup))
+                    set_learning_rates(optimiser, staged_factor(state.step, stages, config.train.warmup))
                     values = train_step(
                         model, optimiser, batch, config, ranks, state.step, scaler=extras.scaler, ema=extras.ema
                     )
@@ -71,6 +88,7 @@ def train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None = N
                     checkpoints.after_step(state, observer.seconds, len(batches))
                     asked = time.monotonic()
             state.epoch, state.batch = state.epoch + 1, 0
+            check_same_weights(model, ranks, f"After epoch {state.epoch}")
             with extras.evaluated():
                 metrics = _on_dev(model, tokenizer, data, config, ranks)
             observer.after_epoch(state.step, state.epoch, metrics)
@@ -90,9 +108,8 @@ def _open(config: Config, data: TrainingData, ranks: Ranks) -> RunState:
     return _shared(state, ranks)
 
 
-def build_model(config: Config, shards: ShardSet) -> tuple[GareModel, Tokenizer, Optimizer]:
+def build_model(config: Config, shards: ShardSet, device: torch.device) -> tuple[GareModel, Tokenizer, Optimizer]:
     """The model of the settings as the seed draws it, on its device, with its tokenizer and its optimiser."""
-    device = choose_device(config)
     torch.manual_seed(config.train.seed)
     model = GareModel.from_clip(clip_source(config), config.model)
     tokenizer = check_fit(model, shards, config)
@@ -103,6 +120,20 @@ def build_model(config: Config, shards: ShardSet) -> tuple[GareModel, Tokenizer,
     model.to(device)
     prepare_towers(model, config.train)
     return model, tokenizer, make_optimiser(model, config.train)
+
+
+def decided(config: Config, ranks: Ranks, device: torch.device) -> dict[str, Any]:
+    """What the machine decided or is, beside the settings that were given."""
+    return {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "workers": ranks.size,
+        "threads": torch.get_num_threads(),
+        "precision": config.train.precision,
+        "tf32": config.train.tf32 and device.type == "cuda",
+        "deterministic": config.train.deterministic,
+        "torch": torch.__version__,
+    }
 
 
 def _take_up(config: Config, state: RunState, parts: Parts, extras: Extras) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-
-import torch
 
 from gare.config import Config
 from gare.data.feed import Feed
 from gare.objective.ranks import ALONE
 from gare.retrieval.evaluation.evaluate import evaluate
 from gare.training.extras import Extras
-from gare.training.inputs import TrainingData, open_data
+from gare.training.inputs import TrainingData, choose_device, open_data
 from gare.training.loop import build_model
+from gare.training.numerics import numerics
 from gare.training.optimiser import learning_rate_factor, set_learning_rates
 from gare.training.run import absolute
 from gare.training.step import train_step
@@ -49,12 +46,12 @@ def measure(config: Config) -> Cost:
 
     Nothing is written. Raises what training would of settings, shards or a model that do not fit.
     """
-    config = absolute(config)
-    with _own_threads(config):
+    config, device = absolute(config), choose_device(config.runtime.device)
+    with numerics(config):
         began = time.monotonic()
         data = open_data(config)
-        model, tokenizer, optimiser = build_model(config, data.shards)
-        extras, device = Extras(model, config), model.clip.logit_scale.device
+        model, tokenizer, optimiser = build_model(config, data.shards, device)
+        extras = Extras(model, config)
         set_up = time.monotonic() - began
         batches = _batches(data, config)
         taken = []
@@ -86,13 +83,3 @@ def _batches(data: TrainingData, config: Config) -> list[list[tuple[int, int]]]:
         if len(found) >= WARM_UP_STEPS + MOST_STEPS:
             break
     return found[: WARM_UP_STEPS + MOST_STEPS]
-
-
-@contextmanager
-def _own_threads(config: Config) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.runtime.cpu_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -137,9 +137,11 @@ class Observer:
         return every is not None and step % every == 0
 
     def _pairs(self) -> PairState:
-        """The state of the same pairs each time: of dev, or of train where none is held out."""
+        """The state of the same pairs each time: of dev, or of train where dev does not have two of them."""
         watched, data = self._watched, self._watched.data
-        return split_state(watched.model, watched.tokenizer, data.dev or data.train, self._config, DIAGNOSED_PAIRS)
+        captioned = 0 if data.dev is None else sum(1 for video in data.dev.videos if video.captions)
+        split = data.dev if data.dev is not None and captioned > 1 else data.train
+        return split_state(watched.model, watched.tokenizer, split, self._config, DIAGNOSED_PAIRS)
 
     def _diagnose(self, step: int) -> None:
         """Record and draw what the increments do, and what this step has done to them."""
@@ -167,8 +169,11 @@ def collapse_warning(state: PairState) -> str | None:
     """Why the increments no longer do anything for a pair, with what to look at; None while they do.
 
     They have collapsed when their mean length is below 1 % of the vectors they are added to (``relative_length``),
-    or when they differ between pairs by less than 1 % of their length (``increment_spread``).
+    or when they differ between pairs by less than 1 % of their length (``increment_spread``). One pair alone says
+    neither.
     """
+    if len(state.text) < 2:
+        return None
     length = float(relative_length(state))
     if length < SHORTEST:
         return (

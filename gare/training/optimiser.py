@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,15 @@ def make_optimiser(model: GareModel, config: TrainConfig) -> Optimizer:
         return BertAdam(groups, betas=(config.beta1, config.beta2), eps=config.eps)
     on_cuda = model.clip.logit_scale.is_cuda
     return AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, fused=True if on_cuda else None)
+
+
+def staged_factor(step: int, stages: Sequence[int], warmup: float) -> float:
+    """``learning_rate_factor`` within the stage, of so many steps each, that ``step`` is in; 0 after the last."""
+    for total in stages:
+        if step < total:
+            return learning_rate_factor(step, total, warmup)
+        step -= total
+    return 0.0
 
 
 def set_learning_rates(optimiser: Optimizer, factor: float) -> None:

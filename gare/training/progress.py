@@ -12,6 +12,7 @@ from typing import Any
 
 from gare.common.console import Meter, meter, note, warn
 from gare.config import Config
+from gare.training.run import read_state, run_directory
 
 POLL_SECONDS = 0.5
 SHOWN = ("t2v/R@1", "t2v/R@5", "v2t/R@1")
@@ -34,7 +35,8 @@ class TrainingView:
     """A live line of where training is, a line per epoch, and a closing one."""
 
     def __init__(self, config: Config, shown: Meter) -> None:
-        self._meter, self._epochs = shown, config.train.epochs
+        state = read_state(run_directory(config))
+        self._meter, self._epochs = shown, config.train.epochs if state is None else state.epochs(config)
         self._clock = Clock()
         self._speeds: list[dict[str, float]] = []
         self._losses: list[float] = []

@@ -156,7 +156,7 @@ def _trainer(
     decided = with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu", "runtime.workers": workers})
     return _kind(config, stop)(
         _worker,
-        train_loop_config={"config": decided.model_dump(mode="json")},
+        train_loop_config={"config": config.model_dump(mode="json"), "device": decided.runtime.device},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=use_gpu,
@@ -219,7 +219,7 @@ def _worker(settings: dict[str, Any]) -> None:
             if failed:
                 return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
             with _alone(config), _watched(config):
-                train(config, ranks, ray.train.report)
+                train(config, ranks, ray.train.report, device=settings["device"])
     except GareError as error:
         write_json(failure, {"message": str(error), "exit_code": error.exit_code})
         raise

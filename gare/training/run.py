@@ -22,6 +22,8 @@ HANDLE_FILE = "mlflow.json"
 CHECKPOINTS = "checkpoints"
 DIAGNOSTICS = "diagnostics"
 CHECKPOINT_FILE = "checkpoint.json"
+OBJECTIVE = 2
+"""2: the bottleneck of factorised increments has the spread of dropout drawn per pair. Before, of one per context."""
 CHECKPOINT_NAME = re.compile(r"(epoch|step)-\d+")
 
 
@@ -54,7 +56,9 @@ class RunState:
 
     ``epoch``: whole epochs done; ``batch``: batches of the next one done; ``step``: steps in all. ``kept``: the best
     checkpoints by name with the dev metric that ranks them, best first. ``init_from``: the checkpoint whose weights
-    the run began with, and their digest.
+    the run began with, and their digest. ``decided``: what the machine that trains it decided, such as the device.
+    ``objective``: which form of the loss it began with, of those that ever differed (``OBJECTIVE``). ``extended``:
+    epochs added to the finished run, by each ``gare train --extend``.
     """
 
     config_digest: str
@@ -71,6 +75,17 @@ class RunState:
     best_metrics: dict[str, float] = field(default_factory=dict)
     kept: dict[str, float] = field(default_factory=dict)
     init_from: dict[str, str] | None = None
+    decided: dict[str, Any] = field(default_factory=dict)
+    objective: int = 1
+    extended: list[int] = field(default_factory=list)
+
+    def epochs(self, config: Config) -> int:
+        """Epochs of the run, those it was extended by included."""
+        return sum(self.stages(config))
+
+    def stages(self, config: Config) -> list[int]:
+        """Epochs of each stage that has a schedule of its own: the settings', then those of every extension."""
+        return [config.train.epochs, *self.extended]
 
     @property
     def named(self) -> set[str]:
@@ -142,7 +157,7 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
         make_folder(folder)
         (folder / HANDLE_FILE).unlink(missing_ok=True)
         write_text(folder / CONFIG_FILE, to_yaml(config))
-        state = RunState(config.digest(), dataset_digest, selected_by(config))
+        state = RunState(config.digest(), dataset_digest, selected_by(config), objective=OBJECTIVE)
         write_state(folder, state)
         return state
     refuse_other(config, folder, state, dataset_digest)
@@ -162,6 +177,13 @@ def refuse_other(config: Config, folder: Path, state: RunState, dataset_digest: 
         raise ConfigError(
             f"The run {folder} was trained on other shards (dataset {state.dataset_digest}, not {dataset_digest}); "
             "choose another runtime.name."
+        )
+    term = config.objective.information_bottleneck
+    changed = state.objective < OBJECTIVE and term.weight and config.shared_anchor() == term.anchor
+    if changed and state.last is not None and not state.finished:
+        raise ConfigError(
+            f"The run {folder} began when objective.information_bottleneck of factorised increments was about three "
+            "times as large, as their dropout was taken. Start it anew under another runtime.name."
         )
 
 

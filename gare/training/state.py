@@ -86,8 +86,9 @@ def write_checkpoint(
                 torch.save({"optimiser": snapshot.optimiser, "extras": snapshot.extras, **position}, stream)
         except (SafetensorError, RuntimeError) as error:  # what they make of an OSError
             raise InputError(f"Cannot write {target}: {_reason(error)}.") from error
+        noted = {"decided": state.decided, "extended": state.extended}
         digests = {"config_digest": state.config_digest, "dataset_digest": state.dataset_digest}
-        write_json(folder / CHECKPOINT_FILE, position | digests | {"metrics": metrics})
+        write_json(folder / CHECKPOINT_FILE, position | digests | noted | {"metrics": metrics})
 
 
 def restore(run_folder: Path, state: RunState, parts: Parts) -> None:

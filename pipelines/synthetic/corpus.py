@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,7 @@ from typing import Final
 
 from gare.common.errors import InputError, RunError
 from gare.common.files import atomic_file, make_folder, write_json
+from gare.common.nodes import usable_cpus
 from pipelines.synthetic.encode import encode
 from pipelines.synthetic.plan import SPLITS, Clip, plan
 from pipelines.synthetic.scenes import render
@@ -68,7 +68,7 @@ def write_corpus(
     if finished and all(file.is_file() for file in files):
         return _report(out, clips, sum(file.stat().st_size for file in files), started, reused=True)
     make_folder(out / VIDEO_FOLDER)
-    size = _write_videos(out, clips, processes or _usable_cores(), on_progress or (lambda _: None))
+    size = _write_videos(out, clips, processes or usable_cpus(), on_progress or (lambda _: None))
     _write_captions(out / CAPTIONS_FILE, clips)
     return _report(out, clips, size, started, reused=False)
 
@@ -141,7 +141,3 @@ def _report(out: Path, clips: Sequence[Clip], size: int, started: float, *, reus
         captions_file=out / CAPTIONS_FILE,
         reused=reused,
     )
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,6 +18,7 @@ from gare.common.errors import GareError, RunError
 from gare.common.nodes import Node
 from gare.config.tree import to_yaml
 from gare.model import load_model
+from gare.model.checkpoint import load_checkpoint_config
 from gare.training.local import fit_local
 
 pytestmark = pytest.mark.ray
@@ -46,6 +47,10 @@ def test_one_ray_worker_and_a_plain_process_give_bit_identical_runs(ray_cluster,
     a, b = (load_model(s.best).state_dict() for s in (local, ray_run))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert fit(toy_run(output="ray")).already_finished
+    # What was given is saved, what was decided stands beside it.
+    assert load_checkpoint_config(Path(ray_run.best)).runtime.device == "auto"
+    noted = json.loads((Path(ray_run.best) / "checkpoint.json").read_text())["decided"]
+    assert (noted["device"], noted["workers"]) == ("cuda" if torch.cuda.is_available() else "cpu", 1)
 
 
 def test_two_workers_give_the_losses_of_one(ray_cluster, toy_run):

@@ -9,18 +9,8 @@ from torch import Tensor
 
 from gare.config.model import ModelConfig
 from gare.model.increment import NORM_EPS
+from gare.model.trust import NORM_TRUST, QUERY_TRUST
 from gare.retrieval.factorised.factors import ContextFactors, PsiMaps, VideoFactors
-
-QUERY_TRUST = 1e-3
-"""Least LN1 variance, over that of its two parts, at which a float32 pair is trusted.
-
-The variance itself is exact here (its one inner product runs in float64); what is left is the float32 numerator
-<vbar - t, Kc>, off by eps / sqrt(ratio): 4e-6 of a logit's size at 1e-3."""
-
-NORM_TRUST = 3e-2
-"""Least ||t + D||^2 (or ||p + D||^2), over ||t||^2 + ||D||^2, at which a float32 pair is trusted.
-
-The three float32 terms are off by about 2e-7 of the parts, so the norm by 1e-7 / ratio: 3e-6 at 3e-2."""
 
 COSINE_EPS = 1e-8
 """Least norm in a cosine, torch's own."""

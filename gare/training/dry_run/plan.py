@@ -21,9 +21,11 @@ from gare.training.dry_run.memory import Memory, memory_of_step
 from gare.training.inputs import (
     TEMPORAL_AT_RANDOM,
     check_dev,
+    check_increments,
     check_recipe,
     check_select_by,
     check_steps,
+    dev_remarks,
     open_shards,
 )
 from gare.training.optimiser import freeze, parameter_groups
@@ -133,7 +135,8 @@ class _Findings:
         try:
             return function(*args, **kwargs)
         except GareError as error:
-            self.problems.append(str(error))
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
             return None
 
 
@@ -146,10 +149,11 @@ def make_plan(config: Config, corpus: Corpus | None = None, *, workers: int | No
     workers = workers or config.runtime.worker_counts(config.train.global_batch)[-1]
     places = findings.attempt(absolute, config) or config
     findings.attempt(check_select_by, config)
+    findings.attempt(check_increments, config)
     shards = _shards(places, corpus, findings)
     if corpus is None and shards is not None:
         corpus = Corpus.of_shards(shards, config)
-    steps = findings.attempt(_steps, config, corpus) if corpus is not None else None
+    steps = findings.attempt(_steps, config, corpus, findings) if corpus is not None else None
     findings.attempt(_check_run, places, shards, findings)
     parameters, memory = _model(places, shards, workers, findings)
     return Plan(
@@ -181,10 +185,12 @@ def _shards(config: Config, corpus: Corpus | None, findings: _Findings) -> Shard
     return shards
 
 
-def _steps(config: Config, corpus: Corpus) -> Steps:
+def _steps(config: Config, corpus: Corpus, findings: _Findings) -> Steps:
     corpus.require(config.data.train_split)
     if config.protocol.dev == "held_out":
-        check_dev(config.data.dev_split, corpus.require(config.data.dev_split).captions, corpus.where)
+        dev = corpus.require(config.data.dev_split)
+        check_dev(config.data.dev_split, dev.captions, corpus.where)
+        findings.remarks += dev_remarks(config.data.dev_split, dev.videos)
     counts, train = corpus.train_captions, config.train
     per_epoch = check_steps(config, counts, corpus.where)
     pairs = sum(counts) if config.data.captions == "all" else sum(1 for count in counts if count)
@@ -203,7 +209,7 @@ def _check_run(config: Config, shards: ShardSet | None, findings: _Findings) -> 
         return
     refuse_other(config, folder, state, shards.digest if shards is not None else None)
     if state.finished:
-        findings.remarks.append(f"The run {folder} is finished; training it again would do nothing.")
+        findings.remarks.append(f"The run {folder} is finished; training it again would do nothing without --extend.")
     else:
         findings.remarks.append(f"The run {folder} would go on after {progress(state.epoch, state.step)}.")
 

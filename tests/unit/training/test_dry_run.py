@@ -147,17 +147,19 @@ def test_the_plan_of_shards_is_what_training_does(toy_run, toy_shards):
         "prepare.short_side=40",
         "runtime.output=s3://bucket/runs",
         "train.seed=3",
+        ["train.increments=factorised", "objective.trust_region.anchor=video"],
     ],
 )
 def test_what_training_refuses_the_plan_says_in_the_same_words(toy_run, override):
     fit_local(toy_run("train.epochs=1", "runtime.name=other"), quiet=True)
-    config = toy_run("train.epochs=1", "runtime.name=other", override)
+    overrides = [override] if isinstance(override, str) else override
+    config = toy_run("train.epochs=1", "runtime.name=other", *overrides)
     with pytest.raises(GareError) as refused:
         fit_local(config, quiet=True)
     assert str(refused.value) in make_plan(config).problems
 
 
-def test_increments_that_do_not_factorise_are_refused_by_the_step_itself(toy_run):
+def test_increments_that_do_not_factorise_are_refused(toy_run):
     plan = make_plan(toy_run("model.query=residual", "train.increments=factorised"))
     assert plan.memory is None
     assert [p for p in plan.problems if "has no factorised increments; set train.increments to dense" in p]

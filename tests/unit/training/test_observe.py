@@ -175,6 +175,21 @@ def test_a_collapse_is_noticed_at_an_epochs_end_and_said_once(made):
     assert [row["epoch"] for row in run.rows("epoch")] == [1, 2, 3]
 
 
+def test_one_pair_alone_warns_of_no_collapse(made):
+    run = made()
+    collapse(run.model, "same")
+    one = split_state(run.model, run.model.tokenizer, run.data.dev, run.config, 1)
+    assert len(one.text) == 1
+    assert collapse_warning(one) is None
+    assert collapse_warning(dev_state(run)) is not None
+
+
+def test_pairs_are_of_train_where_dev_has_one_video(made):
+    run = made()
+    object.__setattr__(run.data, "dev", run.data.dev.first(1))
+    assert len(run.observer._pairs().text) == len(run.data.train)
+
+
 def test_the_plain_baseline_has_no_increments_that_could_collapse(made):
     run = made("model.increment=none", "runtime.diagnose_every=1")
     run.steps(1)

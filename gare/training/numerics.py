@@ -1,0 +1,51 @@
+"""How exactly this process computes: its threads, TF32, deterministic algorithms; the one place that sets them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from gare.common.errors import RunError
+from gare.config import Config
+
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""cuBLAS is deterministic only with a workspace of a fixed size, which it reads when CUDA starts."""
+
+
+def set_numerics(config: Config) -> None:
+    """Set torch's threads, its policy for TF32 and its choice of algorithms as the settings say."""
+    torch.set_num_threads(config.runtime.cpu_threads)
+    # torch's own default is TF32 for convolutions and not for products.
+    torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
+    torch.backends.cudnn.allow_tf32 = config.train.tf32
+    if config.train.deterministic:
+        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
+    torch.use_deterministic_algorithms(config.train.deterministic)
+
+
+@contextmanager
+def numerics(config: Config) -> Iterator[None]:
+    """``set_numerics`` while the block runs, then as it was.
+
+    Raises RunError for an operation that has no deterministic algorithm on the device and needs one.
+    """
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        set_numerics(config)
+        yield
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        if config.train.deterministic and "deterministic" in first:
+            operation = first.split(" does not have")[0]
+            raise RunError(
+                f"{operation} has no deterministic algorithm here; train.deterministic must be false."
+            ) from error
+        raise
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+        torch.use_deterministic_algorithms(deterministic)
