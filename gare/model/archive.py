@@ -21,8 +21,9 @@ from torch import Tensor
 from gare.common.errors import InputError
 from gare.common.plain_pickle import MAX_NAME, RefusedError
 from gare.model.tensor_pickle import Module, Storage, StorageType, TensorMachine
+from gare.model.weights import read_safetensors
 
-MAX_PICKLE_BYTES = 64 * 2**20
+MAX_PICKLE_BYTES = 16 * 2**20
 MAX_ENTRIES = 200_000
 MAX_VALUES = 1_000_000
 # Ties (one storage under two names) are legitimate; a small file that unfolds into many large tensors is not.
@@ -52,20 +53,10 @@ def read_archive(path: str | Path) -> Archive:
         if magic[:2] == b"PK":
             return _ZipReader(path).read()
         if magic[8:9] == b"{":
-            return _read_safetensors(path)
+            return Archive(read_safetensors(path), "safetensors")
         return _read_old(path)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
-
-
-def _read_safetensors(path: Path) -> Archive:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return Archive(load_file(path), "safetensors")
-    except SafetensorError as error:
-        raise InputError(f"Cannot read {path} as safetensors: {error}.") from None
 
 
 def _read_old(path: Path) -> Archive:

@@ -362,7 +362,7 @@ def test_a_clip_model_whose_weights_do_not_fit_is_refused_not_drawn_at_random(ca
     sets = [f"model.clip={clip}", f"runtime.output={tmp_path}"]
     ended, _, err = call(capfd, "train", place / "toy.yaml", "--local", *(a for s in sets for a in ("--set", s)))
     assert (ended, err.count("\n")) == (3, 1)
-    assert "does not fit its config.json" in err
+    assert "of its config.json" in err
 
 
 def test_shards_of_another_size_say_what_to_prepare(capfd, place, toy_shards, tmp_path):
