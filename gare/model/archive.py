@@ -9,6 +9,7 @@ attributes, their code is not read, and any other name the program asks for ends
 from __future__ import annotations
 
 import math
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ MAX_ENTRIES = 200_000
 MAX_VALUES = 1_000_000
 # Ties (one storage under two names) are legitimate; a small file that unfolds into many large tensors is not.
 MAX_UNFOLDING = 4
+WRAPPED = "module."
+"""What torch's data parallelism puts before every name."""
 
 Kind = Literal["state dict", "TorchScript archive", "safetensors"]
 
@@ -63,6 +66,10 @@ def _read_old(path: Path) -> Archive:
     """torch.save as it was before version 1.6 (no zip), by torch's own loader for plain values."""
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose own text advises to run what the file asks for
+        raise InputError(
+            f"{path} is neither a state dict nor a TorchScript archive that can be read as tensors alone: refused."
+        ) from None
     except Exception as error:  # noqa: BLE001 - it raises many kinds for files that are no checkpoint
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
@@ -72,7 +79,9 @@ def _read_old(path: Path) -> Archive:
 
 
 def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
-    """The value itself, if it is a mapping of names to dense tensors."""
+    """The value itself, if it is a mapping of names to dense tensors, or the one that a training file holds."""
+    if isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
+        value = value["state_dict"]
     if not isinstance(value, Mapping) or not value:
         raise InputError(f"{path} holds a {type(value).__name__}, not a state dict: a mapping of names to tensors.")
     for name, tensor in value.items():
@@ -81,7 +90,8 @@ def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
                 f"{path} is not a plain state dict: {name!r} is a {type(tensor).__name__}, not a tensor; save "
                 "model.state_dict() alone."
             )
-    return {name: tensor.detach() for name, tensor in value.items()}
+    wrapped = all(name.startswith(WRAPPED) for name in value)
+    return {name.removeprefix(WRAPPED) if wrapped else name: tensor.detach() for name, tensor in value.items()}
 
 
 class _ZipReader:

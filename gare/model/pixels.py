@@ -45,10 +45,15 @@ def read_pixels(folder: Path, image_size: int) -> Pixels:
             raise InputError(f"{path} describes no image processor.")
     _check_steps(values, path)
     _check_size(values, image_size, path)
-    mean = _triple(values.get("image_mean", list(OPENAI_PIXELS.mean)), "image_mean", path)
-    std = _triple(values.get("image_std", list(OPENAI_PIXELS.std)), "image_std", path)
+    return read_statistics(values.get("image_mean"), values.get("image_std"), path)
+
+
+def read_statistics(mean: Any, std: Any, path: Path) -> Pixels:
+    """The statistics that a file at ``path`` states; OpenAI's where it says nothing. InputError for unusable ones."""
+    mean = OPENAI_PIXELS.mean if mean is None else _triple(mean, "mean", path)
+    std = OPENAI_PIXELS.std if std is None else _triple(std, "std", path)
     if min(std) <= 0:
-        raise InputError(f"{path} has image_std {list(std)}; each has to be above 0.")
+        raise InputError(f"{path} has the std {list(std)}; each has to be above 0.")
     return Pixels(mean, std)
 
 
@@ -101,7 +106,7 @@ def _check_size(values: dict[str, Any], image_size: int, path: Path) -> None:
 def _triple(value: Any, key: str, path: Path) -> Triple:
     values = [value] * 3 if _is_number(value) else value
     if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
-        raise InputError(f"{path} has {key} {short(value)}; three finite numbers are needed, one for each colour.")
+        raise InputError(f"{path} has the {key} {short(value)}; three finite numbers are needed, one for each colour.")
     return float(values[0]), float(values[1]), float(values[2])
 
 

@@ -312,7 +312,7 @@ def test_statistics_are_used_stored_and_loaded(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_mean": [0.5, 0.5]}, "image_mean [0.5, 0.5]; three finite numbers"),
+        ({"image_mean": [0.5, 0.5]}, "the mean [0.5, 0.5]; three finite numbers"),
         ({"image_mean": "imagenet"}, "three finite numbers"),
         ({"image_std": [0.5, 0.0, 0.5]}, "each has to be above 0"),
         ({"do_normalize": False}, "do_normalize: False"),
