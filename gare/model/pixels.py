@@ -26,6 +26,9 @@ class Pixels:
     mean: Triple
     std: Triple
 
+    def __str__(self) -> str:
+        return f"mean {list(self.mean)} and std {list(self.std)}"
+
 
 OPENAI_PIXELS = Pixels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 

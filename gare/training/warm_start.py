@@ -28,8 +28,8 @@ def warm_start(model: GareModel, config: Config) -> dict[str, str]:
         )
     if model.pixels != source.pixels:
         raise InputError(
-            f"train.init_from names {folder}, whose frames were normalised by {source.pixels}, not by the "
-            f"{model.pixels} of model.clip {config.model.clip!r}."
+            f"train.init_from names {folder}, whose frames were normalised by {source.pixels}, not by "
+            f"{model.pixels} as those of model.clip {config.model.clip!r}."
         )
     model.load_state_dict(source.state_dict())
     return {

@@ -27,7 +27,10 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture
 def folder(toy_clip, tmp_path):
-    return shutil.copytree(toy_clip, tmp_path / "clip")
+    """A CLIP that says nothing of its preprocessing."""
+    folder = shutil.copytree(toy_clip, tmp_path / "clip")
+    (folder / PREPROCESSOR).unlink()
+    return folder
 
 
 def edit(path, **changes):
