@@ -20,6 +20,7 @@ from gare.model.clip_config import config_of
 from gare.model.gare import GareModel
 from gare.model.open_clip import OPENAI, Stated, complete
 from gare.model.openai_names import take_block, take_clip
+from gare.model.small_files import plain
 from gare.model.temporal import HEAD_WIDTH
 from gare.model.tokenizer import Tokenizer
 
@@ -47,7 +48,7 @@ def convert(tensors: Mapping[str, Tensor], stated: Stated | None = None) -> Conv
         return _convert_gare(Source(tensors))
     if "visual.conv1.weight" in tensors:
         return _convert_clip(tensors, stated or Stated())
-    first = ", ".join(sorted(tensors)[:3]) or "nothing"
+    first = ", ".join(map(plain, sorted(tensors)[:3])) or "nothing"
     raise InputError(
         "The file is neither a checkpoint of the released GARE code (clip.visual.*, psi.*) nor a CLIP of OpenAI or "
         f"open_clip with a vision transformer (visual.conv1.*): it holds {first}, ..."

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from gare.common.errors import InputError
 
 MAX_BYTES = 2**20
+MAX_SHOWN = 100
 
 
 def read_small(path: Path, limit: int = MAX_BYTES) -> bytes:
@@ -39,6 +40,11 @@ def parse_object(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{where} holds no JSON object.")
     return value
+
+
+def plain(name: str) -> str:
+    """A name from a file as it can stand in a sentence: short, and its control characters spelled."""
+    return (name if name.isprintable() else ascii(name))[:MAX_SHOWN]
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

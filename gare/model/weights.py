@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gare.common.errors import InputError
-from gare.model.small_files import parse_object
+from gare.model.small_files import parse_object, plain
 
 MAX_HEADER = 4 * 2**20
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
@@ -114,4 +114,4 @@ def _span(entry: Any) -> tuple[tuple[int, int] | None, Shape]:
 def _some(names: list[str]) -> str:
     if not names:
         return ""
-    return f" ({', '.join(name[:100] for name in names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
+    return f" ({', '.join(map(plain, names[:SHOWN]))}{', ...' if len(names) > SHOWN else ''})"
