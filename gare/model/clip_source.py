@@ -13,17 +13,30 @@ from torch import Tensor
 from gare.common.errors import InputError
 from gare.model import pixels, vocabulary
 from gare.model.archive import read_archive
-from gare.model.clip_config import CONFIG, OPENAI, check_tokenizer, first_line, quiet_hub, read_config, shapes_of
+from gare.model.clip_config import (
+    CONFIG,
+    OPENAI,
+    check_tokenizer,
+    config_of,
+    first_line,
+    quiet_hub,
+    read_config,
+    shapes_of,
+)
+from gare.model.open_clip import CONFIG as OPEN_CLIP_CONFIG
+from gare.model.open_clip import Stated, stated_for
+from gare.model.openai_names import config_values, convert_clip
 from gare.model.pixels import OPENAI_PIXELS, Pixels, read_pixels
 from gare.model.small_files import read_object
 from gare.model.tokenizer import Tokenizer
 from gare.model.weights import as_floats, compare, read_safetensors, shapes_in
 
-ADVICE = "Give a folder saved by transformers or a hub id this machine can reach."
+ADVICE = "Give a folder saved by transformers or open_clip, or a hub id this machine can reach."
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
-SMALL_FILES = (CONFIG, *pixels.FILES, *vocabulary.FILES)
+SMALL_FILES = (CONFIG, OPEN_CLIP_CONFIG, *pixels.FILES, *vocabulary.FILES)
 SAFE_FILES = (SAFE, f"{SAFE}.index.json", "model-*.safetensors")
 PICKLED_FILES = (PICKLED, f"{PICKLED}.index.json", "pytorch_model-*.bin")
+OPEN_CLIP_FILES = ("open_clip_*.safetensors", "open_clip_*.bin")
 MAX_FILES = 1000
 
 
@@ -32,7 +45,8 @@ class ClipSource:
     """What is known of a CLIP model before its weights are loaded.
 
     ``architecture``: transformers' CLIPConfig. ``folder``: None where the model is known by its published sizes alone
-    and nothing of it is on this machine. ``tokenizer``: None where there is none.
+    and nothing of it is on this machine. ``tokenizer``: None where there is none. ``open_clip``: what its config says,
+    where the folder is one of open_clip's.
     """
 
     name: str
@@ -40,6 +54,7 @@ class ClipSource:
     folder: Path | None = None
     pixels: Pixels = OPENAI_PIXELS
     tokenizer: Tokenizer | None = None
+    open_clip: Stated | None = None
 
     @property
     def lacks_tokenizer(self) -> bool:
@@ -55,10 +70,10 @@ def inspect_clip(source: str) -> ClipSource:
     folder = _local(source)
     if folder is not None:
         found = _inspect(source, folder)
-        if _weight_files(folder):
+        if found.open_clip is None and _weight_files(folder):
             _check_headers(found, folder)
-        elif Path(source).is_dir():
-            raise _no_weights(source, folder)
+        elif Path(source).is_dir() and _open_clip_weights(folder) is None:
+            raise _no_weights(source)
         return found
     if source in OPENAI:
         from transformers import CLIPConfig
@@ -76,8 +91,9 @@ def load_clip(source: str) -> tuple[Any, ClipSource]:
     folder = Path(source) if Path(source).is_dir() else None
     if folder is None:
         folder = _fetched(source, (*SMALL_FILES, *SAFE_FILES))
-        if not _weight_files(folder):
-            folder = _fetched(source, PICKLED_FILES)
+        for patterns in (PICKLED_FILES, OPEN_CLIP_FILES[:1], OPEN_CLIP_FILES[1:]):
+            if not _weight_files(folder) and _open_clip_weights(folder) is None:
+                folder = _fetched(source, patterns)
     found = _inspect(source, folder)
     return build_clip(found.architecture, _read_weights(found, folder)), found
 
@@ -93,15 +109,20 @@ def build_clip(architecture: Any, weights: Mapping[str, Tensor]) -> Any:
 
 
 def _inspect(source: str, folder: Path) -> ClipSource:
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"Cannot load a CLIP model from {source}: it has no {CONFIG}. {_advice(folder)}")
-    architecture = read_config(folder)
-    statistics = read_pixels(folder, architecture.vision_config.image_size)
+    stated = None
+    if _is_open_clip(folder):
+        stated = stated_for(folder / OPEN_CLIP_CONFIG, {})
+        architecture, statistics = config_of(config_values(stated), source), stated.pixels
+    elif (folder / CONFIG).is_file():
+        architecture = read_config(folder)
+        statistics = read_pixels(folder, architecture.vision_config.image_size)
+    else:
+        raise InputError(f"Cannot load a CLIP model from {source}: it has no {CONFIG}. {ADVICE}")
     tokenizer = None
     if vocabulary.has_tokenizer(folder):
         tokenizer = Tokenizer.load(folder)
         check_tokenizer(tokenizer, architecture, source)
-    return ClipSource(source, architecture, folder, statistics, tokenizer)
+    return ClipSource(source, architecture, folder, statistics, tokenizer, stated)
 
 
 def _local(source: str) -> Path | None:
@@ -159,9 +180,14 @@ def _check_headers(found: ClipSource, folder: Path) -> dict[Path, list[str]]:
 
 
 def _read_weights(found: ClipSource, folder: Path) -> dict[str, Tensor]:
+    if found.open_clip is not None:
+        theirs = _open_clip_weights(folder)
+        if theirs is None:
+            raise _no_weights(found.name)
+        return as_floats(convert_clip(read_archive(theirs).tensors, found.open_clip).weights, str(theirs))
     files = _weight_files(folder)
     if not files:
-        raise _no_weights(found.name, folder)
+        raise _no_weights(found.name)
     names = _check_headers(found, folder)
     held: dict[str, Tensor] = {}
     for path in files:
@@ -182,12 +208,19 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _no_weights(source: str, folder: Path) -> InputError:
-    return InputError(f"Cannot load a CLIP model from {source}: it has no weights ({SAFE}). {_advice(folder)}")
+def _no_weights(source: str) -> InputError:
+    return InputError(f"Cannot load a CLIP model from {source}: it has no weights ({SAFE}). {ADVICE}")
 
 
-def _advice(folder: Path) -> str:
-    theirs = next(folder.glob("open_clip_*.safetensors"), None) or next(folder.glob("open_clip_*.bin"), None)
-    if theirs is None:
-        return ADVICE
-    return f"It is a folder of open_clip: convert it with gare import-checkpoint {theirs} --out DIR."
+def _open_clip_weights(folder: Path) -> Path | None:
+    """The weights beside open_clip's config, if there are any."""
+    if not (folder / OPEN_CLIP_CONFIG).is_file():
+        return None
+    return next((path for pattern in OPEN_CLIP_FILES for path in sorted(folder.glob(pattern))), None)
+
+
+def _is_open_clip(folder: Path) -> bool:
+    """Whether a folder is one of open_clip's; one that transformers can read too is read so."""
+    if not (folder / CONFIG).is_file():
+        return (folder / OPEN_CLIP_CONFIG).is_file()
+    return not _weight_files(folder) and _open_clip_weights(folder) is not None

@@ -13,7 +13,7 @@ from torch import Tensor
 from gare.common.errors import InputError
 from gare.model.accounted import Converted, Row, Source
 from gare.model.open_clip import CONFIG as OPEN_CLIP_CONFIG
-from gare.model.open_clip import Stated
+from gare.model.open_clip import Stated, complete
 
 OURS = {
     "embed_dim": "projection_dim",
@@ -27,7 +27,35 @@ OURS = {
 }
 """open_clip's names of sizes -> transformers'."""
 
+OPENAI_SIZES = frozenset({"input_resolution", "context_length", "vocab_size"})
+"""Tensors by which OpenAI's own archives are known."""
+
 HF_BLOCK = {"attention": "self_attn.", "norm": "layer_norm", "mlp": "mlp."}
+
+
+def convert_clip(tensors: Mapping[str, Tensor], stated: Stated) -> Converted:
+    """Map an OpenAI CLIP or open_clip's weights; raises as ``released.convert``."""
+    # open_clip has two classes, which hold the same text tower under two names.
+    source = Source({name.removeprefix("text."): tensor for name, tensor in tensors.items()})
+    if len(source.tensors) < len(tensors):
+        raise InputError("The file holds two text towers, one of them under text.*.")
+    converted = take_clip(source, "", complete(stated, source.tensors.keys() >= OPENAI_SIZES))
+    source.drop_dead(converted)
+    source.finish()
+    return converted
+
+
+def config_values(stated: Stated) -> dict[str, Any]:
+    """What a config.json would say of the model that open_clip's config describes."""
+    parts = {
+        name: {OURS[key]: value for (section, key), value in stated.sizes.items() if section == name}
+        for name in ("", "text_cfg", "vision_cfg")
+    }
+    text, vision = parts["text_cfg"] | parts[""], parts["vision_cfg"] | parts[""]
+    vision |= _computing(vision["hidden_size"], stated.image_head_width, stated, "the image tower")
+    text |= _computing(text["hidden_size"], stated.text_head_width, stated, "the text tower")
+    text |= _ids(text["vocab_size"])
+    return {"model_type": "clip", "text_config": text, "vision_config": vision, **parts[""]}
 
 
 def take_clip(source: Source, prefix: str, stated: Stated) -> Converted:
@@ -72,8 +100,7 @@ def take_clip(source: Source, prefix: str, stated: Stated) -> Converted:
     text = _take_tower(source, f"{prefix}transformer.resblocks", width, weights, "text_model.encoder.layers.")
     text |= _computing(width, stated.text_head_width, stated, f"{prefix}transformer")
     text |= {"vocab_size": vocabulary, "max_position_embeddings": positions, "projection_dim": dim}
-    # OpenAI's vocabulary ends with its start and end tokens; texts are read at the largest id.
-    text |= {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": 0}
+    text |= _ids(vocabulary)
     group = f"{prefix}transformer.*, token and position embeddings, ln_final, text_projection"
     out.mapped.append(Row(group, len(source.taken) - start, _tower_remark("text tower", text)))
     weights["logit_scale"] = source.take(f"{prefix}logit_scale", ())
@@ -109,6 +136,11 @@ def _computing(width: int, head_width: int | None, stated: Stated, blocks: str) 
     if head_width is None or width % head_width:
         raise InputError(f"The width {width} of {blocks} in the file is no multiple of {head_width}, the head width.")
     return {"num_attention_heads": width // head_width, "hidden_act": stated.activation}
+
+
+def _ids(vocabulary: int) -> dict[str, int]:
+    """OpenAI's vocabulary ends with its start and end tokens; texts are read at the largest id."""
+    return {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": 0}
 
 
 def _check_sizes(config: Mapping[str, Any], stated: Stated) -> None:

@@ -18,8 +18,8 @@ from gare.config.tree import build, check_key, with_value
 from gare.model.accounted import Converted, Row, Source
 from gare.model.clip_config import config_of
 from gare.model.gare import GareModel
-from gare.model.open_clip import OPENAI, Stated, complete
-from gare.model.openai_names import take_block, take_clip
+from gare.model.open_clip import OPENAI, Stated
+from gare.model.openai_names import convert_clip, take_block, take_clip
 from gare.model.small_files import plain
 from gare.model.temporal import HEAD_WIDTH
 from gare.model.tokenizer import Tokenizer
@@ -32,8 +32,6 @@ PSI = {
 }
 """Our names of psi's parts -> theirs, each with a weight and a bias."""
 
-OPENAI_SIZES = frozenset({"input_resolution", "context_length", "vocab_size"})
-"""Tensors by which OpenAI's own archives are known."""
 OUR_BLOCK = {"attention": "", "norm": "norm", "mlp": ""}
 
 
@@ -47,23 +45,12 @@ def convert(tensors: Mapping[str, Tensor], stated: Stated | None = None) -> Conv
     if "clip.visual.conv1.weight" in tensors:
         return _convert_gare(Source(tensors))
     if "visual.conv1.weight" in tensors:
-        return _convert_clip(tensors, stated or Stated())
+        return convert_clip(tensors, stated or Stated())
     first = ", ".join(map(plain, sorted(tensors)[:3])) or "nothing"
     raise InputError(
         "The file is neither a checkpoint of the released GARE code (clip.visual.*, psi.*) nor a CLIP of OpenAI or "
         f"open_clip with a vision transformer (visual.conv1.*): it holds {first}, ..."
     )
-
-
-def _convert_clip(tensors: Mapping[str, Tensor], stated: Stated) -> Converted:
-    # open_clip has two classes, which hold the same text tower under two names.
-    source = Source({name.removeprefix("text."): tensor for name, tensor in tensors.items()})
-    if len(source.tensors) < len(tensors):
-        raise InputError("The file holds two text towers, one of them under text.*.")
-    converted = take_clip(source, "", complete(stated, source.tensors.keys() >= OPENAI_SIZES))
-    source.drop_dead(converted)
-    source.finish()
-    return converted
 
 
 def settings_of(converted: Converted, changes: Mapping[str, Any]) -> Config:

@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from gare.cli import cli
+from gare.common.errors import InputError
 from gare.config import ModelConfig
 from gare.model import GareModel
+from gare.model.clip_config import shapes_of
 from gare.model.clip_source import inspect_clip
 from tests import openai_clip
 
@@ -97,6 +99,28 @@ def test_weights_with_their_config_compute_what_open_clip_computes(clip, state, 
     recorded = json.loads((out / "import.json").read_text())
     assert recorded["stated"]["clip.activation"] == ["gelu", "open_clip_config.json"]
     assert recorded["stated"]["clip.image_head_width"] == [16, "open_clip_config.json"]
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+@pytest.mark.parametrize("with_config", [False, True])
+def test_a_folder_of_open_clip_is_a_clip_model(clip, state, tmp_path, name, with_config):
+    if name.endswith("bin"):
+        torch.save(state, tmp_path / name)
+    else:
+        save_file(state, tmp_path / name)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(CONFIG))
+    if with_config:  # of transformers, without weights of its kind
+        (tmp_path / "config.json").write_text("{}")
+    found = inspect_clip(str(tmp_path))
+    assert found.lacks_tokenizer
+    check_same(tmp_path, clip)
+    model = GareModel.from_clip(tmp_path, ModelConfig(temporal_layers=1))
+    assert model.pixels.std == (0.5, 0.5, 0.25)
+    assert shapes_of(found.architecture) == {n: tuple(t.shape) for n, t in model.clip.state_dict().items()}
+    (tmp_path / name).unlink()
+    for ask in (lambda: inspect_clip(str(tmp_path)), lambda: GareModel.from_clip(tmp_path, ModelConfig())):
+        with pytest.raises(InputError, match=r"it has no weights|is a model of the type None"):
+            ask()
 
 
 def test_without_a_config_it_asks_and_takes_the_answers(clip, state, tmp_path):
