@@ -73,9 +73,9 @@ def stated_for(file: Path, changes: Mapping[str, Any]) -> Stated:
     return stated
 
 
-def complete(stated: Stated, file_says: bool) -> Stated:  # noqa: FBT001
-    """What is stated of a file, of OpenAI's model if the file ``says`` so; ConfigError asks for what nobody said."""
-    if file_says:
+def complete(stated: Stated, *, openai: bool) -> Stated:
+    """What is known of a file, which is ``openai``'s own or not; ConfigError asks for what nobody said."""
+    if openai:
         other = [k for k, value in stated.values().items() if value not in (None, OPENAI.values()[k])]
         if other:
             raise ConfigError(f"The file is OpenAI's model, whose {other[0]} is {OPENAI.values()[other[0]]}.")
@@ -116,11 +116,11 @@ def _of_config(path: Path) -> Stated:
         if type(ratio) not in (int, float) or not 0 < ratio < 100:
             raise InputError(f"{path} has {name}.mlp_ratio {short(ratio)}, which is no ratio.")
         sizes[name, "mlp_width"] = int(sizes[name, "width"] * ratio)
-    preprocess = values.get("preprocess_cfg") or {}
-    if not isinstance(preprocess, dict):
-        raise InputError(f"{path} has a preprocess_cfg that is no mapping.")
+    preprocess, quick = values.get("preprocess_cfg") or {}, model.get("quick_gelu", False)
+    if not isinstance(preprocess, dict) or type(quick) is not bool:
+        raise InputError(f"{path} has a preprocess_cfg that is no mapping, or a quick_gelu that is not true or false.")
     return Stated(
-        activation="quick_gelu" if model.get("quick_gelu") else "gelu",
+        activation="quick_gelu" if quick else "gelu",
         image_head_width=_whole(vision["head_width"], "vision_cfg.head_width", path),
         text_head_width=text_width // heads,
         sizes=sizes,
@@ -140,7 +140,7 @@ def _refuse_others(section: Mapping[str, Any], known: tuple[str, ...], name: str
     """InputError for a key that changes what is computed and that is not known here."""
     for key, value in section.items():
         pooled = key == "pool_type" and value == POOLING.get(name)
-        neutral = value in (None, False, "") or value == {} or value == NEUTRAL.get(key)
+        neutral = value is None or value is False or value in ("", {}, NEUTRAL.get(key))
         if key not in known and key not in IRRELEVANT and not pooled and not neutral:
             raise InputError(
                 f"{path} describes a model that is not built as OpenAI's CLIP: {f'{name}.' if name else ''}{key} is "

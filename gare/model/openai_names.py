@@ -39,7 +39,7 @@ def convert_clip(tensors: Mapping[str, Tensor], stated: Stated) -> Converted:
     source = Source({name.removeprefix("text."): tensor for name, tensor in tensors.items()})
     if len(source.tensors) < len(tensors):
         raise InputError("The file holds two text towers, one of them under text.*.")
-    converted = take_clip(source, "", complete(stated, source.tensors.keys() >= OPENAI_SIZES))
+    converted = take_clip(source, "", complete(stated, openai=source.tensors.keys() >= OPENAI_SIZES))
     source.drop_dead(converted)
     source.finish()
     return converted

@@ -20,6 +20,7 @@ import torch
 from gare.cli import cli, main
 from gare.common.files import only_one
 from gare.config.tree import load_config, to_yaml
+from gare.model.open_clip import KEYS
 from gare.training.local import fit_local
 
 ROOT = Path(__file__).parents[2]
@@ -250,7 +251,9 @@ def test_the_examples_of_the_help_hold(path, command):
     for words in examples:
         config = next((word for word in words if word.startswith("configs/")), None)
         settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
-        load_config(ROOT / config if config else None, settings)
+        of_clip = [text for text in settings if text.startswith("clip.")]  # what an import may be told of a CLIP
+        assert {text.partition("=")[0] for text in of_clip} <= set(KEYS)
+        load_config(ROOT / config if config else None, [text for text in settings if text not in of_clip])
 
 
 def test_no_command_shows_the_commands(capfd):

@@ -158,6 +158,7 @@ def test_without_a_config_it_asks_and_takes_the_answers(clip, state, tmp_path):
         ({"text_cfg__hf_model_name": "xlm-roberta-base"}, "text_cfg.hf_model_name is"),
         ({"text_cfg__tokenizer_kwargs": {"clean": "canonicalize"}}, "text_cfg.tokenizer_kwargs is"),
         ({"text_cfg__no_causal_mask": True}, "text_cfg.no_causal_mask is True"),
+        ({"quick_gelu": "no"}, "a quick_gelu that is not true or false"),
         ({"init_logit_bias": -10}, "init_logit_bias is -10"),
     ],
 )
