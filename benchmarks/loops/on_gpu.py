@@ -41,8 +41,9 @@ def make_vit_b_32(captions: Sequence[str], folder: Path) -> None:
     from gare.model.tokenizer import Tokenizer
 
     logging.disable_progress_bar()
-    CLIPModel(CLIPConfig()).save_pretrained(folder)
-    Tokenizer.train(captions, 1024).save(folder)
+    tokenizer = Tokenizer.train(captions, 1024)
+    CLIPModel(CLIPConfig(text_config={"eos_token_id": tokenizer.end_id})).save_pretrained(folder)
+    tokenizer.save(folder)
 
 
 def of_history(summary: RunSummary, samples: int, left_out: int) -> Taken:

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.model.outline import clip_architecture, outline
+from gare.model.clip_source import inspect_clip
+from gare.model.outline import outline
 from gare.training.dry_run import memory as counted
 from gare.training.encoding import encode
 from gare.training.optimiser import freeze
@@ -38,8 +39,9 @@ class StepFlops:
 def step_flops(config: Config, ranks: int, videos: int = VIDEOS) -> StepFlops:
     """Count a step of one of so many ranks with ``videos`` videos each, all clips having ``data.frames`` frames."""
     config = with_overrides(config, {"train.global_batch": videos * ranks})
+    architecture = inspect_clip(config.model.clip).architecture
     with FakeTensorMode():
-        model = outline(clip_architecture(str(config.model.clip)), config.model, device="cpu")
+        model = outline(architecture, config.model, device="cpu")
         freeze(model, config.train)
         model.train()
         batch = counted._batch(config, model, videos)  # noqa: SLF001 - the dry run's own stand-ins

@@ -35,7 +35,9 @@ class Global:
 
 
 class Machine:
-    """Runs one program."""
+    """Runs one program, of at most ``max_steps``."""
+
+    max_steps = MAX_STEPS
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -46,7 +48,7 @@ class Machine:
         """The value a pickle describes; RefusedError when it is not plain data or not a pickle."""
         try:
             for count, (name, argument) in enumerate(_steps(program)):
-                if count > MAX_STEPS:
+                if count > self.max_steps:
                     raise RefusedError("its pickle has too many steps")
                 if name == "STOP":
                     return self._stack.pop()
@@ -70,7 +72,7 @@ class Machine:
             case "mapping", (list() as pairs,):
                 built: dict[Any, Any] = {}
                 self._pairs += len(pairs)  # a list may be made into a mapping many times over
-                if self._pairs > MAX_STEPS:
+                if self._pairs > self.max_steps:
                     raise RefusedError("its pickle has too many steps")
                 _set_items(built, [part for pair in pairs for part in (pair if len(pair) == 2 else ())])
                 return built

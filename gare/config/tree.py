@@ -57,12 +57,18 @@ def _sweep_section(path: Path) -> Any:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """``a.b=c`` as its dotted key and its YAML 1.2 value."""
+    """``a.b=c`` as its dotted key and its YAML 1.2 value; ConfigError where there is no such setting."""
+    dotted, value = split_override(text)
+    check_key(dotted)
+    return dotted, value
+
+
+def split_override(text: str) -> tuple[str, Any]:
+    """``a.b=c`` as key and YAML 1.2 value, whatever the key."""
     dotted, equals, raw = text.partition("=")
     dotted = dotted.strip()
     if not equals or not dotted:
         raise ConfigError(f"--set {text!r} is not of the form key=value, such as --set train.epochs=3.")
-    check_key(dotted)
     return dotted, yaml.parse(raw, f"--set {dotted}")
 
 

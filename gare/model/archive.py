@@ -9,6 +9,7 @@ attributes, their code is not read, and any other name the program asks for ends
 from __future__ import annotations
 
 import math
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,12 +22,15 @@ from torch import Tensor
 from gare.common.errors import InputError
 from gare.common.plain_pickle import MAX_NAME, RefusedError
 from gare.model.tensor_pickle import Module, Storage, StorageType, TensorMachine
+from gare.model.weights import read_safetensors
 
-MAX_PICKLE_BYTES = 64 * 2**20
+MAX_PICKLE_BYTES = 16 * 2**20
 MAX_ENTRIES = 200_000
 MAX_VALUES = 1_000_000
 # Ties (one storage under two names) are legitimate; a small file that unfolds into many large tensors is not.
 MAX_UNFOLDING = 4
+WRAPPED = "module."
+"""What torch's data parallelism puts before every name."""
 
 Kind = Literal["state dict", "TorchScript archive", "safetensors"]
 
@@ -52,26 +56,20 @@ def read_archive(path: str | Path) -> Archive:
         if magic[:2] == b"PK":
             return _ZipReader(path).read()
         if magic[8:9] == b"{":
-            return _read_safetensors(path)
+            return Archive(read_safetensors(path), "safetensors")
         return _read_old(path)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
-
-
-def _read_safetensors(path: Path) -> Archive:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return Archive(load_file(path), "safetensors")
-    except SafetensorError as error:
-        raise InputError(f"Cannot read {path} as safetensors: {error}.") from None
 
 
 def _read_old(path: Path) -> Archive:
     """torch.save as it was before version 1.6 (no zip), by torch's own loader for plain values."""
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose own text advises to run what the file asks for
+        raise InputError(
+            f"{path} is neither a state dict nor a TorchScript archive that can be read as tensors alone: refused."
+        ) from None
     except Exception as error:  # noqa: BLE001 - it raises many kinds for files that are no checkpoint
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
@@ -81,7 +79,9 @@ def _read_old(path: Path) -> Archive:
 
 
 def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
-    """The value itself, if it is a mapping of names to dense tensors."""
+    """The value itself, if it is a mapping of names to dense tensors, or the one that a training file holds."""
+    if isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
+        value = value["state_dict"]
     if not isinstance(value, Mapping) or not value:
         raise InputError(f"{path} holds a {type(value).__name__}, not a state dict: a mapping of names to tensors.")
     for name, tensor in value.items():
@@ -90,7 +90,8 @@ def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
                 f"{path} is not a plain state dict: {name!r} is a {type(tensor).__name__}, not a tensor; save "
                 "model.state_dict() alone."
             )
-    return {name: tensor.detach() for name, tensor in value.items()}
+    wrapped = all(name.startswith(WRAPPED) for name in value)
+    return {name.removeprefix(WRAPPED) if wrapped else name: tensor.detach() for name, tensor in value.items()}
 
 
 class _ZipReader:

@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
 from gare.config import Config
 from gare.config.tree import load_config, to_yaml
+from gare.model.clip_config import check_tokenizer, read_config
 from gare.model.gare import GareModel
+from gare.model.outline import outline
+from gare.model.pixels import Pixels, read_pixels, write_pixels
 from gare.model.tokenizer import Tokenizer
+from gare.model.vocabulary import has_tokenizer
+from gare.model.weights import as_floats, compare, read_safetensors, shapes_in
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
@@ -31,6 +35,7 @@ def save_model(model: GareModel, config: Config, folder: Path, weights: Mapping[
     clip_folder = folder / CLIP_FOLDER
     clip_folder.mkdir(exist_ok=True)
     model.clip.config.save_pretrained(clip_folder)
+    write_pixels(clip_folder, model.pixels, model.image_size)
     if model.tokenizer is not None:
         model.tokenizer.save(clip_folder)
 
@@ -38,21 +43,22 @@ def save_model(model: GareModel, config: Config, folder: Path, weights: Mapping[
 def load_model(checkpoint_dir: str | Path) -> GareModel:
     """The model of a checkpoint folder, in evaluation mode, on the CPU, in float32.
 
-    Raises InputError when the folder is no checkpoint or its weights do not fit its settings.
+    Raises InputError when the folder is no checkpoint or its parts do not fit each other, which is known before
+    anything of the model's size is made.
     """
+    from transformers import CLIPModel
+
     folder = Path(checkpoint_dir)
     for name in (WEIGHTS, CONFIG, f"{CLIP_FOLDER}/config.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a checkpoint: it has no {name}.")
     config = load_checkpoint_config(folder)
-    clip_folder = folder / CLIP_FOLDER
-    tokenizer = Tokenizer.load(clip_folder) if (clip_folder / "tokenizer.json").is_file() else None
-    model = GareModel(_empty_clip(clip_folder), config.model, tokenizer)
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"Cannot read the weights in {folder / WEIGHTS}: {error}.") from None
-    _load_exactly(model, weights, folder)
+    architecture, tokenizer, pixels = _read_clip(folder / CLIP_FOLDER)
+    shapes = {name: tuple(tensor.shape) for name, tensor in outline(architecture, config.model).state_dict().items()}
+    compare(shapes_in(folder / WEIGHTS), shapes, str(folder), "its settings")
+    weights = as_floats(read_safetensors(folder / WEIGHTS), str(folder))
+    model = GareModel(CLIPModel(architecture), config.model, tokenizer, pixels)
+    model.load_state_dict(weights)
     return model.eval()
 
 
@@ -68,30 +74,14 @@ def load_checkpoint_config(folder: Path) -> Config:
         ) from None
 
 
-def _empty_clip(folder: Path) -> Any:
-    """CLIP as its config.json describes it, its weights still to be loaded."""
-    from transformers import CLIPConfig, CLIPModel
+def _read_clip(folder: Path) -> tuple[Any, Tokenizer | None, Pixels]:
+    """CLIP's config, tokenizer and pixel statistics as a checkpoint holds them.
 
-    try:
-        return CLIPModel(CLIPConfig.from_pretrained(folder))
-    except Exception as error:  # whatever a damaged file makes of transformers
-        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"No CLIP model can be made of {folder / 'config.json'}: {first}.") from error
-
-
-def _load_exactly(model: GareModel, weights: dict[str, object], folder: Path) -> None:
-    own = model.state_dict()
-    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if missing or unknown:
-        raise InputError(
-            f"The weights in {folder} do not fit its settings: {len(missing)} tensors are missing"
-            f"{f' ({missing[0]}, ...)' if missing else ''} and {len(unknown)} are unknown"
-            f"{f' ({unknown[0]}, ...)' if unknown else ''}."
-        )
-    for name, tensor in own.items():
-        shape = tuple(weights[name].shape)  # type: ignore[attr-defined]
-        if shape != tuple(tensor.shape):
-            raise InputError(
-                f"The weight {name} in {folder} is {shape}, but its settings ask for {tuple(tensor.shape)}."
-            )
-    model.load_state_dict(weights)
+    Checkpoints from before text cleaning and statistics were recorded did no cleaning and took OpenAI's statistics.
+    """
+    architecture = read_config(folder)
+    tokenizer = None
+    if has_tokenizer(folder):
+        tokenizer = Tokenizer.load(folder, unrecorded="none")
+        check_tokenizer(tokenizer, architecture, str(folder))
+    return architecture, tokenizer, read_pixels(folder, architecture.vision_config.image_size)

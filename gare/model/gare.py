@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gare.common.errors import InputError
 from gare.config.model import ModelConfig
+from gare.model.clip_config import end_id
+from gare.model.clip_source import load_clip
 from gare.model.head import PairDropout, PairHead, PairScores
+from gare.model.pixels import OPENAI_PIXELS, Pixels
 from gare.model.temporal import TemporalTransformer
 from gare.model.tokenizer import Tokenizer
-
-# OpenAI's CLIP pixel statistics, on values in [0, 1].
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-
-CLIP_ADVICE = "Give a folder saved by transformers or a hub id this machine can reach."
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
 class GareModel(nn.Module):
@@ -36,7 +27,9 @@ class GareModel(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, clip: Any, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, clip: Any, config: ModelConfig, tokenizer: Tokenizer | None = None, pixels: Pixels = OPENAI_PIXELS
+    ) -> None:
         super().__init__()
         self.config = config
         # Whatever transformers' default is: torch's fused attention holds no matrix of all positions by all positions.
@@ -48,25 +41,28 @@ class GareModel(nn.Module):
         self.temporal = TemporalTransformer(dim, config.temporal_layers, config.max_frames)
         self.temporal_from_text = self.temporal.start_from_text_tower(clip.text_model)
         self.head = PairHead(dim, config)
-        self.end_id = tokenizer.end_id if tokenizer is not None else _end_id(clip.config.text_config)
-        shape = (1, 3, 1, 1)
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(shape), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(shape), persistent=False)
+        self.end_id = tokenizer.end_id if tokenizer is not None else end_id(clip.config.text_config)
+        self.pixels = pixels
+        for name, values in (("pixel_mean", pixels.mean), ("pixel_std", pixels.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     @classmethod
     def from_clip(cls, source: str | Path, config: ModelConfig) -> GareModel:
         """Start from the CLIP model (and its tokenizer) in a folder or on the hub; psi is drawn from torch's seed.
 
-        Raises InputError when there is no such model, or when its weights do not fit its configuration.
+        Raises InputError when there is no such model, or when config, weights, tokenizer and preprocessing do not fit
+        each other.
         """
-        clip = _load_clip(str(source))
-        try:
-            tokenizer = Tokenizer.load(source)
-        except InputError:
-            if any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
-                raise
-            tokenizer = None
-        return cls(clip, config, tokenizer)
+        clip, found = load_clip(str(source))
+        return cls(clip, config, found.tokenizer, found.pixels)
+
+    def read_inputs_as(self, other: GareModel) -> None:
+        """Clean texts and normalise pixels as another model of the same CLIP does."""
+        if self.tokenizer is not None and other.tokenizer is not None:
+            self.tokenizer.cleaning = other.tokenizer.cleaning
+        self.pixels = other.pixels
+        self.pixel_mean.copy_(other.pixel_mean)
+        self.pixel_std.copy_(other.pixel_std)
 
     @property
     def image_size(self) -> int:
@@ -139,48 +135,3 @@ class GareModel(nn.Module):
         """Cosines of every text [B, D] with every video [V, F, D] after the increment; words with context words."""
         full: PairScores = self.head(text, frames, frame_mask, words, word_mask, dropout)
         return PairScores(full.scores, full.delta if return_delta else None, full.pooled if return_pooled else None)
-
-
-def _load_clip(source: str) -> Any:
-    """CLIP's weights, all of them: transformers would draw those that are missing."""
-    from transformers import CLIPModel
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    try:
-        with quiet_hub():
-            clip, report = CLIPModel.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-            )
-    except pickle.UnpicklingError as error:
-        raise InputError(f"The weights in {source} are a pickle that holds more than tensors: refused.") from error
-    except Exception as error:  # whatever a damaged file makes of transformers
-        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"Cannot load a CLIP model from {source}: {first}. {CLIP_ADVICE}") from error
-    unfit = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
-    if unfit:
-        raise InputError(
-            f"The CLIP model in {source} does not fit its config.json: {len(unfit)} weights are missing or of another "
-            f"size ({unfit[0]}, ...)."
-        )
-    return clip
-
-
-@contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Keep the remarks of transformers and the hub away: what is wrong is said by an error, in one sentence."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _end_id(text_config: Any) -> int:
-    """The end token's id without a tokenizer; older OpenAI configs say 2 where the last id is meant."""
-    value = int(text_config.eos_token_id)
-    return int(text_config.vocab_size) - 1 if value == 2 else value

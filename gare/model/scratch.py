@@ -10,6 +10,7 @@ import torch
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, write_json
+from gare.model.pixels import OPENAI_PIXELS, write_pixels
 from gare.model.tokenizer import Tokenizer
 
 SCRATCH_FILE = "scratch.json"
@@ -76,5 +77,6 @@ def make_clip(captions: Sequence[str], folder: Path, sizes: ScratchClip) -> int:
     with atomic_directory(folder, marker=SCRATCH_FILE) as temporary:
         clip.save_pretrained(temporary)
         tokenizer.save(temporary)
+        write_pixels(temporary, OPENAI_PIXELS, sizes.image_size)
         write_json(temporary / SCRATCH_FILE, asdict(sizes))
     return sum(p.numel() for p in clip.parameters())

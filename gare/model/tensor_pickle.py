@@ -56,6 +56,9 @@ class Storage:
 class TensorMachine(Machine):
     """Runs one program. ``storage`` resolves a persistent id, ``tensor`` rebuilds a tensor from its arguments."""
 
+    # An archive of the largest CLIP takes a fifth of them, and each may leave a container in memory.
+    max_steps = 500_000
+
     def __init__(self, storage: Callable[[Any], Storage], tensor: Callable[[tuple[Any, ...]], Tensor]) -> None:
         super().__init__()
         self._storage, self._rebuild = storage, tensor

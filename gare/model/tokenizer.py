@@ -1,44 +1,49 @@
-"""Texts to token ids, as CLIP does it: start, byte-pair tokens, end, then padding with id 0."""
+"""Texts to token ids, as CLIP does it: cleaned, then start, byte-pair tokens, end, and padding with id 0."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gare.common.errors import InputError
+from gare.common.files import write_json
+from gare.model.cleaning import Cleaning, clean
+from gare.model.small_files import read_object
+from gare.model.vocabulary import END, MAX_BYTES, SETTINGS, START, WORD_END, Vocabulary, read_vocabulary
 
 PAD_ID = 0
-BYTES = 256
-START = "<|startoftext|>"
-END = "<|endoftext|>"
-WORD_END = "</w>"
+RECORD = "text_cleaning"
+"""Key of the tokenizer's settings that says how texts are cleaned."""
 
 
 class Tokenizer:
-    """A CLIP byte-pair tokenizer with a fixed padding and cutting rule."""
+    """A CLIP byte-pair tokenizer with a fixed padding and cutting rule. ``cleaning``: see ``Cleaning``."""
 
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.start_id: int = backend.bos_token_id
-        self.end_id: int = backend.eos_token_id
+    def __init__(self, vocabulary: Vocabulary, cleaning: Cleaning = "openai") -> None:
+        self._vocabulary = vocabulary
+        self._encoder = _backend(vocabulary).backend_tokenizer
+        self._normalizer = self._encoder.normalizer
+        self.cleaning = cleaning
+        self.start_id, self.end_id = vocabulary.ids[START], vocabulary.ids[END]
 
     @classmethod
-    def load(cls, source: str | Path) -> Tokenizer:
-        """The tokenizer of a folder or hub id; InputError when there is none."""
-        from transformers import CLIPTokenizer
+    def load(cls, folder: str | Path, unrecorded: Cleaning = "openai") -> Tokenizer:
+        """The tokenizer of a folder; InputError when there is none, or one of another kind of model.
 
-        try:
-            backend = CLIPTokenizer.from_pretrained(str(source))
-        except Exception as error:  # whatever a damaged file makes of transformers
-            raise InputError(f"{source} holds no CLIP tokenizer: {_first_line(error)}.") from error
-        if len(backend) < BYTES:  # transformers makes an empty one where there are no files
-            raise InputError(f"{source} holds no CLIP tokenizer: its vocabulary is missing.")
-        return cls(backend)
+        ``unrecorded``: how texts are cleaned where the folder does not say.
+        """
+        folder = Path(folder)
+        path = folder / SETTINGS
+        cleaning = (read_object(path, MAX_BYTES) if path.is_file() else {}).get(RECORD, unrecorded)
+        if cleaning not in ("openai", "none"):
+            raise InputError(f"{path} says {RECORD}: {short(cleaning)}, which this version does not know.")
+        return cls(read_vocabulary(folder), cleaning)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
@@ -47,9 +52,8 @@ class Tokenizer:
         ``vocabulary``: most ids; 514 of them are single bytes and the start and end marks.
         """
         from tokenizers import pre_tokenizers, trainers
-        from transformers import CLIPTokenizer
 
-        learner = CLIPTokenizer(vocab={START: 0, END: 1}, merges=[]).backend_tokenizer
+        learner = _backend(Vocabulary({START: 0, END: 1}, [])).backend_tokenizer
         bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
         # Every byte, inside and at the end of a word, so that any text can be spelled. Declared as special only to
         # fix their ids: ids given in the order of a hash map would make ties, and so the merges, differ by run.
@@ -61,24 +65,41 @@ class Tokenizer:
             special_tokens=symbols,
             show_progress=False,
         )
-        learner.train_from_iterator(texts, trainer)
+        learner.train_from_iterator(map(clean, texts), trainer)
         learned = json.loads(learner.to_str())["model"]
         ordered = sorted(learned["vocab"].keys() - {START, END}, key=learned["vocab"].__getitem__)
-        merges = [tuple(pair) for pair in learned["merges"]]
-        return cls(CLIPTokenizer(vocab={s: i for i, s in enumerate([*ordered, START, END])}, merges=merges))
+        merges = [(first, second) for first, second in learned["merges"]]
+        return cls(Vocabulary({s: i for i, s in enumerate([*ordered, START, END])}, merges))
 
     def save(self, folder: Path) -> None:
         """Write it in the format ``load`` and CLIP checkpoints use."""
-        self._backend.save_pretrained(str(folder))
+        _backend(self._vocabulary).save_pretrained(str(folder))
+        write_json(folder / SETTINGS, read_object(folder / SETTINGS) | {RECORD: self.cleaning})
 
     def __eq__(self, other: object) -> bool:
         """Whether both give the same pieces the same ids."""
-        return isinstance(other, Tokenizer) and self._backend.get_vocab() == other._backend.get_vocab()
+        return isinstance(other, Tokenizer) and self._vocabulary == other._vocabulary
 
     __hash__ = object.__hash__
 
     def __len__(self) -> int:
-        return len(self._backend)
+        return len(self._vocabulary.ids)
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id it gives, and so the fewest rows of an embedding table less one."""
+        return max(self._vocabulary.ids.values())
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """How texts are cleaned; it goes along when saved."""
+        return self._cleaning
+
+    @cleaning.setter
+    def cleaning(self, cleaning: Cleaning) -> None:
+        self._cleaning: Cleaning = cleaning
+        # Uncleaned texts go through transformers' own rule (spaces, lower case, composed characters) as ever.
+        self._encoder.normalizer = self._normalizer if cleaning == "none" else None
 
     def __call__(self, texts: Sequence[str], words: int) -> tuple[Tensor, Tensor]:
         """Token ids [B, W] (int64) and their mask [B, W] (bool); W = ``words`` counts start and end."""
@@ -86,13 +107,33 @@ class Tokenizer:
         mask = torch.zeros((len(texts), words), dtype=torch.bool)
         if not texts:
             return ids, mask
-        encoded = self._backend(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        for row, pieces in enumerate(encoded):
+        for row, pieces in enumerate(self._pieces(texts)):
             tokens = [self.start_id, *pieces[: words - 2], self.end_id]
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = True
         return ids, mask
 
+    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        if self.cleaning == "none":
+            return [found.ids for found in self._encoder.encode_batch(list(texts), add_special_tokens=False)]
+        cleaned = [clean(text) for text in texts]
+        encoded = self._encoder.encode_batch(cleaned, add_special_tokens=False)
+        return [
+            self._one_by_one(text) if START in text or END in text else found.ids
+            for text, found in zip(cleaned, encoded, strict=True)
+        ]
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    def _one_by_one(self, text: str) -> list[int]:
+        """A text that spells a start or end token: one where CLIP's pattern cuts it out, else plain characters."""
+        marks = {START: [self.start_id], END: [self.end_id]}
+        ids: list[int] = []
+        for word, _ in self._encoder.pre_tokenizer[0].pre_tokenize_str(text):
+            ids += marks.get(word) or self._encoder.encode(word, add_special_tokens=False).ids
+        return ids
+
+
+def _backend(vocabulary: Vocabulary) -> Any:
+    """The tokenizer as transformers has it."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer(vocab=dict(vocabulary.ids), merges=list(vocabulary.merges))

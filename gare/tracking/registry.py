@@ -20,7 +20,7 @@ from gare.tracking.store import Refused, Store, Unreachable, store
 
 MODEL_NAME = "text-to-video"
 REQUIREMENTS = (
-    "click", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "rich", "ruamel.yaml",
+    "click", "ftfy", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "rich", "ruamel.yaml",
     "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 """What ``gare.retrieval`` needs; gare itself goes along as code, so that serving needs no package index that has it."""

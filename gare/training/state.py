@@ -94,14 +94,16 @@ def write_checkpoint(
 def restore(run_folder: Path, state: RunState, parts: Parts) -> None:
     """Load the run's last checkpoint into parts of the same settings."""
     folder = run_folder / CHECKPOINTS / str(state.last)
-    weights = load_model(folder).state_dict()
+    saved = load_model(folder)
     path = folder / TRAINER_FILE
     if not path.is_file():
         raise InputError(f"{folder} has no {TRAINER_FILE}, so training cannot go on from it.")
     try:
         trainer: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         at_step = int(trainer["step"])
-        parts.model.load_state_dict(weights)
+        parts.model.load_state_dict(saved.state_dict())
+        # A run that began before texts were cleaned, or statistics read, goes on as it began.
+        parts.model.read_inputs_as(saved)
         parts.optimiser.load_state_dict(trainer["optimiser"])
         for name, part in parts.extras.items():
             part.load_state_dict(trainer["extras"][name])

@@ -26,6 +26,11 @@ def warm_start(model: GareModel, config: Config) -> dict[str, str]:
             f"train.init_from names {folder}, whose tokenizer is not that of model.clip {config.model.clip!r}: its "
             "token embeddings would belong to other words."
         )
+    if model.pixels != source.pixels:
+        raise InputError(
+            f"train.init_from names {folder}, whose frames were normalised by {source.pixels}, not by "
+            f"{model.pixels} as those of model.clip {config.model.clip!r}."
+        )
     model.load_state_dict(source.state_dict())
     return {
         "checkpoint": str(folder),

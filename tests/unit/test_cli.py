@@ -21,6 +21,7 @@ import gare
 from gare.cli import cli, main
 from gare.common.files import only_one
 from gare.config.tree import load_config, to_yaml
+from gare.model.open_clip import KEYS
 from gare.training.local import fit_local
 
 ROOT = Path(__file__).parents[2]
@@ -251,7 +252,9 @@ def test_the_examples_of_the_help_hold(path, command):
     for words in examples:
         config = next((word for word in words if word.startswith("configs/")), None)
         settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
-        load_config(ROOT / config if config else None, settings)
+        of_clip = [text for text in settings if text.startswith("clip.")]  # what an import may be told of a CLIP
+        assert {text.partition("=")[0] for text in of_clip} <= set(KEYS)
+        load_config(ROOT / config if config else None, [text for text in settings if text not in of_clip])
 
 
 def test_no_command_shows_the_commands(capfd):
@@ -363,7 +366,7 @@ def test_a_clip_model_whose_weights_do_not_fit_is_refused_not_drawn_at_random(ca
     sets = [f"model.clip={clip}", f"runtime.output={tmp_path}"]
     ended, _, err = call(capfd, "train", place / "toy.yaml", "--local", *(a for s in sets for a in ("--set", s)))
     assert (ended, err.count("\n")) == (3, 1)
-    assert "does not fit its config.json" in err
+    assert "of its config.json" in err
 
 
 def test_shards_of_another_size_say_what_to_prepare(capfd, place, toy_shards, tmp_path):

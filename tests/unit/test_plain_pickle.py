@@ -73,7 +73,7 @@ def test_what_is_no_plain_value_is_refused(value, protocol):
 
 
 def test_a_mapping_made_again_and_again_of_one_list_is_refused(monkeypatch):
-    monkeypatch.setattr("gare.common.plain_pickle.MAX_STEPS", 1000)
+    monkeypatch.setattr(Machine, "max_steps", 1000)
     pairs = b"]q\x00(" + b"U\x01aU\x01b\x86" * 50 + b"e"
     again = b"ccollections\nOrderedDict\nh\x00\x85R"
     assert Machine().run(pairs + again + b".") == {"a": "b"}

@@ -14,8 +14,9 @@ from gare.config import Config
 from gare.config.tree import diff
 from gare.data.batches import NO_TOKENIZER, check_sizes
 from gare.data.shards import ShardSet
+from gare.model.clip_source import inspect_clip
 from gare.model.gare import GareModel
-from gare.model.outline import clip_architecture, has_tokenizer, outline
+from gare.model.outline import outline
 from gare.training.dry_run.corpus import Corpus
 from gare.training.dry_run.memory import Memory, memory_of_step
 from gare.training.inputs import (
@@ -218,12 +219,11 @@ def _model(
     config: Config, shards: ShardSet | None, workers: int, findings: _Findings
 ) -> tuple[Parameters | None, Memory | None]:
     """Counts of the model and of a step's memory, with what does not fit it."""
-    source = clip_source(config)
-    architecture = findings.attempt(clip_architecture, source)
-    model = findings.attempt(outline, architecture, config.model) if architecture is not None else None
-    if model is None:
+    found = findings.attempt(inspect_clip, clip_source(config))
+    model = findings.attempt(outline, found.architecture, config.model) if found is not None else None
+    if found is None or model is None:
         return None, None
-    if not has_tokenizer(source):
+    if found.lacks_tokenizer:
         findings.problems.append(NO_TOKENIZER)
     if not model.temporal_from_text:
         findings.remarks.append(TEMPORAL_AT_RANDOM)
@@ -235,7 +235,7 @@ def _model(
     parameters = _parameters(model, config)
     if len(findings.problems) > known:
         return parameters, None
-    return parameters, findings.attempt(memory_of_step, architecture, config, workers)
+    return parameters, findings.attempt(memory_of_step, found.architecture, config, workers)
 
 
 def _parameters(model: GareModel, config: Config) -> Parameters:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import socket
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 from transformers import CLIPConfig
 
 from gare.common.errors import InputError
 from gare.config import ModelConfig
 from gare.model import GareModel
-from gare.model.outline import OPENAI, clip_architecture, has_tokenizer, outline
+from gare.model.clip_config import OPENAI
+from gare.model.clip_source import inspect_clip
+from gare.model.outline import outline
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def no_network(monkeypatch):
 def test_it_has_the_parameters_of_the_real_model(toy_clip, settings):
     config = ModelConfig(**{"temporal_layers": 1} | settings)
     real = GareModel.from_clip(toy_clip, config)
-    empty = outline(clip_architecture(str(toy_clip)), config)
+    empty = outline(inspect_clip(str(toy_clip)).architecture, config)
     shapes = [{name: tuple(p.shape) for name, p in model.named_parameters()} for model in (real, empty)]
     assert shapes[0] == shapes[1]
     assert list(shapes[0]) == list(shapes[1])
@@ -38,7 +41,7 @@ def test_it_has_the_parameters_of_the_real_model(toy_clip, settings):
 
 
 def test_openai_models_have_their_published_sizes_without_network(no_network):
-    sizes = {name: outline(clip_architecture(name), ModelConfig()) for name in OPENAI}
+    sizes = {name: outline(inspect_clip(name).architecture, ModelConfig()) for name in OPENAI}
     assert {name: sum(p.numel() for p in model.clip.parameters()) for name, model in sizes.items()} == {
         "openai/clip-vit-base-patch32": 151_277_313,
         "openai/clip-vit-base-patch16": 149_620_737,
@@ -50,55 +53,53 @@ def test_openai_models_have_their_published_sizes_without_network(no_network):
     assert psi == 1_579_008  # 1.58 M, as the paper's code has
 
 
+class Hub:
+    """What stands in for the hub: a folder of the model, on this machine or there, or neither."""
+
+    def __init__(self, monkeypatch, *, here: Path | None = None, there: Path | None = None) -> None:
+        self.here, self.there, self.asked = here, there, []
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
+
+    def download(self, source, local_files_only=False, allow_patterns=()):  # noqa: ARG002
+        self.asked.append((source, "here" if local_files_only else "there"))
+        folder = self.here if local_files_only else self.there
+        if folder is None:
+            raise OSError("We couldn't connect.\nTry again later.")
+        return str(folder)
+
+
 def test_the_hub_is_asked_last_and_its_silence_is_one_sentence(monkeypatch):
-    asked = []
-
-    def get_config_dict(source, local_files_only):
-        asked.append((source, local_files_only))
-        if local_files_only:
-            raise OSError("not here")
-        raise OSError("We couldn't connect.\nTry again later.")
-
-    monkeypatch.setattr(CLIPConfig, "get_config_dict", get_config_dict)
-    assert clip_architecture("openai/clip-vit-base-patch16").vision_config.patch_size == 16
-    assert asked == [("openai/clip-vit-base-patch16", True)]
+    hub = Hub(monkeypatch)
+    found = inspect_clip("openai/clip-vit-base-patch16")
+    assert found.architecture.vision_config.patch_size == 16
+    assert not found.lacks_tokenizer
+    assert hub.asked == [("openai/clip-vit-base-patch16", "here")]
     with pytest.raises(InputError) as caught:
-        clip_architecture("someone/else")
-    assert asked[1:] == [("someone/else", True), ("someone/else", False)]
+        inspect_clip("someone/else")
+    assert {place for source, place in hub.asked if source == "someone/else"} == {"here", "there"}
     assert "from someone/else: We couldn't connect. " in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_the_hub_knows_is_taken(monkeypatch):
-    values = CLIPConfig(vision_config={"num_hidden_layers": 3}).to_dict()
-    monkeypatch.setattr(CLIPConfig, "get_config_dict", lambda *_, **__: (values, {}))
-    assert clip_architecture("someone/else").vision_config.num_hidden_layers == 3
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_what_the_hub_knows_is_taken_with_or_without_its_weights(monkeypatch, toy_clip, tmp_path, place):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((toy_clip / name).read_bytes())
+    Hub(monkeypatch, **{place: tmp_path})
+    found = inspect_clip("someone/else")
+    assert found.architecture.vision_config.num_hidden_layers == 1
+    assert found.tokenizer == GareModel.from_clip(toy_clip, ModelConfig(temporal_layers=0)).tokenizer
+
+
+def test_a_hub_id_is_loaded_as_its_folder_is(monkeypatch, toy_clip):
+    Hub(monkeypatch, there=toy_clip)
+    model = GareModel.from_clip("someone/else", ModelConfig(temporal_layers=0))
+    assert model.tokenizer is not None
+    assert model.clip.config.vision_config.image_size == CLIPConfig.from_pretrained(toy_clip).vision_config.image_size
 
 
 @pytest.mark.parametrize("name", ["clip", "/nowhere", "./clip", "a/b/c"])
 def test_what_can_only_be_a_folder_never_goes_to_the_hub(no_network, name):
-    with pytest.raises(InputError, match="There is no folder"):
-        clip_architecture(name)
-
-
-def test_a_folder_that_is_no_clip_is_refused(tmp_path, toy_clip):
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    with pytest.raises(InputError, match=r"holds no CLIP model: it has no config.json"):
-        clip_architecture(str(folder))
-    (folder / "config.json").write_text("{")
-    with pytest.raises(InputError, match="Cannot read the config of a CLIP model from"):
-        clip_architecture(str(folder))
-    good = json.loads((toy_clip / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(good | {"model_type": "bert"}))
-    with pytest.raises(InputError, match="is a model of the type bert, not CLIP"):
-        clip_architecture(str(folder))
-    (folder / "config.json").write_text(json.dumps(good | {"text_config": {"hidden_size": 30, "model_type": "clip"}}))
-    with pytest.raises(InputError, match=r"Cannot read the config .* hidden size \(30\) is not a multiple"):
-        clip_architecture(str(folder))
-    (folder / "config.json").write_text(json.dumps(good | {"projection_dim": -1}))
-    with pytest.raises(InputError, match="No CLIP model can be made of its config"):
-        outline(clip_architecture(str(folder)), ModelConfig())
-    assert not has_tokenizer(str(folder))
-    assert has_tokenizer(str(toy_clip))
-    assert has_tokenizer("openai/clip-vit-base-patch32")
+    for ask in (inspect_clip, lambda source: GareModel.from_clip(source, ModelConfig())):
+        with pytest.raises(InputError, match=f"Cannot load a CLIP model from {name}: there is no such folder"):
+            ask(name)

@@ -17,7 +17,7 @@ from gare.common.errors import InputError, RunError
 from gare.config import ModelConfig
 from gare.data.shards import ShardSet
 from gare.model import GareModel
-from gare.model.gare import PIXEL_MEAN, PIXEL_STD
+from gare.model.pixels import OPENAI_PIXELS
 from gare.retrieval.evaluation import answers as answers_module
 from gare.retrieval.evaluation.answers import best_groups, best_texts, best_videos
 from gare.retrieval.evaluation.evaluate import evaluate
@@ -188,7 +188,7 @@ def plain_zero_shot(clip_folder, split, frames, words):
     from transformers import CLIPModel, CLIPTokenizer
 
     clip, tokenizer = CLIPModel.from_pretrained(clip_folder).eval(), CLIPTokenizer.from_pretrained(clip_folder)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (OPENAI_PIXELS.mean, OPENAI_PIXELS.std))
 
     def unit(x):
         return x / x.norm(dim=-1, keepdim=True)

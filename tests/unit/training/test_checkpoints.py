@@ -18,6 +18,7 @@ import torch
 
 from gare.common.errors import InputError
 from gare.model import load_model
+from gare.model.pixels import OPENAI_PIXELS
 from gare.objective import ALONE
 from gare.training import checkpoints as checkpoints_module
 from gare.training import loop
@@ -243,6 +244,23 @@ def test_a_checkpoint_of_another_step_than_the_record_says_is_refused(toy_run):
     write_state(folder, state)
     with pytest.raises(InputError, match=r"trainer\.pt is of step \d+, but the run is at step 7"):
         fit(config)
+
+
+def test_a_run_from_before_inputs_were_recorded_goes_on_with_the_inputs_it_had(running):
+    config, parts, folder = running
+    state = RunState("c", "d", epoch=1, step=9)
+    with Checkpoints(config, ALONE, parts, None) as checkpoints:
+        checkpoints.after_epoch(state, 1.0, {})
+    clip = folder / "checkpoints" / "epoch-0001" / "clip"
+    (clip / "preprocessor_config.json").unlink()
+    settings = json.loads((clip / "tokenizer_config.json").read_text())
+    assert settings.pop("text_cleaning") == "openai"
+    (clip / "tokenizer_config.json").write_text(json.dumps(settings))
+    parts.model.pixel_mean.fill_(0.25)
+    restore(folder, read_state(folder), parts)
+    assert parts.model.tokenizer.cleaning == "none"
+    assert parts.model.pixels == OPENAI_PIXELS
+    assert parts.model.pixel_mean.flatten().tolist() == pytest.approx(OPENAI_PIXELS.mean)
 
 
 def test_whatever_else_has_a_state_is_taken_up_with_model_and_optimiser(running):

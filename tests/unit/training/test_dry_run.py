@@ -169,7 +169,8 @@ def test_several_problems_are_said_at_once(toy_run, tmp_path):
     config = toy_run("train.select_by=x", f"model.clip={tmp_path}", "data.dev_split=val", "runtime.shards=null")
     corpus = Corpus.of_rows("here", [("train", 2, {})] * 20, config)
     problems = make_plan(config, corpus).problems
-    assert [p.split()[0] for p in problems] == ["train.select_by", "here", str(tmp_path)]
+    assert [p.split()[0] for p in problems] == ["train.select_by", "here", "Cannot"]
+    assert problems[2].startswith(f"Cannot load a CLIP model from {tmp_path}: it has no config.json.")
     assert all("\n" not in p for p in problems)
 
 
@@ -183,7 +184,8 @@ def test_a_manifest_is_held_against_the_settings(toy_run, toy_clip):
 
 def test_a_clip_without_tokenizer_is_a_problem(toy_run, toy_clip, tmp_path):
     (tmp_path / "bare").mkdir()
-    (tmp_path / "bare/config.json").write_text((toy_clip / "config.json").read_text())
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "bare" / name).write_bytes((toy_clip / name).read_bytes())
     problems = make_plan(toy_run(f"model.clip={tmp_path / 'bare'}")).problems
     assert problems == ["The model has no tokenizer, so captions cannot be read; save one beside its CLIP weights."]
 

@@ -200,10 +200,10 @@ def test_an_average_and_batches_read_ahead_are_counted():
 
 
 def test_a_large_model_is_counted_without_being_allocated():
-    from gare.model.outline import clip_architecture
+    from gare.model.clip_source import inspect_clip
 
     config = load_config(None, [])
-    memory = memory_of_step(clip_architecture("openai/clip-vit-base-patch32"), config, workers=1)
+    memory = memory_of_step(inspect_clip("openai/clip-vit-base-patch32").architecture, config, workers=1)
     # A block keeps 20 vectors of its width for each of 50 patches, and the LayerNorms around the blocks two more.
     blocks = (20 * 12 + 2) * 768 * 50 * 128 * 12 * 4
     assert memory.image_tower == pytest.approx(blocks, rel=0.01)

@@ -119,6 +119,16 @@ def test_another_tokenizer_is_refused(toy_run, source, toy_clip, tmp_path):
         fit(toy_run(f"model.clip={tmp_path / 'clip'}", f"train.init_from={source.best}"))
 
 
+def test_other_pixel_statistics_are_refused(toy_run, source, toy_clip, tmp_path):
+    clip = shutil.copytree(toy_clip, tmp_path / "clip")
+    path = clip / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.5, 0.5, 0.5]}))
+    with pytest.raises(
+        InputError, match=r"normalised by mean \[0.48\S+, \S+ \S+ and std .*, not by mean \[0.5, 0.5, 0.5\]"
+    ):
+        fit(toy_run(f"model.clip={clip}", f"train.init_from={source.best}"))
+
+
 def test_a_dry_run_says_where_a_run_would_begin_and_what_would_be_refused(toy_run, source):
     from gare.training.dry_run import make_plan
 

@@ -1,0 +1,226 @@
+"""The one gate to a CLIP folder or hub id: what training, evaluation and the dry run ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gare.common.errors import InputError
+from gare.model import pixels, vocabulary
+from gare.model.archive import read_archive
+from gare.model.clip_config import (
+    CONFIG,
+    OPENAI,
+    check_tokenizer,
+    config_of,
+    first_line,
+    quiet_hub,
+    read_config,
+    shapes_of,
+)
+from gare.model.open_clip import CONFIG as OPEN_CLIP_CONFIG
+from gare.model.open_clip import Stated, stated_for
+from gare.model.openai_names import config_values, convert_clip
+from gare.model.pixels import OPENAI_PIXELS, Pixels, read_pixels
+from gare.model.small_files import read_object
+from gare.model.tokenizer import Tokenizer
+from gare.model.weights import as_floats, compare, read_safetensors, shapes_in
+
+ADVICE = "Give a folder saved by transformers or open_clip, or a hub id this machine can reach."
+SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
+SMALL_FILES = (CONFIG, OPEN_CLIP_CONFIG, *pixels.FILES, *vocabulary.FILES)
+SAFE_FILES = (SAFE, f"{SAFE}.index.json", "model-*.safetensors")
+PICKLED_FILES = (PICKLED, f"{PICKLED}.index.json", "pytorch_model-*.bin")
+OPEN_CLIP_FILES = ("open_clip_*.safetensors", "open_clip_*.bin")
+MAX_FILES = 1000
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """What is known of a CLIP model before its weights are loaded.
+
+    ``architecture``: transformers' CLIPConfig. ``folder``: None where the model is known by its published sizes alone
+    and nothing of it is on this machine. ``tokenizer``: None where there is none. ``open_clip``: what its config says,
+    where the folder is one of open_clip's.
+    """
+
+    name: str
+    architecture: Any
+    folder: Path | None = None
+    pixels: Pixels = OPENAI_PIXELS
+    tokenizer: Tokenizer | None = None
+    open_clip: Stated | None = None
+
+    @property
+    def lacks_tokenizer(self) -> bool:
+        """Whether it is known that there is no tokenizer."""
+        return self.folder is not None and self.tokenizer is None
+
+
+def inspect_clip(source: str) -> ClipSource:
+    """A folder's or hub id's CLIP without its weights: from this machine, else as published, else from the hub.
+
+    Raises InputError when there is none, or when anything but its weights could not be used.
+    """
+    folder = _local(source)
+    if folder is not None:
+        found = _inspect(source, folder)
+        if found.open_clip is None and _weight_files(folder):
+            _check_headers(found, folder)
+        elif Path(source).is_dir() and _open_clip_weights(folder) is None:
+            raise _no_weights(source)
+        return found
+    if source in OPENAI:
+        from transformers import CLIPConfig
+
+        return ClipSource(source, CLIPConfig(**OPENAI[source]))
+    return _inspect(source, _fetched(source, SMALL_FILES))
+
+
+def load_clip(source: str) -> tuple[Any, ClipSource]:
+    """The CLIPModel of a folder or hub id in float32, in evaluation mode, and all else that is known of it.
+
+    Raises InputError as ``inspect_clip`` does, and when its weights do not fit its config.json; nothing of the size
+    that the config asks for is made before that is known.
+    """
+    folder = Path(source) if Path(source).is_dir() else None
+    if folder is None:
+        folder = _fetched(source, (*SMALL_FILES, *SAFE_FILES))
+        for patterns in (PICKLED_FILES, OPEN_CLIP_FILES[:1], OPEN_CLIP_FILES[1:]):
+            if not _weight_files(folder) and _open_clip_weights(folder) is None:
+                folder = _fetched(source, patterns)
+    found = _inspect(source, folder)
+    return build_clip(found.architecture, _read_weights(found, folder)), found
+
+
+def build_clip(architecture: Any, weights: Mapping[str, Tensor]) -> Any:
+    """The CLIPModel of a CLIPConfig with these weights, which become its own, in evaluation mode."""
+    from transformers import CLIPModel
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    with quiet_hub():
+        return CLIPModel.from_pretrained(None, config=architecture, state_dict=dict(weights), dtype=torch.float32)
+
+
+def _inspect(source: str, folder: Path) -> ClipSource:
+    stated = None
+    if _is_open_clip(folder):
+        stated = stated_for(folder / OPEN_CLIP_CONFIG, {})
+        architecture, statistics = config_of(config_values(stated), source), stated.pixels
+    elif (folder / CONFIG).is_file():
+        architecture = read_config(folder)
+        statistics = read_pixels(folder, architecture.vision_config.image_size)
+    else:
+        raise InputError(f"Cannot load a CLIP model from {source}: it has no {CONFIG}. {ADVICE}")
+    tokenizer = None
+    if vocabulary.has_tokenizer(folder):
+        tokenizer = Tokenizer.load(folder)
+        check_tokenizer(tokenizer, architecture, source)
+    return ClipSource(source, architecture, folder, statistics, tokenizer, stated)
+
+
+def _local(source: str) -> Path | None:
+    """The folder on this machine, if there is one; InputError for what can only be a folder and is none."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if source.count("/") != 1 or source.startswith(("/", ".", "~")):
+        raise InputError(f"Cannot load a CLIP model from {source}: there is no such folder. {ADVICE}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        with quiet_hub():
+            cached = Path(snapshot_download(source, local_files_only=True))
+    except Exception:  # noqa: BLE001 - it has many ways to say that nothing is kept here
+        return None
+    return cached if (cached / CONFIG).is_file() else None
+
+
+def _fetched(source: str, patterns: tuple[str, ...]) -> Path:
+    """The folder of a hub id's files, as far as the hub has them or, where it does not answer, this machine."""
+    _local(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        with quiet_hub():
+            return Path(snapshot_download(source, allow_patterns=list(patterns)))
+    except Exception as error:  # many kinds for a hub that does not answer or knows no such model
+        raise InputError(f"Cannot load a CLIP model from {source}: {first_line(error)}. {ADVICE}") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of a folder's weights; none where there are none."""
+    for name in (SAFE, PICKLED):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            named = read_object(index).get("weight_map")
+            files = set(named.values()) if isinstance(named, dict) and all(map(_is_text, named.values())) else set()
+            if not 0 < len(files) <= MAX_FILES or any(Path(file).name != file for file in files):
+                raise InputError(f"{index} does not name the files of the weights beside it.")
+            return [folder / file for file in sorted(files)]
+    return []
+
+
+def _check_headers(found: ClipSource, folder: Path) -> dict[Path, list[str]]:
+    """Compare safetensors files with the config; the names of the weights in each. Pickled files are not looked at."""
+    files = [path for path in _weight_files(folder) if path.suffix == ".safetensors"]
+    shapes = {path: shapes_in(path) for path in files}
+    if files:
+        held = {name: shape for part in shapes.values() for name, shape in part.items() if _counts(name)}
+        compare(held, shapes_of(found.architecture), found.name, f"its {CONFIG}")
+    return {path: [name for name in part if _counts(name)] for path, part in shapes.items()}
+
+
+def _read_weights(found: ClipSource, folder: Path) -> dict[str, Tensor]:
+    if found.open_clip is not None:
+        theirs = _open_clip_weights(folder)
+        if theirs is None:
+            raise _no_weights(found.name)
+        return as_floats(convert_clip(read_archive(theirs).tensors, found.open_clip).weights, str(theirs))
+    files = _weight_files(folder)
+    if not files:
+        raise _no_weights(found.name)
+    names = _check_headers(found, folder)
+    held: dict[str, Tensor] = {}
+    for path in files:
+        part = read_safetensors(path, names[path]) if path in names else read_archive(path).tensors
+        held |= {name: tensor for name, tensor in part.items() if _counts(name)}
+    if not names:
+        shapes = {name: tuple(tensor.shape) for name, tensor in held.items()}
+        compare(shapes, shapes_of(found.architecture), found.name, f"its {CONFIG}")
+    return as_floats(held, found.name)
+
+
+def _counts(name: str) -> bool:
+    """Whether a tensor is a weight: older files hold the numbers of the positions too."""
+    return not name.endswith(".position_ids")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _no_weights(source: str) -> InputError:
+    return InputError(f"Cannot load a CLIP model from {source}: it has no weights ({SAFE}). {ADVICE}")
+
+
+def _open_clip_weights(folder: Path) -> Path | None:
+    """The weights beside open_clip's config, if there are any."""
+    if not (folder / OPEN_CLIP_CONFIG).is_file():
+        return None
+    return next((path for pattern in OPEN_CLIP_FILES for path in sorted(folder.glob(pattern))), None)
+
+
+def _is_open_clip(folder: Path) -> bool:
+    """Whether a folder is one of open_clip's; one that transformers can read too is read so."""
+    if not (folder / CONFIG).is_file():
+        return (folder / OPEN_CLIP_CONFIG).is_file()
+    return not _weight_files(folder) and _open_clip_weights(folder) is not None

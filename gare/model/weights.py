@@ -1,0 +1,117 @@
+"""Weight files: what they hold is read and compared before anything of that size is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gare.common.errors import InputError
+from gare.model.small_files import parse_object, plain
+
+MAX_HEADER = 4 * 2**20
+_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+SHOWN = 3
+
+Shape = tuple[int, ...]
+
+
+def shapes_in(path: Path) -> dict[str, Shape]:
+    """Names and shapes of the tensors of a safetensors file, from its header alone.
+
+    Raises InputError when the header is too long or damaged, when tensors overlap, leave gaps or are not as long as
+    they say, or when they hold no plain numbers.
+    """
+    try:
+        with path.open("rb") as stream:
+            size = path.stat().st_size
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= min(MAX_HEADER, size - 8):
+                raise InputError(
+                    f"Cannot read the weights in {path}: it is no safetensors file, or its header of {length} bytes "
+                    f"is cut off or longer than {MAX_HEADER}."
+                )
+            header = parse_object(stream.read(length), f"The header of {path}")
+    except OSError as error:
+        raise InputError(f"Cannot read the weights in {path}: {error.strerror or error}.") from None
+    header.pop("__metadata__", None)
+    _check_layout(header, size - 8 - length, path)
+    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+
+
+def read_safetensors(path: Path, wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, onto the CPU, after the checks of ``shapes_in``; ``wanted``: only those."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes_in(path)
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in (opened.keys() if wanted is None else wanted)}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"Cannot read the weights in {path}: {error}.") from None
+
+
+def compare(found: Mapping[str, Shape], asked: Mapping[str, Shape], where: str, settings: str) -> None:
+    """InputError unless a file (``where``) has the tensors that ``settings`` ask for, no others, in their shapes."""
+    missing, unknown = sorted(asked.keys() - found.keys()), sorted(found.keys() - asked.keys())
+    if missing or unknown:
+        raise InputError(
+            f"The weights in {where} do not fit {settings}: {len(missing)} tensors are missing{_some(missing)} and "
+            f"{len(unknown)} are unknown{_some(unknown)}."
+        )
+    for name, shape in asked.items():
+        if found[name] != shape:
+            raise InputError(f"The weight {name} in {where} is {found[name]}, not the {shape} of {settings}.")
+
+
+def as_floats(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Copies in float32; InputError for tensors of other than floating-point numbers, and for NaN and infinities."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise InputError(f"The weight {name} in {where} is {kind}, not a floating-point tensor.")
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"The weight {name} in {where} holds values that are no finite numbers.")
+    return {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+
+
+def _check_layout(header: Mapping[str, Any], size: int, path: Path) -> None:
+    """Tensors follow each other from the first byte to the last, each as long as its shape and type say."""
+    spans = []
+    for name, entry in header.items():
+        span, shape = _span(entry)
+        if span is None or span[1] - span[0] != math.prod(shape) * _BITS[entry["dtype"]] // 8:
+            raise InputError(
+                f"Cannot read the weights in {path}: the tensor {short(name)} is described as {short(entry)}, which is "
+                "no plain tensor of that size."
+            )
+        spans.append(span)
+    end = 0
+    for start, stop in sorted(spans):
+        if start != end:
+            raise InputError(f"Cannot read the weights in {path}: its tensors overlap or leave gaps at byte {start}.")
+        end = stop
+    if end != size:
+        raise InputError(f"Cannot read the weights in {path}: its tensors take {end} bytes, but it has {size}.")
+
+
+def _span(entry: Any) -> tuple[tuple[int, int] | None, Shape]:
+    """Start and end of a tensor's bytes, and its shape; None where the entry is malformed."""
+    match entry:
+        case {"dtype": str() as dtype, "shape": list() as shape, "data_offsets": [int() as start, int() as stop]}:
+            plain = all(type(n) is int and 0 <= n < 2**48 for n in shape) and len(shape) <= 8
+            if plain and dtype in _BITS and 0 <= start <= stop:
+                return (start, stop), tuple(shape)
+    return None, ()
+
+
+def _some(names: list[str]) -> str:
+    if not names:
+        return ""
+    return f" ({', '.join(map(plain, names[:SHOWN]))}{', ...' if len(names) > SHOWN else ''})"
