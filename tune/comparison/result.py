@@ -12,7 +12,7 @@ from gare.config import Config
 from tune.comparison.curves import Curve, read_curves
 from tune.comparison.importance import CASE, Importance, importance
 from tune.comparison.names import bounds, cell, figure, short_keys
-from tune.comparison.noise import LEAST, Against, against, baseline, matching
+from tune.comparison.noise import LEAST, Against, against_best, against_named, baseline, matching
 from tune.comparison.settings import Setting, group, rank, swept_keys, varying
 from tune.comparison.statistics import Noise, pooled
 from tune.ledger import Ledger, Trial
@@ -116,6 +116,7 @@ class Comparison:
             "page": str(self.page) if self.page else None,
             "data": str(self.data) if self.data else None,
             "reference": self.reference,
+            "correction": "studentised range" if self.reference is None else "Holm",
             "settings": [self._setting(number, setting) for number, setting in numbered],
             "differences": [each.as_json() for each in self.against],
             "seed_noise": asdict(self.noise) if self.noise else None,
@@ -166,8 +167,6 @@ def gather(folder: Path, ledger: Ledger, config: Config, wanted: str | None) -> 
     # The keys that only cases set are named by the case.
     keys = [key for key in keys if key in sweep.space] if by_case else keys
     found = baseline(settings, wanted, list(sweep.space))
-    best = ranked[0] if ranked else None
-    reference = matching(found[1], list(sweep.space)) if found else lambda _: best
     weighed = [*varying(ranked, keys), *([CASE] if len({setting.case for setting in ranked}) > 1 else [])]
     return Comparison(
         name=ledger.name,
@@ -179,7 +178,9 @@ def gather(folder: Path, ledger: Ledger, config: Config, wanted: str | None) -> 
         unranked=unranked,
         trials=list(ledger.trials),
         reference=found[0] if found else None,
-        against=against(ranked, reference, sign),
+        against=against_named(ranked, matching(found[1], list(sweep.space)), sign)
+        if found
+        else against_best(ranked, sign),
         noise=pooled([list(setting.scores.values()) for setting in ranked if not setting.cut]),
         # A table of cases has nothing between them to model.
         importance=importance([setting for setting in ranked if not setting.cut], weighed)
