@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from gare import __version__
-from gare.common.console import note, output, print_table
+from gare.common.console import note, output, print_table, warn
 
 if TYPE_CHECKING:
     from gare.cli.selection import Selection
@@ -128,6 +128,8 @@ def run_evaluation(
         subject = _subject(scorer, chosen, identity, measured)
         write_report(page, subject, measured, split, hardest=wanted.hardest)
     print_metrics(_title(chosen.title, split.name, wanted), values)
+    for caution in chosen.cautions:
+        warn(caution)
     note(f"metrics: {out / METRICS_FILE}")
     if wanted.report:
         note(f"report: {page}")

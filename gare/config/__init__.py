@@ -16,7 +16,7 @@ from gare.config.data import DataConfig
 from gare.config.model import ModelConfig
 from gare.config.objective import ObjectiveConfig
 from gare.config.prepare import PrepareConfig
-from gare.config.protocol import ProtocolConfig
+from gare.config.protocol import ProtocolConfig, names_test
 from gare.config.runtime import RuntimeConfig
 from gare.config.sweep import SweepConfig
 from gare.config.train import TrainConfig
@@ -56,6 +56,14 @@ class Config(Section):
             )
         if self.data.train_split == self.data.dev_split:
             raise ValueError(f"data.train_split and data.dev_split are both {self.data.dev_split!r}")
+        for name in ("train_split", "dev_split"):
+            split = getattr(self.data, name)
+            if self.protocol.test == "held_out" and names_test(split):
+                use = "trained on" if name == "train_split" else "used to choose the checkpoint"
+                raise ValueError(
+                    f"data.{name} is {split!r}, but a test split that is {use} measures nothing; name another split, "
+                    "or set protocol.test=used, which the run's record and its evaluations then say"
+                )
         return self
 
     def experiment(self) -> dict[str, Any]:

@@ -42,8 +42,8 @@ class Comparison:
     """A sweep's settings, best first.
 
     ``keys``: those that tables show. ``ranked``: settings with the metric; ``unranked``: those with no trial that ended
-    well. ``against``: each against ``reference``: the baseline's name, or None where it is the best one. ``files``:
-    what was written.
+    well. ``against``: each against ``reference``: the baseline's name, or None where it is the best one. ``test``:
+    the sweep's ``protocol.test``. ``files``: what was written.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Comparison:
     importance: Importance | None
     curves: list[Curve]
     cost: Cost
+    test: str
     best_config: Path | None = None
     page: Path | None = None
     data: Path | None = None
@@ -115,6 +116,7 @@ class Comparison:
             "best_config": str(self.best_config) if self.best_config else None,
             "page": str(self.page) if self.page else None,
             "data": str(self.data) if self.data else None,
+            "protocol_test": self.test,
             "reference": self.reference,
             "correction": "studentised range" if self.reference is None else "Holm",
             "settings": [self._setting(number, setting) for number, setting in numbered],
@@ -188,6 +190,7 @@ def gather(folder: Path, ledger: Ledger, config: Config, wanted: str | None) -> 
         else None,
         curves=read_curves(folder, ledger.trials, sweep.metric),
         cost=_cost(ledger),
+        test=config.protocol.test,
     )
 
 
@@ -225,6 +228,11 @@ def _trial(number: int | None, trial: Trial) -> dict[str, Any]:
 def _cautions(found: Comparison) -> list[str]:
     """Say what to know before the figures."""
     counts, says = found.counts, []
+    if found.test == "used":
+        says.append(
+            "The trials were free to train on the test split or to choose their checkpoints by it (protocol.test is "
+            "used): nothing here says how they do on new videos."
+        )
     if waiting := counts["pending"] + counts["running"]:
         still = "has" if waiting == 1 else "have"
         says.append(
