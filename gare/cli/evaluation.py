@@ -120,7 +120,7 @@ def run_evaluation(
     identity = _identity(chosen, checkpoint, split, dataset, config, wanted)
     values = write_results(out, measured, split, identity, scores=wanted.save_scores)
     if wanted.sheet is not None:
-        contact_sheet(measured.evaluation, split, wanted.sheet)
+        contact_sheet(measured.evaluation.texts, measured.answers["t2v"], split, wanted.sheet)
         note(f"contact sheet: {wanted.sheet}")
     page = out / REPORT_FILE
     page.unlink(missing_ok=True)  # that of an earlier evaluation
