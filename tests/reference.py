@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,3 +80,24 @@ def direction_diversity(delta: Tensor, *, alpha: float) -> Tensor:
         inner = torch.stack([torch.exp(-alpha * (1 - a @ b)) for a in z for b in z])
         terms.append(torch.log(inner.mean() + 1e-8))
     return torch.stack(terms).mean()
+
+
+def dual_softmax(scores, scale):
+    """Dual softmax of whole matrices [N, V]: for t2v and for v2t."""
+    cosines = np.asarray(scores, np.float64)
+    shares = []
+    for axis in (0, 1):
+        powers = np.exp(scale * cosines - (scale * cosines).max(axis=axis, keepdims=True))
+        shares.append(powers / powers.sum(axis=axis, keepdims=True))
+    return tuple(np.where(cosines < 0, cosines, cosines * share) for share in shares)
+
+
+def querybank(scores, bank, beta):
+    """QB-Norm of whole matrices: scores [Q, G] of queries, and of a bank of other queries [B, G]."""
+    raw, known = np.asarray(scores, np.float64), np.asarray(bank, np.float64)
+    active = np.isin(raw.argmax(axis=1), known.argmax(axis=1))
+    highest = known.max(axis=0)
+    log_total = beta * highest + np.log(np.exp(beta * (known - highest)).sum(axis=0))
+    normalised = raw.copy()
+    normalised[active] = np.exp(beta * raw[active] - log_total)
+    return normalised

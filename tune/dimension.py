@@ -70,6 +70,8 @@ def check_sweepable(key: str, where: str) -> None:
     section = key.partition(".")[0]
     if section in FIXED:
         raise ConfigError(f"{where}: {key} cannot be swept: {section}.* {FIXED[section]}.")
+    if key == "data.dev_split":
+        raise ConfigError(f"{where}: {key} cannot be swept: it {FIXED['protocol']}.")
     try:
         check_key(key)
     except ConfigError as error:

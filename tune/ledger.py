@@ -14,7 +14,7 @@ from typing import Any, Literal
 from gare.common.errors import InputError
 from gare.common.files import write_json
 from gare.config import Config
-from gare.config.tree import build
+from gare.config.tree import build_saved
 
 SWEEP_FILE = "sweep.json"
 VERSION = 2
@@ -88,7 +88,7 @@ class Ledger:
 
     def settings(self) -> Config:
         """Rebuild the settings all trials share; ConfigError when this version no longer has them."""
-        return build(self.config, f"the settings in {SWEEP_FILE}")
+        return build_saved(self.config, f"the settings in {SWEEP_FILE}")
 
     def write(self, folder: Path) -> None:
         """Replace the folder's record, atomically."""
@@ -110,7 +110,7 @@ class Ledger:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["version"] not in READABLE:
                 raise InputError(f"{path} has version {values['version']}; this gare reads versions 1 and {VERSION}.")
-            build(values["config"], str(path))
+            build_saved(values["config"], str(path))
             trials = [_trial(trial) for trial in values["trials"]]
             launches = [Launch(**launch) for launch in values.get("launches", [])]
             return cls(**values | {"trials": trials, "launches": launches, "version": VERSION})

@@ -11,6 +11,7 @@ from typing import Any
 from gare.common.nodes import Nodes
 from gare.config import Config
 from gare.config.tree import with_overrides
+from gare.data.protocol import test_cautions
 from gare.training.inputs import open_data
 from gare.training.measure import Cost, measure
 from gare.training.placement import group_zones, groups_that_fit, offered, rank_nodes, rank_resources, uses_gpu
@@ -169,7 +170,7 @@ def _suggested(config: Config, searched: int) -> list[str]:
 
 
 def _remarks(config: Config, cost: Cost, slots: Slots) -> list[str]:
-    said = []
+    said = test_cautions(config)
     if again := repeated(config):
         said.append(f"{again} drawn trials repeat the settings of others and are left out: sweep.space is small.")
     if config.sweep.scheduler == "asha":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,9 @@ def compare_runs(
     places = {"a": ranks_file(a, split), "b": ranks_file(b, split)}
     tables = {side: read_queries(path) for side, path in places.items()}
     _remark(tables["a"], tables["b"])
+    for side, path in places.items():
+        for caution in cautions_of(path.parent):
+            warn(f"{side.upper()}: {caution}")
     paired = compare_tables(tables["a"], tables["b"], level=level, resamples=resamples, seed=seed)
     note(f"A: {places['a']}\nB: {places['b']}")
     for ranking in paired:
@@ -85,6 +89,17 @@ def ranks_file(place: Path, split: str) -> Path:
             f"evaluate {place} --shards SHARDS --split {split} first."
         )
     return path
+
+
+def cautions_of(evaluation: Path) -> list[str]:
+    """What an evaluation's own record says to know before its figures; nothing where it has none."""
+    from gare.retrieval.evaluation.results import METRICS_FILE
+
+    try:
+        said = json.loads((evaluation / METRICS_FILE).read_text(encoding="utf-8"))["selection"]["cautions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [str(caution) for caution in said] if isinstance(said, list) else []
 
 
 def _remark(a: QueryTable, b: QueryTable) -> None:

@@ -42,13 +42,15 @@ def evaluate(
     """
     from gare.cli.selection import selection
     from gare.data.batches import check_fit
+    from gare.model.checkpoint import load_checkpoint_config
     from gare.retrieval.evaluation.scorer import GareScorer
 
     wanted = Wanted(**options)
     folder, model, dataset, config = open_checkpoint(checkpoint, shards, overrides)
     scorer = GareScorer(model, check_fit(model, dataset, config), config, wanted.frames)
     rows = dataset.split(split)
-    chosen = selection(folder, config, dataset, rows)
+    # By the settings that it was trained with: an override changes what is measured, not what was seen.
+    chosen = selection(folder, load_checkpoint_config(folder), dataset, rows)
     place = out or folder / "evaluation" / wanted.folder(split)
     values = run_evaluation(scorer, chosen, str(folder), rows, dataset, place, wanted)
     if config.runtime.tracking:

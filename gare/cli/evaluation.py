@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from gare import __version__
-from gare.common.console import note, output, print_table
+from gare.common.console import note, output, print_table, warn
 
 if TYPE_CHECKING:
     from gare.cli.selection import Selection
@@ -120,7 +120,7 @@ def run_evaluation(
     identity = _identity(chosen, checkpoint, split, dataset, config, wanted)
     values = write_results(out, measured, split, identity, scores=wanted.save_scores)
     if wanted.sheet is not None:
-        contact_sheet(measured.evaluation, split, wanted.sheet)
+        contact_sheet(measured.evaluation.texts, measured.answers["t2v"], split, wanted.sheet)
         note(f"contact sheet: {wanted.sheet}")
     page = out / REPORT_FILE
     page.unlink(missing_ok=True)  # that of an earlier evaluation
@@ -128,6 +128,8 @@ def run_evaluation(
         subject = _subject(scorer, chosen, identity, measured)
         write_report(page, subject, measured, split, hardest=wanted.hardest)
     print_metrics(_title(chosen.title, split.name, wanted), values)
+    for caution in chosen.cautions:
+        warn(caution)
     note(f"metrics: {out / METRICS_FILE}")
     if wanted.report:
         note(f"report: {page}")

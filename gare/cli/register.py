@@ -52,7 +52,8 @@ def register_run(
     Raises InputError when the run is not in MLflow or has no checkpoint, or the index is of other weights.
     """
     from gare.common.files import file_digest
-    from gare.model.checkpoint import WEIGHTS
+    from gare.data.protocol import test_cautions
+    from gare.model.checkpoint import WEIGHTS, load_checkpoint_config
     from gare.tracking.registry import check_index
     from gare.tracking.registry import register as into_mlflow
     from gare.training.run import resolve_checkpoint
@@ -66,8 +67,11 @@ def register_run(
             index = temporary / "index"
             _make_index(index, folder, checkpoint, shards, split)
         split = check_index(index, weights)
+        config = load_checkpoint_config(checkpoint)
         tags = {"gare.run": folder.name, "gare.split": split, "gare.weights_sha256": weights}
+        tags |= {"gare.protocol_test": config.protocol.test}
         says = f"The best checkpoint of the run {folder.name}, to search the videos of its split {split}."
+        says = " ".join([says, *test_cautions(config)])
         return into_mlflow(
             handle, name, checkpoint=_model_alone(checkpoint, temporary), index=index, tags=tags, description=says
         )
@@ -119,9 +123,9 @@ def _make_index(out: Path, folder: Path, checkpoint: Path, shards: str | None, s
     from gare.training.run import CONFIG_FILE
 
     if shards is None:
-        from gare.config.tree import load_config
+        from gare.config.tree import load_saved
 
-        shards = load_config(folder / CONFIG_FILE).runtime.shards
+        shards = load_saved(folder / CONFIG_FILE).runtime.shards
     if shards is None:
         raise InputError(f"The run {folder} names no shards; give --shards or --index.")
     _, model, dataset, config = open_checkpoint(str(checkpoint), shards, ())

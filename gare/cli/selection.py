@@ -39,7 +39,10 @@ def selection(folder: Path, config: Config, dataset: ShardSet, split: Split) -> 
     state = read_state(run) if folder.parent.name == CHECKPOINTS else None
     title = folder.name
     if (folder / IMPORT_FILE).is_file():
-        rule, says = "imported", "by whoever trained the imported file, which does not say how"
+        rule, says = (
+            "imported",
+            "not known: an imported file does not say; the released code keeps the best on the test split",
+        )
     elif state is None:
         at = f", epoch {made['epoch']} of some run" if "epoch" in made else ""
         rule, says = "unknown", f"not known: the folder is not part of a run{at}"
@@ -72,17 +75,18 @@ def _in_run(name: str, epoch: Any, config: Config, state: RunState, dataset: Sha
 
 
 def _cautions(rule: str, config: Config, split: Split) -> list[str]:
-    from gare.data.protocol import trained_on
+    from gare.data.protocol import test_cautions, trained_on
 
     if rule == "imported":
         return []
+    cautions = test_cautions(config)
     trained = trained_on(config, split)
     if trained:
         which = "these videos" if trained == len(split) else f"{trained:,} of these {len(split):,} videos"
-        return [f"By its settings the model was trained on {which}: the figures say little about new ones."]
+        return [*cautions, f"By its settings the model was trained on {which}: the figures say little about new ones."]
     if rule == "dev" and split.name == config.data.dev_split:
-        return ["The checkpoint was chosen on a split of this name, so the figures are a little too good."]
-    return []
+        return [*cautions, "The checkpoint was chosen on a split of this name, so the figures are a little too good."]
+    return cautions
 
 
 def _made(folder: Path) -> dict[str, Any]:

@@ -134,7 +134,9 @@ def _settings(
 @click.argument("sweep_folder", metavar="SWEEP", type=click.Path())
 @click.option("--out", type=click.Path(), help="Folder for the files written; the sweep's own without it.")
 @click.option(
-    "--baseline", help="The case or trial to compare with; without it the case that changes nothing, or the best."
+    "--baseline",
+    help="The case or trial to compare with, named before you look; without it the case that changes nothing, or the "
+    "best.",
 )
 def compare(sweep_folder: str, out: str | None, baseline: str | None) -> dict[str, Any]:
     """Rank the settings of SWEEP: its folder, or its name in the folder runs.

@@ -16,7 +16,7 @@ from gare.config.data import DataConfig
 from gare.config.model import ModelConfig
 from gare.config.objective import ObjectiveConfig
 from gare.config.prepare import PrepareConfig
-from gare.config.protocol import ProtocolConfig
+from gare.config.protocol import ProtocolConfig, names_test
 from gare.config.runtime import RuntimeConfig
 from gare.config.sweep import SweepConfig
 from gare.config.train import TrainConfig
@@ -25,6 +25,7 @@ NOT_THE_EXPERIMENT = frozenset({"runtime", "sweep"})
 ADDED: dict[str, dict[str, Any]] = {
     "prepare": {"square_pixels": True},
     "train": {"tf32": False, "deterministic": False},
+    "protocol": {"test": "held_out"},
 }
 """Settings of the experiment that came later, with the value that stands for how it was before."""
 
@@ -61,6 +62,14 @@ class Config(Section):
             )
         if self.data.train_split == self.data.dev_split:
             raise ValueError(f"data.train_split and data.dev_split are both {self.data.dev_split!r}")
+        for name in ("train_split", "dev_split"):
+            split = getattr(self.data, name)
+            if self.protocol.test == "held_out" and names_test(split):
+                use = "trained on" if name == "train_split" else "used to choose the checkpoint"
+                raise ValueError(
+                    f"data.{name} is {split!r}, but a test split that is {use} measures nothing; name another split, "
+                    "or set protocol.test=used, which the run's record and its evaluations then say"
+                )
         return self
 
     def experiment(self) -> dict[str, Any]:

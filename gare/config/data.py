@@ -44,8 +44,8 @@ class DataConfig(Section):
         "rand: 4 random operations of magnitude 7 per clip in training, the same on all its frames; needs "
         "gare-ray[augment]",
     )
-    train_split: str = key("train", "split that is trained on")
-    dev_split: str = key("dev", "split the checkpoint is chosen on; never the test split")
+    train_split: str = key("train", "split that is trained on; not the test split (protocol.test)")
+    dev_split: str = key("dev", "split the checkpoint is chosen on; not the test split (protocol.test)")
 
     @model_validator(mode="after")
     def _attribute_is_named(self) -> Self:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from gare.common.errors import ConfigError
 from gare.config import Config, yaml
 from gare.config.base import Section
+from gare.config.protocol import names_test
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,23 @@ def build(values: Mapping[str, Any], where: str = "the settings") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from None
+
+
+def build_saved(values: Mapping[str, Any], where: str = "the settings") -> Config:
+    """Validate a whole tree that this software saved, of a version without ``protocol.test`` too.
+
+    Such a version let any split choose the checkpoint: where that was a test split, ``protocol.test`` becomes used.
+    """
+    protocol, data = values.get("protocol", {}), values.get("data", {})
+    if isinstance(protocol, Mapping) and isinstance(data, Mapping) and "test" not in protocol:
+        used = any(names_test(str(data.get(name, ""))) for name in ("train_split", "dev_split"))
+        values = {**values, "protocol": {**protocol, "test": "used"}} if used else values
+    return build(values, where)
+
+
+def load_saved(path: str | Path) -> Config:
+    """The settings that this software saved in a YAML file; ConfigError as of ``load_config``."""
+    return build_saved(yaml.read(Path(path)), str(path))
 
 
 def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:

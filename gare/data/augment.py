@@ -1,12 +1,14 @@
 """RandAugment on whole clips, on the device (``data.augment`` rand): one draw for all frames of a clip.
 
 The published recipe (the method's section 4): 4 operations drawn with replacement, each applied with probability 0.5,
-magnitude N(7, 0.5) of 10, "increasing": larger is always stronger. The operations are kornia's; the draws are ours,
-one generator per sample and epoch, so that they depend on no batch, rank or worker.
+magnitude N(7, 0.5) of 10, "increasing": larger is always stronger. Warps are bicubic, and what they uncover is grey
+(128, 128, 128), as PIL does them; the other operations are kornia's. The draws are ours, one generator per sample and
+epoch, so that they depend on no batch, rank or worker.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -34,6 +36,9 @@ STRONGEST: Final = 10.0
 # What the strongest magnitude means: of a turn in degrees, a shear, a shift as a share of the side, a colour factor's
 # distance from 1, and the grey level of 256 that solarize-add adds.
 TURN, SHEAR, SHIFT, FACTOR, ADDED = 30.0, 0.3, 0.45, 0.9, 110
+
+GREY: Final = 128 / 255
+"""What a warp uncovers."""
 
 
 @dataclass(frozen=True)
@@ -101,22 +106,55 @@ def _enhanced(name: str) -> Operation:
     return operation
 
 
-def _affine(matrix: Callable[[Draw, int, int], list[list[float]]]) -> Operation:
-    """A warp from source to destination pixels; what comes from outside is black."""
+Affine = tuple[float, float, float, float, float, float]
+"""a, b, c, d, e, f: where in the picture before, in pixels, a place (x, y) comes from: (ax + by + c, dx + ey + f)."""
+
+
+def _warped(come_from: Callable[[Draw, int, int], Affine]) -> Operation:
+    """A warp of a draw, height and width."""
 
     def operation(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
-        height, width = x.shape[-2:]
-        warp = torch.tensor([matrix(draw, height, width)], dtype=x.dtype, device=x.device)
-        warped: Tensor = kornia.geometry.transform.affine(x, warp)
-        return warped
+        del kornia
+        return warp(x, come_from(draw, *x.shape[-2:]))
 
     return operation
 
 
-def _rotate(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
-    angle = torch.tensor([draw.sign * TURN * draw.strength], dtype=x.dtype, device=x.device)
-    turned: Tensor = kornia.geometry.transform.rotate(x, angle)
-    return turned
+def warp(x: Tensor, come_from: Affine) -> Tensor:
+    """Warp pictures [F, 3, H, W] as PIL's transform does: bicubic, edges repeated, grey where nothing comes from."""
+    a, b, c, d, e, f = come_from
+    height, width = x.shape[-2:]
+    across = torch.arange(width, device=x.device, dtype=torch.float64) + 0.5
+    down = (torch.arange(height, device=x.device, dtype=torch.float64) + 0.5)[:, None]
+    columns, rows = a * across + b * down + c, d * across + e * down + f
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    made = torch.zeros_like(x)
+    across_taps = _taps(columns, width, x.dtype)
+    for row, row_weight in _taps(rows, height, x.dtype):
+        for column, weight in across_taps:
+            made += x[..., row, column] * (row_weight * weight)
+    return torch.where(inside, made, GREY)
+
+
+def _taps(places: Tensor, size: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """The four pixels [H, W] around each place and their weights: PIL's cubic, whose parameter is -1."""
+    first = (places - 0.5).floor()
+    t = places - 0.5 - first
+    weights = (
+        -t + 2 * t**2 - t**3,
+        1 - 2 * t**2 + t**3,
+        t + t**2 - t**3,
+        -(t**2) + t**3,
+    )
+    pixels = [(first.long() + offset).clamp(0, size - 1) for offset in (-1, 0, 1, 2)]
+    return [(pixel, weight.to(dtype)) for pixel, weight in zip(pixels, weights, strict=True)]
+
+
+def _turn(draw: Draw, height: int, width: int) -> Affine:
+    """About the middle, counter-clockwise for a positive sign."""
+    angle = math.radians(draw.sign * TURN * draw.strength)
+    cos, sin, x, y = math.cos(angle), math.sin(angle), width / 2, height / 2
+    return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
 
 
 def _posterize(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
@@ -139,7 +177,7 @@ TABLE: Final[dict[str, Operation]] = {
     "auto_contrast": lambda kornia, x, _: kornia.enhance.normalize_min_max(x),
     "equalize": lambda kornia, x, _: kornia.enhance.equalize(x),
     "invert": lambda kornia, x, _: kornia.enhance.invert(x),
-    "rotate": _rotate,
+    "rotate": _warped(_turn),
     "posterize": _posterize,
     "solarize": _solarize,
     "solarize_add": _solarize_add,
@@ -147,9 +185,9 @@ TABLE: Final[dict[str, Operation]] = {
     "contrast": _enhanced("adjust_contrast_with_mean_subtraction"),
     "brightness": _enhanced("adjust_brightness_accumulative"),
     "sharpness": _enhanced("sharpness"),
-    "shear_x": _affine(lambda d, *_: [[1, d.sign * SHEAR * d.strength, 0], [0, 1, 0]]),
-    "shear_y": _affine(lambda d, *_: [[1, 0, 0], [d.sign * SHEAR * d.strength, 1, 0]]),
-    "shift_x": _affine(lambda d, _, width: [[1, 0, d.sign * SHIFT * d.strength * width], [0, 1, 0]]),
-    "shift_y": _affine(lambda d, height, _: [[1, 0, 0], [0, 1, d.sign * SHIFT * d.strength * height]]),
+    "shear_x": _warped(lambda d, *_: (1, -d.sign * SHEAR * d.strength, 0, 0, 1, 0)),
+    "shear_y": _warped(lambda d, *_: (1, 0, 0, -d.sign * SHEAR * d.strength, 1, 0)),
+    "shift_x": _warped(lambda d, _, width: (1, 0, -d.sign * SHIFT * d.strength * width, 0, 1, 0)),
+    "shift_y": _warped(lambda d, height, _: (1, 0, 0, 0, 1, -d.sign * SHIFT * d.strength * height)),
 }
 """The operations that can be drawn."""

@@ -27,6 +27,15 @@ def training_split(shards: ShardSet, config: Config) -> Split:
     return shards.split(config.data.train_split, belongs=lambda split, attributes: trains_on(config, split, attributes))
 
 
+def test_cautions(config: Config) -> list[str]:
+    """Say what ``protocol.test`` at used means for every figure of such a run, in a sentence; nothing otherwise."""
+    says = (
+        "The run was free to train on the test split or to choose its checkpoint by it (protocol.test is used), so its "
+        "figures on test say little about new videos."
+    )
+    return [says] if config.protocol.test == "used" else []
+
+
 def trained_on(config: Config, split: Split) -> int:
     """How many videos of a split a run of these settings trained on: figures on those say little about new ones."""
     return sum(trains_on(config, split.name, video.attributes) for video in split.videos)

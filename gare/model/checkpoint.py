@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
 from gare.config import Config
-from gare.config.tree import load_config, to_yaml
+from gare.config.tree import load_saved, to_yaml
 from gare.model.clip_config import check_tokenizer, read_config
 from gare.model.gare import GareModel
 from gare.model.outline import outline
@@ -67,7 +67,7 @@ def load_checkpoint_config(folder: Path) -> Config:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is not a checkpoint: it has no {CONFIG}.")
     try:
-        return load_config(folder / CONFIG)
+        return load_saved(folder / CONFIG)
     except ConfigError as error:
         raise InputError(
             f"The settings of the checkpoint {folder} are damaged or those of another version of this software: {error}"

@@ -31,6 +31,10 @@ class Texts:
     words: Tensor
     word_mask: Tensor
 
+    def __getitem__(self, rows: slice) -> Texts:
+        """Some of the texts."""
+        return Texts(self.text[rows], self.words[rows], self.word_mask[rows])
+
 
 @dataclass(frozen=True)
 class Videos:
@@ -38,6 +42,10 @@ class Videos:
 
     frames: Tensor
     frame_mask: Tensor
+
+    def __getitem__(self, rows: slice) -> Videos:
+        """Some of the videos."""
+        return Videos(self.frames[rows], self.frame_mask[rows])
 
 
 @torch.no_grad()

@@ -91,7 +91,9 @@ class Tracker:
         libraries and the machine. ``key``, unique in the experiment: a second start with the same one returns the
         run that the first one made, so that a process killed before it wrote the id down leaves no second run.
         """
-        every = environment() | {"gare.config_digest": config.digest()} if config else environment()
+        every = environment()
+        if config is not None:
+            every |= {"gare.config_digest": config.digest(), "gare.protocol_test": config.protocol.test}
         every = every | dict(tags) | ({PARENT_TAG: parent_run_id} if parent_run_id else {})
         every = {tag: tag_value(value) for tag, value in every.items()}
         token = hashlib.sha256(key.encode()).hexdigest()[:32] if key is not None else None

@@ -17,7 +17,7 @@ from gare.data.cache import Cache, Held, hold
 from gare.data.fit import check_sampling
 from gare.data.noise import with_noise
 from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
-from gare.data.protocol import training_split
+from gare.data.protocol import test_cautions, training_split
 from gare.data.shards import ShardSet, Split
 from gare.model.factorised import check_query
 from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER
@@ -68,7 +68,7 @@ class TrainingData:
 
     def remarks(self, config: Config) -> list[str]:
         """What is to be said once of the data of a run: captions replaced, batches left out."""
-        said = []
+        said = test_cautions(config)
         if self.replaced:
             said.append(
                 f"{self.replaced} of {sum(self.captions)} training captions are those of other videos "

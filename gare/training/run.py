@@ -10,10 +10,10 @@ from typing import Any
 
 from gare import __version__
 from gare.common.errors import ConfigError, InputError
-from gare.common.files import make_folder, write_json, write_text
+from gare.common.files import digest_of, make_folder, write_json, write_text
 from gare.common.storage import is_address
-from gare.config import Config
-from gare.config.tree import build, diff, load_config, to_yaml
+from gare.config import NOT_THE_EXPERIMENT, Config, yaml
+from gare.config.tree import build, build_saved, diff, to_yaml
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
@@ -166,12 +166,9 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
 
 def refuse_other(config: Config, folder: Path, state: RunState, dataset_digest: str | None) -> None:
     """ConfigError when a run's folder holds another experiment or other data; None where the data is not known."""
-    if state.config_digest != config.digest():
-        changes = diff(load_config(folder / CONFIG_FILE), config)
-        keys = [key for key in changes if not key.startswith(("runtime.", "sweep."))]
+    if state.config_digest != config.digest() and (keys := _changed(config, folder, state)):
         raise ConfigError(
-            f"The run {folder} holds another experiment ({', '.join(keys[:5]) or RUN_FILE} differ); "
-            "choose another runtime.name."
+            f"The run {folder} holds another experiment ({', '.join(keys[:5])} differ); choose another runtime.name."
         )
     if dataset_digest is not None and state.dataset_digest != dataset_digest:
         raise ConfigError(
@@ -185,6 +182,18 @@ def refuse_other(config: Config, folder: Path, state: RunState, dataset_digest: 
             f"The run {folder} began when objective.information_bottleneck of factorised increments was about three "
             "times as large, as their dropout was taken. Start it anew under another runtime.name."
         )
+
+
+def _changed(config: Config, folder: Path, state: RunState) -> list[str]:
+    """The keys by which the experiment of a run's folder is another one; ``RUN_FILE`` where no key says so.
+
+    A setting that came after the run was begun is no difference where it has its default.
+    """
+    values = yaml.read(folder / CONFIG_FILE)
+    changes = diff(build_saved(values, str(folder / CONFIG_FILE)), config)
+    keys = [key for key in changes if not key.startswith(("runtime.", "sweep."))]
+    begun = digest_of({name: value for name, value in values.items() if name not in NOT_THE_EXPERIMENT})
+    return keys or ([] if begun == state.config_digest else [RUN_FILE])
 
 
 def read_state(folder: Path) -> RunState | None:
@@ -236,11 +245,21 @@ def summary(
 
 
 def initial_checkpoint(config: Config) -> Path:
-    """The checkpoint folder of ``train.init_from``, which may name a run (then its best one)."""
+    """The checkpoint folder of ``train.init_from``, which may name a run (then its best one).
+
+    Raises ConfigError for a checkpoint that has seen the test split, unless this run may (``protocol.test``).
+    """
+    from gare.model.checkpoint import load_checkpoint_config
     from gare.training.storage import find_checkpoint  # it builds on this module
 
     place = str(config.train.init_from)
-    return find_checkpoint(place if is_address(place) else from_root(config, place))
+    folder = find_checkpoint(place if is_address(place) else from_root(config, place))
+    if config.protocol.test == "held_out" and load_checkpoint_config(folder).protocol.test == "used":
+        raise ConfigError(
+            f"train.init_from names {folder}, which was trained or chosen on the test split by its settings "
+            "(protocol.test is used there); begin with another checkpoint, or set protocol.test=used here too."
+        )
+    return folder
 
 
 def resolve_checkpoint(path: str | Path) -> Path:

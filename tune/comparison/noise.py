@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from gare.common.errors import ConfigError
 from tune.comparison.names import bounds, figure
 from tune.comparison.settings import SEED, Setting
-from tune.comparison.statistics import LEVEL, Difference, difference, holm
+from tune.comparison.statistics import LEVEL, Difference, common_noise, difference, holm, largest
 
 LEAST = 3
 """Seeds without which nothing is claimed: of two, whose metric goes in steps, the spread is often small by chance."""
@@ -21,9 +21,10 @@ Verdict = Literal["better", "worse", "same", "unknown"]
 class Against:
     """A setting against its reference.
 
-    ``found``: how much it is better, whatever the metric's direction; None where the seeds are too few. ``adjusted``:
-    p after Holm's correction. ``verdict``: ``same`` where they cannot be told apart, ``unknown`` where nothing can be
-    said; ``says``: the same in a sentence.
+    ``found``: how much it is better, whatever the metric's direction; None where the seeds are too few. Against a named
+    reference its interval is that of this comparison alone; against the best setting all intervals hold together.
+    ``adjusted``: p corrected for the other comparisons. ``verdict``: ``same`` where they cannot be told apart,
+    ``unknown`` where nothing can be said; ``says``: the same in a sentence.
     """
 
     setting: Setting
@@ -37,21 +38,44 @@ class Against:
         """Give it as a plain mapping."""
         names = {"setting": self.setting.label, "reference": self.reference.label}
         found = asdict(self.found) if self.found else None
-        return names | {"difference": found, "p_holm": self.adjusted, "verdict": self.verdict, "says": self.says}
+        return names | {"difference": found, "p_adjusted": self.adjusted, "verdict": self.verdict, "says": self.says}
 
 
-def against(ranked: Sequence[Setting], reference: Callable[[Setting], Setting | None], sign: float) -> list[Against]:
-    """Compare every setting with its reference, if it has another; ``sign``: 1 where more is better, else -1."""
+def against_named(
+    ranked: Sequence[Setting], reference: Callable[[Setting], Setting | None], sign: float
+) -> list[Against]:
+    """Compare every setting with the reference named for it, if it has another; ``sign``: 1 where more is better.
+
+    The p values are corrected by Holm for how many there are.
+    """
     pairs = [(setting, other) for setting in ranked if (other := reference(setting)) and other is not setting]
     found = [_found(setting, other, sign) for setting, other in pairs]
     tested = [each.p if each and each.n >= LEAST else None for each in found]
     ps = [p for p in tested if p is not None]
     corrected = iter(holm(ps))
     adjusted = [None if p is None else next(corrected) for p in tested]
+    among = f"among {len(ps)} comparisons"
+    return [_row(pair, each, p, among) for pair, each, p in zip(pairs, found, adjusted, strict=True)]
+
+
+def against_best(ranked: Sequence[Setting], sign: float) -> list[Against]:
+    """Compare every setting with the first, which is the best by luck too; ``sign``: 1 where more is better, else -1.
+
+    Which setting that is comes from the same scores, so each difference is judged as the largest among all settings
+    with enough seeds (``statistics.largest``).
+    """
+    able = [setting for setting in ranked if not setting.cut and len(setting.scores) >= LEAST]
+    noise = common_noise([setting.scores for setting in able], LEAST)
+    among = f"against the best of {len(able)} settings"
     rows = []
-    for (setting, other), each, p in zip(pairs, found, adjusted, strict=True):
-        verdict = _verdict(each, p)
-        rows.append(Against(setting, other, each, p, verdict, _says(setting, other, each, verdict, len(ps))))
+    for setting in ranked[1:]:
+        pair = setting, ranked[0]
+        found, adjusted = _found(*pair, sign), None
+        if found and found.error and found.n >= LEAST and noise:
+            sizes = (found.n, found.n) if found.paired else (len(setting.scores), len(ranked[0].scores))
+            interval, adjusted = largest(found, noise, sizes, len(able))
+            found = replace(found, interval=interval)
+        rows.append(_row(pair, found, adjusted, among))
     return rows
 
 
@@ -93,15 +117,14 @@ def _found(setting: Setting, other: Setting, sign: float) -> Difference | None:
     return difference(left, {seed: sign * score for seed, score in other.scores.items()})
 
 
-def _verdict(found: Difference | None, adjusted: float | None) -> Verdict:
-    if found is None or adjusted is None:
-        return "unknown"
-    if adjusted >= 1 - LEVEL:
-        return "same"
-    return "better" if found.mean > 0 else "worse"
+def _row(pair: tuple[Setting, Setting], found: Difference | None, adjusted: float | None, among: str) -> Against:
+    verdict: Verdict = "unknown"
+    if found is not None and adjusted is not None:
+        verdict = "same" if adjusted >= 1 - LEVEL else "better" if found.mean > 0 else "worse"
+    return Against(*pair, found, adjusted, verdict, _says(*pair, found, verdict, among))
 
 
-def _says(setting: Setting, other: Setting, found: Difference | None, verdict: Verdict, tests: int) -> str:
+def _says(setting: Setting, other: Setting, found: Difference | None, verdict: Verdict, among: str) -> str:
     if found is None:
         return _unknown(setting, other)
     seeds = f"{found.n} seeds" if found.paired else f"unpaired, {found.n} seeds of each at least"
@@ -117,7 +140,7 @@ def _says(setting: Setting, other: Setting, found: Difference | None, verdict: V
         return f"{setting.label} is {word} than {other.label} by {shown}: too few to tell."
     if verdict != "same":
         return f"{setting.label} is {word} than {other.label} by {shown}."
-    alone = f": alone it would count, among {tests} comparisons it does not" if found.p < 1 - LEVEL else ""
+    alone = f": alone it would count, {among} it does not" if found.p < 1 - LEVEL else ""
     return f"{setting.label} and {other.label} cannot be told apart: {word} by {shown}{alone}."
 
 

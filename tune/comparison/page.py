@@ -151,14 +151,26 @@ def _noise(found: Comparison) -> str:
         ]
         for each in ordered
     ]
-    flattered = (
-        " The best one was picked for its luck too, so its lead is overstated." if found.reference is None else ""
-    )
     return (
-        f"<p>Each setting against {named}, seed by seed where they share seeds (paired t). A difference counts when "
-        "its p value, corrected by Holm for the number of comparisons, is below 0.05; the intervals are of each "
-        f"comparison alone. What cannot be told apart may still differ: more seeds would show.{flattered}</p>"
-        f"{table('Settings compared', ['setting', '', 'p (Holm)', 'in words'], rows, kind='words')}{left}"
+        f"<p>Each setting against {named}, seed by seed where they share seeds (paired t). {_judged(found)} What "
+        "cannot be told apart may still differ: more seeds would show.</p>"
+        f"{table('Settings compared', ['setting', '', 'p (corrected)', 'in words'], rows, kind='words')}{left}"
+    )
+
+
+def _judged(found: Comparison) -> str:
+    """Say when a difference counts."""
+    if found.reference is not None:
+        return (
+            "A difference counts when its p value, corrected by Holm for the number of comparisons, is below 0.05; the "
+            "intervals are of each comparison alone."
+        )
+    return (
+        "The best one is the best by luck too, so each difference is judged as the largest among all settings, by the "
+        "studentised range (Tukey), with the spread of all settings and with that of the two alone: both must make p "
+        "smaller than 0.05. Where all settings are alike, no more than one sweep in twenty then has a difference that "
+        "counts. The intervals hold for all comparisons together. Against a baseline that you name before you look "
+        "(--baseline), there is less to correct for."
     )
 
 

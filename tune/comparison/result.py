@@ -12,7 +12,7 @@ from gare.config import Config
 from tune.comparison.curves import Curve, read_curves
 from tune.comparison.importance import CASE, Importance, importance
 from tune.comparison.names import bounds, cell, figure, short_keys
-from tune.comparison.noise import LEAST, Against, against, baseline, matching
+from tune.comparison.noise import LEAST, Against, against_best, against_named, baseline, matching
 from tune.comparison.settings import Setting, group, rank, swept_keys, varying
 from tune.comparison.statistics import Noise, pooled
 from tune.ledger import Ledger, Trial
@@ -42,8 +42,8 @@ class Comparison:
     """A sweep's settings, best first.
 
     ``keys``: those that tables show. ``ranked``: settings with the metric; ``unranked``: those with no trial that ended
-    well. ``against``: each against ``reference``: the baseline's name, or None where it is the best one. ``files``:
-    what was written.
+    well. ``against``: each against ``reference``: the baseline's name, or None where it is the best one. ``test``:
+    the sweep's ``protocol.test``. ``files``: what was written.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Comparison:
     importance: Importance | None
     curves: list[Curve]
     cost: Cost
+    test: str
     best_config: Path | None = None
     page: Path | None = None
     data: Path | None = None
@@ -115,7 +116,9 @@ class Comparison:
             "best_config": str(self.best_config) if self.best_config else None,
             "page": str(self.page) if self.page else None,
             "data": str(self.data) if self.data else None,
+            "protocol_test": self.test,
             "reference": self.reference,
+            "correction": "studentised range" if self.reference is None else "Holm",
             "settings": [self._setting(number, setting) for number, setting in numbered],
             "differences": [each.as_json() for each in self.against],
             "seed_noise": asdict(self.noise) if self.noise else None,
@@ -166,8 +169,6 @@ def gather(folder: Path, ledger: Ledger, config: Config, wanted: str | None) -> 
     # The keys that only cases set are named by the case.
     keys = [key for key in keys if key in sweep.space] if by_case else keys
     found = baseline(settings, wanted, list(sweep.space))
-    best = ranked[0] if ranked else None
-    reference = matching(found[1], list(sweep.space)) if found else lambda _: best
     weighed = [*varying(ranked, keys), *([CASE] if len({setting.case for setting in ranked}) > 1 else [])]
     return Comparison(
         name=ledger.name,
@@ -179,7 +180,9 @@ def gather(folder: Path, ledger: Ledger, config: Config, wanted: str | None) -> 
         unranked=unranked,
         trials=list(ledger.trials),
         reference=found[0] if found else None,
-        against=against(ranked, reference, sign),
+        against=against_named(ranked, matching(found[1], list(sweep.space)), sign)
+        if found
+        else against_best(ranked, sign),
         noise=pooled([list(setting.scores.values()) for setting in ranked if not setting.cut]),
         # A table of cases has nothing between them to model.
         importance=importance([setting for setting in ranked if not setting.cut], weighed)
@@ -187,6 +190,7 @@ def gather(folder: Path, ledger: Ledger, config: Config, wanted: str | None) -> 
         else None,
         curves=read_curves(folder, ledger.trials, sweep.metric),
         cost=_cost(ledger),
+        test=config.protocol.test,
     )
 
 
@@ -224,6 +228,11 @@ def _trial(number: int | None, trial: Trial) -> dict[str, Any]:
 def _cautions(found: Comparison) -> list[str]:
     """Say what to know before the figures."""
     counts, says = found.counts, []
+    if found.test == "used":
+        says.append(
+            "The trials were free to train on the test split or to choose their checkpoints by it (protocol.test is "
+            "used): nothing here says how they do on new videos."
+        )
     if waiting := counts["pending"] + counts["running"]:
         still = "has" if waiting == 1 else "have"
         says.append(

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from gare.retrieval.metrics.query_table import TOP, Queries
 from gare.retrieval.metrics.ranking import Ranking
 
-BLOCK = 2**22
+BLOCK = 2**20
 """Scores sorted at once."""
+
+NONE = np.iinfo(np.int64).max
+"""In place of an item where there is none yet; it stands after all items."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,41 @@ class Answers:
         )
 
 
-def best_videos(ranking: Ranking, scores: NDArray[Any], count: int = TOP) -> Answers:
-    """The first videos of each text by ``scores`` [N, V]."""
-    return Answers(ranking, *_best(scores, np.arange(len(scores)), count))
+class Best:
+    """The first answers of each of Q queries among G items whose scores come in parts, in the order of the items.
 
+    ``items`` [Q, K] and ``scores`` [Q, K]: at most ``count`` of them, best first, equal ones in the order of items.
+    ``group`` [G]: of items of the same group, only the best one is an answer, and there are as many answers as groups.
+    """
 
-def best_texts(ranking: Ranking, scores: NDArray[Any], count: int = TOP) -> Answers:
-    """The first texts of each video that has some, by ``scores`` [N, V]."""
-    return Answers(ranking, *_best(scores.T, ranking.video, count))
+    def __init__(self, queries: int, items: int, count: int = TOP, group: NDArray[np.int64] | None = None) -> None:
+        count = min(count, items if group is None else len(np.unique(group)))
+        self._group = group
+        self.items = np.full((queries, count), NONE)
+        self.scores = np.full((queries, count), -np.inf)
 
+    def add(self, queries: slice, items: slice, scores: NDArray[Any]) -> None:
+        """Take the scores [q, n] of some queries and the next items."""
+        numbers = np.arange(items.start, items.stop)[None]
+        if self._group is not None:
+            scores, numbers = _best_of_groups(scores, self._group[items], items.start)
+        open_end = self.items[queries, -1] == NONE
+        rows = np.flatnonzero(open_end | (scores.max(axis=1) > self.scores[queries, -1]))
+        for part in blocks(len(rows), scores.shape[1]):
+            self._merge(queries.start + rows[part], *_best(scores, numbers, rows[part], self.items.shape[1]))
 
-def best_groups(ranking: Ranking, scores: NDArray[Any], owner: NDArray[np.int64], count: int = TOP) -> Answers:
-    """The first texts of each video that has some, only the best of those that describe the same video."""
-    many = int(np.bincount(owner).max()) * count  # so many texts hold ``count`` videos
-    texts, values = _best(scores.T, ranking.video, many)
-    first = np.stack([np.sort(np.unique(owner[row], return_index=True)[1])[:count] for row in texts])
-    return Answers(ranking, np.take_along_axis(texts, first, axis=1), np.take_along_axis(values, first, axis=1))
+    def _merge(self, queries: NDArray[np.int64], items: NDArray[np.int64], scores: NDArray[Any]) -> None:
+        items = np.concatenate([self.items[queries], items], axis=1)
+        scores = np.concatenate([self.scores[queries], scores], axis=1)
+        items, scores = _ordered(items, scores)
+        if self._group is not None:
+            # A group that goes on from the part before has an answer there already.
+            known = np.where(items == NONE, -1, self._group[np.where(items == NONE, 0, items)])
+            same = (known[:, :, None] == known[:, None, :]) & (known[:, :, None] >= 0)
+            again = np.tril(same, -1).any(axis=2)
+            items, scores = _ordered(np.where(again, NONE, items), np.where(again, -np.inf, scores))
+        count = self.items.shape[1]
+        self.items[queries], self.scores[queries] = items[:, :count], scores[:, :count]
 
 
 def blocks(queries: int, items: int) -> Iterator[slice]:
@@ -65,21 +87,38 @@ def blocks(queries: int, items: int) -> Iterator[slice]:
         yield slice(start, min(start + step, queries))
 
 
-def _best(scores: NDArray[Any], rows: NDArray[np.integer], count: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Columns and scores [Q, K] of the highest scores in some rows, best first, equal ones in order of columns."""
+def _best(
+    scores: NDArray[Any], numbers: NDArray[np.int64], rows: NDArray[np.integer], count: int
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Items and scores [Q, K] of the highest scores in some rows, in no order, of equal ones the first items.
+
+    ``numbers`` [1 or all rows, n]: the items that the columns stand for, ascending.
+    """
     width = scores.shape[1]
     count = min(count, width)
-    items = np.empty((len(rows), count), np.int64)
-    values = np.empty((len(rows), count), scores.dtype)
-    for part in blocks(len(rows), width):
-        block = scores[rows[part]]
-        chosen = np.argpartition(block, width - count, axis=1)[:, width - count :]
-        found = np.take_along_axis(block, chosen, axis=1)
-        # Which of the items that tie for the last place a partition takes is its own affair.
-        open_end = (block >= found.min(axis=1, keepdims=True)).sum(axis=1) > count
-        chosen[open_end] = np.argsort(-block[open_end], axis=1, kind="stable")[:, :count]
-        found = np.take_along_axis(block, chosen, axis=1)
-        order = np.lexsort((chosen, -found), axis=1)
-        items[part] = np.take_along_axis(chosen, order, axis=1)
-        values[part] = np.take_along_axis(found, order, axis=1)
-    return items, values
+    block = scores[rows]
+    chosen = np.argpartition(block, width - count, axis=1)[:, width - count :]
+    found = np.take_along_axis(block, chosen, axis=1)
+    # Which of the items that tie for the last place a partition takes is its own affair.
+    tied = (block >= found.min(axis=1, keepdims=True)).sum(axis=1) > count
+    chosen[tied] = np.argsort(-block[tied], axis=1, kind="stable")[:, :count]
+    own = np.broadcast_to(numbers, (len(scores), width))[rows]
+    return np.take_along_axis(own, chosen, axis=1), np.take_along_axis(block, chosen, axis=1)
+
+
+def _ordered(items: NDArray[np.int64], scores: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Each row best first, equal ones in the order of items."""
+    order = np.lexsort((items, -scores), axis=1)
+    return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+def _best_of_groups(
+    scores: NDArray[Any], group: NDArray[np.int64], start: int
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Best score [q, g] of each group of neighbouring columns, and which item has it first [q, g]."""
+    first = np.flatnonzero(np.diff(group, prepend=group[0] - 1))
+    best = np.maximum.reduceat(scores, first, axis=1)
+    lengths = np.diff(first, append=len(group))
+    here = scores == np.repeat(best, lengths, axis=1)
+    numbers = np.where(here, np.arange(start, start + len(group)), NONE)
+    return best, np.minimum.reduceat(numbers, first, axis=1)

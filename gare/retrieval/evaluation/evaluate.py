@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +15,16 @@ from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import ALONE, Ranks
 from gare.retrieval.encode import FrameChoice
 from gare.retrieval.evaluation.scorer import GareScorer, Scorer
-from gare.retrieval.metrics.counting import Ties
-from gare.retrieval.metrics.ranking import Ranking, rankings
+from gare.retrieval.evaluation.scores import SIDE, Scores
+from gare.retrieval.metrics.counting import Ties, count_ranks
+from gare.retrieval.metrics.ranking import Ranking, as_rankings
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Scores [N, V] of all texts against all videos, each text and the column of its video, and the raw rankings."""
 
-    scores: NDArray[np.float32]
+    scores: Scores
     texts: list[str]
     owner: NDArray[np.int64]
     rankings: dict[str, Ranking]
@@ -52,19 +52,15 @@ def evaluate(
 def score_split(scorer: Scorer, split: Split, *, ties: Ties = "pessimistic") -> Evaluation:
     """Score and rank all captions of a split against all its videos; InputError for a split without captions."""
     texts, owner = queries(split)
-    scores = score(scorer, scorer.encode_texts(texts), scorer.encode_videos(split, range(len(split))))
-    return Evaluation(scores, texts, owner, rankings(scores, owner, ties=ties))
+    videos = scorer.encode_videos(split, range(len(split)))
+    scores = Scores(scorer, scorer.encode_texts(texts), videos, (len(texts), len(split)))
+    found = count_ranks(scores, owner, len(split), ties=ties, rows=SIDE, columns=SIDE)
+    return Evaluation(scores, texts, owner, as_rankings(found, owner, len(split)))
 
 
 def queries(split: Split) -> tuple[list[str], NDArray[np.int64]]:
-    """All captions of a split in order, and the number of each one's video; InputError where there are none."""
+    """All captions of a split in order, and the number of each one's video, ascending; InputError for none."""
     pairs = [(caption, number) for number, video in enumerate(split.videos) for caption in video.captions]
     if not pairs:
         raise InputError(f"The split {split.name!r} of {split.folder} has no captions to query with.")
     return [caption for caption, _ in pairs], np.array([number for _, number in pairs], np.int64)
-
-
-def score(scorer: Scorer, texts: Any, videos: Any) -> NDArray[np.float32]:
-    """Scores [N, V] of encoded texts and videos, in main memory."""
-    scores: NDArray[np.float32] = scorer.score(texts, videos).float().cpu().numpy()
-    return scores

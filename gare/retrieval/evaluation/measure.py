@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,17 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gare.data.shards import Split
-from gare.retrieval.evaluation.answers import Answers, best_groups, best_texts, best_videos, blocks
-from gare.retrieval.evaluation.evaluate import Evaluation, queries, score
-from gare.retrieval.evaluation.postprocess import dual_softmax, querybank
+from gare.retrieval.evaluation.answers import Answers, Best
+from gare.retrieval.evaluation.evaluate import Evaluation, queries
+from gare.retrieval.evaluation.postprocess import bank_powers, dual_softmax, powers, querybank
 from gare.retrieval.evaluation.query_bank import QueryBank
 from gare.retrieval.evaluation.scorer import Scorer
+from gare.retrieval.evaluation.scores import SIDE, Scores
 from gare.retrieval.metrics.bootstrap import RESAMPLES, intervals
-from gare.retrieval.metrics.counting import Ties
-from gare.retrieval.metrics.ranking import Ranking, rankings
+from gare.retrieval.metrics.counting import Ties, View, count_views
+from gare.retrieval.metrics.ranking import Ranking, as_rankings
 
 LEVEL = 0.95
 SEED = 0
+RAW = ""
+"""The view of scores as they are."""
 
 Interval = tuple[float, float]
 
@@ -71,60 +74,70 @@ def measure(
     """Score all captions of a split against all its videos, and rank them raw and post-processed.
 
     ``bank``: QB-Norm is measured with it; None leaves it out. ``resamples``: of the bootstrap; 0 for no intervals.
-    Beside the scores [N, V] it holds one array of that size at a time, in float64. Raises InputError for a split
-    without captions and RunError for scores that are NaN.
+    Scores are made in tiles and counted (``Scores``): memory grows with N + V, not with N x V. Raises InputError for a
+    split without captions and RunError for scores that are NaN.
     """
     texts, owner = queries(split)
     encoded = scorer.encode_texts(texts), scorer.encode_videos(split, range(len(split)))
-    scores = score(scorer, *encoded)
-    banks = _score_bank(scorer, bank, *encoded) if bank is not None else None
-    del encoded
-    evaluation = Evaluation(scores, texts, owner, rankings(scores, owner, ties=ties))
-    answers = {name: _answers(ranking, scores, owner) for name, ranking in evaluation.rankings.items()}
-    for name, processed in postprocessed(scores, scorer.scale, banks):
+    scores = Scores(scorer, *encoded, (len(texts), len(split)))
+    views = {RAW: _as_it_is} | _postprocessed(scorer, scores, bank, *encoded)
+    first = FirstAnswers(owner, scores.shape, views)
+    counted = count_views(scores, views, owner, len(split), ties=ties, rows=SIDE, columns=SIDE, seen=first.add)
+    raw = as_rankings(counted.pop(RAW), owner, len(split))
+    rankings = dict(raw)
+    for name, ranks in counted.items():
         direction = name.partition("_")[0]
-        ranking = rankings(processed, owner, ties=ties)[direction]
-        answers[name] = _answers(replace(ranking, name=name), processed, owner)
+        rankings[name] = replace(as_rankings(ranks, owner, len(split))[direction], name=name)
+    answers = {name: first.answers(ranking) for name, ranking in rankings.items()}
     bounds: dict[str, Interval] = {}
-    for found in answers.values() if resamples else ():
-        bounds |= intervals(found.ranking, level=LEVEL, resamples=resamples, seed=SEED)
-    return Measurement(evaluation, answers, bounds, resamples, ties, scorer.scale, bank)
+    for ranking in rankings.values() if resamples else ():
+        bounds |= intervals(ranking, level=LEVEL, resamples=resamples, seed=SEED)
+    return Measurement(Evaluation(scores, texts, owner, raw), answers, bounds, resamples, ties, scorer.scale, bank)
 
 
-def postprocessed(
-    scores: NDArray[np.float32], scale: float, banks: tuple[NDArray[Any], NDArray[Any]] | None
-) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Names of rankings and the scores [N, V] to make them of: always the same array, filled again for each.
+class FirstAnswers:
+    """The first answers of every ranking, gathered while tiles are counted."""
 
-    ``banks``: scores of other texts against the videos, [B, V], and of other videos against the texts, [B, N].
-    """
-    count, gallery = scores.shape
-    out = np.empty(scores.shape, np.float64)
-    for part in blocks(gallery, count):
-        out[:, part] = dual_softmax(scores[:, part], scale)[0]
-    yield "t2v_dsl", out
-    for part in blocks(count, gallery):
-        out[part] = dual_softmax(scores[part], scale)[1]
-    yield "v2t_dsl", out
-    if banks is None:
-        return
-    by_texts, by_videos = banks
-    for part in blocks(count, gallery):
-        out[part] = querybank(scores[part], by_texts, scale)
-    yield "t2v_qbnorm", out
-    for part in blocks(gallery, count):
-        out[:, part] = querybank(scores[:, part].T, by_videos, scale).T
-    yield "v2t_qbnorm", out
+    def __init__(self, owner: NDArray[np.int64], shape: tuple[int, int], views: Iterable[str]) -> None:
+        texts, videos = shape
+        self._best = {"v2t_grouped": Best(videos, texts, group=owner)} if np.bincount(owner).max() > 1 else {}
+        for name in ("t2v", "v2t", *(view for view in views if view != RAW)):
+            self._best[name] = Best(texts, videos) if name.startswith("t2v") else Best(videos, texts)
+
+    def add(self, view: str, texts: slice, videos: slice, scores: NDArray[Any]) -> None:
+        """Take a tile [r, c] of a view."""
+        for name in [name for name in ("t2v", "v2t", "v2t_grouped") if name in self._best] if view == RAW else [view]:
+            if name.startswith("t2v"):
+                self._best[name].add(texts, videos, scores)
+            else:
+                self._best[name].add(videos, texts, scores.T)
+
+    def answers(self, ranking: Ranking) -> Answers:
+        """A ranking with what its queries found."""
+        best = self._best[ranking.name]
+        rows = slice(None) if ranking.name.startswith("t2v") else ranking.video
+        return Answers(ranking, best.items[rows], best.scores[rows])
 
 
-def _score_bank(scorer: Scorer, bank: QueryBank, texts: Any, videos: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Scores of the bank's texts against the videos [B, V], and of its videos against the texts [B, N]."""
-    by_texts = score(scorer, scorer.encode_texts(bank.texts), videos)
-    by_videos = score(scorer, texts, scorer.encode_videos(bank.split, bank.videos))
-    return by_texts, by_videos.T
+def _postprocessed(scorer: Scorer, scores: Scores, bank: QueryBank | None, texts: Any, videos: Any) -> dict[str, View]:
+    """How a tile is post-processed, by the ranking's name; nothing where a score is NaN, which counting refuses."""
+    gathered = powers(scores, scorer.scale)
+    if gathered is None:
+        return {}
+    by_text, by_video = gathered
+    found = {f"{direction}_dsl": view for direction, view in dual_softmax(by_text, by_video).items()}
+    if bank is None:
+        return found
+    of_texts = Scores(scorer, scorer.encode_texts(bank.texts), videos, (len(bank.texts), scores.shape[1]))
+    of_videos = Scores(
+        scorer, texts, scorer.encode_videos(bank.split, bank.videos), (scores.shape[0], len(bank.videos))
+    )
+    by_texts = bank_powers(of_texts, len(bank.texts), scores.shape[1], scorer.scale)
+    by_videos = bank_powers(lambda b, part: of_videos(part, b).T, len(bank.videos), scores.shape[0], scorer.scale)
+    found["t2v_qbnorm"] = querybank(by_text, *by_texts, "t2v")
+    found["v2t_qbnorm"] = querybank(by_video, *by_videos, "v2t")
+    return found
 
 
-def _answers(ranking: Ranking, scores: NDArray[Any], owner: NDArray[np.int64]) -> Answers:
-    if ranking.name.startswith("t2v"):
-        return best_videos(ranking, scores)
-    return best_groups(ranking, scores, owner) if ranking.name == "v2t_grouped" else best_texts(ranking, scores)
+def _as_it_is(scores: NDArray[Any], _texts: slice, _videos: slice) -> NDArray[Any]:
+    return scores

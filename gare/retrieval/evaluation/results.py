@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save_file
-
 from gare.common.files import atomic_file, write_json
 from gare.data.shards import Split
 from gare.retrieval.evaluation.measure import LEVEL, SEED, Measurement
@@ -48,9 +46,27 @@ def write_results(
 
 
 def write_scores(path: Path, measured: Measurement, video_ids: list[str], identity: Mapping[str, Any]) -> None:
-    """Write the raw ``scores`` [N, V] and ``owner`` [N] with the texts, video ids and identity as JSON metadata."""
+    """Write the raw ``scores`` [N, V] and ``owner`` [N] with the texts, video ids and identity as JSON metadata.
+
+    The format is that of safetensors: the length of a header, the header as JSON, the numbers. The scores are written
+    tile by tile, since all of them together need not fit into memory.
+    """
     evaluation = measured.evaluation
     named = {"texts": evaluation.texts, "video_ids": video_ids, "identity": dict(identity)}
-    metadata = {name: json.dumps(value) for name, value in named.items()}
-    with atomic_file(path) as temporary:
-        save_file({"scores": evaluation.scores, "owner": evaluation.owner}, temporary, metadata)
+    texts, videos = evaluation.scores.shape
+    begin, end = 8 * texts, 8 * texts + 4 * texts * videos
+    header = {
+        "__metadata__": {name: json.dumps(value) for name, value in named.items()},
+        "owner": {"dtype": "I64", "shape": [texts], "data_offsets": [0, begin]},
+        "scores": {"dtype": "F32", "shape": [texts, videos], "data_offsets": [begin, end]},
+    }
+    said = json.dumps(header).encode()
+    said += b" " * (-len(said) % 8)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        file.write(len(said).to_bytes(8, "little") + said)
+        file.write(evaluation.owner.astype("<i8").tobytes())
+        start = file.tell()
+        for rows, columns, tile in evaluation.scores.tiles():
+            for row, scores in enumerate(tile.astype("<f4", copy=False), rows.start):
+                file.seek(start + 4 * (row * videos + columns.start))
+                file.write(scores.tobytes())

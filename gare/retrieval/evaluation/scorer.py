@@ -25,11 +25,11 @@ class Scorer(Protocol):
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Any:
-        """Vectors of sentences."""
+        """Vectors of sentences; a slice of what it gives is of those sentences."""
         ...
 
     def encode_videos(self, split: Split, videos: Sequence[int]) -> Any:
-        """Vectors of the numbered videos of a split."""
+        """Vectors of the numbered videos of a split; a slice of what it gives is of those videos."""
         ...
 
     def score(self, texts: Any, videos: Any) -> Tensor:

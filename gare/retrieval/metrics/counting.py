@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,6 +16,12 @@ Ties = Literal["pessimistic", "optimistic", "mean"]
 
 Tile = Callable[[slice, slice], NDArray[Any]]
 """Scores [r, c] of a slice of the texts against a slice of the videos; the same numbers every time it is asked."""
+
+View = Callable[[NDArray[Any], slice, slice], NDArray[Any]]
+"""Other scores [r, c] made of a tile of some texts and videos, such as post-processed ones."""
+
+Seen = Callable[[str, slice, slice, NDArray[Any]], None]
+"""Is shown each tile of each view once, those of the same texts one after another."""
 
 ROWS, COLUMNS = 4080, 2040
 """Texts and videos of a tile: 33 MB of float32, enough for a matrix product to be efficient."""
@@ -58,32 +64,80 @@ def count_ranks(
 ) -> Ranks:
     """Count the ranks of texts with ascending ``owner`` [N] in scores that ``tile`` gives, rows x columns at a time.
 
+    As ``count_views`` does, of the scores themselves.
+    """
+    views = {"": lambda scores, _texts, _videos: scores}
+    return count_views(tile, views, owner, videos, ties=ties, rows=rows, columns=columns)[""]
+
+
+def count_views(
+    tile: Tile,
+    views: Mapping[str, View],
+    owner: NDArray[np.integer],
+    videos: int,
+    *,
+    ties: Ties = "pessimistic",
+    rows: int = ROWS,
+    columns: int = COLUMNS,
+    seen: Seen | None = None,
+) -> dict[str, Ranks]:
+    """Count the ranks in several scores that are made of the same tiles, in one pass over them.
+
     The tiles that hold own pairs are asked for first: their scores are what all others are compared with. Then every
     tile is asked for once. Raises RunError for no texts and for NaN, ValueError for an owner that is not ascending or
     no video.
     """
     video = np.asarray(owner, np.int64)
     _check_owner(video, videos)
-    own = _own_scores(tile, video, videos, rows, columns)
+    own = _own_scores(tile, views, video, videos, rows, columns)
     captioned, first, captions = np.unique(video, return_index=True, return_counts=True)
-    best = np.zeros(videos, own.dtype)
-    best[captioned] = np.maximum.reduceat(own, first)
-    level = np.add.reduceat((own == best[video]).astype(np.int64), first)
     groups = bool(captions.max() > 1)
-    counters = [_Counter(compare, own, best, video if groups else None) for compare in COMPARISONS[ties]]
+    counts = {name: _Counts(ties, own[name], video, videos, captioned, first, groups) for name in views}
     bad = 0
-    for texts, gallery in _grid(len(video), videos, rows, columns):
+    for texts, gallery in grid(len(video), videos, rows, columns):
         scores = _ask(tile, texts, gallery)
         if np.isnan(scores.max()):
             bad += int(np.isnan(scores).sum())
-        for counter in counters:
-            counter.add(scores, texts.start, gallery.start)
+        for name, view in views.items():
+            made = view(scores, texts, gallery)
+            counts[name].add(made, texts.start, gallery.start)
+            if seen is not None:
+                seen(name, texts, gallery, made)
     if bad:
         raise RunError(
             f"{bad} of {len(video) * videos} scores are NaN; no metric can be trusted. The model has diverged."
         )
-    t2v, v2t, grouped = _mean([counter.ranks(captioned, level) for counter in counters])
-    return Ranks(t2v, v2t, grouped if groups else None, captioned)
+    return {name: found.ranks() for name, found in counts.items()}
+
+
+class _Counts:
+    """The counters of one view: one comparison, or the two whose average is taken."""
+
+    def __init__(
+        self,
+        ties: Ties,
+        own: NDArray[Any],
+        owner: NDArray[np.int64],
+        videos: int,
+        captioned: NDArray[np.int64],
+        first: NDArray[np.int64],
+        groups: bool,  # noqa: FBT001 - used here alone
+    ) -> None:
+        best = np.zeros(videos, own.dtype)
+        best[captioned] = np.maximum.reduceat(own, first)
+        self._level = np.add.reduceat((own == best[owner]).astype(np.int64), first)
+        self._captioned, self._groups = captioned, groups
+        self._counters = [_Counter(compare, own, best, owner if groups else None) for compare in COMPARISONS[ties]]
+
+    def add(self, scores: NDArray[Any], row: int, column: int) -> None:
+        """Count a tile."""
+        for counter in self._counters:
+            counter.add(scores, row, column)
+
+    def ranks(self) -> Ranks:
+        """The ranks, once every tile was counted."""
+        t2v, v2t, grouped = _mean([counter.ranks(self._captioned, self._level) for counter in self._counters])
+        return Ranks(t2v, v2t, grouped if self._groups else None, self._captioned)
 
 
 class _Counter:
@@ -107,7 +161,7 @@ class _Counter:
 
     def add(self, scores: NDArray[Any], row: int, column: int) -> None:
         """Count a tile whose first text and video are ``row`` and ``column``."""
-        for rows, columns in _grid(scores.shape[0], scores.shape[1], BLOCK[0], BLOCK[1]):
+        for rows, columns in grid(scores.shape[0], scores.shape[1], BLOCK[0], BLOCK[1]):
             texts = slice(row + rows.start, row + rows.stop)
             videos = slice(column + columns.start, column + columns.stop)
             block = scores[rows, columns]
@@ -142,19 +196,21 @@ class _Counter:
         self.open[videos] = hits[-1]
 
 
-def _own_scores(tile: Tile, owner: NDArray[np.int64], videos: int, rows: int, columns: int) -> NDArray[Any]:
-    """Score of each text with its own video [N]; asks only for the tiles that hold one."""
-    own: NDArray[Any] | None = None
-    for texts, gallery in _grid(len(owner), videos, rows, columns):
+def _own_scores(
+    tile: Tile, views: Mapping[str, View], owner: NDArray[np.int64], videos: int, rows: int, columns: int
+) -> dict[str, NDArray[Any]]:
+    """Score of each text with its own video [N], by view; asks only for the tiles that hold one."""
+    own: dict[str, NDArray[Any]] = {}
+    for texts, gallery in grid(len(owner), videos, rows, columns):
         part = texts.start + np.searchsorted(owner[texts], [gallery.start, gallery.stop])
         if part[0] == part[1]:
             continue
-        scores = _ask(tile, texts, gallery)
-        if own is None:
-            own = np.empty(len(owner), scores.dtype)
-        mine = slice(*part)
-        own[mine] = scores[np.arange(*part) - texts.start, owner[mine] - gallery.start]
-    assert own is not None  # noqa: S101 - there is a text, and its video is in some tile
+        scores, mine = _ask(tile, texts, gallery), slice(*part)
+        for name, view in views.items():
+            made = view(scores, texts, gallery)
+            if name not in own:
+                own[name] = np.empty(len(owner), made.dtype)
+            own[name][mine] = made[np.arange(*part) - texts.start, owner[mine] - gallery.start]
     return own
 
 
@@ -186,7 +242,7 @@ def _check_owner(owner: NDArray[np.int64], videos: int) -> None:
         raise ValueError(f"The texts' videos must be ascending columns of a gallery of {videos}.")
 
 
-def _grid(height: int, width: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+def grid(height: int, width: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
     """Blocks that cover [0, height) x [0, width), those of the same rows one after another."""
     for top in range(0, height, rows):
         for left in range(0, width, columns):

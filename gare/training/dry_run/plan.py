@@ -13,6 +13,7 @@ from gare.common.errors import GareError
 from gare.config import Config
 from gare.config.tree import diff
 from gare.data.batches import NO_TOKENIZER, check_sizes
+from gare.data.protocol import test_cautions
 from gare.data.shards import ShardSet
 from gare.model.clip_source import inspect_clip
 from gare.model.gare import GareModel
@@ -146,7 +147,7 @@ def make_plan(config: Config, corpus: Corpus | None = None, *, workers: int | No
 
     ``workers`` stands in for ``runtime.workers``, of a range for the fewest. Nothing is decoded, loaded or written.
     """
-    findings = _Findings()
+    findings = _Findings(remarks=test_cautions(config))
     workers = workers or config.runtime.worker_counts(config.train.global_batch)[-1]
     places = findings.attempt(absolute, config) or config
     findings.attempt(check_select_by, config)

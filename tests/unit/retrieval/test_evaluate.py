@@ -19,10 +19,11 @@ from gare.data.shards import ShardSet
 from gare.model import GareModel
 from gare.model.pixels import OPENAI_PIXELS
 from gare.retrieval.evaluation import answers as answers_module
-from gare.retrieval.evaluation.answers import best_groups, best_texts, best_videos
+from gare.retrieval.evaluation import measure as measure_module
+from gare.retrieval.evaluation import scores as scores_module
+from gare.retrieval.evaluation.answers import Best
 from gare.retrieval.evaluation.evaluate import evaluate
 from gare.retrieval.evaluation.measure import SEED, measure
-from gare.retrieval.evaluation.postprocess import dual_softmax, querybank
 from gare.retrieval.evaluation.query_bank import draw_bank
 from gare.retrieval.evaluation.results import METRICS_FILE, SCORES_FILE, write_results
 from gare.retrieval.evaluation.scorer import GareScorer
@@ -31,18 +32,28 @@ from gare.retrieval.metrics.bootstrap import intervals
 from gare.retrieval.metrics.ranking import METRIC_NAMES, rankings
 from tests import toy
 from tests.made_up import HashScorer, TableScorer, split_of
+from tests.reference import dual_softmax, querybank
 
 CAPTIONS = [[f"caption {n} of video {v}" for n in range(v % 4)] for v in range(13)]
 TRAIN = split_of([[f"train caption {n} of {v}" for n in range(2)] for v in range(9)], name="train")
 IDENTITY = {"checkpoint": "x", "dataset_digest": "d"}
 
 
-def test_raw_and_post_processed_rankings_are_those_of_whole_matrices(monkeypatch):
-    monkeypatch.setattr(answers_module, "BLOCK", 20)  # many blocks, the last one short
+def in_tiles(monkeypatch, side):
+    """Make all scores in tiles, the last ones short, and anew whenever they are asked for."""
+    monkeypatch.setattr(answers_module, "BLOCK", 20)
+    monkeypatch.setattr(scores_module, "KEPT", 0)
+    for module in (scores_module, measure_module):
+        monkeypatch.setattr(module, "SIDE", side)
+
+
+@pytest.mark.parametrize("side", [2, 5, 2040])
+def test_raw_and_post_processed_rankings_are_those_of_whole_matrices(monkeypatch, side):
+    in_tiles(monkeypatch, side)
     split, scorer = split_of(CAPTIONS), HashScorer()
     bank = draw_bank(TRAIN, split, 5, seed=3)
     found = measure(scorer, split, bank=bank, resamples=0)
-    scores, owner = found.evaluation.scores, found.evaluation.owner
+    scores, owner = found.evaluation.scores.whole(), found.evaluation.owner
     texts, videos = scorer.encode_texts(found.evaluation.texts), scorer.encode_videos(split, range(13))
     assert (scores == scorer.score(texts, videos).numpy()).all()
     by_texts = scorer.score(scorer.encode_texts(bank.texts), videos).numpy()
@@ -64,23 +75,37 @@ def test_raw_and_post_processed_rankings_are_those_of_whole_matrices(monkeypatch
             assert got.scores == pytest.approx(np.take_along_axis(matrix, got.items, axis=1))
         if direction == "v2t":
             assert (got.items == np.argsort(-matrix.T[want.video], axis=1, kind="stable")[:, :10]).all()
+        if direction == "v2t_grouped":
+            for video, row in zip(want.video, got.items, strict=True):
+                assert row.tolist() == best_of_each_group(matrix[:, video], owner)[:10]
 
 
-@settings(max_examples=60)
-@given(st.integers(0, 2**20), st.integers(1, 9), st.integers(1, 6), st.integers(1, 4))
-def test_first_answers_are_those_of_a_stable_sort(seed, texts, videos, count):
+def best_of_each_group(scores, owner):
+    order = np.argsort(-scores, kind="stable")
+    return [text for place, text in enumerate(order) if owner[text] not in owner[order[:place]]]
+
+
+@settings(max_examples=100)
+@given(
+    st.integers(0, 2**20), st.integers(1, 9), st.integers(1, 6), st.integers(1, 4), st.integers(1, 9), st.integers(1, 6)
+)
+def test_first_answers_are_those_of_a_stable_sort(seed, texts, videos, count, rows, columns):
     random = np.random.default_rng(seed)
-    scores, owner = random.integers(0, 5, (texts, videos)), random.integers(0, videos, texts)
-    found = rankings(scores, owner)
-    by_video = np.argsort(-scores, axis=1, kind="stable")
-    assert (best_videos(found["t2v"], scores, count).items == by_video[:, :count]).all()
-    by_text = np.argsort(-scores.T, axis=1, kind="stable")
-    assert (best_texts(found["v2t"], scores, count).items == by_text[np.unique(owner)][:, :count]).all()
-    if "v2t_grouped" in found:
-        grouped = best_groups(found["v2t_grouped"], scores, owner, count).items
-        for video, row in zip(np.unique(owner), grouped, strict=True):
-            best_of_each = [t for i, t in enumerate(by_text[video]) if owner[t] not in owner[by_text[video][:i]]]
-            assert row.tolist() == best_of_each[:count]
+    scores, owner = random.integers(0, 5, (texts, videos)) / 4, np.sort(random.integers(0, videos, texts))
+    if random.random() < 0.3:
+        scores[scores == 0] = -np.inf
+    by_text, by_video = Best(texts, videos, count), Best(videos, texts, count)
+    grouped = Best(videos, texts, count, group=owner)
+    for top in range(0, texts, rows):
+        for left in range(0, videos, columns):
+            t, v = slice(top, min(top + rows, texts)), slice(left, min(left + columns, videos))
+            by_text.add(t, v, scores[t, v])
+            by_video.add(v, t, scores[t, v].T)
+            grouped.add(v, t, scores[t, v].T)
+    assert (by_text.items == np.argsort(-scores, axis=1, kind="stable")[:, :count]).all()
+    assert (by_text.scores == np.take_along_axis(scores, by_text.items, axis=1)).all()
+    assert (by_video.items == np.argsort(-scores.T, axis=1, kind="stable")[:, :count]).all()
+    assert grouped.items.tolist() == [best_of_each_group(scores[:, v], owner)[:count] for v in range(videos)]
 
 
 def test_training_sees_the_raw_metrics_alone_and_the_command_the_same_numbers(toy_clip, toy_shards, tmp_path):
@@ -144,7 +169,9 @@ def test_the_bank_is_drawn_from_train_alone_by_its_seed():
         draw_bank(split_of([[]], name="train"), split_of(CAPTIONS), 4, seed=0)
 
 
-def test_the_ranks_in_the_table_are_those_of_the_saved_scores(tmp_path):
+@pytest.mark.parametrize("side", [3, 2040])
+def test_the_ranks_in_the_table_are_those_of_the_saved_scores(tmp_path, monkeypatch, side):
+    in_tiles(monkeypatch, side)
     split = split_of(CAPTIONS)
     found = measure(HashScorer(), split, resamples=20, bank=draw_bank(TRAIN, split, 3, seed=0))
     written = write_results(tmp_path, found, split, IDENTITY, scores=True)
@@ -218,8 +245,8 @@ def test_zero_shot_scores_are_those_of_plain_clip_frame_by_frame(toy_clip, toy_s
     found = measure(ZeroShotScorer(model, model.tokenizer, config), split, resamples=0)
     with torch.no_grad():
         want = plain_zero_shot(toy_clip, split, config.data.frames, config.data.words)
-    assert found.evaluation.scores == pytest.approx(want.numpy(), abs=1e-5)
-    assert found.evaluation.scores.std() > 0.01
+    assert found.evaluation.scores.whole() == pytest.approx(want.numpy(), abs=1e-5)
+    assert found.evaluation.scores.whole().std() > 0.01
     assert found.scale == pytest.approx(float(model.clip.logit_scale.detach().exp()))
 
 
@@ -236,6 +263,6 @@ def test_zero_shot_of_the_middle_frame_is_that_of_clips_of_one_frame(toy_clip, t
             return clip[len(clip) // 2][None]
 
     scorer = ZeroShotScorer(model, model.tokenizer, config, "middle")
-    found = measure(scorer, split, resamples=0).evaluation.scores
+    found = measure(scorer, split, resamples=0).evaluation.scores.whole()
     with torch.no_grad():
         assert found == pytest.approx(plain_zero_shot(toy_clip, Middle(), 3, config.data.words).numpy(), abs=1e-5)

@@ -7,9 +7,48 @@ import math
 import numpy as np
 import pytest
 
-from gare.common.errors import InputError, RunError
-from gare.retrieval.evaluation.postprocess import dual_softmax, querybank
+from gare.common.errors import InputError
+from gare.retrieval.evaluation import postprocess
+from gare.retrieval.evaluation import scores as scores_module
+from gare.retrieval.evaluation.scores import Scores
 from gare.retrieval.metrics.ranking import rankings
+from tests import reference
+from tests.made_up import TableScorer
+
+
+@pytest.fixture(autouse=True, params=[2, 3, 2040])
+def side(request, monkeypatch):
+    """Tiles of so many texts and videos, and a bank looked at in as many scores."""
+    monkeypatch.setattr(scores_module, "SIDE", request.param)
+    monkeypatch.setattr(postprocess, "BANK_SCORES", 4 * request.param)
+
+
+def tiles_of(scores):
+    return Scores(TableScorer(scores), scores, scores, scores.shape)
+
+
+def in_tiles(view, scores):
+    """The scores that a view makes, tile by tile."""
+    made = np.empty(scores.shape)
+    for texts, videos, tile in tiles_of(scores).tiles():
+        made[texts, videos] = view(tile, texts, videos)
+    return made
+
+
+def dual_softmax(scores, scale):
+    views = postprocess.dual_softmax(*postprocess.powers(tiles_of(scores), scale))
+    return in_tiles(views["t2v"], scores), in_tiles(views["v2t"], scores)
+
+
+def querybank(scores, bank, beta, direction="t2v"):
+    known = postprocess.bank_powers(lambda b, items: bank[b, items], *bank.shape, beta)
+    raw = postprocess.Powers(scores.shape[direction == "v2t"], beta)
+    for texts, videos, tile in tiles_of(scores).tiles():
+        if direction == "t2v":
+            raw.add(texts, videos.start, tile)
+        else:
+            raw.add(videos, texts.start, tile.T)
+    return in_tiles(postprocess.querybank(raw, *known, direction), scores)
 
 
 def cosines(seed, *shape):
@@ -84,7 +123,7 @@ def test_querybank_is_its_definition(seed):
 
 def test_of_items_that_tie_for_the_first_place_the_first_counts():
     bank = np.array([[0.5, 0.5, 0.0]])
-    scores = np.array([[0.2, 0.1, 0.0], [0.0, 0.3, 0.1], [0.4, 0.4, 0.1]])
+    scores = np.array([[0.2, 0.1, 0.0], [0.0, 0.3, 0.1], [0.4, 0.4, 0.1]], np.float32)
     changed = (querybank(scores, bank, 10.0) != scores).any(axis=1)
     assert changed.tolist() == [True, False, True]
 
@@ -102,15 +141,31 @@ def test_a_beta_that_cannot_be_computed_is_refused(beta):
         querybank(np.array([[1.0, -1.0]]), np.array([[1.0, 0.5]]), beta)
 
 
-@pytest.mark.parametrize("shape", [(0, 5), (3, 4)])
-def test_a_bank_of_nothing_or_of_another_gallery_is_refused(shape):
-    with pytest.raises(InputError, match="the gallery must be the same"):
-        querybank(cosines(0, 4, 5), np.zeros(shape), 20.0)
+def test_an_empty_bank_is_refused():
+    with pytest.raises(InputError, match="An empty query bank"):
+        querybank(cosines(0, 4, 5), np.zeros((0, 5), np.float32), 20.0)
 
 
-def test_nan_stays_nan_for_the_metrics_to_refuse():
-    scores, bank = cosines(0, 4, 5), cosines(1, 6, 5)
+@pytest.mark.parametrize("seed", range(4))
+def test_tiles_give_what_whole_matrices_give(seed):
+    scores, by_texts, by_videos = cosines(seed, 31, 17).round(1), cosines(seed + 50, 6, 17), cosines(seed + 90, 5, 31)
+    for found, whole in zip(dual_softmax(scores, 50.0), reference.dual_softmax(scores, 50.0), strict=True):
+        np.testing.assert_allclose(found, whole, rtol=1e-13, atol=0)
+    np.testing.assert_allclose(
+        querybank(scores, by_texts, 20.0), reference.querybank(scores, by_texts, 20.0), rtol=1e-12
+    )
+    found = querybank(scores, by_videos, 20.0, "v2t")
+    np.testing.assert_allclose(found, reference.querybank(scores.T, by_videos, 20.0).T, rtol=1e-12)
+
+
+def test_equal_videos_stay_equal_so_that_ties_are_ties():
+    scores = cosines(3, 40, 9)
+    scores[:, 7] = scores[:, 1]
+    for_texts, _ = dual_softmax(scores, 100.0)
+    assert (for_texts[:, 7] == for_texts[:, 1]).all()
+
+
+def test_a_score_that_is_no_number_leaves_nothing_to_correct_with():
+    scores = cosines(0, 4, 5)
     scores[1, 2] = np.nan
-    for broken in (*dual_softmax(scores, 20.0), querybank(scores, bank, 20.0)):
-        with pytest.raises(RunError, match="NaN"):
-            rankings(broken, np.arange(4))
+    assert postprocess.powers(tiles_of(scores), 20.0) is None

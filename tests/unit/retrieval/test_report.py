@@ -85,7 +85,7 @@ def test_the_hardest_queries_are_the_worst_one_of_each_video_with_what_they_foun
     assert len({query.own.strip.video_id for query in report.hard}) == 7
     for query in report.hard:
         row = measured.evaluation.texts.index(query.caption)
-        scores = measured.evaluation.scores[row]
+        scores = measured.evaluation.scores.whole()[row]
         assert query.own.rank == ranks[row]
         assert query.own.strip.video_id == f"v{owner[row]}"
         assert query.own.score == scores[owner[row]]
@@ -170,7 +170,7 @@ def test_hubs_are_the_videos_that_win_most_queries_of_others():
     split = split_of(CAPTIONS)
     measured = measure(HashScorer(), split, resamples=0)
     hubs = gather(subject(measured), measured, split, hardest=0).hubs
-    first, owner = measured.evaluation.scores.argmax(axis=1), measured.evaluation.owner
+    first, owner = measured.evaluation.scores.whole().argmax(axis=1), measured.evaluation.owner
     wrong = Counter(first[first != owner].tolist())
     right = Counter(first[first == owner].tolist())
     assert hubs.wrong == wrong.total()

@@ -149,7 +149,7 @@ def test_afterwards_it_is_known_how_much_of_a_split_was_trained_on(run, carved):
 
 
 def test_what_was_taken_from_another_split_than_the_one_trained_on_stays_out(run, carved):
-    config = run(NONE, "data.train_split=test")
+    config = run(NONE, "data.train_split=test", "protocol.test=used")
     assert trained_on(config, ShardSet(carved).split("dev")) == 0
 
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from tests.page import HOSTILE, Page
 from tests.unit.tune.made_sweep import FORM, IB, METRIC, TR, seeds, sweep_config, trial, write, write_history
@@ -66,13 +67,22 @@ def test_a_difference_that_counts_only_alone_does_not_count(tmp_path):
     # Differences of -1, -2 and -1.6: a paired t of 5.28 with two degrees of freedom, so p is 0.034, and 0.068 of two.
     near = [[30.0, 30.0, 30.0], [29.0, 28.0, 28.4], [29.9, 30.3, 29.6]]
     write(tmp_path, [t for n, row in enumerate(near) for t in seeds(3 * n, row, **{TR: [0, 1e-4, 0.01][n]})])
-    page, found = page_of(tmp_path)
+    page, found = page_of(tmp_path, baseline="trial-000")
     alone = next(each for each in found.against if each.setting.values[TR] == 1e-4)
     assert alone.found.p == pytest.approx(0.0341, abs=1e-3)
     assert alone.adjusted == pytest.approx(2 * alone.found.p)
     assert alone.verdict == "same"
     assert alone.says in page.text
     assert "alone it would count, among 2 comparisons it does not" in alone.says
+    assert "of the others 2 not to be told apart from the baseline trial-000" in page.text
+    page, found = page_of(tmp_path)
+    picked = next(each for each in found.against if each.setting.values[TR] == 1e-4)
+    assert picked.found.p == alone.found.p
+    # q = sqrt(2) x 5.28 among three, by the tables of the studentised range with two degrees of freedom (8.33 at 0.05).
+    assert picked.adjusted == pytest.approx(stats.studentized_range.sf(math.sqrt(2) * 5.277, 3, 2), abs=1e-3)
+    assert picked.verdict == "same"
+    assert picked.found.interval[0] < 0 < picked.found.interval[1]
+    assert "alone it would count, against the best of 3 settings it does not" in picked.says
     assert "of the others 2 not to be told apart from it" in page.text
 
 

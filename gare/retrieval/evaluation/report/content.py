@@ -194,11 +194,12 @@ def _row(name: str, answers: Answers, intervals: dict[str, Interval]) -> Row:
 def _hard(measured: Measurement, query: int, strips: Strips) -> HardQuery:
     found, evaluation = measured.answers["t2v"], measured.evaluation
     own = int(evaluation.owner[query])
+    score = float(evaluation.scores(slice(query, query + 1), slice(own, own + 1))[0, 0])
     answers = zip(found.items[query].tolist(), found.scores[query].tolist(), strict=True)
     others = [(place, video, score) for place, (video, score) in enumerate(answers, start=1) if video != own]
     return HardQuery(
         evaluation.texts[query],
-        Result(float(found.ranking.ranks[query]), float(evaluation.scores[query, own]), strips.of(own)),
+        Result(float(found.ranking.ranks[query]), score, strips.of(own)),
         [Result(place, score, strips.of(video)) for place, video, score in others[:OTHERS]],
     )
 
