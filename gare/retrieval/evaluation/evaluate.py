@@ -16,8 +16,8 @@ from gare.objective.ranks import ALONE, Ranks
 from gare.retrieval.encode import FrameChoice
 from gare.retrieval.evaluation.scorer import GareScorer, Scorer
 from gare.retrieval.evaluation.scores import SIDE, Scores
-from gare.retrieval.metrics.counting import Ties, count_ranks
-from gare.retrieval.metrics.ranking import Ranking, as_rankings
+from gare.retrieval.metrics.counting import Ties
+from gare.retrieval.metrics.ranking import Ranking, tiled_rankings
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def score_split(scorer: Scorer, split: Split, *, ties: Ties = "pessimistic") -> 
     texts, owner = queries(split)
     videos = scorer.encode_videos(split, range(len(split)))
     scores = Scores(scorer, scorer.encode_texts(texts), videos, (len(texts), len(split)))
-    found = count_ranks(scores, owner, len(split), ties=ties, rows=SIDE, columns=SIDE)
-    return Evaluation(scores, texts, owner, as_rankings(found, owner, len(split)))
+    found = tiled_rankings(scores, owner, len(split), ties=ties, rows=SIDE, columns=SIDE)
+    return Evaluation(scores, texts, owner, found)
 
 
 def queries(split: Split) -> tuple[list[str], NDArray[np.int64]]:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gare.common.errors import RunError
-from gare.retrieval.metrics.counting import Ranks, Ties, count_ranks
+from gare.retrieval.metrics.counting import COLUMNS, ROWS, Ranks, Ties, Tile, count_ranks
 
 RECALLS = (1, 5, 10, 50)
 HIGHER_IS_BETTER = tuple(f"{direction}/R@{k}" for direction in ("t2v", "v2t") for k in RECALLS)
@@ -75,6 +75,24 @@ def rankings(scores: NDArray[Any], owner: NDArray[np.integer], *, ties: Ties = "
 
     ranks = count_ranks(tile, owner[order], scores.shape[1], ties=ties).in_order(order)
     return as_rankings(ranks, owner, scores.shape[1])
+
+
+def tiled_rankings(
+    tile: Tile,
+    owner: NDArray[np.integer],
+    videos: int,
+    *,
+    ties: Ties = "pessimistic",
+    rows: int = ROWS,
+    columns: int = COLUMNS,
+) -> dict[str, Ranking]:
+    """Rankings as of ``rankings``, of scores that are only ever there in tiles.
+
+    ``tile(texts, videos)`` gives the scores [r, c] of two slices, the same numbers every time; tiles with own pairs are
+    asked for twice. ``owner`` [N]: the column of each text's video, ascending: texts come sorted by video. Memory
+    beside the tile grows with N + V. Raises RunError for NaN and for no texts.
+    """
+    return as_rankings(count_ranks(tile, owner, videos, ties=ties, rows=rows, columns=columns), owner, videos)
 
 
 def as_rankings(ranks: Ranks, owner: NDArray[np.integer], videos: int) -> dict[str, Ranking]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from itertools import chain
 
 import numpy as np
@@ -266,3 +267,32 @@ def test_zero_shot_of_the_middle_frame_is_that_of_clips_of_one_frame(toy_clip, t
     found = measure(scorer, split, resamples=0).evaluation.scores.whole()
     with torch.no_grad():
         assert found == pytest.approx(plain_zero_shot(toy_clip, Middle(), 3, config.data.words).numpy(), abs=1e-5)
+
+
+def test_memory_of_a_whole_evaluation_does_not_grow_with_texts_x_videos(monkeypatch):
+    in_tiles(monkeypatch, 256)
+    monkeypatch.setattr(answers_module, "BLOCK", 2**16)
+    size = 3000
+    rows = np.random.default_rng(0).standard_normal((size, 8), np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+
+    class Rows:
+        scale = 100.0
+
+        def encode_texts(self, texts):
+            return rows[: len(texts)]
+
+        def encode_videos(self, _, videos):
+            return rows[: len(videos)]
+
+        def score(self, texts, videos):
+            return torch.from_numpy(texts @ videos.T)  # numpy's memory is the one that is traced
+
+    split = split_of([[f"{n}"] for n in range(size)], frames=0)
+    bank = draw_bank(split_of([[f"{n}"] for n in range(50)], name="train", frames=0), split, 50, seed=0)
+    tracemalloc.start()
+    found = measure(Rows(), split, bank=bank, resamples=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "v2t_qbnorm" in found.answers
+    assert peak < 4 * size * size / 3  # a third of the scores in float32

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gare.common.errors import InputError, RunError
-from gare.retrieval.metrics.ranking import METRIC_NAMES, Ranking, rankings, retrieval_metrics
-from gare.retrieval.metrics.tiles import embedding_rankings, tiled_rankings
+from gare.common.errors import RunError
+from gare.retrieval.metrics.ranking import METRIC_NAMES, Ranking, rankings, retrieval_metrics, tiled_rankings
 
 TIES = ["pessimistic", "optimistic", "mean"]
 
@@ -95,19 +94,6 @@ def test_counts_beyond_a_byte_and_groups_across_blocks_are_exact(captions, ties)
     assert whole["v2t_grouped" if captions > 1 else "v2t"].ranks.tolist() == as_one_caption.ranks.tolist()
 
 
-@settings(max_examples=100)
-@given(st.integers(0, 2**20), st.integers(1, 30), st.integers(1, 9), st.integers(1, 8), st.sampled_from(TIES))
-def test_embeddings_rank_as_their_exact_cosines(seed, texts, videos, side, ties):
-    random = np.random.default_rng(seed)
-    text, video = (random.choice([-1.0, 1.0], (n, 16)).astype(np.float32) for n in (texts, videos))
-    owner = random.integers(0, videos, texts)
-    explicit = rankings(text @ video.T / 16, owner, ties=ties)  # lengths are 4: every number here is exact
-    text *= random.choice([0.5, 1, 4], (texts, 1)).astype(np.float32)
-    found = embedding_rankings(text, video, owner, ties=ties, rows=side, columns=side)
-    assert as_lists(found) == as_lists(explicit)
-    assert found["t2v"].video.tolist() == owner.tolist()
-
-
 def test_each_tile_is_asked_for_once_and_those_with_own_pairs_once_before():
     asked, random = [], np.random.default_rng(0)
     scores, owner = random.random((40, 30)), np.sort(random.integers(0, 30, 40))
@@ -127,16 +113,11 @@ def test_each_tile_is_asked_for_once_and_those_with_own_pairs_once_before():
 def test_memory_grows_neither_with_the_matrix_nor_with_texts_x_videos(captions):
     random, size = np.random.default_rng(0), 3000
     scores, owner = random.random((size, size), np.float32), np.arange(size) // captions
-    text, video = (random.standard_normal((size, 8), np.float32) for _ in range(2))
-    for run in (
-        lambda: rankings(scores, owner, ties="mean"),
-        lambda: embedding_rankings(text, video, owner, rows=256, columns=256),
-    ):
-        tracemalloc.start()
-        run()
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < size * size / 3  # a third of what one byte for every pair takes
+    tracemalloc.start()
+    rankings(scores, owner, ties="mean")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size * size / 3  # a third of what one byte for every pair takes
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32])
@@ -189,15 +170,6 @@ def test_nan_is_an_error(place):
         tiled_rankings(lambda r, c: scores[r, c], np.arange(3), 3, rows=2, columns=2)
 
 
-def test_embeddings_that_cannot_be_compared_are_errors():
-    with pytest.raises(RunError, match="not finite"):
-        embedding_rankings(np.array([[np.inf, 0]]), np.ones((1, 2)), np.zeros(1, int))
-    with pytest.raises(InputError, match="width"):
-        embedding_rankings(np.ones((1, 2)), np.ones((1, 3)), np.zeros(1, int))
-    zero = embedding_rankings(np.zeros((1, 2)), np.ones((3, 2)), np.zeros(1, int))
-    assert zero["t2v"].ranks.tolist() == [3]
-
-
 def test_no_queries_is_an_error():
     with pytest.raises(RunError, match="no queries"):
         retrieval_metrics(np.zeros((0, 3), np.float32), np.zeros(0, int))
@@ -216,5 +188,3 @@ def test_scores_of_another_shape_than_asked_for_are_refused():
         tiled_rankings(lambda *_: np.zeros((1, 3)), np.arange(2), 3)
     with pytest.raises(ValueError, match="1 texts cannot have 2 rows"):
         rankings(np.zeros((2, 3)), np.zeros(1, int))
-    with pytest.raises(ValueError, match="1 texts cannot have 2 embeddings"):
-        embedding_rankings(np.ones((2, 3)), np.ones((2, 3)), np.zeros(1, int))

@@ -28,16 +28,20 @@ BENCHMARKS = {
     "didemo": {"train": (8395, 1, {}), "dev": (1065, 1, {}), "test": (1004, 1, {})},
     "activitynet": {"train": (9509, 1, {}), "dev": (500, 1, TAKEN), "test": (4917, 1, {})},
     "msvd": {"train": (1200, 40, {}), "dev": (100, 43, {}), "test": (670, 41, {})},
+    "lsmdc": {"train": (101_055, 1, {}), "dev": (7_408, 1, {}), "test": (1000, 1, {})},
     "demo": {"train": (1200, 3, {}), "dev": (360, 3, {}), "test": (240, 3, {})},
 }
+BENCHMARKS |= dict.fromkeys(("msrvtt-released", "msrvtt-vit-b16"), BENCHMARKS["msrvtt"])
 # Steps in all, with dev held out and with protocol.dev: none.
 STEPS = {
     "msrvtt": (5 * (8503 * 20 // 128), 5 * (9000 * 20 // 128)),
     "didemo": (5 * (8395 // 128), 5 * (8395 // 128)),
     "activitynet": (10 * (9509 // 128), 10 * (10009 // 128)),
     "msvd": (5 * (1200 * 40 // 128), 5 * (1200 * 40 // 128)),
+    "lsmdc": (5 * (101_055 // 128), 5 * (101_055 // 128)),
     "demo": (20 * (1200 // 64), 20 * (1200 // 64)),
 }
+STEPS |= dict.fromkeys(("msrvtt-released", "msrvtt-vit-b16"), STEPS["msrvtt"])
 
 
 @pytest.fixture(autouse=True)
@@ -91,19 +95,25 @@ def test_every_shipped_config_is_planned_from_a_manifest_alone(path, tmp_path, m
     assert plan["parameters"]["trained"] == sum(group["parameters"] for group in plan["parameters"]["groups"])
     if path.stem != "demo":
         assert plan["parameters"]["parts"]["psi"] == 1_579_008
-        assert plan["parameters"]["frozen"] == 3 * 32 * 32 * 768  # the patch convolution
+        side = 16 if "b16" in path.stem else 32
+        assert plan["parameters"]["frozen"] == 3 * side * side * 768  # the patch convolution
     assert {p.name for p in tmp_path.iterdir()} <= {"manifest.parquet", "clip"}  # nothing is written
 
 
 def test_the_published_recipe_differs_between_benchmarks_only_as_the_paper_says():
     changed = {
         name: {key: value for key, (_, value) in make_plan(load_config(ROOT / f"configs/{name}.yaml")).changed.items()}
-        for name in ("msrvtt", "didemo", "activitynet", "msvd")
+        for name in BENCHMARKS
+        if name != "demo"
     }
+    released = {"data.augment": "rand", "data.repeat_videos": True, "protocol.dev": "none"}
     longer = {"data.frames": 64, "data.words": 64, "prepare.max_frames": 64}
     video_side = {"model.corrected": "video", "model.context": "words", "train.epochs": 10}
     assert changed == {
         "msrvtt": {"runtime.name": "msrvtt"},
+        "msrvtt-vit-b16": {"runtime.name": "msrvtt-vit-b16", "model.clip": "openai/clip-vit-base-patch16"},
+        "msrvtt-released": {"runtime.name": "msrvtt-released", "train.optimizer": "bert_adam"} | released,
+        "lsmdc": {"runtime.name": "lsmdc"},
         "msvd": {"runtime.name": "msvd"},
         "didemo": {"runtime.name": "didemo"} | longer,
         "activitynet": {"runtime.name": "activitynet"} | longer | video_side,
