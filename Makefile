@@ -38,8 +38,8 @@ test-slow: setup  ## the long Ray tests
 soak: setup  ## kill and resume at many random points (by hand; takes long)
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
 
-mutants: setup  ## changes that a test should notice, and which ones none does (by hand; takes hours)
-	$(BIN)/python tests/mutants.py $(MUTANT_ARGS)
+mutants: setup  ## small faults that no quick test would notice (by hand; takes an hour or more)
+	$(BIN)/python tests/mutate.py $(MUTANTS)
 
 lint: setup  ## ruff
 	$(BIN)/ruff check .

@@ -1,44 +1,75 @@
-"""Tests over several ranks: processes joined by gloo that report, fail or are ended within a time, and never hang."""
+"""Functions run on several processes that reduce over gloo, so that no failure can hang the test."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
-from pathlib import Path
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 import torch.multiprocessing as mp
 
-SECONDS = 240.0
-"""Less than the limit of a test, so that what is wrong is named."""
+from gare.objective import TorchRanks
+
+SECONDS = 200.0
+PRELOADED = ["gare.training.loop", "transformers.models.clip.modeling_clip"]
 
 
-def run_ranks(worker: Callable[..., Any], size: int, *arguments: Any, seconds: float = SECONDS) -> list[Any]:
-    """Call ``worker(rank, size, *arguments)`` in ``size`` processes; what each returned (JSON values), by rank.
+def on_ranks(size: int, work: Callable[..., Any], *args: Any, seconds: float = SECONDS) -> list[Any]:
+    """What ``work(ranks, *args)`` returns on each of ``size`` ranks, in rank order; plain values only.
 
-    A worker that raises fails the test with its traceback, and one that does not end in time is named; the others are
-    ended in either case.
+    AssertionError with the traceback of the first rank that fails, or with the ranks that gave no answer within
+    ``seconds``. No process is left behind.
     """
+    # Forked from one process that has imported what takes seconds, and has run nothing.
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
-        spawned = mp.spawn(_rank, (worker, size, folder, arguments), nprocs=size, join=False)
-        until = time.monotonic() + seconds
+        processes, answers = [], {}
+        for rank in range(size):
+            ours, theirs = context.Pipe(duplex=False)
+            given = (theirs, rank, size, f"file://{folder}/store", seconds, work, args)
+            processes.append(context.Process(target=_rank, args=given, daemon=True))
+            processes[-1].start()
+            theirs.close()
+            answers[ours] = rank
         try:
-            while not spawned.join(timeout=1.0):
-                late = [rank for rank, process in enumerate(spawned.processes) if process.is_alive()]
-                assert time.monotonic() < until, f"ranks {late} of {size} did not end within {seconds:g} s"
+            return _collected(answers, time.monotonic() + seconds)
         finally:
-            for process in spawned.processes:
+            for process in processes:
                 process.kill()
                 process.join()
-        return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(size)]
 
 
-def _rank(rank: int, worker: Callable[..., Any], size: int, folder: str, arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    found = worker(rank, size, *arguments)
-    Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
+def _collected(answers: dict[Connection, int], deadline: float) -> list[Any]:
+    """Every rank's answer, read as it comes: a rank may be unable to end before its answer is read."""
+    waiting, found = dict(answers), {}
+    while waiting:
+        ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
+        assert ready, f"no answer in time from the ranks {sorted(waiting.values())}"
+        for connection in ready:
+            rank = waiting.pop(connection)
+            try:
+                value, error = connection.recv()
+            except EOFError:
+                value, error = None, "it ended without an answer"
+            assert error is None, f"rank {rank} failed: {error}"
+            found[rank] = value
+    return [found[rank] for rank in sorted(found)]
+
+
+def _rank(answer: Connection, rank: int, size: int, store: str, seconds: float, work: Any, args: Any) -> None:
+    try:
+        torch.set_num_threads(1)
+        limit = timedelta(seconds=seconds)
+        torch.distributed.init_process_group("gloo", store, rank=rank, world_size=size, timeout=limit)
+        made = work(TorchRanks(), *args)
+        torch.distributed.barrier()
+        answer.send((made, None))
+    except BaseException:
+        answer.send((None, traceback.format_exc()))
+        raise

@@ -13,19 +13,6 @@ from gare.config.tree import build, describe, diff, flatten, load_config, to_yam
 ROOT = Path(__file__).parents[2]
 
 
-def test_defaults_are_the_published_recipe():
-    config = Config()
-    assert (config.train.global_batch, config.train.epochs, config.train.lr_clip, config.train.lr_new) == (
-        128,
-        5,
-        1e-7,
-        1e-4,
-    )
-    assert (config.data.frames, config.data.words, config.model.temporal_layers) == (12, 32, 4)
-    assert config.objective.information_bottleneck.weight == 1e-4
-    assert config.objective.trust_region.weight == config.objective.direction_diversity.weight == 0.01
-
-
 def test_every_key_is_documented():
     docs = describe()
     assert len({d.key for d in docs}) == len(docs) > 60

@@ -1,37 +1,52 @@
-"""A test over ranks that goes wrong fails, and does not hang."""
+"""A test over ranks ends, and says why, whatever its ranks do."""
 
+from __future__ import annotations
+
+import os
 import time
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import ProcessRaisedException
 
-from tests.ranks import run_ranks
-
-
-def large_reports(rank, size):
-    return ["x" * 100_000] * 20  # more than a pipe holds
+from tests.ranks import on_ranks
 
 
-def one_raises(rank, size):
-    if rank == 1:
-        raise ValueError("rank 1 fails while the other waits for it")
-    torch.distributed.barrier()
+def large(ranks):
+    """More than a pipe holds, so that a rank that is joined before it is read would never end."""
+    total = float(ranks.total(torch.tensor(1.0 + ranks.rank)))
+    return total, "x" * 300_000
 
 
-def sleep(rank, size):
-    time.sleep(3600)
+def one_fails(ranks):
+    if ranks.rank == 1:
+        raise ValueError("the second is wrong")
+    return ranks.share_text("waits for the other")
 
 
-def test_what_ranks_report_may_be_larger_than_a_pipe_holds():
-    assert [len(found) for found in run_ranks(large_reports, 2)] == [20, 20]
+def one_dies(ranks):
+    if ranks.rank == 1:
+        os._exit(3)
+    return float(ranks.total(torch.ones(())))
 
 
-def test_a_rank_that_raises_is_reported_while_others_wait_for_it():
-    with pytest.raises(ProcessRaisedException, match="rank 1 fails while the other waits"):
-        run_ranks(one_raises, 2)
+def one_hangs(ranks):
+    if ranks.rank == 1:
+        time.sleep(3600)
+    return float(ranks.total(torch.ones(())))
 
 
-def test_ranks_that_do_not_end_are_named():
-    with pytest.raises(AssertionError, match=r"ranks \[0, 1\] of 2 did not end within 1 s"):
-        run_ranks(sleep, 2, seconds=1)
+def test_every_rank_answers_in_order_however_much_it_says():
+    assert [(total, len(text)) for total, text in on_ranks(2, large)] == [(3.0, 300_000)] * 2
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds", "says"),
+    [
+        (one_fails, 100, "ValueError: the second is wrong|Connection closed by peer"),
+        (one_dies, 100, "rank 1 failed: it ended without an answer|Connection closed by peer"),
+        (one_hangs, 6, r"no answer in time from the ranks \[0, 1\]"),
+    ],
+)
+def test_a_rank_that_fails_dies_or_hangs_fails_the_test_in_time(work, seconds, says):
+    with pytest.raises(AssertionError, match=says):
+        on_ranks(2, work, seconds=seconds)

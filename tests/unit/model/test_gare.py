@@ -41,6 +41,7 @@ def test_from_clip_initialises_the_temporal_blocks_from_the_text_tower(model):
 def test_text_is_the_word_vector_at_the_first_end_token(model):
     ids, mask = model.tokenizer(["a red circle", "a blue"], 12)
     text, words = model.encode_texts(ids, mask)
+    assert torch.equal(model.encode_words(ids, mask), words)
     for row in range(2):
         assert torch.equal(text[row], words[row, int(mask[row].sum()) - 1])
     later_ends = ids.clone()

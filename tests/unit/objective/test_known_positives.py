@@ -10,10 +10,10 @@ from gare.config import DataConfig
 from gare.config.objective import ObjectiveConfig
 from gare.data.batches import group
 from gare.data.shards import VideoInfo
-from gare.objective import ALONE, TorchRanks, info_nce, objective
+from gare.objective import ALONE, info_nce, objective
 from gare.objective.nce import known_pairs
 from gare.training.inputs import open_data
-from tests.ranks import run_ranks
+from tests.ranks import on_ranks
 
 B = 8
 GROUPS = torch.tensor([5, 7, 5, 9, 7, 5, 1, 2])
@@ -71,24 +71,23 @@ def test_regularisers_take_every_pair():
         assert one.parts[name] == other.parts[name]
 
 
-def worker(rank, size):
-    failures = []
-    ranks = TorchRanks()
-    own = ranks.own(B // size)
+def wrong(ranks):
+    """What is not as one process has it."""
+    found, own = [], ranks.own(B // ranks.size)
     # With one group on rank 0 its own columns hold nothing but the diagonal there.
     for name, groups in {"mixed": GROUPS, "all_but_last": torch.tensor([0] * (B - 1) + [1])}.items():
         expected, wanted = gradient(drawn(), lambda logits, g=groups: info_nce(logits, ALONE, known_pairs(g)))
         share, got = gradient(drawn()[own], lambda rows, g=groups: info_nce(rows, ranks, known_pairs(g[own], ranks)))
         total = ranks.total(share)
         if not torch.allclose(total, expected, rtol=1e-12):
-            failures.append(f"{name}, rank {rank}: {total} is not {expected}")
+            found.append(f"{name}: {total} is not {expected}")
         if not torch.allclose(got, wanted[own], rtol=1e-10, atol=1e-12):
-            failures.append(f"{name}, rank {rank}: gradients differ by {(got - wanted[own]).abs().max()}")
-    return failures
+            found.append(f"{name}: gradients differ by {(got - wanted[own]).abs().max()}")
+    return found
 
 
 def test_over_two_ranks_it_is_the_loss_of_one():
-    assert run_ranks(worker, 2) == [[], []]
+    assert on_ranks(2, wrong) == [[], []]
 
 
 # Which pairs

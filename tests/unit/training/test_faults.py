@@ -11,13 +11,12 @@ import torch
 from gare.common.errors import RunError
 from gare.config import Config
 from gare.model import load_model
-from gare.objective import TorchRanks
 from gare.tracking import RunHandle
 from gare.training import loop
 from gare.training.local import fit_local
 from gare.training.run import absolute, read_state, run_directory
 from gare.training.tracked import tracked
-from tests.ranks import run_ranks
+from tests.ranks import on_ranks
 
 RUN = ("train.epochs=2", "runtime.checkpoint_every_steps=3")
 CUT, POISONED = 5, 7
@@ -48,12 +47,12 @@ def poison(step, model):
         model.clip.logit_scale.data.fill_(float("nan"))
 
 
-def of_two(rank, size, resumed, poisoned):
+def of_two(ranks, resumed, poisoned):
     """Go on with one run on two ranks; begin another, on whose second rank a loss is not finite."""
-    ranks, true_step, seen = TorchRanks(), loop.train_step, {}
+    true_step, seen = loop.train_step, {}
     loop.train_step = watched(true_step, seen)
     summary = loop.train(resumed, ranks, lambda _: None)
-    loop.train_step = watched(true_step, {}, poison if rank == 1 else lambda *_: None)
+    loop.train_step = watched(true_step, {}, poison if ranks.rank == 1 else lambda *_: None)
     error = ""
     try:
         loop.train(poisoned, ranks, lambda _: None)
@@ -84,7 +83,7 @@ def two_ranks(toy_clip, toy_shards, tmp_path_factory):
         patch.setattr(loop, "train_step", watched(true_step, {}, cut))
         with pytest.raises(Killed):
             fit_local(config("elastic"), quiet=True)
-    found = run_ranks(of_two, 2, config("elastic"), config("poisoned"))
+    found = on_ranks(2, of_two, config("elastic"), config("poisoned"))
     return config, seen, found
 
 
@@ -92,7 +91,7 @@ def test_resume_with_another_worker_count_keeps_the_data_order_and_the_weights_t
     config, seen, found = two_ranks
     assert [part["resumed_step"] for part in found] == [3, 3]
     for step in range(3, len(seen)):
-        assert [video for part in found for video in part["seen"][str(step)]] == seen[step]
+        assert [video for part in found for video in part["seen"][step]] == seen[step]
     whole, elastic = (run_directory(config(name)) for name in ("whole", "elastic"))
     assert losses(elastic) == pytest.approx(losses(whole), rel=1e-4)
     a, b = (load_model(folder / "checkpoints" / read_state(folder).last).state_dict() for folder in (whole, elastic))

@@ -12,13 +12,13 @@ from gare.config.tree import with_overrides
 from gare.data.batches import make_batch
 from gare.data.shards import ShardSet
 from gare.model import GareModel, blocked
-from gare.objective import ALONE, TorchRanks
-from gare.training import encoding
+from gare.objective import ALONE
 from gare.training.ema import Ema
+from gare.training.encoding import encode
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates
 from gare.training.precision import make_scaler, prepare_towers
 from gare.training.step import backward, train_step
-from tests.ranks import run_ranks
+from tests.ranks import on_ranks
 
 REGULARISERS = (
     "objective.information_bottleneck.weight=0.01",
@@ -119,23 +119,31 @@ def test_a_clip_with_dropout_draws_the_same_in_both_passes(toy_run, monkeypatch)
     for layer in [*model.clip.text_model.modules(), *model.clip.vision_model.modules()]:
         if hasattr(layer, "dropout") and isinstance(layer.dropout, float):
             layer.dropout = 0.5
-    true, made, states = encoding.encode, [], []
+    seen = []
 
-    def encode(*given):
-        made.append(true(*given))
-        states.append(torch.get_rng_state())
-        return made[-1]
+    def watched(true):
+        def encode(*given):
+            made = true(*given)
+            seen.append((torch.is_grad_enabled(), (made if isinstance(made, torch.Tensor) else made[1]).detach()))
+            return made
 
-    monkeypatch.setattr(encoding, "encode", encode)
+        return encode
+
+    for name in ("encode_texts", "encode_clips"):
+        monkeypatch.setattr(model, name, watched(getattr(model, name)))
+    torch.manual_seed(1)
     gradients(model.train(), batch, config)
-    assert len(made) == 4
-    for first, again in zip(made[:2], made[2:], strict=True):
-        assert torch.equal(first.text, again.text)
-        assert torch.equal(first.frames, again.frames)
-    assert torch.equal(torch.get_rng_state(), states[1])  # the second pass leaves the draws where the first left them
-    anew = true(model, batch, config, slice(0, 4))
-    assert not torch.equal(anew.text, made[0].text)
-    assert not torch.equal(anew.frames, made[0].frames)
+    after = torch.rand(1)
+    first, second = ([made for grad, made in seen if grad is now] for now in (False, True))
+    assert len(first) == len(second) == 4  # texts and clips of two pieces
+    for ours, theirs in zip(first, second, strict=True):
+        assert torch.equal(ours, theirs)
+    # Dropout is at work, and the second pass leaves the draws where the first left them.
+    torch.manual_seed(1)
+    parts = [encode(model, batch, config, rows) for rows in (slice(0, 4), slice(4, 8))]
+    assert torch.equal(torch.rand(1), after)
+    assert torch.equal(parts[0].words, first[0])
+    assert not torch.equal(encode(model, batch, config, slice(0, 4)).words, first[0])
 
 
 # Ranks
@@ -162,31 +170,32 @@ def settings(config):
         yield with_overrides(config, {"model.corrected": side, "train.chunk": chunk})
 
 
-def rank_worker(rank, size, config):
-    failures = []
+def off(ranks, config):
+    """What twenty steps make that is not as one process has it."""
+    found = []
     for number, (one, dtype) in enumerate(itertools.product(settings(config), [torch.float64, torch.float32])):
         wanted_losses, wanted = steps(ALONE, with_overrides(one, {"train.chunk": None}), dtype)
-        losses, got = steps(TorchRanks(), one, dtype)
+        losses, got = steps(ranks, one, dtype)
         limit, whole = (1e-10, 1e-10) if dtype == torch.float64 else (1e-4, 1e-5)
         # A key's bias adds the same to all of a query's logits: its gradient is rounding, which Adam enlarges.
         names = [name for name in wanted if not name.endswith("k_proj.bias")]
         for name in names:
             error = float((got[name] - wanted[name]).norm() / wanted[name].norm().clamp(min=1e-6))
-            if error > limit:
-                failures.append(f"case {number}: {name} is off by {error}")
+            if not error <= limit:
+                found.append(f"case {number}: {name} is off by {error}")
         ours, theirs = (torch.cat([weights[name].flatten() for name in names]) for weights in (got, wanted))
-        if float((ours - theirs).norm() / theirs.norm()) > whole:
-            failures.append(f"case {number}: the weights are off by more than {whole}")
+        if not float((ours - theirs).norm() / theirs.norm()) <= whole:
+            found.append(f"case {number}: the weights are off by more than {whole}")
         error = max(abs(a - b) / abs(b) for a, b in zip(losses, wanted_losses, strict=True))
-        if error > whole:
-            failures.append(f"case {number}: a loss is off by {error}")
-    return failures
+        if not error <= whole:
+            found.append(f"case {number}: a loss is off by {error}")
+    return found
 
 
 @pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_twenty_steps_over_ranks_give_the_weights_of_one_process(toy_run, size):
     config = toy_run(*REGULARISERS, "model.dropout=0.2")
-    assert run_ranks(rank_worker, size, config) == [[]] * size
+    assert on_ranks(size, off, config) == [[]] * size
 
 
 def broken_frames(model):
@@ -203,21 +212,19 @@ def broken_gradient(model):
     return model.head.psi.mean_proj.weight.register_hook(lambda gradient: gradient * float("inf"))
 
 
-def poisoned_worker(rank, size, config):
-    ranks = TorchRanks()
-    own = ranks.own(8 // size)
-    said = []
+def poisoned(ranks, config):
+    """What this rank says of each poison on rank 1, and whether that changed nothing."""
+    own, said = ranks.own(4), {}
     for poison in (broken_frames, broken_scale, broken_gradient):
         model, batch = built(config, torch.float32)
         before = {name: p.detach().clone() for name, p in model.named_parameters() if name != "clip.logit_scale"}
-        if rank == 1:
+        if ranks.rank == 1:
             poison(model)
-        try:
+        with pytest.raises(RunError) as caught:
             train_step(model, make_optimiser(model, config.train), of_rank(batch, own), config, ranks, 5)
-        except RunError as error:
-            same = all(torch.equal(model.get_parameter(name), value) for name, value in before.items())
-            said.append((poison.__name__, str(error), same))
-    return [*said, ("fp16", *overflowing(ranks, config, own))]
+        same = all(torch.equal(model.get_parameter(name), value) for name, value in before.items())
+        said[poison.__name__] = str(caught.value), same
+    return {**said, "fp16": overflowing(ranks, config, own)}
 
 
 def overflowing(ranks, config, own):
@@ -237,33 +244,23 @@ def overflowing(ranks, config, own):
     return f"{first['skipped']} {first['loss_scale']} {second['skipped']} {second['loss_scale']}", same and moved
 
 
-@pytest.fixture
-def two_poisoned(toy_run):
-    """What each of two ranks said of each poison on the second one, by the poison's name."""
+def test_what_is_not_finite_on_one_rank_stops_all_of_them_and_is_named(toy_run):
     config = toy_run(*REGULARISERS)
-    found = {}
-    for rank, said in enumerate(run_ranks(poisoned_worker, 2, config)):
-        assert len(said) == 4
-        for poison, text, right in said:
-            assert right, (rank, poison)
-            found.setdefault(poison, [None, None])[rank] = text
-    return found, built(config)[1].video_ids
-
-
-def test_what_is_not_finite_on_one_rank_stops_all_of_them_and_is_named(two_poisoned):
-    said, videos = two_poisoned
+    said = on_ranks(2, poisoned, config)
+    assert all(right for one in said for _, right in one.values())
+    videos = built(config)[1].video_ids
     own = ", ".join(videos[4:])
     for poison, wanted in {
         "broken_frames": f"the videos whose embeddings are not finite, on worker 1: {videos[6]}.",
         "broken_scale": f"the videos whose scores are not finite, on worker 1: {own}.",
         "broken_gradient": f"the videos whose gradients are not finite, on worker 1: {own}.",
     }.items():
-        first, second = said[poison]
+        first, second = (one[poison][0] for one in said)
         assert first == second
         assert "nothing was updated" in first
         assert first.endswith(wanted)
     # An overflow of fp16 is no divergence: both ranks leave the step out, with half the scale from then on.
-    assert said["fp16"] == ["1.0 4.0 0.0 4.0"] * 2
+    assert [one["fp16"][0] for one in said] == ["1.0 4.0 0.0 4.0"] * 2
 
 
 def test_the_norm_of_each_group_is_told_and_makes_up_the_whole(toy_run):
