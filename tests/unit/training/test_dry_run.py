@@ -141,7 +141,7 @@ def test_the_plan_of_shards_is_what_training_does(toy_run, toy_shards):
     total = sum(p.numel() for p in model.parameters())
     assert plan.parameters.trained + plan.parameters.frozen == sum(plan.parameters.parts.values()) == total
     assert make_plan(config).remarks == [
-        f"The run {summary.directory} is finished; training it again would do nothing."
+        f"The run {summary.directory} is finished; training it again would do nothing without --extend."
     ]
 
 
