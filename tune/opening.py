@@ -10,7 +10,7 @@ from gare.common.errors import ConfigError
 from gare.common.files import canonical_json, digest_of
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.training.run import RUN_FILE, absolute
+from gare.training.run import RUN_FILE, absolute, outdated, read_state
 from tune.ledger import SWEEP_FILE, Ledger
 from tune.space import Overrides, Planned, expand
 
@@ -48,6 +48,7 @@ def open_ledger(config: Config, folder: Path, dataset: dict[str, str], extend: i
     config = with_overrides(config, {"sweep.trials": before.sweep.trials + extend})
     if extend:
         _refuse_no_more(before, config, ledger)
+    _refuse_older_trials(config, ledger)
     ledger.extended += extend
     ledger.key, ledger.dataset = _key(config), dataset
     ledger.config = config.model_dump(mode="json")
@@ -83,6 +84,17 @@ def _refuse_other_data(before: Config, config: Config, ledger: Ledger, dataset: 
         )
     if before.runtime.shards != config.runtime.shards:
         note(f"The same shards as before, now at {config.runtime.shards}.")
+
+
+def _refuse_older_trials(config: Config, ledger: Ledger) -> None:
+    """Trials of two ways to compute are not put into one comparison."""
+    if all(trial.settled for trial in ledger.trials) and not missing(config, ledger):
+        return
+    for trial in ledger.trials:
+        state = read_state(Path(trial.directory))
+        before = None if state is None else outdated(with_overrides(config, trial.overrides), state)
+        if before is not None:
+            raise ConfigError(f"{trial.name} of the sweep began when {before}. Start again under another runtime.name.")
 
 
 def _refuse_no_more(before: Config, config: Config, ledger: Ledger) -> None:

@@ -27,7 +27,8 @@ ADDED: dict[str, dict[str, Any]] = {
     "train": {"tf32": False, "deterministic": False},
     "protocol": {"test": "held_out"},
 }
-"""Settings of the experiment that came later, with the value that stands for how it was before."""
+"""Settings of the experiment that came later, with the value at which digests leave them out: earlier runs keep their
+names."""
 
 
 class Config(Section):

@@ -8,11 +8,11 @@ from typing import Literal
 
 from gare.config.base import Section, key
 
-_TEST = re.compile(r"(?<![a-z])(\d+k)?test")
+_TEST = re.compile(r"(?<![a-z])(?:\d+k|dev|val|mini)?test(?:s|ing)?(?![a-z])")
 
 
 def names_test(split: str) -> bool:
-    """Whether a split is a test split by its name: test, Test, test_1k, jsfusion-test, 1ktest, but not latest."""
+    """Whether a split is a test split by its name: test, Test, test_1k, jsfusion-test, 1ktest, devtest; not latest."""
     return _TEST.search(unicodedata.normalize("NFKC", split).casefold()) is not None
 
 

@@ -23,7 +23,7 @@ def extend_run(config: Config, dataset_digest: str, epochs: int) -> str:
         state = read_state(folder)
         if state is None or state.last is None:
             raise ConfigError(f"There is no finished run in {folder} to extend; train it without --extend first.")
-        refuse_other(config, folder, state, dataset_digest)
+        refuse_other(config, folder, state, dataset_digest, extend=True)
         if not state.finished:
             if state.extended[-1:] == [epochs]:
                 return f"The run {folder} is already extended by {epochs} epochs, and goes on."

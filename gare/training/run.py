@@ -23,7 +23,8 @@ CHECKPOINTS = "checkpoints"
 DIAGNOSTICS = "diagnostics"
 CHECKPOINT_FILE = "checkpoint.json"
 OBJECTIVE = 2
-"""2: the bottleneck of factorised increments has the spread of dropout drawn per pair. Before, of one per context."""
+"""2: the bottleneck of factorised increments has the spread of dropout drawn per pair, before of one per context; and
+RandAugment warps as released."""
 CHECKPOINT_NAME = re.compile(r"(epoch|step)-\d+")
 
 
@@ -164,8 +165,13 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
     return state
 
 
-def refuse_other(config: Config, folder: Path, state: RunState, dataset_digest: str | None) -> None:
-    """ConfigError when a run's folder holds another experiment or other data; None where the data is not known."""
+def refuse_other(
+    config: Config, folder: Path, state: RunState, dataset_digest: str | None, *, extend: bool = False
+) -> None:
+    """ConfigError when a run's folder holds another experiment or other data; None where the data is not known.
+
+    ``extend``: a finished run is to be trained further.
+    """
     if state.config_digest != config.digest() and (keys := _changed(config, folder, state)):
         raise ConfigError(
             f"The run {folder} holds another experiment ({', '.join(keys[:5])} differ); choose another runtime.name."
@@ -175,13 +181,24 @@ def refuse_other(config: Config, folder: Path, state: RunState, dataset_digest: 
             f"The run {folder} was trained on other shards (dataset {state.dataset_digest}, not {dataset_digest}); "
             "choose another runtime.name."
         )
+    before = outdated(config, state)
+    if before is not None and state.last is not None and (extend or not state.finished):
+        raise ConfigError(f"The run {folder} began when {before}. Start again under another runtime.name.")
+
+
+def outdated(config: Config, state: RunState) -> str | None:
+    """Say what was computed otherwise when a run began, of what its settings use; None where nothing was."""
+    if state.objective >= OBJECTIVE:
+        return None
     term = config.objective.information_bottleneck
-    changed = state.objective < OBJECTIVE and term.weight and config.shared_anchor() == term.anchor
-    if changed and state.last is not None and not state.finished:
-        raise ConfigError(
-            f"The run {folder} began when objective.information_bottleneck of factorised increments was about three "
-            "times as large, as their dropout was taken. Start it anew under another runtime.name."
+    if term.weight and config.shared_anchor() == term.anchor:
+        return (
+            "objective.information_bottleneck of factorised increments was about three times as large, as their "
+            "dropout was taken"
         )
+    if config.data.augment == "rand":
+        return "data.augment rand warped pictures by another interpolation and filled with black"
+    return None
 
 
 def _changed(config: Config, folder: Path, state: RunState) -> list[str]:

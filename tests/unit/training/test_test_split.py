@@ -53,7 +53,9 @@ def forgotten(folder):
 
 
 @pytest.mark.parametrize("name", ["dev_split", "train_split"])
-@pytest.mark.parametrize("split", ["test", "Test", " TEST", "test_1k", "jsfusion-test", "1ktest", "\uff54est"])
+@pytest.mark.parametrize(
+    "split", ["test", "Test", " TEST", "test_1k", "jsfusion-test", "1ktest", "devtest", "tests", "\uff54est"]
+)
 def test_a_test_split_by_any_spelling_neither_trains_nor_chooses(name, split):
     with pytest.raises(ConfigError, match=rf"data\.{name} is .*measures nothing; name another split, or set protocol"):
         load_config(None, [f"data.{name}={json.dumps(split)}"])
@@ -61,7 +63,9 @@ def test_a_test_split_by_any_spelling_neither_trains_nor_chooses(name, split):
 
 
 def test_other_splits_are_free_to_choose_by():
-    assert not any(names_test(split) for split in ("dev", "val", "val_1", "latest", "contest", "train", ""))
+    assert not any(
+        names_test(split) for split in ("dev", "val", "val_1", "latest", "contest", "testimonials", "train", "")
+    )
 
 
 def test_the_commands_refuse_it_in_a_sentence(toy_shards, tmp_path, capfd, monkeypatch):

@@ -10,13 +10,14 @@ import pytest
 
 from gare.cli import main
 from gare.common.errors import ConfigError
-from gare.config.tree import to_yaml
+from gare.config.tree import build, to_yaml
 from gare.objective import ALONE
 from gare.training.dry_run import make_plan
+from gare.training.extend import extend_run
 from gare.training.inputs import open_data
 from gare.training.local import fit_local
 from gare.training.loop import train
-from gare.training.run import absolute, read_state, write_state
+from gare.training.run import RunState, absolute, outdated, read_state, write_state
 from tests import toy
 
 CANNOT = "The split 'dev' has one video, which every checkpoint finds: it cannot choose one"
@@ -68,8 +69,26 @@ def half_a_run(config):
 
 def test_a_run_begun_with_another_form_of_the_loss_is_not_gone_on_with(toy_run):
     config = half_a_run(toy_run("train.increments=factorised"))
-    with pytest.raises(ConfigError, match=r"Start it anew under another runtime\.name"):
+    with pytest.raises(ConfigError, match=r"Start again under another runtime\.name"):
         fit_local(config, quiet=True)
+
+
+def test_a_finished_run_with_another_form_of_the_loss_is_not_extended_and_stays_finished(toy_run):
+    config = toy_run("train.increments=factorised", "train.epochs=1")
+    folder = Path(fit_local(config, quiet=True).directory)
+    write_state(folder, replace(read_state(folder), objective=1))
+    before = (folder / "run.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"began when objective\.information_bottleneck"):
+        extend_run(config, open_data(config).digest, 2)
+    assert (folder / "run.json").read_bytes() == before
+    assert fit_local(config, quiet=True).already_finished
+
+
+def test_a_run_begun_with_other_augmentation_is_told_apart():
+    rand, none = (build({"data": {"augment": name}}) for name in ("rand", "none"))
+    assert "data.augment rand" in str(outdated(rand, RunState("", "", objective=1)))
+    assert outdated(rand, RunState("", "", objective=2)) is None
+    assert outdated(none, RunState("", "", objective=1)) is None
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """A sweep's folder begun, taken up again, and extended."""
 
+from pathlib import Path
+
 import pytest
 
 from gare.common.errors import ConfigError
 from gare.config.tree import build, with_overrides
+from gare.training.run import RunState, write_state
 from tune.ledger import Ledger, Trial
 from tune.opening import missing, open_ledger, resolved
 
@@ -94,6 +97,19 @@ def test_other_shards_are_refused_and_the_same_ones_elsewhere_are_not(tmp_path, 
         opened(moved, tmp_path, data=DATA | {"dataset_digest": "d2"})
     assert opened(moved, tmp_path).config["runtime"]["shards"] == "/moved"
     assert "The same shards as before, now at /moved" in capsys.readouterr().err
+
+
+def test_trials_that_were_computed_otherwise_are_not_mixed_with_new_ones(tmp_path):
+    config = with_overrides(settings(tmp_path), {"data.augment": "rand"})
+    ledger = opened(config, tmp_path)
+    for trial in ledger.trials:
+        trial.status = "done"
+        Path(trial.directory).mkdir()
+        write_state(Path(trial.directory), RunState("", "", objective=1))
+    ledger.write(tmp_path / "s")
+    assert len(opened(config, tmp_path).trials) == 3  # nothing is left to train
+    with pytest.raises(ConfigError, match=r"trial-000 of the sweep began when data\.augment rand"):
+        opened(config, tmp_path, extend=1)
 
 
 def test_how_many_run_at_a_time_may_change(tmp_path):
