@@ -60,7 +60,7 @@ def silence(address: str) -> str | None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_SECONDS / 2).close()
     except (OSError, OverflowError) as error:
         return f"nothing answers ({error})"
-    with grpc.insecure_channel(place) as channel:
+    with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:  # as Ray itself does
         try:
             grpc.channel_ready_future(channel).result(until - time.monotonic())
             if scheme != "ray":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-_USER = re.compile(r"""(?<=://)[^/\s"'<>]*@""")
+_USER = re.compile(r"""(?<=://)(?:[^\s/@:]*:[^\s<>]*|[^/\s"'<>]*)@""")  # a password may hold slashes and quotes
 _PARAMETER = re.compile(
-    r"""(?<=[?&;])([\w.-]*(?:access|account|auth|credential|key|passw|pwd|sas|secret|session|sig|token)[\w.-]*)"""
+    r"""(?<=[?&;#])([\w.-]*(?:access|account|auth|credential|key|passw|pwd|sas|secret|session|sig|token)[\w.-]*)"""
     r"""=[^&;\s"'<>]+""",
     re.IGNORECASE,
 )

@@ -11,6 +11,9 @@ from gare.common.redact import redact
         ("see postgresql://me:secret@db/x now", "see postgresql://***@db/x now"),
         ("https://me:p@ss@host:5000/a", "https://***@host:5000/a"),
         ("s3://key:secret@bucket/x?secret_key=y&region=z", "s3://***@bucket/x?secret_key=***&region=z"),
+        ("s3://AKIA:ab/cd+e@bucket/x", "s3://***@bucket/x"),
+        ("mysql://u:p@ss/w@h/db", "mysql://***@h/db"),
+        ("https://h/x#access_token=abc", "https://h/x#access_token=***"),
         ("https://host/path?token=abc&n=1", "https://host/path?token=***&n=1"),
         (
             "https://b/x?X-Amz-Credential=a%2Fb&X-Amz-Signature=99",
