@@ -92,7 +92,7 @@ POLICIES: Final[dict[str, Callable[[Times, Rule], Indices]]] = {
 
 
 def in_clip(times_s: Times, start_s: float | None, end_s: float | None, tick_s: float = 0.0) -> range:
-    """Find the frames with ``start_s <= t < end_s``; a time, the difference of two rounded ones, is almost a tick off."""
+    """Find the frames with ``start_s <= t < end_s``; a time is almost a tick off, as the first one is rounded too."""
     off_s = tolerance(times_s, ALMOST * tick_s)
     low = 0 if start_s is None else int(np.searchsorted(times_s, start_s - off_s, "left"))
     high = len(times_s) if end_s is None else int(np.searchsorted(times_s, end_s - off_s, "left"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
 from gare.common.storage import Folder
@@ -46,11 +48,11 @@ def take_up(
     # Without the recipe, a manifest that is there may be another one's: its writer died before the recipe.
     known = there is not None and place.exists(MANIFEST_FILE)
     kept = (grow_manifest if known else start_manifest)(place, tables, recipe.unit_videos)
-    if there is not None and not known and kept.sha256 != there["manifest_sha256"]:
+    if there is not None and not known and (kept.sha256 != there["manifest_sha256"] or not _fits_ledger(place)):
         place.remove(MANIFEST_FILE)
         raise InputError(
-            f"{place.named(MANIFEST_FILE)} is gone, and this is not the manifest it was made of; give that one, or "
-            "another --out."
+            f"{place.named(MANIFEST_FILE)} is gone, and this is not the manifest it was made of, or it had grown in "
+            "parts that only that file tells; put it back, or give another --out."
         )
     wanted |= {"manifest_sha256": kept.sha256}
     if there != wanted:
@@ -58,6 +60,20 @@ def take_up(
     for name in (SHARD_FOLDER, LEDGER_FOLDER):
         place.make(name)
     return Output(place, recipe, recipe_digest(recipe), kept.sha256), kept
+
+
+def _fits_ledger(place: Folder) -> bool:
+    """Whether the units of a manifest made again are those of the ledger: a folder that had grown has other ones."""
+    units = open_units(place)
+    for name in place.names(LEDGER_FOLDER):
+        try:
+            rows = pq.read_metadata(io.BytesIO(place.read_bytes(f"{LEDGER_FOLDER}/{name}"))).num_rows
+            unit = int(name.removeprefix("unit-").removesuffix(".parquet"))
+        except (pa.ArrowException, ValueError):  # damaged, or no ledger part
+            continue
+        if unit >= len(units) or units.batch(unit).num_rows != rows:
+            return False
+    return True
 
 
 def existing_output(place: str | Path | Folder) -> Output:
