@@ -6,6 +6,7 @@ import errno
 import shutil
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import LocalFileSystem
 
@@ -291,3 +292,16 @@ def test_a_lost_manifest_is_not_replaced_by_another(made, copy, tmp_path):
         shards.prepare(tmp_path / "z.parquet", copy, RECIPE)
     assert files(copy) == before
     assert shards.prepare(made / "m.parquet", copy, RECIPE).videos == 0
+
+
+def test_a_lost_manifest_of_a_folder_that_had_grown_is_not_cut_anew(made, tmp_path):
+    rows = pq.read_table(made / "m.parquet")
+    out = tmp_path / "out"
+    for count in (1, 4):  # units of 1 and of 2 and 1 rows; one cut of the whole has 2 and 2
+        write_manifest(rows.slice(0, count), tmp_path / "m.parquet")
+        shards.prepare(tmp_path / "m.parquet", out, RECIPE, workers=1, local=True)
+    (out / "manifest.arrow").unlink()
+    before = files(out)
+    with pytest.raises(InputError, match=r"had grown in parts that only that file tells"):
+        shards.prepare(tmp_path / "m.parquet", out, RECIPE, workers=1, local=True)
+    assert files(out) == before
