@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gare.common.spread import segment_middles, segments, thin
-from pipelines.sampling import POLICIES, candidates_at, is_truncated, sample
+from pipelines.sampling import POLICIES, candidates_at, in_clip, is_truncated, sample
 
 
 def seconds(count: int, fps: float) -> list[float]:
@@ -195,3 +195,14 @@ def test_segments_cover_everything_once_in_equal_lengths(count, parts):
     assert len(cut) == min(parts, count)
     assert max(map(len, cut)) - min(map(len, cut)) <= 1
     assert all(middle in segment for middle, segment in zip(segment_middles(count, parts), cut, strict=True))
+
+
+@pytest.mark.parametrize("first", range(6))
+@pytest.mark.parametrize("rate", [24, 25, 30, 30000 / 1001])
+def test_clips_of_a_clock_of_milliseconds_are_those_of_exact_times_wherever_it_starts(rate, first):
+    exact = np.arange(40) / rate
+    stored = np.round(1000 * (first + np.arange(40)) / rate)  # as Matroska and FLV store them
+    rounded = (stored - stored[0]) / 1000
+    for frame in range(38):
+        bounds = (float(exact[frame]), float(exact[frame + 2]))
+        assert in_clip(rounded, *bounds, 0.001) == in_clip(exact, *bounds) == range(frame, frame + 2)
