@@ -71,16 +71,19 @@ def _join(address: str) -> None:
 def _start(runtime: RuntimeConfig) -> None:
     import ray
 
+    from gare.common.ray_cluster import loopback
+
     make_token()
     try:
-        ray.init(
-            address="local",
-            num_cpus=local_cpus(runtime),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        with loopback():
+            ray.init(
+                address="local",
+                num_cpus=local_cpus(runtime),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
     except Exception as error:  # Ray raises a bare Exception where it starts too slowly
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if "AF_UNIX" in first:

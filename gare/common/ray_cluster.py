@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 import ray
-from ray._private import state
+from ray._private import ray_constants, state
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
@@ -56,10 +56,9 @@ def silence(address: str) -> str | None:
     if not host or not port.isdigit() or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return None
     until = time.monotonic() + HEAD_SECONDS
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_SECONDS / 2).close()
-    except (OSError, OverflowError) as error:
-        return f"nothing answers ({error})"
+    refusal = _refusal(host.strip("[]"), int(port))
+    if refusal is not None:
+        return f"nothing answers ({refusal})"
     with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:  # as Ray itself does
         try:
             grpc.channel_ready_future(channel).result(until - time.monotonic())
@@ -72,6 +71,37 @@ def silence(address: str) -> str | None:
             if error.code() != grpc.StatusCode.UNAUTHENTICATED:
                 return f"what answers there is no head ({error.code().name})"
     return None
+
+
+def _refusal(host: str, port: int) -> str | None:
+    """Say why no connection is made within HEAD_SECONDS / 2, the search for a name's addresses included."""
+    answer: list[str | None] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=HEAD_SECONDS / 2).close()
+            answer.append(None)
+        except (OSError, OverflowError, UnicodeError) as error:
+            answer.append(str(error))
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(HEAD_SECONDS / 2)
+    return answer[0] if answer else f"neither a connection nor an error within {HEAD_SECONDS / 2:.0f} s"
+
+
+@contextmanager
+def loopback() -> Iterator[None]:
+    """Make a Ray that is started in the block listen on localhost alone, as Ray itself does on macOS and Windows.
+
+    An address given to ``ray.init`` would not do: Ray puts the machine's own in the place of 127.0.0.1.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def cluster_nodes() -> list[Node]:

@@ -61,7 +61,10 @@ class HereTrainer(TorchTrainer):  # type: ignore[misc]
         return [one for one in super()._create_default_callbacks() if not isinstance(one, needless)]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
-        return asyncio.run(_control(self._controller(settings), self._stop))
+        try:
+            return asyncio.run(_control(self._controller(settings), self._stop))
+        finally:
+            release(self._folder)  # workers that could not start leave their room reserved
 
     def _controller(self, settings: dict[str, Any]) -> Any:
         path = self._folder / PLACEMENT_FILE

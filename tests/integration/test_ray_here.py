@@ -12,7 +12,10 @@ from ray import cloudpickle
 from ray.train import UserCallback
 from ray.util.placement_group import placement_group, placement_group_table
 
+from gare.common.errors import RunError
 from gare.common.files import write_json
+from gare.training import ray_train
+from gare.training.ray_group import RankGroup
 from gare.training.ray_here import PLACEMENT_FILE, StoppedError, release
 from gare.training.ray_train import fit
 from gare.training.run import read_state, run_directory
@@ -53,6 +56,22 @@ class Host:
     def fit(self, config):
         return fit(config, quiet=True, stop=threading.Event())
 
+    def never_meets(self, config):
+        class Lost(RankGroup):
+            @property
+            def backend_cls(self):
+                class Backend(super().backend_cls):
+                    def on_start(self, *_):
+                        raise RuntimeError("the ranks do not find each other")
+
+                return Backend
+
+        ray_train.RankGroup = Lost
+        try:
+            fit(config, quiet=True, stop=threading.Event())
+        except RunError as error:
+            return str(error)
+
 
 def given_back(seconds=20.0):
     """Whether all CPUs of the cluster are free again in time."""
@@ -82,6 +101,13 @@ def test_a_run_that_is_stopped_gives_its_room_back_and_goes_on_later(ray_cluster
     summary = ray.get(host.fit.remote(config))
     assert summary.epochs == 12
     assert summary.resumed_from >= reached.epoch
+    assert given_back()
+
+
+@pytest.mark.slow
+def test_ranks_that_never_meet_give_their_room_back(ray_cluster, toy_run):
+    host = Host.remote()
+    assert "do not find each other" in ray.get(host.never_meets.remote(toy_run("runtime.max_failures=0")))
     assert given_back()
 
 

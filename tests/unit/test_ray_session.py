@@ -45,6 +45,13 @@ def test_a_listener_that_never_answers_is_given_up(quick, never_started, monkeyp
             pass
 
 
+def test_a_name_whose_addresses_are_never_found_is_given_up(quick, monkeypatch):
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(20) and [])
+    assert "neither a connection nor an error" in str(silence("head.invalid:6379"))
+    over.set()
+
+
 def test_a_web_server_is_no_head(quick):
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -77,7 +84,9 @@ def test_a_home_that_cannot_be_written_names_the_variables_to_set(quick, never_s
 
 
 @pytest.mark.ray
-def test_a_head_answers_and_its_nodes_are_no_heads(ray_cluster):
+def test_a_head_answers_past_a_proxy_and_its_nodes_are_no_heads(ray_cluster, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert silence(ray.get_runtime_context().gcs_address) is None
     node = ray.nodes()[0]
     assert "is no head" in str(silence(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"))
