@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from gare.common.console import warn
 from gare.common.errors import InputError, RunError
+from gare.common.lease import held
 from gare.common.nodes import Selector
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
@@ -112,7 +113,7 @@ def open_job(
     first = list(islice(tables, 2))  # what is wrong with a short manifest is known before a folder is made
     place = Folder.at(out)
     try:
-        with place.held():
+        with held(place):
             output, kept = take_up(place, chain(first, tables), config)
             todo = tasks(output, retry_failed=retry_failed, changed=changed)
             yield Job(output, kept.rows, kept.new, todo)

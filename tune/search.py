@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gare.common.files import canonical_json
 from gare.config import Config
 from tune.ledger import Ledger, Trial
-from tune.space import SEED, Overrides, Planned
+from tune.space import SEED, Add, Chosen, Planned, setting
 
 if TYPE_CHECKING:
     from tune.study import StudySearch
-
-Add = Callable[[Planned], int]
-"""Takes up a trial that was just suggested: writes its row into the ledger, and gives its index there."""
-Chosen = Callable[[int], dict[str, Any]]
-"""What Tune hands the trial function for the ledger's trial of this index."""
 
 
 def searcher(config: Config, folder: Path, ledger: Ledger, add: Add, chosen: Chosen) -> StudySearch | None:
@@ -54,8 +48,3 @@ def confirmations(config: Config, ledger: Ledger) -> list[Planned]:
         for seed in sweep.seeds or []
     ]
     return [planned for planned in wanted if canonical_json(planned.overrides) not in done]
-
-
-def setting(overrides: Overrides) -> Overrides:
-    """Leave the seed out: what trials share that differ in nothing else."""
-    return {key: value for key, value in overrides.items() if key != SEED}

@@ -7,7 +7,7 @@ its trials alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,12 @@ class Planned:
 
     case: str | None
     overrides: Overrides
+
+
+Add = Callable[[Planned], int]
+"""Takes up a trial that was just suggested: writes its row into the ledger, and gives its index there."""
+Chosen = Callable[[int], dict[str, Any]]
+"""What Tune hands the trial function for the ledger's trial of this index."""
 
 
 def expand(config: Config) -> list[Planned]:
@@ -54,6 +60,11 @@ def expand(config: Config) -> list[Planned]:
             text = (f"case {planned.case}; " if planned.case else "") + shown(planned.overrides)
             raise ConfigError(f"sweep.space: trial {number} ({text}) does not fit together: {error}") from None
     return list(trials.values())
+
+
+def setting(overrides: Overrides) -> Overrides:
+    """Leave the seed out: what trials share that differ in nothing else."""
+    return {key: value for key, value in overrides.items() if key != SEED}
 
 
 def parse_space(config: Config) -> list[Dimension]:

@@ -23,8 +23,7 @@ from gare.config import Config
 from gare.config.tree import with_overrides
 from tune.dimension import Dimension, stream
 from tune.ledger import Ledger, Trial
-from tune.search import Add, Chosen, setting
-from tune.space import SEED, Overrides, Planned, parse_space
+from tune.space import SEED, Add, Chosen, Overrides, Planned, parse_space, setting
 from tune.tpe import RoundedTpe, decoded, distribution, encoded
 from tune.trial import OUTCOME
 

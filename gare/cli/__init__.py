@@ -12,7 +12,7 @@ import click
 from gare import __version__
 from gare.cli.cache import cache
 from gare.cli.command import call
-from gare.cli.compare_runs import compare_runs
+from gare.cli.compare import compare
 from gare.cli.config import config
 from gare.cli.corpus import corpus
 from gare.cli.demo import demo
@@ -27,48 +27,44 @@ from gare.cli.prepare import prepare
 from gare.cli.register import register
 from gare.cli.search import index, search
 from gare.cli.shards import shards
-from gare.cli.sweep import compare, sweep
+from gare.cli.sweep import sweep
 from gare.cli.train import make_clip, train
+from gare.common.console import note
 
-COMMANDS: tuple[click.Command, ...] = (
-    config,
-    corpus,
-    manifest,
-    prepare,
-    inspect,
-    shards,
-    make_clip,
-    train,
-    evaluate,
-    zero_shot,
-    compare_runs,
-    index,
-    search,
-    import_checkpoint,
-    register,
-    sweep,
-    compare,
-    diagnose,
-    demo,
-    doctor,
-    cache,
-    submit,
-    jobs,
-    logs,
-    stop,
-)
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Data": (corpus, manifest, prepare, inspect, shards, cache),
+    "Training": (config, make_clip, train, sweep, import_checkpoint),
+    "Evaluation": (evaluate, zero_shot, compare, diagnose),
+    "Search": (index, search, register),
+    "Machines and jobs": (demo, doctor, submit, jobs, logs, stop),
+}
+COMMANDS: tuple[click.Command, ...] = tuple(command for section in SECTIONS.values() for command in section)
 
 
-class InOrder(click.Group):
-    """Lists its commands in the order they were added."""
+RENAMED = {"compare-runs": "compare"}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the commands."""
+
+class InSections(click.Group):
+    """Lists its commands by what they are for, and knows their former names."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find a command."""
+        if cmd_name in RENAMED:
+            note(f"gare {cmd_name} is now called gare {RENAMED[cmd_name]}.")
+        return super().get_command(ctx, RENAMED.get(cmd_name, cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a table per section."""
         del ctx
-        return list(self.commands)
+        widest = max(len(str(command.name)) for command in COMMANDS)
+        for title, commands in SECTIONS.items():
+            limit = formatter.width - 6 - widest
+            rows = [(f"{command.name}".ljust(widest), command.get_short_help_str(limit)) for command in commands]
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
-@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=InSections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="gare")
 def cli() -> None:
     """Find the video a sentence describes: from videos to shards, a trained model, search and sweeps.

@@ -100,9 +100,8 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
 
 def invoke(arguments: Sequence[str]) -> Any:
     """Run a command of this program in this process and return its result."""
-    from gare.cli import cli
-
-    return cli.main(args=list(arguments), standalone_mode=False, obj=EMBEDDED, prog_name="gare")
+    program: Any = click.get_current_context().find_root().command
+    return program.main(args=list(arguments), standalone_mode=False, obj=EMBEDDED, prog_name="gare")
 
 
 def _write_config(out: Path) -> None:

@@ -64,7 +64,7 @@ def submit(words: tuple[str, ...], cluster: str | None, root: str | None, no_wai
     from gare.cli.submitted import understand
     from gare.jobs.places import check_places
 
-    line = understand(words)
+    line = understand(words, click.get_current_context().find_root().command)
     check_places(line.places, root)
     json_output = bool(click.get_current_context().params.get("json_output"))
     if json_output and not no_wait and JSON not in line.words:

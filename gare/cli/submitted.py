@@ -37,8 +37,8 @@ class Line:
     configs: dict[str, Path]
 
 
-def understand(words: Sequence[str]) -> Line:
-    """Parse a gare command without running it; its mistakes are those it would have here.
+def understand(words: Sequence[str], program: click.Command) -> Line:
+    """Parse a command of ``program`` (gare) without running it; its mistakes are those it would have here.
 
     Its words come out with config files at their names in the package.
     """
@@ -47,7 +47,7 @@ def understand(words: Sequence[str]) -> Line:
     if not words:
         raise InputError("Name the command to submit, such as gare submit -- train configs/demo.yaml.")
     try:
-        name, context = _parse(words)
+        name, context = _parse(words, program)
     except click.exceptions.Exit as told:  # its --help was asked for
         sys.exit(told.exit_code)
     except click.ClickException as error:
@@ -64,10 +64,7 @@ def understand(words: Sequence[str]) -> Line:
     return Line(name, _renamed(words, configs), places, configs)
 
 
-def _parse(words: list[str]) -> tuple[str, click.Context]:
-    from gare.cli import cli
-
-    command: click.Command = cli
+def _parse(words: list[str], command: click.Command) -> tuple[str, click.Context]:
     rest, names, parent = words, ["gare"], None
     while isinstance(command, click.Group):
         parent = click.Context(command, info_name=names[-1], parent=parent)

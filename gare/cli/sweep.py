@@ -1,4 +1,4 @@
-"""``gare sweep`` and ``gare compare``: many experiments around one, and what they say."""
+"""``gare sweep``: many experiments around one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import config_options, gare_command
-from gare.common.console import note, output, print_table, warn
-from gare.common.errors import ConfigError, InputError
+from gare.cli.compare import find_sweep, print_sweep
+from gare.common.console import note
+from gare.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from gare.config import Config
-    from tune.comparison import Comparison
     from tune.ledger import Ledger, Trial
     from tune.space import Planned
-
-MOST_SENTENCES = 12
 
 
 @gare_command("sweep", short_help="Try many settings around one experiment.")
@@ -85,7 +83,7 @@ def sweep(
         report = run_sweep(
             config, extend=extend, on_progress=lambda trial, done, total: _progress(config, trial, done, total)
         )
-    _print_comparison(report.comparison)
+    print_sweep(report.comparison)
     _print_cost(report.ledger)
     result = report.comparison.as_json() | {"directory": str(report.directory), "mlflow_run": report.ledger.run_id}
     return result | _register(report.directory, registered)
@@ -118,7 +116,7 @@ def _settings(
         return load_config(config_file, overrides, sweep_file)
     if sweep_file is not None:
         raise ConfigError("--sweep describes a new sweep, and --resume goes on with one as it is; leave one out.")
-    folder = _find(resume).resolve()
+    folder = find_sweep(resume).resolve()
     ledger = Ledger.read(folder)
     config = with_overrides(ledger.settings(), dict(parse_override(override) for override in overrides))
     if run_directory(config) != folder:
@@ -128,42 +126,6 @@ def _settings(
     ended = sum(trial.settled for trial in ledger.trials)
     note(f"The sweep {ledger.name}: {ended} of {len(ledger.trials)} trials are done.")
     return config
-
-
-@gare_command("compare", short_help="Rank the trials of a sweep.")
-@click.argument("sweep_folder", metavar="SWEEP", type=click.Path())
-@click.option("--out", type=click.Path(), help="Folder for the files written; the sweep's own without it.")
-@click.option(
-    "--baseline",
-    help="The case or trial to compare with, named before you look; without it the case that changes nothing, or the "
-    "best.",
-)
-def compare(sweep_folder: str, out: str | None, baseline: str | None) -> dict[str, Any]:
-    """Rank the settings of SWEEP: its folder, or its name in the folder runs.
-
-    Writes comparison.html, a page to look at, comparison.json, the figures behind it, and best.yaml, which gare train
-    accepts. A sweep can be compared while it runs.
-
-    \b
-    Examples:
-      gare compare runs/weights
-      gare compare ablation --baseline "no regulariser" --out report
-      gare train report/best.yaml
-    """
-    import tune.comparison
-
-    found = tune.comparison.compare(_find(sweep_folder), Path(out) if out else None, baseline)
-    _print_comparison(found)
-    return found.as_json()
-
-
-def _find(sweep_folder: str) -> Path:
-    from gare.config import RuntimeConfig
-
-    for folder in (Path(sweep_folder), Path(RuntimeConfig().output) / sweep_folder):
-        if folder.is_dir():
-            return folder
-    raise InputError(f"There is no sweep {sweep_folder}; give the folder of a gare sweep.")
 
 
 def _print_plan(config: Config, trials: list[Planned]) -> None:
@@ -196,20 +158,3 @@ def _print_cost(ledger: Ledger) -> None:
         training = sum(trial.train_s for trial in ledger.trials)
         rest = overhead * training / len(ledger.trials)
         note(f"{training:.0f} s of training in all; {rest:.1f} s a trial were not training (overhead {overhead:.2f})")
-
-
-def _print_comparison(comparison: Comparison) -> None:
-    columns, rows = comparison.table()
-    # A key breaks at its dots, not inside a word.
-    print_table(f"Sweep {comparison.name}", [column.replace(".", ".\n") for column in columns], rows)
-    for trial in comparison.failed:
-        note(f"{trial.name} failed: {trial.error}")
-    for caution in comparison.cautions():
-        warn(caution)
-    told = [each.says for each in comparison.against if each.verdict != "unknown"]
-    for says in told[:MOST_SENTENCES]:
-        output().print(says, markup=False)
-    if len(told) > MOST_SENTENCES:
-        note(f"The page has {len(told) - MOST_SENTENCES} more such comparisons.")
-    for path in comparison.files:
-        output().print(str(path), markup=False)

@@ -15,18 +15,25 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 from gare.common.errors import InputError, RunError
-
-if TYPE_CHECKING:
-    from gare.common.storage import Folder
+from gare.common.files import only_one
+from gare.common.storage import Folder
 
 LOCK_FILE = ".lock"
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 20.0
 SETTLE_SECONDS = 1.0
+
+
+def held(folder: Folder) -> AbstractContextManager[None]:
+    """Hold a folder, made where missing, while the block runs; RunError when another process holds it.
+
+    A dead process holds nothing: the system lets go of a local folder, and elsewhere a lease runs out.
+    """
+    return only_one(folder.local) if folder.is_local else lease(folder)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
@@ -27,7 +27,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from gare.common.addresses import as_uri, without_options
 from gare.common.errors import InputError
-from gare.common.files import atomic_file, make_folder, only_one, writing
+from gare.common.files import atomic_file, make_folder, writing
 from gare.common.redact import redact
 from gare.common.text import decode
 
@@ -235,17 +235,6 @@ class Folder:
         if system.type_name not in PUT_IS_ATOMIC:
             with self._sentence("write", below):
                 system.create_dir(path, recursive=True)
-
-    def held(self) -> AbstractContextManager[None]:
-        """Hold the folder, made where missing, while the block runs; RunError when another process holds it.
-
-        A dead process holds nothing: the system lets go of a local folder, and elsewhere a lease runs out.
-        """
-        if self.is_local:
-            return only_one(self.local)
-        from gare.common.lease import lease
-
-        return lease(self)
 
     def _open(self, name: str) -> tuple[Any, str]:
         system, root = _file_system(self.address)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, atomic_file, digest_of, make_folder
+from gare.common.lease import held
 from gare.common.storage import Folder, is_address
 from gare.config import Config
 from gare.data.cache import cache_folder
@@ -48,7 +49,7 @@ class RunStorage:
 
     def held(self) -> AbstractContextManager[None]:
         """Hold the copy while the block runs; RunError when another driver, perhaps elsewhere, is at this run."""
-        return nullcontext() if self._place is None else self._place.held()
+        return nullcontext() if self._place is None else held(self._place)
 
     def pull(self) -> None:
         """Bring the run's folder to where the copy is, if that is further; the other way round, bring the copy.

@@ -10,6 +10,7 @@ from typing import Any
 
 from gare.common.errors import InputError
 from gare.common.files import file_digest, fsync_directory
+from gare.common.lease import held
 from gare.common.storage import Folder
 from gare.config import Config
 from gare.config.tree import diff
@@ -36,7 +37,7 @@ def merge(
         return made
     steps = Steps(2 * sum(len(dataset.shards) for dataset in datasets), on_progress)
     tallies = validate(datasets, steps)
-    with out.held():
+    with held(out):
         if made := target.finished():
             return made
         target.begin()

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pyarrow as pa
 
 from gare.common.errors import InputError
+from gare.common.lease import held
 from gare.common.storage import Folder
 from pipelines.output import Ledger, Output, existing_output
 from pipelines.shard_tools.check import OnProgress, Steps, validate
@@ -63,7 +64,7 @@ def split(
     made = _finished(targets)
     if len(made) == len(targets):
         return made
-    with out.held():
+    with held(out):
         made = _finished(targets)
         todo = {name: target for name, target in targets.items() if name not in made}
         made |= _write(dataset, todo, part_of, size, steps)

@@ -79,5 +79,5 @@ def test_didemo_goes_from_its_published_file_to_the_report(fixtures_dir, ray_clu
     assert f"{VIDEOS:,}" in page or str(VIDEOS) in page
     baseline = run(capfd, "zero-shot", clip, "--shards", shards, "--split", "dev", "--out", tmp_path / "zero-shot")
     assert baseline["t2v/gallery"] == VIDEOS
-    compared = run(capfd, "compare-runs", tmp_path / "zero-shot", out)
+    compared = run(capfd, "compare", tmp_path / "zero-shot", out)
     assert compared

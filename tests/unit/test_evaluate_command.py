@@ -147,7 +147,7 @@ def test_zero_shot_leaves_the_same_files_and_says_what_it_is(gare, runs, toy_cli
     page = (tmp_path / "plain/report.html").read_text()
     assert f"<h1>zero-shot CLIP {toy_clip.name} on test</h1>" in page
     assert "nothing was trained" in page
-    assert gare("compare-runs", tmp_path / "trained", tmp_path / "plain")[0]
+    assert gare("compare", tmp_path / "trained", tmp_path / "plain")[0]
     few, _ = gare(
         "zero-shot", toy_clip, *both, "--out", tmp_path / "few", "--set", "data.words=5", "--set", "data.frames=1"
     )

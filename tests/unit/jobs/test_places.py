@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from gare.cli import cli
 from gare.cli.submitted import understand
 from gare.common.errors import ConfigError, InputError
 from gare.config.tree import load_config, to_yaml
@@ -23,7 +24,7 @@ def here(tmp_path, monkeypatch):
 
 
 def check(*words, root=None):
-    line = understand(words)
+    line = understand(words, cli)
     check_places(line.places, root)
     return line
 
@@ -82,14 +83,14 @@ def test_config_files_get_a_name_in_the_package_wherever_they_are(here):
     (here / "sub").mkdir()
     elsewhere = here.parent / f"{here.name}-else.yaml"
     elsewhere.write_text("{}")
-    line = understand(["config", "--diff", str(elsewhere), f"../{elsewhere.name}"])
+    line = understand(["config", "--diff", str(elsewhere), f"../{elsewhere.name}"], cli)
     assert set(line.configs) == {f"submitted/{elsewhere.name}", f"submitted/2/{elsewhere.name}"}
     assert line.words == ["config", "--diff", f"submitted/{elsewhere.name}", f"submitted/2/{elsewhere.name}"]
-    line = understand(["prepare", "/m", "--out", "/o", "--config=./configs/a.yaml"])
+    line = understand(["prepare", "/m", "--out", "/o", "--config=./configs/a.yaml"], cli)
     assert line.words[-1] == "--config=submitted/configs/a.yaml"
     elsewhere.write_text("sweep: {trials: 3}")
     words = ["sweep", "configs/a.yaml", "--sweep", str(elsewhere), "--shards", "/s", "--set", "runtime.output=/r"]
-    assert set(understand(words).configs) == {"submitted/configs/a.yaml", f"submitted/{elsewhere.name}"}
+    assert set(understand(words, cli).configs) == {"submitted/configs/a.yaml", f"submitted/{elsewhere.name}"}
 
 
 @pytest.mark.parametrize(
@@ -108,13 +109,13 @@ def test_config_files_get_a_name_in_the_package_wherever_they_are(here):
 )
 def test_mistakes_are_found_before_anything_is_sent(here, words, error, says):
     with pytest.raises(error) as refused:
-        understand(words)
+        understand(words, cli)
     assert says in str(refused.value)
 
 
 def test_the_commands_help_is_shown_and_nothing_sent(capsys):
     with pytest.raises(SystemExit) as ended:
-        understand(["train", "--help"])
+        understand(["train", "--help"], cli)
     assert ended.value.code == 0
     assert "Train the experiment in CONFIG" in capsys.readouterr().out
 

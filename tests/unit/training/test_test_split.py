@@ -109,7 +109,7 @@ def test_a_run_that_may_use_test_says_so_before_after_and_in_comparisons(used, t
         assert says in result["selection"]["cautions"][0]
         assert says in heard
         assert says in (tmp_path / split / "report.html").read_text()
-    _, heard = gare(capfd, "compare-runs", tmp_path / "test", tmp_path / "test", "--resamples", 100)
+    _, heard = gare(capfd, "compare", tmp_path / "test", tmp_path / "test", "--resamples", 100)
     assert all(f"{side}: The run was free to train on the test split" in heard for side in "AB")
 
 

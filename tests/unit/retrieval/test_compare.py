@@ -1,4 +1,4 @@
-"""gare compare-runs: finds the ranks, compares the same queries only, and says what the intervals allow."""
+"""gare compare: finds the ranks, compares the same queries only, and says what the intervals allow."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluation(folder, ranks, *, captions=CAPTIONS, ids=IDS, ties="pessimistic",
 def call(capfd, *arguments):
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
-        main(["compare-runs", *map(str, arguments)])
+        main(["compare", *map(str, arguments)])
     out, err = capfd.readouterr()
     return ended.value.code, out, err
 
@@ -138,3 +138,30 @@ def test_places_without_ranks_are_one_sentence(capfd, first, tmp_path):
         assert code == 3
         assert says in err
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["first"], "first is no sweep; to compare two evaluations, name both"),
+        (["first", "first", "first"], "These are 3 folders; give one sweep, or two evaluations"),
+        (["first", "first", "--baseline", "x"], "--baseline is for a sweep; you gave two folders"),
+        (["first", "--split", "dev", "--seed", "1"], "--seed, --split are for two evaluations; you gave one folder"),
+        (["nowhere"], "There is no sweep nowhere"),
+    ],
+)
+def test_what_is_neither_a_sweep_nor_two_evaluations_is_refused(capfd, first, monkeypatch, tmp_path, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capfd, *arguments)
+    assert code == 3
+    assert says in err
+
+
+def test_the_former_name_does_the_same_and_says_the_new_one(capfd, first):
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["compare-runs", str(first), str(first), "--resamples", "100", "--json"])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 0
+    assert "gare compare-runs is now called gare compare" in err
+    assert json.loads(out)["resamples"] == 100
