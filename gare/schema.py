@@ -15,7 +15,6 @@ VERSION_KEY: Final = b"gare.schema_version"
 RECIPE_KEY: Final = b"gare.recipe_digest"
 UNIT_KEY: Final = b"gare.work_unit"
 
-FrameCodec = Literal["raw", "jpeg"]
 Status = Literal["ok", "filtered", "failed"]
 
 ATTRIBUTES: Final = pa.map_(pa.string(), pa.string())

@@ -45,15 +45,6 @@ def _nests(stored: int, used: int) -> bool:
     return used == 1 or (stored - 1) % (used - 1) == 0
 
 
-def check_size(shards: ShardSet, image_size: int) -> None:
-    """Refuse frames that are smaller than the model's images; larger ones are cropped."""
-    if shards.side < image_size:
-        raise ConfigError(
-            f"The shards in {shards.folder} hold {shards.side}-pixel frames, but the CLIP model takes {image_size}; "
-            f"prepare again with --set prepare.crop={image_size} --set prepare.short_side={image_size}."
-        )
-
-
 def check_random_crop(shards: ShardSet, config: Config, image_size: int) -> None:
     """Refuse ``data.crop`` random where the stored squares are just the model's images."""
     if config.data.crop == "random" and shards.recipe["crop"] == image_size:

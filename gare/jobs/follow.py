@@ -20,7 +20,6 @@ AWAY_SECONDS = 300.0
 PAUSE_SECONDS = 1.0
 OF_RAY = re.compile(r"^(Running entrypoint for job |\d{4}-\d\d-\d\d [\d:,]+\tINFO job_manager\.py)")
 ERROR = "error: "
-MOST_OUTPUT = 200
 
 
 class JobError(GareError):

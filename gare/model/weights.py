@@ -16,7 +16,6 @@ from gare.model.small_files import parse_object, plain
 
 MAX_HEADER = 4 * 2**20
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 SHOWN = 3
 
 Shape = tuple[int, ...]

@@ -23,9 +23,6 @@ GROUP: Final = 4
 TEST_GROUPS: Final = 60
 DEV_GROUPS: Final = 20
 MINIMUM_VIDEOS: Final = 12
-FULL_TEST_VIDEOS: Final = 600
-"""From this many videos on, test holds 240 and dev 80; below, 1 in 10 and 1 in 30 videos is a group's first."""
-
 SPLITS: Final = ("train", "dev", "test")
 SHORT_SIDES: Final = (80, 96, 112, 128)
 ASPECTS: Final = (Fraction(1), Fraction(4, 3), Fraction(3, 4), Fraction(16, 9), Fraction(9, 16))

@@ -12,7 +12,7 @@ from gare.common.errors import ConfigError, InputError
 from gare.config import Config, DataConfig
 from gare.config.tree import load_config
 from gare.data.batches import load_frames, make_batch
-from gare.data.fit import check_random_crop, check_sampling, check_size
+from gare.data.fit import check_random_crop, check_sampling
 from gare.data.shards import ShardSet
 from gare.data.views import View, draws
 from tests import toy
@@ -176,17 +176,6 @@ def test_training_refuses_inexact_sampling_before_it_starts(toy_clip, tmp_path):
 
 
 # What fits
-
-
-def test_smaller_frames_than_the_models_are_refused_and_larger_ones_are_not(tmp_path):
-    cropped = dataset(tmp_path / "a", crop=32, short_side=40)
-    whole = dataset(tmp_path / "b", crop=None, short_side=40, shape=(40, 60))
-    for shards, side in ((cropped, 32), (whole, 40)):
-        assert shards.side == side
-        check_size(shards, 24)
-        check_size(shards, side)
-        with pytest.raises(ConfigError, match=r"prepare again with --set prepare\.crop=64"):
-            check_size(shards, 64)
 
 
 def test_random_crops_need_something_to_crop(tmp_path):
