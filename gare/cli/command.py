@@ -18,9 +18,10 @@ import click
 from rich.markup import escape
 
 import gare
-from gare.common.console import notes, printable
+from gare.common.console import notes
 from gare.common.errors import GareError, InputError
 from gare.common.redact import redact
+from gare.common.text import printable
 from gare.jobs.places import refuse_foreign_paths
 
 Result = Mapping[str, Any] | None

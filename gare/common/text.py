@@ -1,10 +1,11 @@
-"""Text that others wrote: UTF-8, or what its byte order mark says; lines may come gzipped."""
+"""Text that others wrote, read as UTF-8 or as its byte order mark says (lines may come gzipped), and shown."""
 
 from __future__ import annotations
 
 import codecs
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,15 @@ MARKS: Final = (
 LONGEST_MARK: Final = 4
 GZIP: Final = b"\x1f\x8b"
 LINE_CHARACTERS: Final = 64 * 2**20
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+"""What is obeyed instead of shown: controls but tab and newline, changes of direction; and what is no character."""
+
+
+def printable(text: str) -> str:
+    """Write what a terminal or a page would obey as the escape sequence of its code point; leave the rest as it is."""
+    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def encoding_of(start: bytes) -> str:
