@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import config_options, gare_command
-from gare.common.console import note, output, print_table, warn
+from gare.common.console import note, print_table, say, warn
 from gare.common.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -208,8 +208,8 @@ def _print_comparison(comparison: Comparison) -> None:
         warn(caution)
     told = [each.says for each in comparison.against if each.verdict != "unknown"]
     for says in told[:MOST_SENTENCES]:
-        output().print(says, markup=False)
+        say(says)
     if len(told) > MOST_SENTENCES:
         note(f"The page has {len(told) - MOST_SENTENCES} more such comparisons.")
     for path in comparison.files:
-        output().print(str(path), markup=False)
+        say(str(path))

@@ -46,6 +46,11 @@ def notes() -> Console:
     return _console(sys.stderr, terminal=sys.stderr.isatty())
 
 
+def say(text: str) -> None:
+    """Say one plain line of the result."""
+    output().print(text, markup=False, soft_wrap=True)
+
+
 def note(text: str) -> None:
     """Say one plain line on the way."""
     notes().print(escape(text))
