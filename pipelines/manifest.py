@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from gare.common.errors import InputError
 from gare.common.files import atomic_file, canonical_json
 from gare.common.redact import redact
 from gare.common.storage import Folder, is_address
+from gare.common.text import LONGEST_TEXT
 from gare.schema import MANIFEST, SCHEMA_VERSION, VERSION_KEY
 from pipelines.reading import json_lines, parquet_file
 
@@ -251,6 +253,20 @@ def _check_rows(table: pa.Table, where: str) -> None:
             raise InputError(f"{where}: {row['video_id']!r} has the clip {start} to {end}; it needs 0 <= start < end.")
         if any(not caption for caption in row["captions"]):
             raise InputError(f"{where}: {row['video_id']!r} has an empty caption.")
+        _check_lengths(row, where)
+
+
+def _check_lengths(row: dict[str, Any], where: str) -> None:
+    attributes = [text or "" for pair in row["attributes"] or () for text in pair]
+    named = {"a caption": row["captions"], "an attribute": attributes}
+    named |= {name: [row[name]] for name in ("video_id", "uri", "split")}
+    for what, texts in named.items():
+        longest = max(map(len, texts), default=0)
+        if longest > LONGEST_TEXT:
+            raise InputError(
+                f"{where}: {short(row['video_id'])} has {what} of {longest:,} characters, and {LONGEST_TEXT:,} are the "
+                "most; shorten it (of a caption CLIP reads no more than 77 tokens)."
+            )
 
 
 def _fits(there: pa.DataType, wanted: pa.DataType) -> bool:

@@ -18,9 +18,10 @@ import click
 from rich.markup import escape
 
 import gare
-from gare.common.console import notes, printable
+from gare.common.console import notes
 from gare.common.errors import GareError, InputError
 from gare.common.redact import redact
+from gare.common.text import printable, printable_json
 from gare.jobs.places import refuse_foreign_paths
 
 Result = Mapping[str, Any] | None
@@ -100,7 +101,7 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
             raise  # Nobody reads the output any more; click ends quietly.
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the front door: no traceback unasked
             if debug:
-                traceback.print_exception(error, file=sys.stderr)
+                notes().print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
             return _fail(*_explain(error), emit, error.result if isinstance(error, GareError) else {})
         return 0
 
@@ -162,9 +163,8 @@ def _results(*, json_output: bool) -> Iterator[Callable[[Mapping[str, Any]], Non
     os.dup2(2, 1)
 
     def emit(result: Mapping[str, Any]) -> None:
-        # A file name that is no UTF-8 holds lone surrogates; backslashreplace writes them as JSON escapes.
-        with os.fdopen(os.dup(saved), "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(json.dumps(result, allow_nan=False, ensure_ascii=False, default=str) + "\n")
+        with os.fdopen(os.dup(saved), "w", encoding="utf-8") as stream:
+            stream.write(printable_json(json.dumps(result, allow_nan=False, ensure_ascii=False, default=str)) + "\n")
 
     try:
         with redirect_stdout(sys.stderr):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import gare_command
-from gare.common.console import note, output, print_table, warn
+from gare.common.console import note, print_table, say, warn
 from gare.common.errors import InputError
+from gare.common.text import folder_name
 
 if TYPE_CHECKING:
     from gare.retrieval.metrics.paired import PairedRanking
@@ -96,11 +97,11 @@ def print_sweep(comparison: Comparison) -> None:
         warn(caution)
     told = [each.says for each in comparison.against if each.verdict != "unknown"]
     for says in told[:MOST_SENTENCES]:
-        output().print(says, markup=False)
+        say(says)
     if len(told) > MOST_SENTENCES:
         note(f"The page has {len(told) - MOST_SENTENCES} more such comparisons.")
     for path in comparison.files:
-        output().print(str(path), markup=False)
+        say(str(path))
 
 
 def _refuse_options(foreign: frozenset[str], places: int) -> None:
@@ -146,7 +147,7 @@ def _compare_evaluations(
     for ranking in paired:
         _print(ranking, level)
     verdict = next((r for r in paired if r.name == "t2v"), paired[0]).verdict(level)
-    output().print(verdict, markup=False)
+    say(verdict)
     sides = {
         side: {"ranks": str(places[side]), "split": table.split, "dataset_digest": table.dataset_digest}
         for side, table in tables.items()
@@ -169,7 +170,7 @@ def ranks_file(place: Path, split: str) -> Path:
         return place / RANKS_FILE
     if not place.is_dir():
         raise InputError(f"There is no folder {place}; give the folder of a run, a checkpoint or an evaluation.")
-    path = resolve_checkpoint(place) / "evaluation" / split / RANKS_FILE
+    path = resolve_checkpoint(place) / "evaluation" / folder_name(split) / RANKS_FILE
     if not path.is_file():
         raise InputError(
             f"{place} has no evaluation of {split!r} with the rank of every query (there is no {path}); run gare "

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gare.cli.command import config_options, gare_command
-from gare.common.console import output, print_table
+from gare.common.console import print_table, say
 
 
 @gare_command("config", short_help="Print the resolved settings, what they mean, how two files differ.")
@@ -41,7 +41,7 @@ def config(file: str | None, schema: bool, diff: tuple[str, str] | None, overrid
         )
         return {"changes": {k: list(pair) for k, pair in changes.items()}}
     resolved = tree.load_config(file, overrides)
-    output().print(tree.to_yaml(resolved), markup=False, end="")
+    say(tree.to_yaml(resolved).removesuffix("\n"))
     return {"config": resolved.model_dump(mode="json"), "digest": resolved.digest()}
 
 

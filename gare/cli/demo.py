@@ -14,7 +14,7 @@ import click
 from rich.markup import escape
 
 from gare.cli.command import EMBEDDED, gare_command
-from gare.common.console import note, output
+from gare.common.console import note, output, say
 from gare.common.sqlite import sqlite_uri
 
 
@@ -90,11 +90,11 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
             results[stage.name] = invoke(stage.arguments)
             seconds[stage.name] = round(time.monotonic() - begun, 1)
     database = shlex.quote(sqlite_uri((out / "runs" / "mlflow.db").resolve()))
-    say = f"\nMLflow page, experiment {config.runtime.experiment}: mlflow ui --backend-store-uri {database}"
-    output().print(say, soft_wrap=True)
+    page = f"\nMLflow page, experiment {config.runtime.experiment}: mlflow ui --backend-store-uri {database}"
+    say(page)
     note("seconds per stage: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
-    output().print(f"Report of the test split, to look at: {results['evaluate']['report']}", soft_wrap=True)
-    output().print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
+    say(f"Report of the test split, to look at: {results['evaluate']['report']}")
+    say(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
     return {"out": str(out), "seconds": seconds, "results": results}
 
 
@@ -132,10 +132,10 @@ def _a_test_caption(manifest: str) -> str:
 def _say_retrieval(out: Path, results: dict[str, Any]) -> None:
     from gare.cli.evaluation import print_metrics
 
-    output().print("")
+    say("")
     print_metrics("Test split, all frames", results["evaluate"])
     print_metrics("Test split, every frame replaced by the middle one", results["evaluate-middle"])
     whole, middle = results["evaluate"]["t2v/R@1"], results["evaluate-middle"]["t2v/R@1"]
     lower = f"{whole - middle:.1f} points lower"
-    output().print(f"Text-to-video R@1: {whole:.1f} %, and {middle:.1f} % where no frame shows motion ({lower}).")
-    output().print(f"Contact sheet: {out}/contact-sheet.png", soft_wrap=True)
+    say(f"Text-to-video R@1: {whole:.1f} %, and {middle:.1f} % where no frame shows motion ({lower}).")
+    say(f"Contact sheet: {out}/contact-sheet.png")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from gare import __version__
-from gare.common.console import note, output, print_table, warn
+from gare.common.console import note, print_table, say, warn
+from gare.common.text import folder_name
 
 if TYPE_CHECKING:
     from gare.cli.selection import Selection
@@ -84,7 +85,7 @@ class Wanted:
 
     def folder(self, split: str) -> str:
         """The name of the results' folder."""
-        return split if self.frames == "all" else f"{split}-{self.frames}-frame"
+        return folder_name(split) + ("" if self.frames == "all" else f"-{self.frames}-frame")
 
 
 def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -148,7 +149,7 @@ def print_metrics(title: str, values: Mapping[str, Any]) -> None:
             row.insert(2, f"{low:.2f} to {high:.2f}")
     print_table(title, ["ranking", *columns], rows)
     for remark in [DSL, QBNORM] if "qbnorm" in values["postprocessing"] else [DSL]:
-        output().print(remark, markup=False)
+        say(remark)
 
 
 def _title(name: str, split: str, wanted: Wanted) -> str:

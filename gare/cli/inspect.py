@@ -88,7 +88,7 @@ def _count(sample: str) -> int | None:
 
 
 def _verified(contents: Contents, sample: int | None, seed: int) -> Verdict:
-    from gare.common.console import meter, note, output, warn
+    from gare.common.console import meter, note, say, warn
     from pipelines.inspection import verify
 
     with meter("verified", None) as progress:
@@ -99,7 +99,7 @@ def _verified(contents: Contents, sample: int | None, seed: int) -> Verdict:
 
         verdict = verify(contents, sample=sample, seed=seed, on_progress=show)
     for text in verdict.problems[:PRINTED_PROBLEMS]:
-        output().print(text, markup=False)
+        say(text)
     if len(verdict.problems) > PRINTED_PROBLEMS:
         note(f"... and {len(verdict.problems) - PRINTED_PROBLEMS} more; --json lists all.")
     for text in verdict.unverifiable:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import JSON, gare_command
-from gare.common.console import note, print_table
+from gare.common.console import note, print_table, say
 
 if TYPE_CHECKING:
     from gare.cli.submitted import Line
@@ -211,7 +211,7 @@ def _detaching(name: str) -> Iterator[None]:
 
 
 def _print_line(line: str) -> None:
-    click.echo(line)
+    say(click.unstyle(line))
 
 
 def _state(job: Job) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import gare_command
-from gare.common.console import note, output
+from gare.common.console import note, say
 from gare.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def register(run: Path, name: str, index: Path | None, shards: str | None, split
     """
     folder = best_run(run)
     done = register_run(folder, name, index=index, shards=shards, split=split)
-    output().print(f"{done.address} is registered; mlflow.pyfunc.load_model takes this address.", markup=False)
+    say(f"{done.address} is registered; mlflow.pyfunc.load_model takes this address.")
     return asdict(done) | {"run": str(folder)}
 
 

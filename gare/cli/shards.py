@@ -43,7 +43,7 @@ def stat(*, folder: str, verify: bool) -> dict[str, Any]:
       gare shards stat shards
       gare shards stat download/msrvtt --verify
     """
-    from gare.common.console import output, warn
+    from gare.common.console import say, warn
     from gare.common.storage import Folder
     from pipelines import shard_tools
 
@@ -52,7 +52,7 @@ def stat(*, folder: str, verify: bool) -> dict[str, Any]:
     _print_figures(result)
     wrong = result["problems"]
     for text in wrong[:PRINTED]:
-        output().print(text, markup=False) if verify else warn(text)
+        say(text) if verify else warn(text)
     if verify and wrong:
         raise RunError(
             f"{folder} is not what its dataset.json says, in {len(wrong)} places; get it again, or prepare it again.",

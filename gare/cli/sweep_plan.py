@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from gare.common.console import note, output, print_table
+from gare.common.console import note, print_table, say
 from gare.common.nodes import Node
 
 if TYPE_CHECKING:
@@ -64,18 +64,18 @@ def _print(plan: SweepPlan, config: Config, where: str) -> None:
         print_table(f"Trials of {plan.name}", columns, rows)
     if plan.suggested:
         more = f", those that confirm the best {config.sweep.confirm} among them" if config.sweep.confirm else ""
-        output().print(f"{plan.suggested} trials whose settings are chosen as results come in{more}.", highlight=False)
+        say(f"{plan.suggested} trials whose settings are chosen as results come in{more}.")
     if plan.done:
-        output().print(f"{plan.done} trials are done already and are not trained again.", highlight=False)
+        say(f"{plan.done} trials are done already and are not trained again.")
     cost = plan.cost
     asks = " and ".join(f"{amount:g} {name}" for name, amount in plan.slots.resources.items())
-    say = (
+    total = (
         f"A trial asks for {asks}. On {where}, {plan.slots.why}.\n"
         f"Measured here, on {cost.device}: a step {cost.step_s:.2f} s (median of {cost.steps} after a warm-up), dev "
         f"{cost.dev_s:.1f} s (by {cost.dev_videos} of its videos), data and model {cost.set_up_s:.1f} s. "
         f"Not measured: about {plan.start_s:.0f} s a trial for its processes.\n"
         f"In all about {duration(plan.seconds)} (h:mm:ss), {plan.slots.at_once} at a time. Nothing was written."
     )
-    output().print(say, highlight=False, soft_wrap=True, markup=False)
+    say(total)
     for remark in plan.remarks:
         note(remark)

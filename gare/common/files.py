@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import InputError, RunError
+from gare.common.text import printable_json
 
 DIGEST_CHARACTERS = 16
 LOCK_FILE = ".lock"
+
+
+def indented_json(value: Any) -> str:
+    """The JSON text of a plain value as files hold it: sorted keys, NaN refused, and safe to print."""
+    return printable_json(json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 def canonical_json(value: Any) -> str:
@@ -165,7 +171,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write a plain value as indented JSON, atomically; NaN is refused."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, indented_json(value))
 
 
 def _umask() -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gare.common.files import atomic_file
+from gare.common.text import printable
 
 Picture = NDArray[np.uint8]
 PLAIN = "#bbbbbb"
 CHARACTERS_PER_INCH = 13
+TITLE_POINTS, LABEL_POINTS = 9, 7
 MIN_INCHES = 6.0
-UNDRAWABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,10 @@ def write_sheet(path: str | Path, title: str, rows: Sequence[Row], *, cell_inche
     FigureCanvasAgg(figure)
     figure.suptitle(_plain(title, width), fontsize=11)
     for row, part in zip(rows, _parts(figure, len(rows)), strict=True):
-        part.suptitle(_plain(row.text, width), fontsize=9, x=0.01, ha="left")
+        part.suptitle(_plain(row.text, width), fontsize=TITLE_POINTS, x=0.01, ha="left")
         for number, axis in enumerate(part.subplots(1, columns, squeeze=False)[0]):
             if number < len(row.cells):
-                _draw(axis, row.cells[number])
+                _draw(axis, row.cells[number], cell_inches)
             else:
                 axis.set_axis_off()
     with atomic_file(path) as temporary:
@@ -67,18 +66,16 @@ def _parts(figure: Any, count: int) -> list[Any]:
     return list(figure.subfigures(count, 1, squeeze=False)[:, 0]) if count else []
 
 
-def _draw(axis: Any, cell: Cell) -> None:
+def _draw(axis: Any, cell: Cell, inches: float) -> None:
     axis.imshow(np.concatenate(list(cell.pictures), axis=1))
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_xlabel(_plain(cell.text), fontsize=7)
+    axis.set_xlabel(_plain(cell.text, inches * TITLE_POINTS / LABEL_POINTS), fontsize=LABEL_POINTS)
     for side in axis.spines.values():
         side.set(color=cell.colour, linewidth=cell.line_width)
 
 
-def _plain(text: str, inches: float | None = None) -> str:
-    """Text as it is to be read: no formulas between dollar signs, no control characters, one line of ``inches``."""
-    text = UNDRAWABLE.sub(" ", text)
-    if inches is not None:
-        text = textwrap.shorten(text, int(inches * CHARACTERS_PER_INCH), placeholder=" ...")
-    return text.replace("$", r"\$")
+def _plain(text: str, inches: float) -> str:
+    """Text as it is to be read: one line of ``inches``, nothing in it obeyed, no formulas between dollar signs."""
+    text, most = printable(" ".join(text.split())), int(inches * CHARACTERS_PER_INCH)
+    return (text if len(text) <= most else text[: most - 4].rstrip() + " ...").replace("$", r"\$")

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 import time
@@ -27,7 +26,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from gare.common.addresses import as_uri, without_options
 from gare.common.errors import InputError
-from gare.common.files import atomic_file, make_folder, writing
+from gare.common.files import atomic_file, indented_json, make_folder, writing
 from gare.common.redact import redact
 from gare.common.text import decode
 
@@ -178,9 +177,8 @@ class Folder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a plain value as indented JSON; NaN is refused."""
-        text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
         with self.writing(name) as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(indented_json(value), encoding="utf-8")
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:

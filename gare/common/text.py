@@ -1,10 +1,12 @@
-"""Text that others wrote: UTF-8, or what its byte order mark says; lines may come gzipped."""
+"""Text that others wrote, read as UTF-8 or as its byte order mark says (lines may come gzipped), and shown."""
 
 from __future__ import annotations
 
 import codecs
 import gzip
+import hashlib
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,35 @@ MARKS: Final = (
 LONGEST_MARK: Final = 4
 GZIP: Final = b"\x1f\x8b"
 LINE_CHARACTERS: Final = 64 * 2**20
+LONGEST_NAME: Final = 200
+LONGEST_TEXT: Final = 10_000
+"""Characters of a caption, id, path, split, attribute or query; CLIP reads some 400 of a sentence."""
+
+PLAIN_NAME: Final = re.compile(r"\w[\w .+=@-]{0,99}")
+"""Names that are safe as those of files and folders; in bytes they may still be too long (``folder_name``)."""
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+"""What is obeyed instead of shown: controls but tab and newline, changes of direction; and what is no character."""
+
+
+def printable(text: str) -> str:
+    """Write what a terminal or a page would obey as the escape sequence of its code point; leave the rest as it is."""
+    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def printable_json(text: str) -> str:
+    """The same JSON, with JSON's own escapes for what a terminal would obey and for halves of surrogate pairs."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def folder_name(text: str) -> str:
+    """The name of a folder for what is called ``text``: the text itself where it is plain, else one of its own."""
+    if PLAIN_NAME.fullmatch(text) and len(text.encode()) <= LONGEST_NAME:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return re.sub("[^A-Za-z0-9]+", "_", text)[:60].strip("_") + f"-{digest}"
 
 
 def encoding_of(start: bytes) -> str:

@@ -23,6 +23,7 @@ from gare.common.redact import redact
 from gare.common.shard_file import read_shard, stored_picture
 from gare.common.spread import thin
 from gare.common.storage import Folder
+from gare.common.text import LONGEST_TEXT
 from gare.data.cache import Cache, Held, hold
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 
@@ -56,10 +57,12 @@ class Split:
         for number, table in enumerate(tables):
             light = table.select(["video_id", "uri", "split", "captions", "attributes"]).to_pylist()
             for row, values in enumerate(light):
-                attributes = dict(values["attributes"] or [])
+                attributes = {name: _bounded(value) for name, value in values["attributes"] or []}
                 if belongs(values["split"], attributes):
                     self._where.append((number, row))
-                    self.videos.append(VideoInfo(values["video_id"], values["uri"], values["captions"], attributes))
+                    self.videos.append(
+                        VideoInfo(values["video_id"], values["uri"], [*map(_bounded, values["captions"])], attributes)
+                    )
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -208,3 +211,8 @@ class ShardSet:
         with source:
             blocks = pa.PythonFile(BlockFile(source), mode="r")
             return read_shard(blocks, rows=entry["rows"], name=where, columns=LIGHT, **known)
+
+
+def _bounded(text: str) -> str:
+    """A text of shards made before there was a limit, cut to it."""
+    return text[:LONGEST_TEXT]

@@ -15,6 +15,7 @@ PACKAGES: Final[dict[str, tuple[str, str]]] = {
     "mlflow": ("3.17", "3.17.2"),
     "click": ("8.1", "8.5.1"),
     "ftfy": ("6.3", "6.3.1"),
+    "Jinja2": ("3.1", "3.1.6"),
     "matplotlib": ("3.9", "3.11.2"),
     "numpy": ("2", "2.4.6"),
     "optuna": ("5", "5.0.0"),

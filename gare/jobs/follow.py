@@ -10,8 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from rich.markup import escape
+
 from gare.common.console import note, notes
 from gare.common.errors import GareError, RunError
+from gare.common.text import printable
 from gare.jobs.client import Cluster, Job, UnreachableError
 
 AWAY_SECONDS = 300.0
@@ -141,7 +144,7 @@ class Away:
 
 def _wait_for_start(cluster: Cluster, name: str) -> None:
     away = Away(name)
-    with notes().status(f"The job {name} waits for the cluster to start it."):
+    with notes().status(escape(printable(f"The job {name} waits for the cluster to start it."))):
         while True:
             try:
                 if cluster.job(name).status != "PENDING":

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gare.common.errors import InputError
 from gare.common.files import write_json
+from gare.common.text import LONGEST_TEXT
 from gare.model.cleaning import Cleaning, clean
 from gare.model.small_files import read_object
 from gare.model.vocabulary import END, MAX_BYTES, SETTINGS, START, WORD_END, Vocabulary, read_vocabulary
@@ -102,12 +103,15 @@ class Tokenizer:
         self._encoder.normalizer = self._normalizer if cleaning == "none" else None
 
     def __call__(self, texts: Sequence[str], words: int) -> tuple[Tensor, Tensor]:
-        """Token ids [B, W] (int64) and their mask [B, W] (bool); W = ``words`` counts start and end."""
+        """Token ids [B, W] (int64) and their mask [B, W] (bool); W = ``words`` counts start and end.
+
+        No more than LONGEST_TEXT characters of a text are read: 10 MB would take a minute and 2 GB.
+        """
         ids = torch.full((len(texts), words), PAD_ID, dtype=torch.int64)
         mask = torch.zeros((len(texts), words), dtype=torch.bool)
         if not texts:
             return ids, mask
-        for row, pieces in enumerate(self._pieces(texts)):
+        for row, pieces in enumerate(self._pieces([text[:LONGEST_TEXT] for text in texts])):
             tokens = [self.start_id, *pieces[: words - 2], self.end_id]
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = True

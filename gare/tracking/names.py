@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from gare.common.files import canonical_json
 from gare.common.redact import redact
+from gare.common.text import printable
 
 NAME_CHARACTERS = 250
 PARAMETER_CHARACTERS = 6000
@@ -45,20 +47,28 @@ def metric_name(name: str) -> str:
 
 
 def tag_value(value: str) -> str:
-    """A tag as it is stored: without credentials, cut to what MLflow keeps."""
-    return redact(value)[:TAG_CHARACTERS]
+    """A tag as it is stored: printable, without credentials, cut to what MLflow keeps."""
+    return _kept(value, TAG_CHARACTERS)
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table for a run's description (``Tracker.describe``)."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """A table for a run's description (``Tracker.describe``), which MLflow shows as Markdown with HTML in it."""
+
+    def shown(cell: object) -> str:
+        return html.escape(" ".join(str(cell).split()), quote=False).replace("|", "\\|")
+
+    lines = [map(shown, columns), ["---"] * len(columns), *(map(shown, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def parameter(value: Any) -> str:
-    """A setting as it is stored: text, or else JSON; without credentials, cut to what MLflow keeps."""
-    text = redact(value if isinstance(value, str) else canonical_json(value))
-    return text if len(text) <= PARAMETER_CHARACTERS else text[: PARAMETER_CHARACTERS - 3] + "..."
+    """A setting as it is stored: text, or else JSON; printable, without credentials, cut to what MLflow keeps."""
+    return _kept(value if isinstance(value, str) else canonical_json(value), PARAMETER_CHARACTERS)
+
+
+def _kept(text: str, most: int) -> str:
+    text = printable(redact(text))  # databases refuse NUL and halves of surrogate pairs
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def points(values: Mapping[str, float], at_ms: int, step: int) -> Iterator[Point]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,7 +137,7 @@ class Tracker:
         if digest is not None:
             # MLflow keeps 36 characters of a dataset's digest; the tag has all of it.
             shown = {"name": name or "shards", "digest": digest[:36], "source_type": "local"}
-            self._send("datasets", run_id, datasets=[shown | {"source": f'{{"uri": "{redact(source)}"}}'}])
+            self._send("datasets", run_id, datasets=[shown | {"source": json.dumps({"uri": redact(source)})}])
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags."""

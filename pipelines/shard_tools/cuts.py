@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 from gare.common.errors import InputError
 from gare.common.files import digest_of
 from gare.common.storage import is_address
+from gare.common.text import PLAIN_NAME
 from pipelines.manifest import stream_manifest
 from pipelines.reading import text_lines
 from pipelines.shard_tools.check import NAMED_IDS
 from pipelines.shard_tools.dataset import Dataset, Tally
-
-PLAIN_NAME = re.compile(r"\w[\w .+=@-]{0,99}")
 
 PartOf = Callable[[int, str, str], str | None]
 """The part of a row, by its place among all rows, its video id and its split; None for one that is left out."""

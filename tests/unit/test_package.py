@@ -20,6 +20,14 @@ def test_the_demo_settings_are_inside_the_package_and_the_same_as_in_configs():
     assert "configs/*.yaml" in package_data["gare"]
 
 
+def test_the_templates_of_pages_are_inside_the_packages():
+    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    carried = {path for name, globs in package_data.items() for glob in globs for path in (ROOT / name).glob(glob)}
+    found = {path for name in package_data for path in (ROOT / name).rglob("*.html")}
+    assert len(found) >= 4
+    assert found <= carried
+
+
 def test_constraints_pin_every_package_to_a_plain_version():
     assert "torch==2.13.0" in PINNED
     for line in PINNED:

@@ -1,3 +1,4 @@
+import json
 import math
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from gare.config.tree import build, flatten
 from gare.objective.total import TERM_NAMES
 from gare.retrieval.metrics.ranking import METRIC_NAMES
 from gare.tracking import RunHandle, Tracker, log_report, markdown_table, metric_name, resolve_uri
+from gare.tracking.names import parameter, tag_value
+from tests.page import HOSTILE, SHOWN
 
 LOGGED = [
     *(f"{stage}/{name}" for stage in ("dev", "best/dev", "test") for name in METRIC_NAMES),
@@ -212,3 +215,24 @@ def test_a_store_that_goes_away_costs_a_warning_and_no_training(tracker, capsys)
     tracker.metrics("0" * 32, {"loss": 1.0}, step=1)
     log_report(RunHandle("nonsense://x", "e", "r"), {"step": 1, "loss": 1.0})
     assert capsys.readouterr().err.count("warning") == 2
+
+
+def test_mlflow_takes_any_text_and_keeps_what_it_can(tracker):
+    import mlflow
+
+    cases = {HOSTILE[:20] * 900: {}}
+    run = tracker.start("x", config=build({"sweep": {"cases": cases}}), tags={"gare.why": HOSTILE * 200})
+    tracker.dataset(run, {"dataset_digest": "d" * 40}, source='/a "quoted"\\folder')
+    tracker.describe(run, markdown_table(["setting"], [[HOSTILE + "\n| b"]]))
+    data = mlflow.MlflowClient(tracking_uri=tracker.uri).get_run(run)
+    assert data.data.tags["gare.why"].startswith(SHOWN[:40])
+    assert len(data.data.tags["gare.why"]) == 8000
+    assert len(data.data.params["sweep.cases"]) == 6000
+    assert json.loads(data.inputs.dataset_inputs[0].dataset.source) == {"uri": '/a "quoted"\\folder'}
+    described = data.data.tags["mlflow.note.content"]
+    assert "<" not in described
+    assert described.count("\n") == 2
+
+
+def test_what_mlflow_is_given_has_no_character_that_a_database_refuses():
+    assert parameter("a\0b\ud800") == tag_value("a\0b\ud800") == r"a\x00b\ud800"

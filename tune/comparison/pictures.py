@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tune.comparison.axis import axis, span_axis
-from tune.comparison.charts import Line, Mark, Panel, lanes, reach, strip
+from tune.comparison.axis import Axis, axis, span_axis
+from tune.comparison.charts import Line, Mark, Panel, lanes, reach
 from tune.comparison.curves import Points
 from tune.comparison.names import bounds, duration, figure, plain_metric, short_keys
 from tune.comparison.result import Comparison
 from tune.comparison.settings import Setting, described, varying
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+Picture = tuple[str, "Markup"]
+"""A caption and its picture."""
 
 SPREAD = 44.0
 GOLDEN = 0.618034
@@ -19,34 +25,30 @@ MOST_MEANS = 12
 
 
 def kind_of(found: Comparison, setting: Setting) -> str:
-    """The CSS classes of a setting: the best one, and those stopped early."""
+    """How a setting is drawn: best, cut (stopped early), or plainly."""
     best = "best" if found.ranked and setting is found.ranked[0] else ""
     return f"{best} {'cut' if setting.cut else ''}".strip()
 
 
-def legend(found: Comparison) -> str:
-    """What the dots mean."""
-    kinds = [("best", "best")] + [("", "setting")] * (len(found.ranked) > 1)
-    kinds += [("cut", "stopped early")] * any(setting.cut for setting in found.ranked)
-    scale = span_axis(0.0, 1.0)
-    keys = (f'<span class="key">{_small(strip(0.5, None, scale, kind))}{says}</span>' for kind, says in kinds)
-    return f"<p>{''.join(keys)}</p>"
+def scale_of(found: Comparison) -> Axis:
+    """The axis of the metric, with the intervals of all settings that have one."""
+    return reach(_means(found), [setting.interval for setting in found.ranked])
 
 
-def sensitivity(found: Comparison) -> str:
+def sensitivity(found: Comparison) -> list[Picture]:
     """A panel for each key that varies, and for the cases."""
-    panels = [
-        _panel(found, short, [setting.values[key] for setting in found.ranked], found.forms.get(key))
+    wanted = [
+        (short, [setting.values[key] for setting in found.ranked], found.forms.get(key))
         for key, short in zip(found.keys, short_keys(found.keys), strict=True)
         if key in varying(found.ranked, found.keys)
     ]
     if len({setting.case for setting in found.ranked}) > 1:
-        panels.insert(0, _panel(found, "case", [setting.case for setting in found.ranked], None))
-    return "".join(panels)
+        wanted.insert(0, ("case", [setting.case for setting in found.ranked], None))
+    return [_panel(found, f"sensitivity-{number}", *each) for number, each in enumerate(wanted)]
 
 
-def parallel(found: Comparison) -> str:
-    """Parallel coordinates over the keys that vary; empty with fewer than two."""
+def parallel(found: Comparison) -> Markup | None:
+    """Parallel coordinates over the keys that vary; None with fewer than two."""
     keys = varying(found.ranked, found.keys)
     columns: list[tuple[str, list[Any], str | None]] = [
         (short, [setting.values[key] for setting in found.ranked], found.forms.get(key))
@@ -55,7 +57,7 @@ def parallel(found: Comparison) -> str:
     if len({setting.case for setting in found.ranked}) > 1:
         columns.insert(0, ("case", [setting.case for setting in found.ranked], None))
     if len(columns) < 2 or len(found.ranked) < 2:
-        return ""
+        return None
     means = _means(found)
     axes = [(name, axis(values, form=form)) for name, values, form in columns] + [(found.metric, reach(means))]
     strong = -(-len(found.ranked) // QUARTER)
@@ -66,10 +68,10 @@ def parallel(found: Comparison) -> str:
         kind = kind_of(found, setting) + ("" if place < strong else " weak")
         values = [column[place] for _, column, _ in columns] + [means[place]]
         rows.append((values, kind, _says(found, setting)))
-    return lanes(f"Parallel coordinates of {len(rows)} settings", axes, rows)
+    return lanes("parallel", f"Parallel coordinates of {len(rows)} settings", axes, rows)
 
 
-def curve_charts(found: Comparison) -> str:
+def curve_charts(found: Comparison) -> list[Picture]:
     """The dev metric by epoch, and the loss by step."""
     best = {trial.name for trial in found.ranked[0].trials} if found.ranked else set()
     labels = {t.name: setting.label for setting in [*found.ranked, *found.unranked] for t in setting.trials}
@@ -84,16 +86,16 @@ def curve_charts(found: Comparison) -> str:
             cut = curve.status == "stopped"
             of = f" of {labels[curve.trial]}" if labels[curve.trial] != curve.trial else ""
             says = f"{curve.trial}{of}, {curve.status}: {figure(points[-1][1])} at {along} {points[-1][0]:.0f}"
-            lines.append(Line(points, f"{kind} {'cut' if cut else ''}".strip(), says, cut))
-        charts.append(_lines(caption, along, lines))
-    return "".join(charts)
+            lines.append(Line(points, f"{kind} {'cut' if cut else ''}".strip(), says))
+        charts.append(_lines(name, caption, along, lines))
+    return charts
 
 
-def cost_chart(found: Comparison) -> str:
-    """The metric of each setting against the time of its trials; empty with fewer than two."""
+def cost_chart(found: Comparison) -> Picture | None:
+    """The metric of each setting against the time of its trials; None with fewer than two."""
     timed = [setting for setting in found.ranked if setting.train_s or setting.seconds]
     if len(timed) < 2:
-        return ""
+        return None
     training = all(setting.train_s for setting in timed)
     times = [setting.train_s if training else setting.seconds for setting in timed]
     y = reach([s.estimate.mean for s in timed if s.estimate])
@@ -103,18 +105,13 @@ def cost_chart(found: Comparison) -> str:
         if setting.estimate:
             says = f"{_says(found, setting)}; {duration(time)}"
             panel.mark(Mark(time, setting.estimate.mean, None, kind_of(found, setting), says))
-    return panel.svg(f"{plain_metric(found.metric)} by time, all seeds of a setting together")
+    return f"{plain_metric(found.metric)} by time, all seeds of a setting together", panel.svg("cost")
 
 
-def _panel(found: Comparison, name: str, values: list[Any], form: str | None) -> str:
+def _panel(found: Comparison, place_on_page: str, name: str, values: list[Any], form: str | None) -> Picture:
     means = _means(found)
     scale = axis(values, form=form)
-    panel = Panel(
-        f"{plain_metric(found.metric)} by {name}",
-        scale,
-        reach(means, [setting.interval for setting in found.ranked]),
-        name,
-    )
+    panel = Panel(f"{plain_metric(found.metric)} by {name}", scale, scale_of(found), name)
     groups: dict[float, list[int]] = defaultdict(list)
     for place, value in enumerate(values):
         groups[scale.at(value)].append(place)
@@ -127,7 +124,7 @@ def _panel(found: Comparison, name: str, values: list[Any], form: str | None) ->
         aside = _aside(found, groups[scale.at(values[place])], place, len(scale.labels))
         mark = Mark(values[place], means[place], setting.interval, kind_of(found, setting), _says(found, setting))
         panel.mark(mark, aside)
-    return panel.svg(name)
+    return name, panel.svg(place_on_page)
 
 
 def _aside(found: Comparison, places: list[int], place: int, categories: int) -> float:
@@ -139,13 +136,13 @@ def _aside(found: Comparison, places: list[int], place: int, categories: int) ->
     return ((order.index(place) * GOLDEN) % 1.0 - 0.5) * SPREAD * min(1.0, 6 / categories)
 
 
-def _lines(caption: str, along: str, lines: list[Line]) -> str:
+def _lines(name: str, caption: str, along: str, lines: list[Line]) -> Picture:
     points: Points = [point for line in lines for point in line.points]
     scale = axis([int(x) if x == int(x) else x for x, _ in points], form="uniform")
     panel = Panel(f"{caption} by {along}", scale, reach([y for _, y in points]), along)
     for line in lines:
         panel.line(line)
-    return panel.svg(caption)
+    return caption, panel.svg(f"curves-{name}")
 
 
 def _means(found: Comparison) -> list[float]:
@@ -157,8 +154,3 @@ def _says(found: Comparison, setting: Setting) -> str:
     interval = f" ({bounds(setting.interval)})" if setting.interval else ""
     values = f", {described(setting, found.keys)}" if found.keys else ""
     return f"{setting.label}: {mean}{interval}{values}"
-
-
-def _small(svg: str) -> str:
-    """The middle of a strip, for a legend."""
-    return svg.replace('width="170"', 'width="20"', 1).replace('viewBox="0 0 170', 'viewBox="75 0 20', 1)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gare.common.page.parts import count
+from gare.common.page import count
 from gare.config import Config
 from tune.comparison.curves import Curve, read_curves
 from tune.comparison.importance import CASE, Importance, importance

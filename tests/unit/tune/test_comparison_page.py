@@ -2,20 +2,23 @@
 
 import math
 import random
-import tomllib
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
 from scipy import stats
 
-from tests.page import HOSTILE, Page
+from gare.common.page import figures
+from tests.page import HOSTILE, PLAIN, SHOWN, Page
 from tests.unit.tune.made_sweep import FORM, IB, METRIC, TR, seeds, sweep_config, trial, write, write_history
 from tune.comparison import compare
 from tune.comparison.axis import axis, span_axis
+from tune.comparison.charts import _short as short
 
-ROOT = Path(__file__).parents[3]
-HOSTILE = HOSTILE.replace("\ud800", "")  # no file of ours can hold half a surrogate pair
+DRAWN = {"x", "y", "d", "transform", "id", "href"}
+"""Where things stand in a picture, which may depend on the length of a label."""
+# No file of ours can hold half a surrogate pair.
+HOSTILE, SHOWN = HOSTILE.replace("\ud800", ""), SHOWN.replace("\\ud800", "")
+PLAIN = PLAIN[: len(HOSTILE)]
 
 
 def page_of(folder, **kwargs):
@@ -46,7 +49,8 @@ def test_a_full_sweep_has_every_section_and_a_panel_for_each_key(tmp_path):
         rows = [{"step": 9 * epoch, "epoch": epoch, METRIC: 5.0 * epoch, "train/loss": 1 / epoch} for epoch in (1, 2)]
         write_history(tmp_path, each.name, rows)
     page, found = page_of(tmp_path)
-    assert page.ids == {"ranking", "noise", "sensitivity", "parallel", "importance", "curves", "cost"}
+    sections = {"ranking", "noise", "sensitivity", "parallel", "importance", "curves", "cost"}
+    assert {each.removeprefix("#") for each in page.loads} & sections == sections <= page.ids
     assert captions(page) == 3 + 2 + 1
     assert f"Best of 30 settings: {found.ranked[0].label}" in page.text
     assert all(each.says in page.text for each in found.against)
@@ -119,19 +123,49 @@ def test_values_of_all_kinds_stand_on_one_axis(tmp_path):
     assert axis(values).labels[:3] == ["null", "false", "true"]
 
 
-def test_hostile_names_are_only_text(tmp_path):
-    cases = {HOSTILE: {}, "other": {IB: 0.1}, f"{HOSTILE} 2": {IB: 0.2}}
+def hostile_page(folder, words):
+    cases = {words: {}, "other": {IB: 0.1}, f"{words} 2": {IB: 0.2}}
     config = sweep_config(space={}, cases=cases, seeds=[0, 1])
     trials = []
     for name, values in cases.items():
         trials += seeds(len(trials), [10.0, 11.0 + len(trials)], case=name, only=True, **values)
-    trials.append(trial(9, None, "failed", case=HOSTILE, only=True, **{"train.seed": 3}))
-    trials[-1].error = HOSTILE
-    write(tmp_path, trials, config, name=HOSTILE)
-    page, found = page_of(tmp_path)
-    assert "<script>alert(1)</script>" in page.text
-    assert found.reference == HOSTILE
-    assert not any(character in found.page.read_text() for character in "\x00\x1b")
+    trials.append(trial(9, None, "failed", case=words, only=True, **{"train.seed": 3}))
+    trials[-1].error = words
+    write(folder, trials, config, name=words)
+    write_history(folder, trials[0].name, [{"step": 1, "epoch": 1, METRIC: 5.0}, {"step": 2, "epoch": 2, METRIC: 6.0}])
+    page, found = page_of(folder)
+    assert found.reference == words
+    return page
+
+
+def test_hostile_names_are_only_text(tmp_path):
+    page, plain = hostile_page(tmp_path / "a", HOSTILE), hostile_page(tmp_path / "b", PLAIN)
+    assert page.shape() == plain.shape()
+    shown = [words.replace(PLAIN, SHOWN) for words in plain.words]
+    ticks = {short(words) for words in (HOSTILE, f"{HOSTILE} 2", PLAIN, f"{PLAIN} 2")}
+    assert len(ticks & set(page.words)) == 2
+    assert [words for words in page.words if words not in ticks] == [words for words in shown if words not in ticks]
+    for (_, values), (_, expected) in zip(page.tags, plain.tags, strict=True):
+        assert {n: v for n, v in values.items() if n not in DRAWN} == {
+            n: v.replace(PLAIN, SHOWN) for n, v in expected.items() if n not in DRAWN
+        }
+
+
+def test_the_same_sweep_gives_the_same_page_whatever_matplotlib_is_told(tmp_path):
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    trials = [trial(n, 10.0 + n, **{IB: 10.0**-n, TR: [0, 0.01][n % 2]}) for n in range(2, 6)]
+    first = compare(write(tmp_path / "a", trials)).page.read_text()
+    assert dict(mpl.rcParams) == before
+    with mpl.rc_context({"text.usetex": True, "savefig.bbox": "tight", "svg.fonttype": "path"}):
+        assert compare(write(tmp_path / "b", trials)).page.read_text() == first
+
+
+def test_pictures_have_the_colours_of_the_page():
+    style = (files("gare.common.page") / "page.html").read_text()
+    for variable in figures.VARIABLES.values():
+        assert style.count(f"--{variable}: #") == 2  # light and dark
 
 
 def test_cases_alone_have_a_panel_and_no_importance(tmp_path):
@@ -171,9 +205,3 @@ def test_axes_place_values_where_they_belong():
     assert same.at(5.0) == pytest.approx(0.5)
     assert all(0 <= place <= 1 for place, _ in span_axis(12.3, 98.7).ticks)
     assert [label for _, label in span_axis(0, 100).ticks] == ["0", "25", "50", "75", "100"]
-
-
-def test_the_style_travels_with_the_package():
-    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert "comparison/*.css" in package_data["tune"]
-    assert (files("tune.comparison") / "style.css").is_file()

@@ -59,6 +59,11 @@ class Row:
     queries: int
     gallery: int
 
+    @property
+    def direction(self) -> str:
+        """The name without the tag."""
+        return self.name.removesuffix(f"_{self.tag}")
+
 
 @dataclass(frozen=True)
 class Result:
