@@ -6,7 +6,9 @@ from typing import Final
 
 from gare.common.errors import ConfigError
 from gare.config import Config
+from gare.config.data import DataConfig
 from gare.data.shards import ShardSet
+from gare.model.pixels import Pixels
 
 NESTED: Final = ("fps_linspace", "uniform")
 """Policies whose frames, thinned again, can be those of thinning once."""
@@ -52,6 +54,14 @@ def check_size(shards: ShardSet, image_size: int) -> None:
             f"The shards in {shards.folder} hold {shards.side}-pixel frames, but the CLIP model takes {image_size}; "
             f"prepare again with --set prepare.crop={image_size} --set prepare.short_side={image_size}."
         )
+
+
+def unlike_prepared(pixels: Pixels, short_side: int, data: DataConfig) -> str | None:
+    """A sentence where frames were resized otherwise than the pictures CLIP learned from; None where they were not.
+
+    With ``data.crop`` random, frames larger than the model's images are wanted, so their size is no difference.
+    """
+    return pixels.unlike_prepared(None if data.crop == "random" else short_side)
 
 
 def check_random_crop(shards: ShardSet, config: Config, image_size: int) -> None:

@@ -10,17 +10,16 @@ from gare.common.errors import InputError
 from gare.config.model import ModelConfig
 from gare.model.clip_config import first_line
 from gare.model.gare import GareModel
+from gare.model.towers import new_model
 
 
 def outline(architecture: Any, config: ModelConfig, device: str = "meta") -> GareModel:
-    """The model of a CLIPConfig with nothing in it; on another device than meta, inside a FakeTensorMode.
+    """The model of a CLIP's config with nothing in it; on another device than meta, inside a FakeTensorMode.
 
     Raises InputError when the sizes do not fit each other.
     """
-    from transformers import CLIPModel
-
     try:
         with torch.device(device):
-            return GareModel(CLIPModel(architecture), config)
+            return GareModel(new_model(architecture), config)
     except (ValueError, RuntimeError, TypeError) as error:
         raise InputError(f"No CLIP model can be made of its config: {first_line(error)}.") from error
