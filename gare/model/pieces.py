@@ -23,6 +23,8 @@ from gare.model.vocabulary import SETTINGS, TOKENIZER, UnfitError, added_tokens,
 MAX_BYTES = 96 * 2**20
 MAX_MARKS = 12_000_000
 """Most brackets, quotes and commas of a tokenizer.json, which its memory follows; XLM-V's has about 5 million."""
+MAX_PIECES = 24 * 2**20
+"""Most bytes of all unigrams together: each takes about 130 in the tokenizers library's tree of them."""
 SPACE, UNKNOWN = "\u2581", "<unk>"
 START, PAD, ENDS = "<s>", "<pad>", ("<eos>", "</s>")
 LEAF = 2**31
@@ -179,6 +181,8 @@ def _scored(value: Any) -> tuple[dict[str, int], list[float]]:
                 pass
             case _:
                 raise UnfitError(f"{short(entry)} is no piece with its score")
+    if sum(len(piece.encode(errors="replace")) for piece, _ in value) > MAX_PIECES:
+        raise UnfitError(f"its pieces have more than {MAX_PIECES} bytes together")
     ids = {piece: id_ for id_, (piece, _) in enumerate(value)}
     if len(ids) < len(value):
         raise UnfitError("two pieces of its vocabulary are the same")
@@ -239,7 +243,7 @@ def _encoder(pieces: Pieces) -> Any:
             words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE)]
             encoder.pre_tokenizer = pre_tokenizers.Sequence(words)
     except Exception as error:  # noqa: BLE001 - whatever it makes of tables that do not fit each other
-        raise UnfitError(f"its tables do not fit each other ({error})") from None
+        raise UnfitError(f"its tables do not fit each other ({str(error).splitlines()[0]:.100})") from None
     encoder.add_tokens(
         [AddedToken(token, **{name: name in held for name in PROPERTIES}) for token, held in pieces.added.items()]
     )
