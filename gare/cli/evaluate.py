@@ -73,9 +73,9 @@ def zero_shot(
 ) -> dict[str, Any]:
     """Measure how well CLIP retrieves a split without any training: the baseline for what was trained.
 
-    CLIP is a folder saved by transformers or a hub id. A video is the mean of its frames' normalised image embeddings,
-    a score the cosine of that with the text embedding. data.words is all that CLIP reads unless --set says otherwise.
-    Writes what gare evaluate writes.
+    CLIP is a folder or hub id of a CLIP, SigLIP or MetaCLIP 2. A video is the mean of its frames' normalised image
+    embeddings, a score the cosine of that with the text embedding. data.words is all that CLIP reads unless --set says
+    otherwise. Writes what gare evaluate writes.
 
     \b
     Examples:

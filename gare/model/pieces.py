@@ -141,10 +141,7 @@ class SiglipTokenizer(PieceTokenizer):
 def _read(folder: Path, kinds: tuple[str, ...]) -> Pieces:
     path = folder / TOKENIZER
     if not path.is_file():
-        raise UnfitError(
-            f"it has no {TOKENIZER}; load its tokenizer with transformers and sentencepiece, and save it with "
-            "save_pretrained"
-        )
+        raise UnfitError(f"it has no {TOKENIZER}; docs/training.md says how to make one of a SentencePiece model")
     content = read_small(path, MAX_BYTES)
     if sum(content.count(mark) for mark in (b"[", b"{", b'"', b",")) > MAX_MARKS:
         raise UnfitError(f"its {TOKENIZER} holds more than any vocabulary")

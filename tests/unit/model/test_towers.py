@@ -244,7 +244,7 @@ def test_tokenizer_files_that_cannot_be_used(folders, tmp_path):
     path.unlink()
     assert inspect_clip(str(folder)).lacks_tokenizer
     (folder / "sentencepiece.bpe.model").write_bytes(b"pieces")
-    assert "has no tokenizer.json; load its tokenizer with transformers" in refusal(folder)
+    assert "has no tokenizer.json; docs/training.md says how" in refusal(folder)
 
 
 def test_siglip_padded_on_the_left_is_refused(folders, tmp_path):
