@@ -10,6 +10,7 @@ import click
 from gare.cli.checkpoint import CHECKPOINT, SHARDS, SPLIT, open_checkpoint, open_dataset, usable
 from gare.cli.command import config_options, gare_command
 from gare.cli.evaluation import Wanted, evaluation_options, run_evaluation
+from gare.common.console import warn
 
 if TYPE_CHECKING:
     from gare.config import Config
@@ -72,9 +73,9 @@ def zero_shot(
 ) -> dict[str, Any]:
     """Measure how well CLIP retrieves a split without any training: the baseline for what was trained.
 
-    CLIP is a folder saved by transformers or a hub id. A video is the mean of its frames' normalised image embeddings,
-    a score the cosine of that with the text embedding. data.words is all that CLIP reads unless --set says otherwise.
-    Writes what gare evaluate writes.
+    CLIP is a folder or hub id of a CLIP, SigLIP or MetaCLIP 2. A video is the mean of its frames' normalised image
+    embeddings, a score the cosine of that with the text embedding. data.words is all that CLIP reads unless --set says
+    otherwise. Writes what gare evaluate writes.
 
     \b
     Examples:
@@ -96,6 +97,7 @@ def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[Gare
     """CLIP's towers on their device, the shards, and settings that fit both, with the overrides."""
     from gare.config import Config, ModelConfig, PrepareConfig
     from gare.config.tree import build, with_overrides
+    from gare.data.fit import unlike_prepared
     from gare.model.gare import GareModel
     from gare.training.inputs import choose_device
     from gare.training.numerics import set_numerics
@@ -112,5 +114,8 @@ def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[Gare
         "words": int(model.clip.config.text_config.max_position_embeddings),
     }
     config = with_overrides(build(values, str(dataset.folder)), changes)
+    unlike = unlike_prepared(model.pixels, dataset.short_side, config.data)
+    if unlike is not None:
+        warn(unlike)
     set_numerics(config)
     return model.eval().to(choose_device(config.runtime.device)), dataset, config

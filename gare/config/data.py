@@ -21,7 +21,7 @@ class DataConfig(Section):
     crop: Literal["centre", "random"] = key(
         "centre", "of frames stored larger than the model takes: the centre, or in training a place drawn per clip"
     )
-    words: int = key(32, "token positions per text, start and end included", unit="tokens", ge=3)
+    words: int = key(32, "token positions per text, start (if any) and end included", unit="tokens", ge=3)
     captions: Literal["one_per_video", "all"] = key(
         "all", "an epoch visits every caption of a video, or one drawn by the seed"
     )

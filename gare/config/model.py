@@ -12,7 +12,7 @@ from gare.config.base import Section, key
 class ModelConfig(Section):
     """CLIP towers, temporal transformer and the increment psi."""
 
-    clip: str = key("openai/clip-vit-base-patch32", "folder or hub id of the CLIP model to start from")
+    clip: str = key("openai/clip-vit-base-patch32", "folder or hub id of the CLIP, SigLIP or MetaCLIP 2 to start from")
     temporal_layers: int = key(4, "blocks of the temporal transformer over a clip's frames", ge=0, le=256)
     max_frames: int = key(77, "length of the learned frame position table", unit="frames", ge=1, le=2**16)
     pool_temperature: float = key(3.0, "temperature of the text-conditioned pooling over frames", gt=0)

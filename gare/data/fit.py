@@ -6,7 +6,9 @@ from typing import Final
 
 from gare.common.errors import ConfigError
 from gare.config import Config
+from gare.config.data import DataConfig
 from gare.data.shards import ShardSet
+from gare.model.pixels import Pixels
 
 NESTED: Final = ("fps_linspace", "uniform")
 """Policies whose frames, thinned again, can be those of thinning once."""
@@ -43,6 +45,14 @@ def check_sampling(shards: ShardSet, config: Config) -> None:
 
 def _nests(stored: int, used: int) -> bool:
     return used == 1 or (stored - 1) % (used - 1) == 0
+
+
+def unlike_prepared(pixels: Pixels, short_side: int, data: DataConfig) -> str | None:
+    """A sentence where frames were resized otherwise than the pictures CLIP learned from; None where they were not.
+
+    With ``data.crop`` random, frames larger than the model's images are wanted, so their size is no difference.
+    """
+    return pixels.unlike_prepared(None if data.crop == "random" else short_side)
 
 
 def check_random_crop(shards: ShardSet, config: Config, image_size: int) -> None:

@@ -156,6 +156,11 @@ class ShardSet:
         return int(self.recipe["crop"] or self.recipe["short_side"])
 
     @property
+    def short_side(self) -> int:
+        """Shorter side of a frame when it was resized, in pixels, before any of it was cut away."""
+        return int(self.recipe.get("short_side", self.side))
+
+    @property
     def complete(self) -> bool:
         """Whether every frame that the recipe would store of a video, with no limit to their number, is stored.
 

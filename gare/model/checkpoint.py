@@ -15,8 +15,9 @@ from gare.config.tree import load_saved, to_yaml
 from gare.model.clip_config import check_tokenizer, read_config
 from gare.model.gare import GareModel
 from gare.model.outline import outline
-from gare.model.pixels import Pixels, read_pixels, write_pixels
+from gare.model.pixels import OPENAI_PIXELS, Pixels, read_pixels, write_pixels
 from gare.model.tokenizer import Tokenizer
+from gare.model.towers import family_of, new_model
 from gare.model.vocabulary import has_tokenizer
 from gare.model.weights import as_floats, compare, read_safetensors, shapes_in
 
@@ -46,8 +47,6 @@ def load_model(checkpoint_dir: str | Path) -> GareModel:
     Raises InputError when the folder is no checkpoint or its parts do not fit each other, which is known before
     anything of the model's size is made.
     """
-    from transformers import CLIPModel
-
     folder = Path(checkpoint_dir)
     for name in (WEIGHTS, CONFIG, f"{CLIP_FOLDER}/config.json"):
         if not (folder / name).is_file():
@@ -57,7 +56,7 @@ def load_model(checkpoint_dir: str | Path) -> GareModel:
     shapes = {name: tuple(tensor.shape) for name, tensor in outline(architecture, config.model).state_dict().items()}
     compare(shapes_in(folder / WEIGHTS), shapes, str(folder), "its settings")
     weights = as_floats(read_safetensors(folder / WEIGHTS), str(folder))
-    model = GareModel(CLIPModel(architecture), config.model, tokenizer, pixels)
+    model = GareModel(new_model(architecture), config.model, tokenizer, pixels)
     model.load_state_dict(weights)
     return model.eval()
 
@@ -82,6 +81,6 @@ def _read_clip(folder: Path) -> tuple[Any, Tokenizer | None, Pixels]:
     architecture = read_config(folder)
     tokenizer = None
     if has_tokenizer(folder):
-        tokenizer = Tokenizer.load(folder, unrecorded="none")
+        tokenizer = family_of(architecture).tokenizer.load(folder, unrecorded="none")
         check_tokenizer(tokenizer, architecture, str(folder))
-    return architecture, tokenizer, read_pixels(folder, architecture.vision_config.image_size)
+    return architecture, tokenizer, read_pixels(folder, architecture.vision_config.image_size, OPENAI_PIXELS)

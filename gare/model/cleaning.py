@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import html
+import string
 from typing import Literal
 
-Cleaning = Literal["openai", "none"]
-"""``openai``: as OpenAI's CLIP does. ``none``: nothing, as all tokenizers were saved before it was recorded."""
+Cleaning = Literal["openai", "canonical", "lower", "none"]
+"""``openai``, ``canonical``: as OpenAI's CLIP and SigLIP do. ``lower``: lower case alone, as SigLIP 2 does.
+
+``none``: nothing, as MetaCLIP 2 does, and as all tokenizers were saved before it was recorded.
+"""
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def clean(text: str) -> str:
@@ -17,3 +22,8 @@ def clean(text: str) -> str:
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
+
+
+def canonical(text: str) -> str:
+    """A text as SigLIP cleans it: lower case, without ASCII punctuation, words with one space between them."""
+    return " ".join(text.lower().translate(_PUNCTUATION).split())

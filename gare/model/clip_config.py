@@ -1,4 +1,4 @@
-"""A CLIP's architecture from its config.json: only the keys that CLIP has, each within bounds."""
+"""A CLIP's architecture from its config.json: only the keys that its family has, each within bounds."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from gare.common.errors import InputError
 from gare.model.small_files import read_object
 from gare.model.tokenizer import Tokenizer
+from gare.model.towers import FAMILIES, NAFLEX, family_of, new_model
 from gare.model.weights import Shape
 
 CONFIG = "config.json"
@@ -50,99 +51,86 @@ LIMITS = {
     "hidden_size": 2**16,
     "intermediate_size": 2**18,
     "projection_dim": 2**16,
+    "projection_size": 2**16,
     "vocab_size": 2**22,
     "max_position_embeddings": 2**16,
     "image_size": 2**13,
     "patch_size": 2**13,
     "num_channels": 3,
 }
-_TOWER = (
-    "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "projection_dim", "hidden_act",
-    "layer_norm_eps", "attention_dropout",
-)  # fmt: skip
-TOWERS = {
-    "text_config": (*_TOWER, "vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"),
-    "vision_config": (*_TOWER, "image_size", "patch_size", "num_channels"),
-}
-"""The keys that are taken of each tower; others change nothing that is computed here."""
-KINDS = {
-    "text_config": (None, "clip", "clip_text_model"),
-    "vision_config": (None, "clip", "clip_vision_model"),
-}
 
 
 def read_config(folder: Path) -> Any:
-    """The CLIPConfig of a folder; InputError when there is none, it is another model's or its sizes are absurd."""
+    """The config of a folder; InputError when there is none, it is another model's or its sizes are absurd."""
     return config_of(read_object(folder / CONFIG), str(folder))
 
 
 def config_of(values: Mapping[str, Any], where: str) -> Any:
-    """The CLIPConfig of what a config.json of ``where`` holds; raises as ``read_config``."""
-    from transformers import CLIPConfig
-
+    """The config, of transformers' class, of what a config.json of ``where`` holds; raises as ``read_config``."""
     kind = values.get("model_type")
-    if kind != "clip":
-        raise InputError(f"{where} is a model of the type {short(kind)}, not CLIP; only CLIP models can be used.")
-    taken: dict[str, Any] = {}
-    for tower, keys in TOWERS.items():
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        if kind == NAFLEX:
+            raise InputError(
+                f"{where} is a SigLIP 2 of variable resolution (NaFlex), which takes images as lists of patches; take "
+                "one of a fixed resolution, such as google/siglip2-base-patch16-224."
+            )
+        names = ", ".join(family.name for family in FAMILIES.values())
+        raise InputError(f"{where} is a model of the type {short(kind)}; {names} can be used.")
+    family = FAMILIES[kind]
+    taken: dict[str, Any] = {key: values[key] for key in family.keys[""] if key in values}
+    for tower, own in (("text_config", f"{kind}_text_model"), ("vision_config", f"{kind}_vision_model")):
         # Older files say the same twice, and the second counts.
         for name in (tower, f"{tower}_dict"):
             section = values.get(name)
             if section is None:
                 continue
-            if not isinstance(section, dict) or section.get("model_type") not in KINDS[tower]:
-                raise InputError(f"The {name} in {where} is not one of CLIP's.")
-            taken[name] = {key: section[key] for key in keys if key in section}
-    taken |= {key: values[key] for key in ("projection_dim", "logit_scale_init_value") if key in values}
+            if not isinstance(section, dict) or section.get("model_type") not in (None, kind, own):
+                raise InputError(f"The {name} in {where} is not one of {family.name}'s.")
+            taken[name] = {key: section[key] for key in family.keys[tower] if key in section}
     try:
         with quiet_hub():
-            config = CLIPConfig(**taken)
+            config = family.config_class()(**taken)
     except Exception as error:  # whatever values of a wrong type or size make of transformers
         raise InputError(f"Cannot read the config of a CLIP model from {where}: {first_line(error)}.") from error
-    for tower, keys in TOWERS.items():
-        _check_tower(getattr(config, tower), [key for key in keys if key in LIMITS], f"{where} ({tower})")
-    _check_size(config, "projection_dim", where)
-    _check_text(config.text_config, where)
+    for part, keys in family.keys.items():
+        sizes = [key for key in keys if key in LIMITS]
+        if part:
+            _check_tower(getattr(config, part), sizes, f"{where} ({part})")
+        else:
+            for key in sizes:
+                _check_size(config, key, where)
+    family.check(config, where)
     if config.vision_config.patch_size > config.vision_config.image_size:
         raise InputError(f"The image tower in {where} has patches that are larger than its images.")
     return config
 
 
 def shapes_of(config: Any) -> dict[str, Shape]:
-    """Names and shapes of the weights of transformers' CLIPModel, found without making them.
+    """Names and shapes of the weights of transformers' model of a config, found without making them.
 
     Raises InputError when no model can be made of the config.
     """
-    from transformers import CLIPModel
-
     try:
         with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in CLIPModel(config).state_dict().items()}
+            return {name: tuple(tensor.shape) for name, tensor in new_model(config).state_dict().items()}
     except Exception as error:  # whatever sizes that do not fit each other make of transformers
         raise InputError(f"No CLIP model can be made of its config: {first_line(error)}.") from error
 
 
 def check_tokenizer(tokenizer: Tokenizer, config: Any, where: str) -> None:
-    """InputError unless the tokenizer's ids are those that the text tower of a CLIPConfig was trained on."""
+    """InputError unless the tokenizer's ids are those that the text tower of a config was trained on."""
     text = config.text_config
     if tokenizer.largest_id >= text.vocab_size:
         raise InputError(
             f"The tokenizer in {where} has ids up to {tokenizer.largest_id}, but the CLIP model embeds "
             f"{text.vocab_size} tokens; give the tokenizer it was trained with."
         )
-    # Older OpenAI configs say 2 and mean the largest id, at which transformers reads a text then.
-    ends = {2, tokenizer.largest_id} if text.eos_token_id == 2 else {text.eos_token_id}
+    ends = family_of(config).end_ids(config, tokenizer.largest_id)
     if tokenizer.end_id not in ends:
         raise InputError(
             f"The tokenizer in {where} ends a text with id {tokenizer.end_id}, but the CLIP model with "
             f"{max(ends)}; give the tokenizer it was trained with."
         )
-
-
-def end_id(text_config: Any) -> int:
-    """The end token's id without a tokenizer; older OpenAI configs say 2 where the last id is meant."""
-    value = int(text_config.eos_token_id)
-    return int(text_config.vocab_size) - 1 if value == 2 else value
 
 
 @contextmanager
@@ -184,13 +172,3 @@ def _check_size(part: Any, key: str, where: str) -> None:
     value = getattr(part, key)
     if type(value) is not int or not 1 <= value <= LIMITS[key]:
         raise InputError(f"{where} has {key}: {short(value)}; a whole number from 1 to {LIMITS[key]} can be used.")
-
-
-def _check_text(text: Any, where: str) -> None:
-    if isinstance(text.eos_token_id, list) and len(text.eos_token_id) == 1:
-        text.eos_token_id = text.eos_token_id[0]
-    if type(text.eos_token_id) is not int or not 0 <= text.eos_token_id < text.vocab_size:
-        raise InputError(
-            f"{where} has eos_token_id: {short(text.eos_token_id)}; one id below vocab_size ({text.vocab_size}) is "
-            "needed."
-        )

@@ -29,6 +29,7 @@ from gare.model.openai_names import config_values, convert_clip
 from gare.model.pixels import OPENAI_PIXELS, Pixels, read_pixels
 from gare.model.small_files import read_object
 from gare.model.tokenizer import Tokenizer
+from gare.model.towers import family_of
 from gare.model.weights import as_floats, compare, read_safetensors, shapes_in
 
 ADVICE = "Give a folder saved by transformers or open_clip, or a hub id this machine can reach."
@@ -44,9 +45,9 @@ MAX_FILES = 1000
 class ClipSource:
     """What is known of a CLIP model before its weights are loaded.
 
-    ``architecture``: transformers' CLIPConfig. ``folder``: None where the model is known by its published sizes alone
-    and nothing of it is on this machine. ``tokenizer``: None where there is none. ``open_clip``: what its config says,
-    where the folder is one of open_clip's.
+    ``architecture``: its config, of transformers' class. ``folder``: None where the model is known by its published
+    sizes alone and nothing of it is on this machine. ``tokenizer``: None where there is none. ``open_clip``: what its
+    config says, where the folder is one of open_clip's.
     """
 
     name: str
@@ -83,7 +84,7 @@ def inspect_clip(source: str) -> ClipSource:
 
 
 def load_clip(source: str) -> tuple[Any, ClipSource]:
-    """The CLIPModel of a folder or hub id in float32, in evaluation mode, and all else that is known of it.
+    """The model of a folder or hub id in float32, in evaluation mode, and all else that is known of it.
 
     Raises InputError as ``inspect_clip`` does, and when its weights do not fit its config.json; nothing of the size
     that the config asks for is made before that is known.
@@ -99,13 +100,16 @@ def load_clip(source: str) -> tuple[Any, ClipSource]:
 
 
 def build_clip(architecture: Any, weights: Mapping[str, Tensor]) -> Any:
-    """The CLIPModel of a CLIPConfig with these weights, which become its own, in evaluation mode."""
-    from transformers import CLIPModel
+    """The model of a config with these weights, which become its own, in evaluation mode."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     with quiet_hub():
-        return CLIPModel.from_pretrained(None, config=architecture, state_dict=dict(weights), dtype=torch.float32)
+        return (
+            family_of(architecture)
+            .model_class()
+            .from_pretrained(None, config=architecture, state_dict=dict(weights), dtype=torch.float32)
+        )
 
 
 def _inspect(source: str, folder: Path) -> ClipSource:
@@ -115,12 +119,12 @@ def _inspect(source: str, folder: Path) -> ClipSource:
         architecture, statistics = config_of(config_values(stated), source), stated.pixels
     elif (folder / CONFIG).is_file():
         architecture = read_config(folder)
-        statistics = read_pixels(folder, architecture.vision_config.image_size)
+        statistics = read_pixels(folder, architecture.vision_config.image_size, family_of(architecture).pixels)
     else:
         raise InputError(f"Cannot load a CLIP model from {source}: it has no {CONFIG}. {ADVICE}")
     tokenizer = None
     if vocabulary.has_tokenizer(folder):
-        tokenizer = Tokenizer.load(folder)
+        tokenizer = family_of(architecture).tokenizer.load(folder)
         check_tokenizer(tokenizer, architecture, source)
     return ClipSource(source, architecture, folder, statistics, tokenizer, stated)
 

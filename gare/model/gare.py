@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from gare.config.model import ModelConfig
-from gare.model.clip_config import end_id
 from gare.model.clip_source import load_clip
 from gare.model.head import PairDropout, PairHead, PairScores
 from gare.model.pixels import OPENAI_PIXELS, Pixels
 from gare.model.temporal import TemporalTransformer
-from gare.model.tokenizer import Tokenizer
+from gare.model.tokenizer import PAD_ID, Tokenizer
+from gare.model.towers import family_of
 
 
 class GareModel(nn.Module):
@@ -36,12 +36,15 @@ class GareModel(nn.Module):
         clip.set_attn_implementation("sdpa")
         self.clip = clip
         self.tokenizer = tokenizer
-        dim = int(clip.config.projection_dim)
-        self.dim = dim
+        self.family = family_of(clip.config)
+        for name in self.family.idle:
+            getattr(clip, name).requires_grad_(requires_grad=False)
+        self.dim = dim = self.family.width(clip.config)
         self.temporal = TemporalTransformer(dim, config.temporal_layers, config.max_frames)
         self.temporal_from_text = self.temporal.start_from_text_tower(clip.text_model)
         self.head = PairHead(dim, config)
-        self.end_id = tokenizer.end_id if tokenizer is not None else end_id(clip.config.text_config)
+        self.end_id = tokenizer.end_id if tokenizer is not None else self._largest_end_id()
+        self.pad_id = tokenizer.pad_id if tokenizer is not None else PAD_ID
         self.pixels = pixels
         for name, values in (("pixel_mean", pixels.mean), ("pixel_std", pixels.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
@@ -72,7 +75,7 @@ class GareModel(nn.Module):
     @property
     def logit_scale(self) -> Tensor:
         """Exp of the learned logit scale, a scalar."""
-        return self.clip.logit_scale.exp()  # type: ignore[no-any-return]
+        return self.clip.logit_scale.exp().reshape(())  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
@@ -81,13 +84,15 @@ class GareModel(nn.Module):
 
     def encode_texts(self, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Text vectors [B, D] and word vectors [B, W, D] of token ids and mask [B, W], in one pass."""
-        hidden = self.clip.text_model(input_ids=token_ids).last_hidden_state
-        words = self.clip.text_projection(hidden)
-        first_end = ((token_ids == self.end_id) & token_mask).int().argmax(dim=-1)
-        return words[torch.arange(len(words), device=words.device), first_end], words
+        return self.family.texts(self.clip, token_ids, token_mask, self.end_id, self.pad_id)
+
+    def _largest_end_id(self) -> int:
+        """The end token's id without a tokenizer: the config's, or the last where an older config means that."""
+        config = self.clip.config
+        return max(self.family.end_ids(config, config.text_config.vocab_size - 1))
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """Text vectors [B, D]: the projected state at the first end token."""
+        """Text vectors [B, D]: what the text tower reads a text at, in the embedding space."""
         return self.encode_texts(token_ids, token_mask)[0]
 
     def encode_words(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
@@ -117,8 +122,7 @@ class GareModel(nn.Module):
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """CLIP image embeddings [N, D] of normalised pixels [N, 3, H, W]."""
-        pooled = self.clip.vision_model(pixel_values=pixels).pooler_output
-        return self.clip.visual_projection(pooled)  # type: ignore[no-any-return]
+        return self.family.images(self.clip, pixels)
 
     def score(
         self,

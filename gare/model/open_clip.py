@@ -24,6 +24,10 @@ TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "la
 # Other keys change what is computed, unless they have a value that leaves it as in OpenAI's model.
 NEUTRAL: Mapping[str, Any] = {"pos_embed_type": "learnable", "proj_type": "linear"}
 POOLING = {"vision_cfg": "tok", "text_cfg": "argmax"}
+# How pictures become squares. A random filter is for training; bicubic is what evaluates then.
+RESIZES = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}
+RESIZE_MODES = {"shortest": False, "squash": True}
+"""Whether whole pictures are squeezed."""
 IRRELEVANT = ("patch_dropout", "output_tokens", "pad_id", "init_logit_scale", "custom_text", "cast_dtype")
 """What plays a part in training alone, or names a class whose weights say the same."""
 
@@ -124,9 +128,26 @@ def _of_config(path: Path) -> Stated:
         image_head_width=_whole(vision["head_width"], "vision_cfg.head_width", path),
         text_head_width=text_width // heads,
         sizes=sizes,
-        pixels=read_statistics(preprocess.get("mean"), preprocess.get("std"), path),
+        pixels=_pixels(preprocess, sizes["vision_cfg", "image_size"], path),
         origins=dict.fromkeys(KEYS, CONFIG),
     )
+
+
+def _pixels(preprocess: Mapping[str, Any], image_size: int, path: Path) -> Pixels:
+    """What open_clip does to pictures in evaluation."""
+    if preprocess.get("mode", "RGB") != "RGB":
+        raise InputError(f"{path} takes pictures of the mode {short(preprocess['mode'])}; RGB can be used.")
+    size = preprocess.get("size", image_size)
+    if size not in (image_size, [image_size, image_size]):
+        raise InputError(f"{path} makes images of {short(size)} pixels, but its image tower takes {image_size}.")
+    resize, mode = preprocess.get("interpolation", "bicubic"), preprocess.get("resize_mode", "shortest")
+    if resize not in RESIZES or mode not in RESIZE_MODES:
+        raise InputError(
+            f"{path} resizes pictures by interpolation {short(resize)} and resize_mode {short(mode)}; "
+            f"{' or '.join(RESIZES)} and {' or '.join(RESIZE_MODES)} can be used."
+        )
+    found = read_statistics(preprocess.get("mean"), preprocess.get("std"), path)
+    return replace(found, resample=RESIZES[resize], squeezed=RESIZE_MODES[mode])
 
 
 def _section(model: Any, name: str, path: Path) -> dict[str, Any]:

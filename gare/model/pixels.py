@@ -1,9 +1,9 @@
-"""How a CLIP takes its pixels: the statistics they are normalised by."""
+"""How a CLIP takes its pixels: what they are normalised by, and how the pictures were resized that it learned from."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -14,47 +14,82 @@ from gare.model.small_files import read_object
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 FILES = (PREPROCESSOR, PROCESSOR)
-BICUBIC = 3
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Ways to resize, at the numbers that PIL has for them."""
+BICUBIC = "bicubic"
 
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Mean and standard deviation of each colour, on values in [0, 1]."""
+    """Mean and standard deviation of each colour, on values in [0, 1], and what is known of resizing.
+
+    ``resample``: one of ``FILTERS``. ``squeezed``: whole pictures are made square, whatever their shape; else their
+    centre square is taken. ``short_side``: pixels of the shorter side before that; None where it is the image size.
+    Resizing is no part of equality: frames were resized when they were prepared.
+    """
 
     mean: Triple
     std: Triple
+    resample: str = field(default=BICUBIC, compare=False)
+    squeezed: bool = field(default=False, compare=False)
+    short_side: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"mean {list(self.mean)} and std {list(self.std)}"
 
+    def unlike_prepared(self, short_side: int | None) -> str | None:
+        """A sentence on how frames differ that ``prepare`` resized to ``short_side``; None where they do not.
+
+        None for ``short_side``: whatever it is.
+        """
+        theirs = []
+        if self.squeezed:
+            theirs.append("squeezes whole pictures into squares, where prepare keeps their shape and a centre square")
+        elif self.short_side is not None and short_side not in (None, self.short_side):
+            theirs.append(
+                f"takes a centre square of pictures whose shorter side is {self.short_side} pixels, where "
+                f"prepare.short_side is {short_side}"
+            )
+        if self.resample != BICUBIC:
+            theirs.append(f"resizes by a {self.resample} filter, where prepare resizes by a {BICUBIC} one")
+        if not theirs:
+            return None
+        return (
+            f"The preprocessing that the CLIP model comes with {' and '.join(theirs)}: without training, results may "
+            "be below those published for it."
+        )
+
 
 OPENAI_PIXELS = Pixels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALVES = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def read_pixels(folder: Path, image_size: int) -> Pixels:
-    """The statistics in a CLIP folder; OpenAI's where no file states any.
+def read_pixels(folder: Path, image_size: int, unstated: Pixels) -> Pixels:
+    """What a CLIP folder says; ``unstated`` where it has no file that says anything.
 
-    Raises InputError for preprocessing that differs from ours otherwise, or does not fit ``image_size``.
+    Raises InputError for preprocessing that differs from ours but for how pictures become squares, or that does not
+    fit ``image_size``.
     """
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
-        return OPENAI_PIXELS
+        return unstated
     values = read_object(path)
     if path.name == PROCESSOR:
         values = values.get("image_processor") or {}
         if not isinstance(values, dict):
             raise InputError(f"{path} describes no image processor.")
     _check_steps(values, path)
-    _check_size(values, image_size, path)
-    return read_statistics(values.get("image_mean"), values.get("image_std"), path)
+    statistics = read_statistics(values.get("image_mean"), values.get("image_std"), path, unstated)
+    squeezed, short_side = _shape(values, image_size, path)
+    return replace(statistics, resample=_filter(values, path), squeezed=squeezed, short_side=short_side)
 
 
-def read_statistics(mean: Any, std: Any, path: Path) -> Pixels:
-    """The statistics that a file at ``path`` states; OpenAI's where it says nothing. InputError for unusable ones."""
-    mean = OPENAI_PIXELS.mean if mean is None else _triple(mean, "mean", path)
-    std = OPENAI_PIXELS.std if std is None else _triple(std, "std", path)
+def read_statistics(mean: Any, std: Any, path: Path, unstated: Pixels = OPENAI_PIXELS) -> Pixels:
+    """The statistics that a file at ``path`` states, else those of ``unstated``. InputError for unusable ones."""
+    mean = unstated.mean if mean is None else _triple(mean, "mean", path)
+    std = unstated.std if std is None else _triple(std, "std", path)
     if min(std) <= 0:
         raise InputError(f"{path} has the std {list(std)}; each has to be above 0.")
     return Pixels(mean, std)
@@ -62,15 +97,16 @@ def read_statistics(mean: Any, std: Any, path: Path) -> Pixels:
 
 def write_pixels(folder: Path, pixels: Pixels, image_size: int) -> None:
     """Write them as transformers' image processor of CLIP reads them."""
+    square = {"height": image_size, "width": image_size}
     write_json(
         folder / PREPROCESSOR,
         {
             "image_processor_type": "CLIPImageProcessor",
             "do_resize": True,
-            "size": {"shortest_edge": image_size},
-            "resample": BICUBIC,
-            "do_center_crop": True,
-            "crop_size": {"height": image_size, "width": image_size},
+            "size": square if pixels.squeezed else {"shortest_edge": pixels.short_side or image_size},
+            "resample": FILTERS.index(pixels.resample),
+            "do_center_crop": not pixels.squeezed,
+            "crop_size": square,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -92,18 +128,35 @@ def _check_steps(values: dict[str, Any], path: Path) -> None:
         raise InputError(f"{path} says rescale_factor: {short(factor)}; frames are divided by 255 here.")
 
 
-def _check_size(values: dict[str, Any], image_size: int, path: Path) -> None:
-    """The size that images end with has to be the image tower's."""
-    key = "crop_size" if values.get("do_center_crop", True) and "crop_size" in values else "size"
-    size = values.get(key)
-    # A shortest edge alone says how frames are resized, not what of them the tower sees.
-    if size is None or (key == "size" and isinstance(size, dict) and "shortest_edge" in size):
-        return
-    sides = list(size.values()) if isinstance(size, dict) else [size]
-    if not sides or any(type(side) is not int or side != image_size for side in sides):
+def _filter(values: dict[str, Any], path: Path) -> str:
+    number = values.get("resample", FILTERS.index(BICUBIC))
+    if type(number) is not int or not 0 <= number < len(FILTERS):
+        raise InputError(f"{path} says resample: {short(number)}; PIL's filters are 0 to {len(FILTERS) - 1}.")
+    return FILTERS[number]
+
+
+def _shape(values: dict[str, Any], image_size: int, path: Path) -> tuple[bool, int | None]:
+    """Whether pictures are squeezed, and else their shorter side; what they end as has to be the image tower's."""
+    size, crops = values.get("size"), bool(values.get("do_center_crop", True)) and "crop_size" in values
+    if values.get("do_pad"):
+        raise InputError(f"{path} says do_pad: {short(values['do_pad'])}; frames are never padded here.")
+    squeezed = isinstance(size, dict) and size.keys() == {"height", "width"}
+    short_side = size.get("shortest_edge") if isinstance(size, dict) else size
+    if not squeezed and size is not None:
+        known = not isinstance(size, dict) or size.keys() == {"shortest_edge"}
+        if not known or type(short_side) is not int or not image_size <= short_side < 2**16:
+            raise InputError(
+                f"{path} makes images of size {short(size)}; a height and a width or a shortest edge of {image_size} "
+                "pixels or more can be used."
+            )
+    ends = values["crop_size"] if crops else size if squeezed else None
+    sides = list(ends.values()) if isinstance(ends, dict) else [ends]
+    if ends is not None and (not sides or any(type(side) is not int or side != image_size for side in sides)):
         raise InputError(
-            f"{path} makes images of {key} {short(size)}, but config.json's image tower takes {image_size} pixels."
+            f"{path} makes images of {'crop_size' if crops else 'size'} {short(ends)}, but config.json's image tower "
+            f"takes {image_size} pixels."
         )
+    return squeezed, None if squeezed or short_side == image_size else short_side
 
 
 def _triple(value: Any, key: str, path: Path) -> Triple:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -30,8 +30,9 @@ class Tokenizer:
         self._vocabulary = vocabulary
         self._encoder = _backend(vocabulary).backend_tokenizer
         self._normalizer = self._encoder.normalizer
+        self.start_id: int | None = vocabulary.ids[START]
+        self.end_id, self.pad_id = vocabulary.ids[END], PAD_ID
         self.cleaning = cleaning
-        self.start_id, self.end_id = vocabulary.ids[START], vocabulary.ids[END]
 
     @classmethod
     def load(cls, folder: str | Path, unrecorded: Cleaning = "openai") -> Tokenizer:
@@ -40,11 +41,7 @@ class Tokenizer:
         ``unrecorded``: how texts are cleaned where the folder does not say.
         """
         folder = Path(folder)
-        path = folder / SETTINGS
-        cleaning = (read_object(path, MAX_BYTES) if path.is_file() else {}).get(RECORD, unrecorded)
-        if cleaning not in ("openai", "none"):
-            raise InputError(f"{path} says {RECORD}: {short(cleaning)}, which this version does not know.")
-        return cls(read_vocabulary(folder), cleaning)
+        return cls(read_vocabulary(folder), recorded_cleaning(folder, unrecorded))
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
@@ -99,20 +96,25 @@ class Tokenizer:
     @cleaning.setter
     def cleaning(self, cleaning: Cleaning) -> None:
         self._cleaning: Cleaning = cleaning
+        self._clean_by(cleaning)
+
+    def _clean_by(self, cleaning: Cleaning) -> None:
+        """Have the encoder clean texts as far as that is its part."""
         # Uncleaned texts go through transformers' own rule (spaces, lower case, composed characters) as ever.
         self._encoder.normalizer = self._normalizer if cleaning == "none" else None
 
     def __call__(self, texts: Sequence[str], words: int) -> tuple[Tensor, Tensor]:
-        """Token ids [B, W] (int64) and their mask [B, W] (bool); W = ``words`` counts start and end.
+        """Token ids [B, W] (int64) and their mask [B, W] (bool); W = ``words`` counts end and, if any, start.
 
         No more than LONGEST_TEXT characters of a text are read: 10 MB would take a minute and 2 GB.
         """
-        ids = torch.full((len(texts), words), PAD_ID, dtype=torch.int64)
+        ids = torch.full((len(texts), words), self.pad_id, dtype=torch.int64)
         mask = torch.zeros((len(texts), words), dtype=torch.bool)
         if not texts:
             return ids, mask
+        start = [] if self.start_id is None else [self.start_id]
         for row, pieces in enumerate(self._pieces([text[:LONGEST_TEXT] for text in texts])):
-            tokens = [self.start_id, *pieces[: words - 2], self.end_id]
+            tokens = [*start, *pieces[: words - len(start) - 1], self.end_id]
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = True
         return ids, mask
@@ -129,11 +131,20 @@ class Tokenizer:
 
     def _one_by_one(self, text: str) -> list[int]:
         """A text that spells a start or end token: one where CLIP's pattern cuts it out, else plain characters."""
-        marks = {START: [self.start_id], END: [self.end_id]}
+        marks = {mark: [self._vocabulary.ids[mark]] for mark in (START, END)}
         ids: list[int] = []
         for word, _ in self._encoder.pre_tokenizer[0].pre_tokenize_str(text):
             ids += marks.get(word) or self._encoder.encode(word, add_special_tokens=False).ids
         return ids
+
+
+def recorded_cleaning(folder: Path, unrecorded: Cleaning) -> Cleaning:
+    """How a folder's tokenizer cleans texts; ``unrecorded`` where it does not say. InputError for an unknown way."""
+    path = folder / SETTINGS
+    cleaning: Any = (read_object(path, MAX_BYTES) if path.is_file() else {}).get(RECORD, unrecorded)
+    if cleaning not in get_args(Cleaning):
+        raise InputError(f"{path} says {RECORD}: {short(cleaning)}, which this version does not know.")
+    return cleaning  # type: ignore[no-any-return]
 
 
 def _backend(vocabulary: Vocabulary) -> Any:

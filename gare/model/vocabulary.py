@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
@@ -17,12 +17,13 @@ WORD_END = "</w>"
 MAX_BYTES = 16 * 2**20
 TOKENIZER, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 SETTINGS, ADDED = "tokenizer_config.json", "added_tokens.json"
-FILES = (TOKENIZER, VOCABULARY, MERGES, SETTINGS, ADDED)
+SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+FILES = (TOKENIZER, VOCABULARY, MERGES, SETTINGS, ADDED, *SENTENCEPIECE)
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds the tokenizer of some model."""
-    return (folder / TOKENIZER).is_file() or (folder / VOCABULARY).is_file()
+    return any((folder / name).is_file() for name in (TOKENIZER, VOCABULARY, *SENTENCEPIECE))
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,12 @@ class Vocabulary:
     merges: list[tuple[str, str]]
 
 
-class _UnfitError(Exception):
-    """Why files are not those of a CLIP tokenizer."""
+Added = tuple[str, Any, Mapping[str, Any]]
+"""A token that files add to a vocabulary: its text, id and properties."""
+
+
+class UnfitError(Exception):
+    """Why files are not those of a tokenizer."""
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
@@ -43,53 +48,60 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     Raises InputError unless it is CLIP's kind: byte-pair pieces that end words with ``</w>``, can spell any text, are
     all reached by merges, and have start and end tokens.
     """
+    one = folder / TOKENIZER
     try:
-        found = _of_one_file(folder) if (folder / TOKENIZER).is_file() else _of_two_files(folder)
+        values = read_object(one, MAX_BYTES) if one.is_file() else None
+        found = _of_one_file(values) if values is not None else _of_two_files(folder)
         _check(found)
-        _check_added(found, folder)
-    except _UnfitError as unfit:
+        check_added(found.ids, added_tokens(values or {}, folder))
+    except UnfitError as unfit:
         raise InputError(f"{folder} holds no CLIP tokenizer: {unfit}.") from None
     return found
 
 
-def _of_one_file(folder: Path) -> Vocabulary:
-    model = read_object(folder / TOKENIZER, MAX_BYTES).get("model")
+def _of_one_file(values: Mapping[str, Any]) -> Vocabulary:
+    model = values.get("model")
     if not isinstance(model, dict):
-        raise _UnfitError(f"its {TOKENIZER} describes no model")
+        raise UnfitError(f"its {TOKENIZER} describes no model")
     kind = model.get("type", "BPE")
     if kind != "BPE" or "merges" not in model:
-        raise _UnfitError(f"its {TOKENIZER} is of the kind {short(kind)}, not byte pairs")
+        raise UnfitError(f"its {TOKENIZER} is of the kind {short(kind)}, not byte pairs")
     suffix = model.get("end_of_word_suffix", WORD_END)
     if suffix != WORD_END:
-        raise _UnfitError(f"its pieces end words with {short(suffix)}, not {WORD_END}")
-    pairs = model["merges"]
-    return Vocabulary(_ids(model.get("vocab")), [_pair(pair) for pair in pairs] if isinstance(pairs, list) else [])
+        raise UnfitError(f"its pieces end words with {short(suffix)}, not {WORD_END}")
+    return Vocabulary(piece_ids(model.get("vocab")), piece_pairs(model["merges"]))
 
 
 def _of_two_files(folder: Path) -> Vocabulary:
     for name in (VOCABULARY, MERGES):
         if not (folder / name).is_file():
-            raise _UnfitError(f"it has no {TOKENIZER}, and no {name}")
+            raise UnfitError(f"it has no {TOKENIZER}, and no {name}")
     try:
         lines = read_small(folder / MERGES, MAX_BYTES).decode().splitlines()
     except UnicodeDecodeError:
-        raise _UnfitError(f"its {MERGES} is not UTF-8") from None
+        raise UnfitError(f"its {MERGES} is not UTF-8") from None
     pairs = [line for n, line in enumerate(lines) if line and not (n == 0 and line.startswith("#version"))]
-    return Vocabulary(_ids(read_object(folder / VOCABULARY, MAX_BYTES)), [_pair(pair) for pair in pairs])
+    return Vocabulary(piece_ids(read_object(folder / VOCABULARY, MAX_BYTES)), piece_pairs(pairs))
 
 
-def _ids(value: Any) -> dict[str, int]:
+def piece_ids(value: Any) -> dict[str, int]:
+    """Ids of pieces, checked; UnfitError for anything else."""
     if not isinstance(value, dict) or any(type(id_) is not int or id_ < 0 for id_ in value.values()):
-        raise _UnfitError("its vocabulary does not map pieces to ids")
+        raise UnfitError("its vocabulary does not map pieces to ids")
     if len(set(value.values())) < len(value):
-        raise _UnfitError("two pieces of its vocabulary have the same id")
+        raise UnfitError("two pieces of its vocabulary have the same id")
     return value
+
+
+def piece_pairs(value: Any) -> list[tuple[str, str]]:
+    """Pairs of pieces, each written as two words or as a list of two; none where there is no list."""
+    return [_pair(pair) for pair in value] if isinstance(value, list) else []
 
 
 def _pair(value: Any) -> tuple[str, str]:
     parts = value.split(" ") if isinstance(value, str) else value
     if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-        raise _UnfitError(f"{short(value)} is no pair of pieces to merge")
+        raise UnfitError(f"{short(value)} is no pair of pieces to merge")
     return parts[0], parts[1]
 
 
@@ -101,42 +113,39 @@ def _check(found: Vocabulary) -> None:
     known = {START, END, *bytes_, *(symbol + WORD_END for symbol in bytes_)}
     missing = sorted(known - ids.keys())
     if missing:
-        raise _UnfitError(
+        raise UnfitError(
             f"its vocabulary of {len(ids)} pieces lacks {len(missing)} that CLIP's have, such as {short(missing[0])}, "
             "so it belongs to another kind of model"
         )
     for pair in found.merges:
         if not {*pair, "".join(pair)} <= ids.keys():
-            raise _UnfitError(f"it merges {short(pair[0])} and {short(pair[1])}, which its vocabulary does not have")
+            raise UnfitError(f"it merges {short(pair[0])} and {short(pair[1])}, which its vocabulary does not have")
     lost = ids.keys() - known - {"".join(pair) for pair in found.merges}
     if lost:
-        raise _UnfitError(f"no merge makes {len(lost)} of its pieces, such as {min(lost)!r:.40}")
+        raise UnfitError(f"no merge makes {len(lost)} of its pieces, such as {min(lost)!r:.40}")
 
 
-def _check_added(found: Vocabulary, folder: Path) -> None:
+def check_added(ids: Mapping[str, int], added: Iterable[Added]) -> None:
     """Tokens that the files add have to be in the vocabulary already."""
-    for token, id_ in _added(folder):
-        if found.ids.get(token) != id_:
-            raise _UnfitError(
+    for token, id_, _ in added:
+        if ids.get(token) != id_:
+            raise UnfitError(
                 f"it adds the token {short(token)} with the id {short(id_)}, which its vocabulary does not have"
             )
 
 
-def _added(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Tokens that the files add, with their ids."""
-    values = {
-        name: read_object(folder / name, MAX_BYTES) if (folder / name).is_file() else {}
-        for name in (TOKENIZER, SETTINGS, ADDED)
-    }
-    listed, decoder = values[TOKENIZER].get("added_tokens") or [], values[SETTINGS].get("added_tokens_decoder") or {}
+def added_tokens(values: Mapping[str, Any], folder: Path) -> list[Added]:
+    """Tokens that the files of a folder add, with their ids and properties; ``values``: its ``tokenizer.json``."""
+    settings, others = (
+        read_object(folder / name, MAX_BYTES) if (folder / name).is_file() else {} for name in (SETTINGS, ADDED)
+    )
+    listed, decoder = values.get("added_tokens") or [], settings.get("added_tokens_decoder") or {}
     if not isinstance(listed, list) or not isinstance(decoder, dict):
-        raise _UnfitError("its added tokens are not written as transformers writes them")
-    for entry in listed:
-        yield _content(entry), entry.get("id") if isinstance(entry, dict) else None
-    for id_, entry in decoder.items():
-        yield _content(entry), int(id_) if id_.isdecimal() and len(id_) < 20 else id_
-    yield from values[ADDED].items()
-
-
-def _content(entry: Any) -> str:
-    return str(entry.get("content")) if isinstance(entry, dict) else str(entry)
+        raise UnfitError("its added tokens are not written as transformers writes them")
+    entries = [(entry, entry.get("id") if isinstance(entry, dict) else None) for entry in listed]
+    entries += [(entry, int(id_) if id_.isdecimal() and len(id_) < 20 else id_) for id_, entry in decoder.items()]
+    found = [
+        (str(entry.get("content")), id_, entry) if isinstance(entry, dict) else (str(entry), id_, {})
+        for entry, id_ in entries
+    ]
+    return [*found, *((token, id_, {}) for token, id_ in others.items())]

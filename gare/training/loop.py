@@ -16,7 +16,7 @@ from gare.common.console import warn
 from gare.config import Config
 from gare.data.batches import check_fit
 from gare.data.feed import Feed
-from gare.data.fit import check_random_crop
+from gare.data.fit import check_random_crop, unlike_prepared
 from gare.data.shards import ShardSet
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
@@ -114,8 +114,10 @@ def build_model(config: Config, shards: ShardSet, device: torch.device) -> tuple
     model = GareModel.from_clip(clip_source(config), config.model)
     tokenizer = check_fit(model, shards, config)
     check_random_crop(shards, config, model.image_size)
-    if not model.temporal_from_text:
-        warn(TEMPORAL_AT_RANDOM)
+    unlike = unlike_prepared(model.pixels, shards.short_side, config.data)
+    for remark in (None if model.temporal_from_text else TEMPORAL_AT_RANDOM, unlike):
+        if remark is not None:
+            warn(remark)
     freeze(model, config.train)
     model.to(device)
     prepare_towers(model, config.train)

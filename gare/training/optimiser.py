@@ -22,12 +22,12 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
 
 def freeze(model: GareModel, config: TrainConfig) -> None:
     """Switch off the gradients of what stays as it is (``train.freeze``); the method's section 4 names the first."""
-    clip = model.clip
+    clip, ends = model.clip, model.family.ends(model.clip)
     parts = {
         "patch_embedding": [clip.vision_model.embeddings.patch_embedding],
         "token_embedding": [clip.text_model.embeddings.token_embedding],
-        "text_tower": [clip.text_model, clip.text_projection],
-        "image_tower": [clip.vision_model, clip.visual_projection],
+        "text_tower": [clip.text_model, ends[0]],
+        "image_tower": [clip.vision_model, ends[1]],
     }
     for name in config.freeze:
         for part in parts[name]:
@@ -111,8 +111,10 @@ class BertAdam(Optimizer):
 
 
 def _undecayed_names(model: nn.Module) -> set[str]:
-    names = {"clip.logit_scale", "temporal.positions", "clip.vision_model.embeddings.class_embedding"}
+    names = {"clip.logit_scale", "temporal.positions"}
+    # One vector that patches are pooled into or by, which is added to nothing.
+    names |= {"clip.vision_model.embeddings.class_embedding", "clip.vision_model.head.probe"}
     for prefix, module in model.named_modules():
         if isinstance(module, nn.LayerNorm | nn.Embedding):
             names |= {f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)}
-    return names | {name for name, _ in model.named_parameters() if name.endswith(".bias")}
+    return names | {name for name, _ in model.named_parameters() if name.endswith("bias")}

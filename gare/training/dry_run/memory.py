@@ -58,7 +58,7 @@ class Memory:
 def memory_of_step(architecture: Any, config: Config, workers: int) -> Memory:
     """Count a step of one of ``workers`` workers, every clip having all of ``data.frames`` frames.
 
-    ``architecture``: a CLIPConfig. Raises what the step itself would raise for settings that do not fit.
+    ``architecture``: a CLIP's config. Raises what the step itself would raise for settings that do not fit.
     """
     rows = config.train.global_batch // workers
     with FakeTensorMode():
@@ -107,7 +107,7 @@ def _bytes(tensors: Any) -> int:
 def _kept_by_stage(model: GareModel) -> Iterator[dict[str, int]]:
     """Yield bytes kept for the backward pass by stage, filled in as the forward pass goes on."""
     stages = ["text_tower", "image_tower", "temporal", "pairs"]
-    ends = [model.clip.text_projection, model.clip.visual_projection, model.temporal]
+    ends = [*model.family.ends(model.clip), model.temporal]
     kept = dict.fromkeys(stages, 0)
     known = {id(tensor.untyped_storage()) for tensor in [*model.parameters(), *model.buffers()]}
     reached = passes = 0

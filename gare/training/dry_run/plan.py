@@ -13,6 +13,7 @@ from gare.common.errors import GareError
 from gare.config import Config
 from gare.config.tree import diff
 from gare.data.batches import NO_TOKENIZER, check_sizes
+from gare.data.fit import unlike_prepared
 from gare.data.protocol import test_cautions
 from gare.data.shards import ShardSet
 from gare.model.clip_source import inspect_clip
@@ -47,7 +48,7 @@ JPEG_SHARE = 0.08
 PARTS = {
     "clip.text_": "text tower",
     "clip.vis": "image tower",
-    "clip.logit_scale": "logit scale",
+    "clip.logit_": "logit scale",
     "temporal.": "temporal transformer",
     "head.psi.": "psi",
     "head.radius.": "increment length",
@@ -228,9 +229,12 @@ def _model(
         findings.problems.append(NO_TOKENIZER)
     if not model.temporal_from_text:
         findings.remarks.append(TEMPORAL_AT_RANDOM)
-    side, holder = config.prepare.side, "prepare keeps"
+    side, holder, short_side = config.prepare.side, "prepare keeps", config.prepare.short_side
     if shards is not None:
-        side, holder = shards.side, f"The shards in {shards.folder} hold"
+        side, holder, short_side = shards.side, f"The shards in {shards.folder} hold", shards.short_side
+    unlike = unlike_prepared(found.pixels, short_side, config.data)
+    if unlike is not None:
+        findings.remarks.append(unlike)
     known = len(findings.problems)
     findings.attempt(check_sizes, model, side, holder, config)
     parameters = _parameters(model, config)

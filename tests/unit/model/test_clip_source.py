@@ -17,9 +17,12 @@ from torch import nn
 
 from gare.common.errors import InputError
 from gare.config import Config, ModelConfig
+from gare.config.tree import with_overrides
 from gare.model import GareModel, Tokenizer, load_model, save_model
 from gare.model.clip_source import inspect_clip, load_clip
 from gare.model.pixels import OPENAI_PIXELS
+from gare.training.dry_run.plan import make_plan
+from tests import toy
 
 PLAIN = ModelConfig(temporal_layers=1)
 PREPROCESSOR = "preprocessor_config.json"
@@ -64,10 +67,19 @@ def refusal(folder):
 # Other models and damaged or absurd configs
 
 
-@pytest.mark.parametrize("kind", ["siglip", "siglip2", "metaclip_2", "t5", "bert", None])
-def test_other_models_are_refused_by_training_and_dry_run_alike(folder, kind):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("siglip2", "is a SigLIP 2 of variable resolution (NaFlex)"),
+        ("siglip", "text_config in"),
+        ("metaclip_2", "text_config in"),
+        *((kind, f"is a model of the type {kind!r}; CLIP, SigLIP, MetaCLIP 2 can be used") for kind in ("t5", None)),
+        (["clip"], "is a model of the type ['clip']"),
+    ],
+)
+def test_other_models_are_refused_by_training_and_dry_run_alike(folder, kind, message):
     edit(folder / "config.json", model_type=kind)
-    assert f"is a model of the type {kind!r}, not CLIP" in refusal(folder)
+    assert message in refusal(folder)
 
 
 def test_towers_of_other_models_are_refused(folder):
@@ -352,6 +364,13 @@ def test_statistics_are_used_stored_and_loaded(folder, tmp_path):
         ({"crop_size": 224}, "makes images of crop_size 224, but config.json's image tower takes 32"),
         ({"crop_size": {"height": 32, "width": 64}}, "makes images of crop_size"),
         ({"size": {"height": 48, "width": 48}, "do_center_crop": False}, "makes images of size"),
+        ({"size": {"longest_edge": 32}}, "makes images of size {'longest_edge': 32}; a height and a width or a"),
+        ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "makes images of size"),
+        ({"size": {"shortest_edge": 24}}, "a shortest edge of 32 pixels or more"),
+        ({"size": "large"}, "makes images of size 'large'"),
+        ({"resample": 6}, "resample: 6; PIL's filters are 0 to 5"),
+        ({"resample": "bicubic"}, "resample: 'bicubic'"),
+        ({"do_pad": True}, "do_pad: True; frames are never padded here"),
     ],
 )
 def test_preprocessing_of_another_kind_is_refused(folder, changes, message):
@@ -379,6 +398,33 @@ def test_the_ways_in_which_clips_state_their_preprocessing_are_read(folder, valu
     (folder / PREPROCESSOR).unlink()
     edit(folder / "processor_config.json", image_processor=nested)
     assert inspect_clip(str(folder)).pixels.std == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({}, None),
+        ({"size": {"shortest_edge": 32}, "crop_size": 32, "resample": 3}, None),
+        ({"size": {"shortest_edge": 40}, "crop_size": 32}, "whose shorter side is 40 pixels, where prepare.short_side"),
+        ({"size": {"height": 32, "width": 32}, "do_center_crop": False}, "squeezes whole pictures into squares"),
+        ({"size": {"height": 40, "width": 40}, "crop_size": 32}, "squeezes whole pictures into squares"),
+        ({"resample": 2}, "resizes by a bilinear filter, where prepare resizes by a bicubic one"),
+        ({"size": {"height": 32, "width": 32}, "resample": 1}, "squares, where prepare keeps their shape and a centre"),
+    ],
+)
+def test_preprocessing_unlike_ours_is_told_when_a_run_is_planned_and_kept_in_checkpoints(
+    folder, toy_shards, tmp_path, values, says
+):
+    edit(folder / PREPROCESSOR, **values)
+    config = toy.toy_config(folder, toy_shards, tmp_path)
+    remarks = make_plan(config).remarks
+    assert [says in remark for remark in remarks] == [True] if says else not remarks
+    if "40 pixels" in str(says):
+        assert not make_plan(with_overrides(config, {"data.crop": "random"})).remarks
+    (tmp_path / "out").mkdir()
+    save_model(GareModel.from_clip(folder, PLAIN), config, tmp_path / "out")
+    again, given = load_model(tmp_path / "out").pixels, inspect_clip(str(folder)).pixels
+    assert again.unlike_prepared(32) == given.unlike_prepared(32)
 
 
 # Tokenizers

@@ -214,3 +214,27 @@ def test_the_activation_matters(clip, state, tmp_path):
     other = GareModel.from_clip(out, ModelConfig(temporal_layers=1)).eval().embed_images(pixels)
     assert F.cosine_similarity(other, clip.visual(pixels)).min() < 0.99999
     assert load_file(out / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"resize_mode": "shortest", "interpolation": "random", "size": [16, 16], "mode": "RGB"}, None),
+        ({"resize_mode": "squash"}, "squeezes whole pictures"),
+        ({"interpolation": "bilinear", "size": 16}, "resizes by a bilinear filter"),
+        ({"resize_mode": "longest"}, InputError),
+        ({"interpolation": "lanczos3"}, InputError),
+        ({"size": 224}, InputError),
+        ({"mode": "L"}, InputError),
+    ],
+)
+def test_how_open_clip_makes_its_pictures_square_is_told_or_refused(state, tmp_path, changes, says):
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    values = CONFIG | {"preprocess_cfg": CONFIG["preprocess_cfg"] | changes}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(values))
+    if says is InputError:
+        with pytest.raises(InputError, match=r"resizes pictures by|makes images of 224|of the mode 'L'"):
+            inspect_clip(str(tmp_path))
+        return
+    said = inspect_clip(str(tmp_path)).pixels.unlike_prepared(16)
+    assert (said is None) if says is None else says in said

@@ -1,0 +1,164 @@
+"""The families of models that can be a CLIP here: a row each, with where in transformers' classes things are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gare.common.errors import InputError
+from gare.model.pieces import MetaClip2Tokenizer, SiglipTokenizer
+from gare.model.pixels import HALVES, OPENAI_PIXELS, Pixels
+from gare.model.tokenizer import Tokenizer
+
+_TOWER = (
+    "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act", "layer_norm_eps",
+    "attention_dropout",
+)  # fmt: skip
+_TEXT = (*_TOWER, "vocab_size", "max_position_embeddings")
+_VISION = (*_TOWER, "image_size", "patch_size", "num_channels")
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of one ``model_type``; its methods are CLIP's ways, which MetaCLIP 2 shares.
+
+    ``name``: as sentences have it. ``config``, ``model``: classes of transformers. ``keys``: what is taken of each part
+    of a config.json; other keys change nothing that is computed here. ``pixels``: where no file states any.
+    ``older_end``: the ``eos_token_id`` that stands for the largest id in older configs.
+    """
+
+    kind: str
+    name: str
+    config: str
+    model: str
+    tokenizer: type[Tokenizer]
+    keys: Mapping[str, tuple[str, ...]]
+    pixels: Pixels = OPENAI_PIXELS
+    older_end: int | None = None
+    idle: tuple[str, ...] = ()
+
+    def config_class(self) -> Any:
+        """The class of its configs."""
+        import transformers
+
+        return getattr(transformers, self.config)
+
+    def model_class(self) -> Any:
+        """The class of its models."""
+        import transformers
+
+        return getattr(transformers, self.model)
+
+    def check(self, config: Any, where: str) -> None:
+        """InputError where a config's towers do not fit the method; its sizes are within bounds."""
+        text = config.text_config
+        if isinstance(text.eos_token_id, list) and len(text.eos_token_id) == 1:
+            text.eos_token_id = text.eos_token_id[0]
+        if type(text.eos_token_id) is not int or not 0 <= text.eos_token_id < text.vocab_size:
+            raise InputError(
+                f"{where} has eos_token_id: {text.eos_token_id!r:.60}; one id below vocab_size ({text.vocab_size}) is "
+                "needed."
+            )
+
+    def width(self, config: Any) -> int:
+        """The width of the embeddings that both towers end in."""
+        return int(config.projection_dim)
+
+    def end_ids(self, config: Any, largest: int) -> set[int]:
+        """Ids of a text's end that fit a config, where ``largest`` is the tokenizer's largest id."""
+        value = int(config.text_config.eos_token_id)
+        return {value, largest} if value == self.older_end else {value}
+
+    def ends(self, clip: Any) -> tuple[nn.Module, nn.Module]:
+        """The last modules of the text and the image tower; the first takes hidden states to embeddings."""
+        return clip.text_projection, clip.visual_projection
+
+    def texts(self, clip: Any, ids: Tensor, mask: Tensor, end_id: int, pad_id: int) -> tuple[Tensor, Tensor]:
+        """Text vectors [B, D] and word vectors [B, W, D] of token ids and mask [B, W]."""
+        del pad_id
+        words = clip.text_projection(clip.text_model(input_ids=ids).last_hidden_state)
+        first_end = ((ids == end_id) & mask).int().argmax(dim=-1)
+        return words[torch.arange(len(words), device=words.device), first_end], words
+
+    def images(self, clip: Any, pixels: Tensor) -> Tensor:
+        """Image vectors [N, D] of normalised pixels [N, 3, H, W]."""
+        return clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)  # type: ignore[no-any-return]
+
+
+class _Siglip(Family):
+    """SigLIP reads a text at the last of all its positions, padding included, and its heads are inside its towers."""
+
+    def check(self, config: Any, where: str) -> None:
+        """InputError unless both towers end in vectors of one width."""
+        vision, width = config.vision_config, config.text_config.projection_size
+        if vision.vision_use_head is not True:
+            raise InputError(f"The image tower in {where} has no pooling head, which its vectors come from.")
+        if width != vision.hidden_size:
+            raise InputError(
+                f"The towers in {where} end in vectors of {width} (text) and {vision.hidden_size} (images) numbers; "
+                "they have to be of one width."
+            )
+
+    def width(self, config: Any) -> int:
+        """The image tower's own width."""
+        return int(config.vision_config.hidden_size)
+
+    def end_ids(self, config: Any, largest: int) -> set[int]:
+        """All of its tokenizers end a text with 1; what configs say of it is CLIP's."""
+        del config, largest
+        return {1}
+
+    def ends(self, clip: Any) -> tuple[nn.Module, nn.Module]:
+        """The heads."""
+        return clip.text_model.head, clip.vision_model.head
+
+    def texts(self, clip: Any, ids: Tensor, mask: Tensor, end_id: int, pad_id: int) -> tuple[Tensor, Tensor]:
+        """As of CLIP; texts are padded to all positions, as in its training, without a mask."""
+        del mask, end_id
+        positions = clip.config.text_config.max_position_embeddings
+        padded = F.pad(ids, (0, positions - ids.shape[1]), value=pad_id)
+        read = clip.text_model(input_ids=padded)
+        return read.pooler_output, clip.text_model.head(read.last_hidden_state[:, : ids.shape[1]])
+
+    def images(self, clip: Any, pixels: Tensor) -> Tensor:
+        """As of CLIP."""
+        return clip.vision_model(pixel_values=pixels).pooler_output  # type: ignore[no-any-return]
+
+
+_PROJECTED = {
+    "text_config": (*_TEXT, *_IDS, "projection_dim"),
+    "vision_config": (*_VISION, "projection_dim"),
+    "": ("projection_dim", "logit_scale_init_value"),
+}
+CLIP = Family("clip", "CLIP", "CLIPConfig", "CLIPModel", Tokenizer, _PROJECTED, older_end=2)
+METACLIP_2 = Family("metaclip_2", "MetaCLIP 2", "MetaClip2Config", "MetaClip2Model", MetaClip2Tokenizer, _PROJECTED)
+SIGLIP = _Siglip(
+    "siglip",
+    "SigLIP",
+    "SiglipConfig",
+    "SiglipModel",
+    SiglipTokenizer,
+    {"text_config": (*_TEXT, "projection_size"), "vision_config": (*_VISION, "vision_use_head"), "": ()},
+    HALVES,
+    # A softmax over pairs does not change when all of its logits rise by one number.
+    idle=("logit_bias",),
+)
+FAMILIES = {family.kind: family for family in (CLIP, SIGLIP, METACLIP_2)}
+NAFLEX = "siglip2"
+"""The type of the SigLIP 2 models whose images have no fixed size; the others are of SigLIP's type."""
+
+
+def family_of(config: Any) -> Family:
+    """The family of a config of transformers, or of its model's."""
+    return FAMILIES[config.model_type]
+
+
+def new_model(config: Any) -> Any:
+    """A model of a config, with weights as transformers draws them."""
+    return family_of(config).model_class()(config)
