@@ -43,12 +43,13 @@ def open_checkpoint(
     dataset = open_dataset(shards, changes)
     config = load_checkpoint_config(folder)
     config = with_overrides(config, of_this_machine(config) | changes)
-    try:
-        check_recipe(config, dataset)
-    except ConfigError as error:
-        warn(f"{error} Scores on these shards may differ for that alone.")
     with numerics(config):
-        yield folder, load_model(folder).to(choose_device(config.runtime.device)), dataset, config
+        model = load_model(folder).to(choose_device(config.runtime.device))
+        try:
+            check_recipe(config, dataset)
+        except ConfigError as error:
+            warn(f"{error} Scores on these shards may differ for that alone.")
+        yield folder, model, dataset, config
 
 
 def of_this_machine(config: Config) -> dict[str, Any]:
