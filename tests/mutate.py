@@ -2,7 +2,7 @@
 
 Each mutant is one change of one expression: a comparison, an operator, a constant, a condition, a call left out, a
 returned value. The quick tests run once to record which functions each of them calls. Then a copy of the tree gets one
-mutant at a time, and a forked pytest runs the tests that call its function, the shortest first, until one fails. Tests
+mutant at a time, and a forked pytest runs the tests that call its function until one fails. Tests
 over several processes (``tests/ranks.py``) are left out, so what only they hold is counted among the survivors.
 """
 
@@ -23,6 +23,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -208,10 +209,12 @@ def record(tree: Path) -> dict[str, dict[str, Any]]:
 
 
 def calling(mutant: Mutant, recorded: dict[str, dict[str, Any]], seconds: float) -> tuple[list[str], float]:
-    """The tests that call the function of a mutant, the shortest first, until they take the seconds; their time.
+    """The tests that call the function of a mutant, until they take the seconds; their time.
 
-    What a test's fixtures call counts for all tests of its file, which may share them.
+    Those of files that name its module come first, then the shortest. What a test's fixtures call counts for all tests
+    of its file, which may share them.
     """
+    module = mutant.file.removesuffix(".py").replace("/", ".")
 
     def calls(test: dict[str, Any], *phases: str) -> bool:
         called = [line for phase in phases for file, line in test[phase] if file == mutant.file]
@@ -220,12 +223,17 @@ def calling(mutant: Mutant, recorded: dict[str, dict[str, Any]], seconds: float)
     files = {name.split("::")[0] for name, test in recorded.items() if calls(test, "setup")}
     found = [name for name, test in recorded.items() if calls(test, "call", "teardown") or name.split("::")[0] in files]
     chosen, total = [], 0.0
-    for name in sorted(found, key=lambda name: recorded[name]["seconds"]):
+    for name in sorted(found, key=lambda name: (not _names(name.split("::")[0], module), recorded[name]["seconds"])):
         if chosen and total + recorded[name]["seconds"] > seconds:
             break
         chosen.append(name)
         total += recorded[name]["seconds"]
     return chosen, total
+
+
+@cache
+def _names(file: str, module: str) -> bool:
+    return module in (ROOT / file).read_text(encoding="utf-8")
 
 
 def survives(mutant: Mutant, tree: Path, recorded: dict[str, dict[str, Any]], seconds: float) -> bool:
