@@ -105,13 +105,13 @@ def changes(node: ast.AST) -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def mutants(file: str) -> list[Mutant]:
-    """All of a file, but for annotations, decorators and what an error says."""
+    """All of a file, but for annotations, decorators, what an error says, and that ``zip`` is strict."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     nodes, skipped, function = list(ast.walk(tree)), set(), defaultdict(int)
     for node in nodes:
         parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
         parts += getattr(node, "decorator_list", [])
-        if isinstance(node, ast.Raise | ast.JoinedStr) or _is_alias(node):
+        if isinstance(node, ast.Raise | ast.JoinedStr) or _is_alias(node) or getattr(node, "arg", None) == "strict":
             parts.append(node)
         skipped |= {id(below) for part in parts if part is not None for below in ast.walk(part)}
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # of nested functions the inner one comes later
@@ -131,10 +131,14 @@ def _is_alias(node: ast.AST) -> bool:
 
 @dataclass(eq=False)
 class Recorder:
-    """A plugin of pytest: which functions of the packages each test calls, and its seconds."""
+    """A plugin of pytest: which functions of the packages each test calls, and its seconds.
+
+    What is called while a file of tests is imported counts for its tests as what their fixtures call.
+    """
 
     tree: Path
     seen: set[tuple[str, int]] = field(default_factory=set)
+    files: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def pytest_sessionstart(self) -> None:
@@ -147,11 +151,20 @@ class Recorder:
         threading.settrace(note)
         sys.settrace(note)
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.files[report.nodeid] = self._taken()
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        test = self.tests.setdefault(report.nodeid, {"seconds": 0.0, "setup": [], "call": [], "teardown": []})
+        imported = self.files.get(report.nodeid.split("::")[0], [])
+        new = {"seconds": 0.0, "setup": list(imported), "call": [], "teardown": []}
+        test = self.tests.setdefault(report.nodeid, new)
         test["seconds"] += report.duration
-        test[report.when] = [(str(Path(file).relative_to(self.tree)), line) for file, line in self.seen]
+        test[report.when] += self._taken()
+
+    def _taken(self) -> list[tuple[str, int]]:
+        taken = [(str(Path(file).relative_to(self.tree)), line) for file, line in self.seen]
         self.seen.clear()
+        return taken
 
     def pytest_sessionfinish(self) -> None:
         sys.settrace(None)
