@@ -85,7 +85,7 @@ def make_shards(
                 }
             )
     (folder / SHARD_FOLDER).mkdir(parents=True)
-    recipe = {"crop": SIDE, "short_side": SIDE, "max_frames": stored, **recipe}
+    recipe = {"crop": SIDE, "short_side": SIDE, "max_frames": stored, "square_pixels": True, **recipe}
     entries = []
     for unit, part in enumerate((rows[::2], rows[1::2])):
         schema = stamped(SHARD, recipe_digest=digest_of(recipe), unit=unit)

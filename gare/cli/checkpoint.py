@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +20,22 @@ if TYPE_CHECKING:
 
 CHECKPOINT = click.argument("checkpoint")
 SHARDS = click.option("--shards", required=True, help="Folder or address of gare prepare.")
+DETERMINISTIC = "train.deterministic"
 SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
 
 
+@contextmanager
 def open_checkpoint(
     checkpoint: str, shards: str, overrides: tuple[str, ...]
-) -> tuple[Path, GareModel, ShardSet, Config]:
-    """Checkpoint folder, its model on its device, the shards, and its settings with the overrides."""
+) -> Iterator[tuple[Path, GareModel, ShardSet, Config]]:
+    """Checkpoint folder, its model on its device, the shards, and its settings with the overrides.
+
+    The block computes as these settings say (``numerics``).
+    """
     from gare.config.tree import with_overrides
     from gare.model.checkpoint import load_checkpoint_config, load_model
     from gare.training.inputs import check_recipe, choose_device
-    from gare.training.numerics import set_numerics
+    from gare.training.numerics import numerics
     from gare.training.storage import find_checkpoint
 
     changes = usable(overrides, "is part of what was trained; a checkpoint")
@@ -36,13 +43,13 @@ def open_checkpoint(
     dataset = open_dataset(shards, changes)
     config = load_checkpoint_config(folder)
     config = with_overrides(config, of_this_machine(config) | changes)
-    set_numerics(config)
-    model = load_model(folder).to(choose_device(config.runtime.device))
-    try:
-        check_recipe(config, dataset)
-    except ConfigError as error:
-        warn(f"{error} Scores on these shards may differ for that alone.")
-    return folder, model, dataset, config
+    with numerics(config):
+        model = load_model(folder).to(choose_device(config.runtime.device))
+        try:
+            check_recipe(config, dataset)
+        except ConfigError as error:
+            warn(f"{error} Scores on these shards may differ for that alone.")
+        yield folder, model, dataset, config
 
 
 def of_this_machine(config: Config) -> dict[str, Any]:
@@ -65,11 +72,11 @@ def open_dataset(shards: str, changes: dict[str, Any]) -> ShardSet:
 
 
 def usable(overrides: tuple[str, ...], why: str) -> dict[str, Any]:
-    """The values of --set by dotted key; ConfigError for a key that is not of runtime or data."""
+    """The values of --set by dotted key; ConfigError for a key that what was trained depends on."""
     from gare.config.tree import parse_override
 
     changes = dict(parse_override(text) for text in overrides)
-    fixed = [name for name in changes if not name.startswith(("runtime.", "data."))]
+    fixed = [name for name in changes if not name.startswith(("runtime.", "data.")) and name != DETERMINISTIC]
     if fixed:
-        raise ConfigError(f"{fixed[0]} {why} takes --set of runtime and data keys.")
+        raise ConfigError(f"{fixed[0]} {why} takes --set of runtime and data keys and {DETERMINISTIC}.")
     return changes

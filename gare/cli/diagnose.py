@@ -35,10 +35,10 @@ def diagnose(
     from gare.diagnostics import increment_figure, pair_diagnostics
     from gare.diagnostics.pairs import split_state
 
-    folder, model, dataset, config = open_checkpoint(checkpoint, shards, overrides)
-    state = split_state(model, check_fit(model, dataset, config), dataset.split(split), config, pairs)
+    with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):
+        state = split_state(model, check_fit(model, dataset, config), dataset.split(split), config, pairs)
+        figures = pair_diagnostics(state)
     found = len(state.text)
-    figures = pair_diagnostics(state)
     increment_figure(state, out)
     title = f"{folder.name} on {found} pairs of {split}"
     print_table(title, ["measure", "value"], [[name, f"{value:.4g}"] for name, value in figures.items()])

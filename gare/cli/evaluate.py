@@ -47,13 +47,13 @@ def evaluate(
     from gare.retrieval.evaluation.scorer import GareScorer
 
     wanted = Wanted(**options)
-    folder, model, dataset, config = open_checkpoint(checkpoint, shards, overrides)
-    scorer = GareScorer(model, check_fit(model, dataset, config), config, wanted.frames)
-    rows = dataset.split(split)
-    # By the settings that it was trained with: an override changes what is measured, not what was seen.
-    chosen = selection(folder, load_checkpoint_config(folder), dataset, rows)
-    place = out or folder / "evaluation" / wanted.folder(split)
-    values = run_evaluation(scorer, chosen, str(folder), rows, dataset, place, wanted)
+    with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):
+        scorer = GareScorer(model, check_fit(model, dataset, config), config, wanted.frames)
+        rows = dataset.split(split)
+        # By the settings that it was trained with: an override changes what is measured, not what was seen.
+        chosen = selection(folder, load_checkpoint_config(folder), dataset, rows)
+        place = out or folder / "evaluation" / wanted.folder(split)
+        values = run_evaluation(scorer, chosen, str(folder), rows, dataset, place, wanted)
     if config.runtime.tracking:
         from gare.training.tracked import record_evaluation
 
@@ -85,12 +85,14 @@ def zero_shot(
     from gare.cli.selection import zero_shot as chosen
     from gare.data.batches import check_fit
     from gare.retrieval.evaluation.zero_shot import ZeroShotScorer
+    from gare.training.numerics import numerics
 
     wanted = Wanted(**options)
     model, dataset, config = _open_clip(clip, shards, overrides)
-    scorer = ZeroShotScorer(model, check_fit(model, dataset, config), config, wanted.frames)
     place = out or Path("zero-shot") / Path(clip).name / wanted.folder(split)
-    return run_evaluation(scorer, chosen(clip), clip, dataset.split(split), dataset, place, wanted)
+    with numerics(config):
+        scorer = ZeroShotScorer(model, check_fit(model, dataset, config), config, wanted.frames)
+        return run_evaluation(scorer, chosen(clip), clip, dataset.split(split), dataset, place, wanted)
 
 
 def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[GareModel, ShardSet, Config]:
@@ -100,7 +102,6 @@ def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[Gare
     from gare.data.fit import unlike_prepared
     from gare.model.gare import GareModel
     from gare.training.inputs import choose_device
-    from gare.training.numerics import set_numerics
 
     changes = usable(overrides, "is part of training, which there is none of; gare zero-shot")
     dataset = open_dataset(shards, changes)
@@ -117,5 +118,4 @@ def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[Gare
     unlike = unlike_prepared(model.pixels, dataset.short_side, config.data)
     if unlike is not None:
         warn(unlike)
-    set_numerics(config)
     return model.eval().to(choose_device(config.runtime.device)), dataset, config

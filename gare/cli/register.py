@@ -128,7 +128,7 @@ def _make_index(out: Path, folder: Path, checkpoint: Path, shards: str | None, s
         shards = load_saved(folder / CONFIG_FILE).runtime.shards
     if shards is None:
         raise InputError(f"The run {folder} names no shards; give --shards or --index.")
-    _, model, dataset, config = open_checkpoint(str(checkpoint), shards, ())
-    check_fit(model, dataset, config)
-    videos = write_index(out, checkpoint, model, dataset.split(split), config, dataset.digest)
+    with open_checkpoint(str(checkpoint), shards, ()) as (_, model, dataset, config):
+        check_fit(model, dataset, config)
+        videos = write_index(out, checkpoint, model, dataset.split(split), config, dataset.digest)
     note(f"{videos} videos of {split} encoded")

@@ -28,9 +28,9 @@ def index(checkpoint: str, shards: str, split: str, out: Path, overrides: tuple[
     from gare.data.batches import check_fit
     from gare.retrieval.index import write_index
 
-    folder, model, dataset, config = open_checkpoint(checkpoint, shards, overrides)
-    check_fit(model, dataset, config)
-    videos = write_index(out, folder, model, dataset.split(split), config, dataset.digest)
+    with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):
+        check_fit(model, dataset, config)
+        videos = write_index(out, folder, model, dataset.split(split), config, dataset.digest)
     note(f'{out}: {videos} videos; search them with: gare search {out} "..."')
     return {"out": str(out), "videos": videos, "checkpoint": str(folder)}
 

@@ -22,13 +22,11 @@ from gare.config.sweep import SweepConfig
 from gare.config.train import TrainConfig
 
 NOT_THE_EXPERIMENT = frozenset({"runtime", "sweep"})
-ADDED: dict[str, dict[str, Any]] = {
-    "prepare": {"square_pixels": True},
-    "train": {"tf32": False, "deterministic": False},
-    "protocol": {"test": "held_out"},
-}
+ADDED: dict[str, dict[str, Any]] = {"train": {"tf32": False, "deterministic": False}}
 """Settings of the experiment that came later, with the value at which digests leave them out: earlier runs keep their
 names."""
+IMPLIED: dict[str, set[str]] = {"prepare": {"square_pixels"}, "protocol": {"test"}}
+"""Settings that came later and that digests always leave out: the dataset or the names of the splits imply them."""
 
 
 class Config(Section):
@@ -76,9 +74,10 @@ class Config(Section):
     def experiment(self) -> dict[str, Any]:
         """The plain tree of what defines the experiment.
 
-        Settings that were ``ADDED`` are in it only where they change something, so that earlier runs keep their names.
+        Settings that were ``ADDED`` are in it only where they change something, and those ``IMPLIED`` never, so that
+        earlier runs keep their names.
         """
-        tree = self.model_dump(mode="json", exclude=set(NOT_THE_EXPERIMENT))
+        tree = self.model_dump(mode="json", exclude={**dict.fromkeys(NOT_THE_EXPERIMENT, True), **IMPLIED})
         for name, added in ADDED.items():
             tree[name] = {key: value for key, value in tree[name].items() if key not in added or value != added[key]}
         return tree

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +27,10 @@ class LimitsConfig(Section):
     max_aspect: float = key(
         10.0, "longest side over the shortest, of videos that are stored uncropped (prepare.crop null)", ge=1
     )
+
+
+BEFORE: Final[Mapping[str, Any]] = {"square_pixels": False}
+"""Settings that a stored recipe may lack, and what was done before they were there."""
 
 
 class PrepareConfig(Section):

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from gare.common.errors import ConfigError
 from gare.config import Config, yaml
 from gare.config.base import Section
+from gare.config.prepare import BEFORE
 from gare.config.protocol import names_test
 
 
@@ -83,10 +84,13 @@ def build(values: Mapping[str, Any], where: str = "the settings") -> Config:
 
 
 def build_saved(values: Mapping[str, Any], where: str = "the settings") -> Config:
-    """Validate a whole tree that this software saved, of a version without ``protocol.test`` too.
+    """Validate a whole tree that this software saved, of an earlier version too.
 
-    Such a version let any split choose the checkpoint: where that was a test split, ``protocol.test`` becomes used.
+    One without ``protocol.test`` let any split choose the checkpoint: where that was a test split, it becomes used.
+    What ``prepare`` lacks was done as ``BEFORE`` says.
     """
+    if isinstance(values.get("prepare"), Mapping):
+        values = {**values, "prepare": {**BEFORE, **values["prepare"]}}
     protocol, data = values.get("protocol", {}), values.get("data", {})
     if isinstance(protocol, Mapping) and isinstance(data, Mapping) and "test" not in protocol:
         used = any(names_test(str(data.get(name, ""))) for name in ("train_split", "dev_split"))

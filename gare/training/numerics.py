@@ -12,6 +12,7 @@ from gare.common.errors import RunError
 from gare.config import Config
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+WORKSPACE = ":4096:8"
 """cuBLAS is deterministic only with a workspace of a fixed size, which it reads when CUDA starts."""
 
 
@@ -22,7 +23,7 @@ def set_numerics(config: Config) -> None:
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
     torch.backends.cudnn.allow_tf32 = config.train.tf32
     if config.train.deterministic:
-        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
+        os.environ.setdefault(CUBLAS_WORKSPACE, WORKSPACE)
     torch.use_deterministic_algorithms(config.train.deterministic)
 
 
@@ -30,7 +31,7 @@ def set_numerics(config: Config) -> None:
 def numerics(config: Config) -> Iterator[None]:
     """``set_numerics`` while the block runs, then as it was.
 
-    Raises RunError for an operation that has no deterministic algorithm on the device and needs one.
+    Raises RunError for an operation that is to be deterministic and cannot be on this device.
     """
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -38,14 +39,22 @@ def numerics(config: Config) -> Iterator[None]:
         set_numerics(config)
         yield
     except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        if config.train.deterministic and "deterministic" in first:
-            operation = first.split(" does not have")[0]
-            raise RunError(
-                f"{operation} has no deterministic algorithm here; train.deterministic must be false."
-            ) from error
-        raise
+        refused = _not_deterministic(str(error)) if config.train.deterministic else None
+        if refused is None:
+            raise
+        raise RunError(refused) from error
     finally:
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
         torch.use_deterministic_algorithms(deterministic)
+
+
+def _not_deterministic(message: str) -> str | None:
+    """Say what torch refused, where it did so because it could not be deterministic."""
+    if CUBLAS_WORKSPACE in message:
+        return (
+            f"cuBLAS is deterministic only where {CUBLAS_WORKSPACE} is {WORKSPACE} before the process starts; here it "
+            f"is {os.environ.get(CUBLAS_WORKSPACE)!r}. Set it so, or set train.deterministic=false."
+        )
+    operation, found, _ = message.partition(" does not have a deterministic implementation")
+    return f"{operation} has no deterministic algorithm here; set train.deterministic=false." if found else None

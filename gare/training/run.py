@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from gare import __version__
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import digest_of, make_folder, write_json, write_text
 from gare.common.storage import is_address
-from gare.config import NOT_THE_EXPERIMENT, Config, yaml
+from gare.config import ADDED, IMPLIED, NOT_THE_EXPERIMENT, Config, yaml
 from gare.config.tree import build, build_saved, diff, to_yaml
 
 RUN_FILE = "run.json"
@@ -209,8 +211,19 @@ def _changed(config: Config, folder: Path, state: RunState) -> list[str]:
     values = yaml.read(folder / CONFIG_FILE)
     changes = diff(build_saved(values, str(folder / CONFIG_FILE)), config)
     keys = [key for key in changes if not key.startswith(("runtime.", "sweep."))]
-    begun = digest_of({name: value for name, value in values.items() if name not in NOT_THE_EXPERIMENT})
-    return keys or ([] if begun == state.config_digest else [RUN_FILE])
+    return keys or ([] if state.config_digest in _names(values) else [RUN_FILE])
+
+
+def _names(values: Mapping[str, Any]) -> set[str]:
+    """The digests that versions of this software gave to saved settings: with and without those that came later."""
+    later = [(section, key) for keys in (ADDED, IMPLIED) for section, found in keys.items() for key in found]
+    names = set()
+    for left_out in (kept for count in range(len(later) + 1) for kept in combinations(later, count)):
+        plain = {name: value for name, value in values.items() if name not in NOT_THE_EXPERIMENT}
+        for section, key in left_out:
+            plain[section] = {name: value for name, value in plain[section].items() if name != key}
+        names.add(digest_of(plain))
+    return names
 
 
 def read_state(folder: Path) -> RunState | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gare.common.console import warn
 from gare.common.errors import InputError
 from gare.common.files import file_digest
 from gare.config import Config
@@ -16,12 +17,14 @@ from gare.training.run import initial_checkpoint
 def warm_start(model: GareModel, config: Config) -> dict[str, str]:
     """Give ``model`` the weights of ``train.init_from``; what to record of where they came from.
 
-    Raises InputError where there is no checkpoint, or one of another architecture or tokenizer.
+    Raises InputError where there is no checkpoint, or one of another architecture, tokenizer or pixel statistics.
+    Warns where its texts were cleaned otherwise than this run cleans them.
     """
     folder = initial_checkpoint(config)
     source = load_model(folder)
     _check_same_shapes(model, source, folder, config)
-    if None not in (model.tokenizer, source.tokenizer) and model.tokenizer != source.tokenizer:
+    ours, theirs = model.tokenizer, source.tokenizer
+    if ours is not None and theirs is not None and ours != theirs:
         raise InputError(
             f"train.init_from names {folder}, whose tokenizer is not that of model.clip {config.model.clip!r}: its "
             "token embeddings would belong to other words."
@@ -30,6 +33,11 @@ def warm_start(model: GareModel, config: Config) -> dict[str, str]:
         raise InputError(
             f"train.init_from names {folder}, whose frames were normalised by {source.pixels}, not by "
             f"{model.pixels} as those of model.clip {config.model.clip!r}."
+        )
+    if ours is not None and theirs is not None and ours.cleaning != theirs.cleaning:
+        warn(
+            f"train.init_from names {folder}, trained with text_cleaning {theirs.cleaning!r}; this run cleans captions "
+            f"by {ours.cleaning!r}, the rule of model.clip {config.model.clip!r}."
         )
     model.load_state_dict(source.state_dict())
     return {

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
 from gare.common.storage import Folder
-from gare.config import PrepareConfig
+from gare.config.prepare import BEFORE, PrepareConfig
 from gare.schema import LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
 from pipelines.output.layout import MANIFEST_FILE, RECIPE_FILE, Output
 from pipelines.output.manifest_file import Kept, grow_manifest, open_units, start_manifest
-from pipelines.output.recipe import BEFORE, read_recipe, recipe_digest, stated
+from pipelines.output.recipe import read_recipe, recipe_digest, stated
 
 
 def open_output(place: str | Path | Folder, manifest: pa.Table | Iterable[pa.Table], recipe: PrepareConfig) -> Output:

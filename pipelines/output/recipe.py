@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from gare.common.files import digest_of
-from gare.config import PrepareConfig
+from gare.config.prepare import BEFORE, PrepareConfig
 from gare.schema import SCHEMA_VERSION
-
-BEFORE: Final[Mapping[str, Any]] = {"square_pixels": False}
-"""Settings that a recipe may lack, and what was done before they were there."""
 
 Lacking = frozenset[str]
 """Settings that a stored recipe lacks. Its frames cannot be made again: colours were converted otherwise then."""

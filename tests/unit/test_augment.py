@@ -159,6 +159,15 @@ def test_shifts_and_shears_move_pixels_by_their_share_of_the_side():
 
 
 @needs_kornia
+def test_solarize_inverts_from_the_very_grey_level_of_pil_on():
+    greys = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    image = Image.fromarray(greys[0].permute(1, 2, 0).contiguous().numpy())
+    for strength, threshold in ((0.0, 256), (0.7, 77), (0.72, 72), (1.0, 0)):
+        ours = apply(greys, [Draw("solarize", strength, 1)])[0].permute(1, 2, 0)
+        assert (ours.numpy() == np.asarray(ImageOps.solarize(image, threshold))).all()
+
+
+@needs_kornia
 def test_solarize_add_makes_dark_pixels_lighter_and_leaves_the_others():
     picture = torch.tensor([0, 127, 128, 255], dtype=torch.uint8).expand(1, 3, 4, 4)
     made = apply(picture, [Draw("solarize_add", 1.0, 1)])

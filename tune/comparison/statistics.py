@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
+
+from tune.comparison.studentised import exceeds, quantile
 
 LEVEL = 0.95
 Interval = tuple[float, float]
@@ -131,8 +132,8 @@ def largest(found: Difference, noise: Noise, sizes: tuple[int, int], groups: int
     """
     shared = noise.deviation * math.sqrt(1 / sizes[0] + 1 / sizes[1])
     errors = [(shared, float(noise.freedom)), (found.error or math.inf, found.freedom or 1.0)]
-    half = max(error * _range_quantile(groups, freedom) for error, freedom in errors) / math.sqrt(2)
-    ps = [_range_p(math.sqrt(2) * abs(found.mean) / error, groups, freedom) for error, freedom in errors]
+    half = max(error * quantile(LEVEL, groups, freedom) for error, freedom in errors) / math.sqrt(2)
+    ps = [exceeds(math.sqrt(2) * abs(found.mean) / error, groups, freedom) for error, freedom in errors]
     return (found.mean - half, found.mean + half), max(ps)
 
 
@@ -157,16 +158,3 @@ def _student() -> Any:
     from scipy.stats import t  # takes a second to import
 
     return t
-
-
-@cache
-def _range_quantile(groups: int, freedom: float) -> float:
-    from scipy.stats import studentized_range
-
-    return float(studentized_range.ppf(LEVEL, groups, freedom))
-
-
-def _range_p(statistic: float, groups: int, freedom: float) -> float:
-    from scipy.stats import studentized_range
-
-    return min(1.0, max(0.0, float(studentized_range.sf(statistic, groups, freedom))))

@@ -15,6 +15,9 @@ from gare.retrieval.metrics.ranking import Ranking
 BLOCK = 2**20
 """Scores sorted at once."""
 
+FEW = 4
+"""Times as many scores as a query has answers: so few better ones are sorted as they are."""
+
 NONE = np.iinfo(np.int64).max
 """In place of an item where there is none yet; it stands after all items."""
 
@@ -61,10 +64,22 @@ class Best:
         numbers = np.arange(items.start, items.stop)[None]
         if self._group is not None:
             scores, numbers = _best_of_groups(scores, self._group[items], items.start)
+        numbers, count = np.broadcast_to(numbers, scores.shape), self.items.shape[1]
         open_end = self.items[queries, -1] == NONE
         rows = np.flatnonzero(open_end | (scores.max(axis=1) > self.scores[queries, -1]))
         for part in blocks(len(rows), scores.shape[1]):
-            self._merge(queries.start + rows[part], *_best(scores, numbers, rows[part], self.items.shape[1]))
+            mine = rows[part]
+            block = scores[mine]
+            better = block > self.scores[queries.start + mine, -1:]
+            few = ~open_end[mine] & (np.count_nonzero(better, axis=1) <= FEW * count)
+            for some, chosen in ((few, _where(better[few])), (~few, _best(block[~few], count))):
+                at = mine[some][:, None]
+                none = chosen < 0
+                self._merge(
+                    queries.start + mine[some],
+                    np.where(none, NONE, numbers[at, chosen]),
+                    np.where(none, -np.inf, scores[at, chosen]),
+                )
 
     def _merge(self, queries: NDArray[np.int64], items: NDArray[np.int64], scores: NDArray[Any]) -> None:
         items = np.concatenate([self.items[queries], items], axis=1)
@@ -87,23 +102,25 @@ def blocks(queries: int, items: int) -> Iterator[slice]:
         yield slice(start, min(start + step, queries))
 
 
-def _best(
-    scores: NDArray[Any], numbers: NDArray[np.int64], rows: NDArray[np.integer], count: int
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Items and scores [Q, K] of the highest scores in some rows, in no order, of equal ones the first items.
+def _where(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The columns that are flagged in each row [Q, most of a row], filled up with -1."""
+    row, column = np.nonzero(flags)
+    counts = np.bincount(row, minlength=len(flags))
+    found = np.full((len(flags), int(counts.max(initial=0))), -1)
+    found[row, np.arange(len(row)) - (np.cumsum(counts) - counts)[row]] = column
+    return found
 
-    ``numbers`` [1 or all rows, n]: the items that the columns stand for, ascending.
-    """
-    width = scores.shape[1]
+
+def _best(block: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """The columns of the highest scores of each row [Q, K], in no order, of equal ones the first."""
+    width = block.shape[1]
     count = min(count, width)
-    block = scores[rows]
     chosen = np.argpartition(block, width - count, axis=1)[:, width - count :]
     found = np.take_along_axis(block, chosen, axis=1)
     # Which of the items that tie for the last place a partition takes is its own affair.
     tied = (block >= found.min(axis=1, keepdims=True)).sum(axis=1) > count
     chosen[tied] = np.argsort(-block[tied], axis=1, kind="stable")[:, :count]
-    own = np.broadcast_to(numbers, (len(scores), width))[rows]
-    return np.take_along_axis(own, chosen, axis=1), np.take_along_axis(block, chosen, axis=1)
+    return chosen
 
 
 def _ordered(items: NDArray[np.int64], scores: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:

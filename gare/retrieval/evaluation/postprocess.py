@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gare.common.errors import InputError
 from gare.retrieval.evaluation.scores import Scores
-from gare.retrieval.metrics.counting import Tile, View
+from gare.retrieval.metrics.counting import STRIP, Tile, View, grid
 
 LARGEST_EXPONENT = 700.0
 """exp of more, or of less than its negative, is no number float64 can tell from others."""
@@ -34,7 +34,8 @@ class Powers:
 
     def add(self, lists: slice, start: int, scores: NDArray[np.floating]) -> None:
         """Take scores [q, n], from place ``start`` on, into some of the lists; they come in the order of places."""
-        exponents = self.scale * scores.astype(np.float64)
+        exponents = scores.astype(np.float64)
+        exponents *= self.scale
         old, best = self.highest[lists], exponents.max(axis=1)
         new = np.maximum(old, best)
         self.first[lists] = np.where(best > old, start + scores.argmax(axis=1), self.first[lists])
@@ -65,8 +66,10 @@ def powers(scores: Scores, scale: float) -> tuple[Powers, Powers] | None:
         low, high = min(low, lowest), max(high, best)
         if scale * (high - low) > LARGEST_EXPONENT:
             raise refused
-        by_text.add(texts, videos.start, tile)
-        by_video.add(videos, texts.start, tile.T)
+        for strip, _ in grid(len(tile), 1, STRIP, 1):
+            start = texts.start + strip.start
+            by_text.add(slice(start, texts.start + strip.stop), videos.start, tile[strip])
+            by_video.add(videos, start, tile[strip].T)
     return by_text, by_video
 
 
@@ -81,8 +84,13 @@ def dual_softmax(by_text: Powers, by_video: Powers) -> dict[str, View]:
 
     def correct(tile: NDArray[np.floating], highest: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray:  # type: ignore[type-arg]
         cosines = tile.astype(np.float64)
-        share = np.exp(by_text.scale * cosines - highest) / total
-        return np.where(cosines < 0, cosines, cosines * share)
+        corrected = by_text.scale * cosines
+        corrected -= highest
+        np.exp(corrected, out=corrected)
+        corrected /= total
+        corrected *= cosines
+        # A share is at most 1: it makes what is above 0 smaller, and what is below would rise.
+        return np.minimum(corrected, cosines, out=corrected)
 
     return {
         "t2v": lambda tile, _, videos: correct(tile, by_video.highest[videos], by_video.total[videos]),

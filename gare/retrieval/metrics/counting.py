@@ -30,6 +30,9 @@ WORD = 8
 BLOCK = (255, 255 * WORD)
 """Rows and columns compared at once: so few that a byte, or each byte of a word, can hold a count."""
 
+STRIP = BLOCK[0]
+"""Rows of a tile that other scores are made of together: what stays in the caches of a core."""
+
 COMPARISONS: dict[Ties, list[np.ufunc]] = {
     "optimistic": [np.greater],
     "pessimistic": [np.greater_equal],
@@ -98,11 +101,13 @@ def count_views(
         scores = _ask(tile, texts, gallery)
         if np.isnan(scores.max()):
             bad += int(np.isnan(scores).sum())
-        for name, view in views.items():
-            made = view(scores, texts, gallery)
-            counts[name].add(made, texts.start, gallery.start)
-            if seen is not None:
-                seen(name, texts, gallery, made)
+        for strip, _ in grid(len(scores), 1, STRIP, 1):
+            part = slice(texts.start + strip.start, texts.start + strip.stop)
+            for name, view in views.items():
+                made = view(scores[strip], part, gallery)
+                counts[name].add(made, part.start, gallery.start)
+                if seen is not None:
+                    seen(name, part, gallery, made)
     if bad:
         raise RunError(
             f"{bad} of {len(video) * videos} scores are NaN; no metric can be trusted. The model has diverged."

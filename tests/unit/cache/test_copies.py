@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -169,6 +170,22 @@ def test_a_folder_that_can_only_be_read_serves_the_copies_it_has(dataset, cache,
     assert copy(dataset[0], cache) == there
     with pytest.raises(InputError, match=r"\(Read-only file system\); set runtime\.cache"):
         copy(other, cache)
+
+
+@pytest.mark.parametrize(("code", "there"), [(errno.ENOSPC, True), (errno.EROFS, False)])
+def test_a_lock_that_cannot_be_made_says_why_unless_it_can_be_read(tmp_path, monkeypatch, code, there):
+    path, real = tmp_path / "lock", os.open
+    if there:
+        path.touch()
+
+    def refuse(name, flags, *mode):
+        if flags & os.O_CREAT:
+            raise OSError(code, os.strerror(code))
+        return real(name, flags, *mode)
+
+    monkeypatch.setattr(package.locks.os, "open", refuse)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        package.locks.take(path)
 
 
 def test_storage_that_is_away_for_a_moment_is_asked_again(dataset, cache, monkeypatch):

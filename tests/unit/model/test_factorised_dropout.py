@@ -14,6 +14,7 @@ from gare.model import PairDropout, PairHead
 from gare.model.factorised import factorised_scores
 from gare.objective import direction_diversity, information_bottleneck, trust_region
 from gare.objective.increments import as_increments
+from gare.objective.spread import PairSpread
 from gare.training.inputs import check_increments
 
 B, L, D, DRAWS, RATE = 12, 4, 192, 60, 0.3
@@ -43,6 +44,14 @@ def drawn(head, path, step):
 
 def moments(increments, anchor):
     return increments.video_moments() if anchor == "video" else increments.text_moments()
+
+
+def test_a_spread_at_length_one_has_a_mean_squared_length_of_one():
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.rand(*shape, generator=g)  # noqa: E731
+    pair = PairSpread(draw(5, 1, 3), draw(5, 3, 8), draw(5, 1, 4), draw(5, 4, 8), draw(8, 8)).unit()
+    mean, variance = pair.moments()
+    torch.testing.assert_close(mean.square().sum(dim=1) + variance.sum(dim=1), torch.ones(5))
 
 
 @cache

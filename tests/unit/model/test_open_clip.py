@@ -69,6 +69,8 @@ def imported(file, *arguments):
 
 def check_same(out, clip):
     model = GareModel.from_clip(out, ModelConfig(temporal_layers=1)).eval()
+    text = model.clip.config.text_config
+    assert (text.bos_token_id, text.eos_token_id) == (text.vocab_size - 2, text.vocab_size - 1)
     pixels, ids = openai_clip.inputs()
     with torch.no_grad():
         torch.testing.assert_close(model.embed_images(pixels), clip.visual(pixels), atol=1e-5, rtol=1e-4)

@@ -88,7 +88,12 @@ def best_of_each_group(scores, owner):
 
 @settings(max_examples=100)
 @given(
-    st.integers(0, 2**20), st.integers(1, 9), st.integers(1, 6), st.integers(1, 4), st.integers(1, 9), st.integers(1, 6)
+    st.integers(0, 2**20),
+    st.integers(1, 40),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 15),
+    st.integers(1, 6),
 )
 def test_first_answers_are_those_of_a_stable_sort(seed, texts, videos, count, rows, columns):
     random = np.random.default_rng(seed)

@@ -50,6 +50,27 @@ def test_the_best_k_are_kept_best_first_and_of_equal_ones_the_first(toy_run):
     assert (state.best, state.best_metrics) == ("epoch-0002", {"dev/t2v/R@1": 3.0})
 
 
+def test_a_step_does_not_wait_for_a_write_and_raises_the_error_of_one_that_ended(toy_run, monkeypatch):
+    go_on, ended = threading.Event(), []
+
+    def write_checkpoint(*_):
+        ended.append(go_on.wait(10))
+        raise InputError("The disk is full.")
+
+    monkeypatch.setattr(checkpoints_module, "write_checkpoint", write_checkpoint)
+    parts = Parts(torch.nn.Linear(1, 1), torch.optim.SGD([torch.zeros(1)], 1.0), {})
+    checkpoints = Checkpoints(toy_run("train.epochs=9"), ALONE, parts, None)
+    checkpoints.after_epoch(RunState("", "", epoch=1), 0.0, {})
+    checkpoints.after_step(RunState("", "", epoch=1, step=1, batch=1), 0.0, 4)
+    assert ended == []
+    go_on.set()
+    while not checkpoints._writing.done():
+        time.sleep(0.01)
+    with checkpoints, pytest.raises(InputError, match=r"The disk is full.*There is none before it"):
+        checkpoints.after_step(RunState("", "", epoch=1, step=2, batch=2), 0.0, 4)
+    assert ended == [True]
+
+
 def test_fewer_may_be_kept_on_resume_and_a_record_of_the_best_alone_is_understood(toy_run):
     state = ranked([1.0, 3.0, 2.0], toy_run("runtime.keep_best=3"))
     rank(state, "epoch-0004", {"dev/t2v/R@1": 0.0}, toy_run())

@@ -82,13 +82,13 @@ def test_every_shipped_config_is_planned_from_a_manifest_alone(path, tmp_path, m
     monkeypatch.chdir(tmp_path)
     if path.stem == "demo":
         make_clip(["a small red circle"], tmp_path / "clip", ScratchClip(vocabulary=600))
-    manifest = write(tmp_path / "manifest.parquet", BENCHMARKS[path.stem])
+    config, manifest = load_config(path), write(tmp_path / "manifest.parquet", BENCHMARKS[path.stem])
     for dev, steps in zip(("held_out", "none"), STEPS[path.stem], strict=True):
         code, plan, said = dry_run(capfd, path, "--manifest", manifest, "--set", f"protocol.dev={dev}")
         assert (code, plan["problems"]) == (0, []), said
         assert plan["steps"]["total"] == steps
+        assert plan["steps"]["dropped"] == plan["steps"]["pairs"] % config.train.global_batch
         assert plan["corpus"]["splits"]["test"]["trained_on"] == 0
-    config = load_config(path)
     videos = sum(count for count, *_ in BENCHMARKS[path.stem].values())
     assert plan["disk"]["raw"] == videos * config.prepare.max_frames * config.prepare.crop**2 * 3
     assert plan["memory"]["peak"] > plan["memory"]["image_tower"] > 0

@@ -13,6 +13,7 @@ from gare.config.tree import with_overrides
 from gare.training import loop, measure
 from gare.training.local import fit_local
 from gare.training.numerics import CUBLAS_WORKSPACE, numerics, set_numerics
+from tests import toy
 
 
 def policy():
@@ -58,14 +59,31 @@ def test_what_a_block_sets_is_put_back_after_it():
     assert policy() == before
 
 
+def refused_by_torch(*_, **__):
+    """An operation that has no deterministic algorithm on any device."""
+    torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+
+
 def test_an_operation_without_a_deterministic_algorithm_is_a_sentence():
-    message = (
-        "cumsum_cuda_kernel does not have a deterministic implementation, but you set 'torch.use_determin...'\nYou can"
-    )
-    says = r"cumsum_cuda_kernel has no deterministic.*train.deterministic must be false"
+    says = r"put_ has no deterministic algorithm here; set train.deterministic=false"
     with pytest.raises(RunError, match=says), numerics(settings(deterministic=True)):
-        raise RuntimeError(message)
-    with pytest.raises(RuntimeError, match="does not have"), numerics(Config()):
+        refused_by_torch()
+    with numerics(Config()):
+        refused_by_torch()
+    with pytest.raises(RuntimeError, match="another trouble, deterministic"), numerics(settings(deterministic=True)):
+        raise RuntimeError("another trouble, deterministic or not")
+
+
+def test_a_workspace_that_cublas_cannot_be_deterministic_with_is_a_sentence(monkeypatch):
+    monkeypatch.setenv(CUBLAS_WORKSPACE, ":0:0")
+    message = (
+        "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` or [...], but this "
+        "operation is not deterministic because it uses CuBLAS and you have CUDA >= 10.2. To enable deterministic "
+        "behavior in this case, you must set an environment variable before running your PyTorch application: "
+        "CUBLAS_WORKSPACE_CONFIG=:4096:8 or CUBLAS_WORKSPACE_CONFIG=:16:8."
+    )
+    says = r"CUBLAS_WORKSPACE_CONFIG is :4096:8 .*; here it is ':0:0'. Set it so, or set train.deterministic=false"
+    with pytest.raises(RunError, match=says), numerics(settings(deterministic=True)):
         raise RuntimeError(message)
 
 
@@ -88,18 +106,41 @@ def test_training_and_measuring_run_under_the_settings(toy_run, monkeypatch):
         assert policy() == before
 
 
-@pytest.mark.parametrize("command", ["evaluate", "index", "diagnose"])
-def test_commands_run_under_the_settings_of_their_checkpoint(toy_run, toy_shards, command, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def trained(toy_clip, toy_shards, tmp_path_factory):
+    return fit_local(toy.toy_config(toy_clip, toy_shards, tmp_path_factory.mktemp("trained"), *WANTED), quiet=True).best
+
+
+def gare(command, subject, shards, folder, *more):
+    """A command's exit code."""
     from gare.cli import main
+
+    out = folder / ("increments.png" if command == "diagnose" else "out")
+    with pytest.raises(SystemExit) as ended:
+        main([command, str(subject), "--shards", str(shards), "--split", "dev", "--out", str(out), *more])
+    return ended.value.code
+
+
+@pytest.mark.parametrize("command", ["evaluate", "index", "diagnose", "zero-shot"])
+def test_commands_run_under_the_settings_of_their_checkpoint(
+    trained, toy_clip, toy_shards, command, tmp_path, monkeypatch, capfd
+):
     from gare.model.gare import GareModel
 
-    summary = fit_local(toy_run(*WANTED), quiet=True)
-    seen = seen_in(monkeypatch, GareModel, "encode_clips")
-    out = tmp_path / "increments.png" if command == "diagnose" else tmp_path / "out"
-    with pytest.raises(SystemExit) as ended:
-        main([command, summary.best, "--shards", str(toy_shards), "--split", "dev", "--out", str(out), "--json"])
-    assert ended.value.code == 0
-    assert set(seen) == {((True, True), True, 1)}
+    before = policy()
+    wanted = ("--set", "train.deterministic=true") if command == "zero-shot" else ()
+    subject = toy_clip if command == "zero-shot" else trained
+    name = "embed_images" if command == "zero-shot" else "encode_clips"
+    seen = seen_in(monkeypatch, GareModel, name)
+    assert gare(command, subject, toy_shards, tmp_path, *wanted) == 0
+    tf32 = command != "zero-shot"  # which has no settings of training but this one
+    assert {(each[0], each[1]) for each in seen} == {((tf32, tf32), True)}
+    assert policy() == before
+    monkeypatch.setattr(GareModel, name, refused_by_torch)
+    assert gare(command, subject, toy_shards, tmp_path, *wanted) == RunError.exit_code
+    assert "put_ has no deterministic algorithm here; set train.deterministic=false" in capfd.readouterr().err
+    monkeypatch.undo()
+    assert gare(command, subject, toy_shards, tmp_path, "--set", "train.deterministic=false") == 0
 
 
 def test_the_same_run_gives_the_same_bits_on_a_cpu_with_and_without_deterministic_algorithms(toy_run):

@@ -9,7 +9,7 @@ import pytest
 from gare.common.errors import RunError
 from gare.common.nodes import Node
 from gare.config.tree import load_config
-from gare.training import ray_nodes
+from gare.training import ray_nodes, ray_train
 from gare.training.placement import workers_that_fit
 
 ZONE = "ray.io/availability-zone"
@@ -86,6 +86,16 @@ def test_ranks_start_in_a_zone_that_holds_them_and_move_when_it_no_longer_does(m
     assert placed(monkeypatch, lost, "runtime.train_on={}") == {ZONE: "b"}
     assert placed(monkeypatch, zones, workers=5) is None
     assert placed(monkeypatch, zones, "runtime.close_by=null") is None
+
+
+def test_a_run_that_lost_a_node_looks_again_until_ray_has_noticed(cluster, monkeypatch):
+    waited = []
+    monkeypatch.setattr(ray_train.time, "sleep", waited.append)
+    looks = [[SMALL, LARGE], [SMALL, LARGE], [SMALL]]
+    monkeypatch.setattr(ray_train, "cluster_nodes", lambda: looks.pop(0))
+    cluster([SMALL])
+    assert ray_train._after_loss([SMALL, LARGE], settings().runtime) == [SMALL]
+    assert len(waited) == 2
 
 
 def test_ranks_that_no_zone_holds_are_spread_with_a_note(capsys):

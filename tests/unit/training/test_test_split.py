@@ -52,6 +52,14 @@ def forgotten(folder):
     return values
 
 
+def test_the_word_changes_no_name_so_an_unnamed_run_of_an_older_version_is_found_with_it():
+    chosen = with_overrides(Config(), {"data.dev_split": "test", "protocol.test": "used"})
+    tree = chosen.experiment()
+    assert "test" not in tree["protocol"]
+    assert chosen.run_name() == digest_of(tree) != Config().run_name()
+    assert with_overrides(Config(), {"protocol.test": "used"}).run_name() == Config().run_name()
+
+
 @pytest.mark.parametrize("name", ["dev_split", "train_split"])
 @pytest.mark.parametrize(
     "split", ["test", "Test", " TEST", "test_1k", "jsfusion-test", "1ktest", "devtest", "tests", "\uff54est"]
@@ -155,6 +163,15 @@ def test_a_run_of_an_older_version_goes_on_where_only_a_setting_with_its_default
     assert open_run(config, state.dataset_digest).epoch == 1
     with pytest.raises(ConfigError, match=r"another experiment \(train\.lr_new differ\)"):
         open_run(with_overrides(config, {"train.lr_new": 0.5}), state.dataset_digest)
+    # Versions between named it otherwise: with the setting, but without those that were added beside it.
+    values["protocol"]["test"] = "used"
+    (folder / "config.yaml").write_text(config_yaml.dump(values))
+    tree = {name: value for name, value in values.items() if name not in NOT_THE_EXPERIMENT}
+    for section, key in (("prepare", "square_pixels"), ("train", "tf32"), ("train", "deterministic")):
+        tree[section] = {name: value for name, value in tree[section].items() if name != key}
+    state.config_digest = digest_of(tree)
+    write_state(folder, state)
+    assert open_run(config, state.dataset_digest).epoch == 1
     # Settings changed by hand beneath a finished run are no older version.
     values["train"]["lr_new"] = 0.5
     (folder / "config.yaml").write_text(config_yaml.dump(values))

@@ -119,6 +119,18 @@ def test_another_tokenizer_is_refused(toy_run, source, toy_clip, tmp_path):
         fit(toy_run(f"model.clip={tmp_path / 'clip'}", f"train.init_from={source.best}"))
 
 
+def test_captions_that_were_cleaned_otherwise_are_told_of(toy_run, source, toy_clip, tmp_path, capfd):
+    clip = shutil.copytree(toy_clip, tmp_path / "clip")
+    path = clip / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"text_cleaning": "none"}))
+    begun = (f"train.init_from={source.best}", "train.epochs=1")
+    fit(toy_run(*begun, f"model.clip={clip}"))
+    heard = " ".join(capfd.readouterr().err.split())
+    assert "trained with text_cleaning 'openai'; this run cleans captions by 'none', the rule of model.clip" in heard
+    fit(toy_run(*begun, output="same"))
+    assert "text_cleaning" not in capfd.readouterr().err
+
+
 def test_other_pixel_statistics_are_refused(toy_run, source, toy_clip, tmp_path):
     clip = shutil.copytree(toy_clip, tmp_path / "clip")
     path = clip / "preprocessor_config.json"

@@ -7,16 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from gare.cli import main
 from gare.common.errors import ConfigError
 from gare.config.tree import build, to_yaml
+from gare.data.shards import ShardSet
 from gare.objective import ALONE
 from gare.training.dry_run import make_plan
 from gare.training.extend import extend_run
 from gare.training.inputs import open_data
 from gare.training.local import fit_local
-from gare.training.loop import train
+from gare.training.loop import build_model, train
 from gare.training.run import RunState, absolute, outdated, read_state, write_state
 from tests import toy
 
@@ -40,6 +42,13 @@ def test_a_dev_split_of_one_video_says_that_it_cannot_choose(toy_run, one_dev_vi
     assert CANNOT in " ".join(capfd.readouterr().err.split())
     rows = [json.loads(line) for line in next((tmp_path / "runs").glob("*/history.jsonl")).read_text().splitlines()]
     assert not [row for row in rows if "warning" in row]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_temporal_transformer_that_starts_at_random_is_told_of(toy_run, toy_shards, capfd, layers):
+    build_model(toy_run(f"model.temporal_layers={layers}"), ShardSet(toy_shards), torch.device("cpu"))
+    heard = " ".join(capfd.readouterr().err.split())
+    assert ("its blocks start at random" in heard) == (layers == 2)  # the toy CLIP has one text layer to copy
 
 
 @pytest.mark.parametrize("changes", [(), ("protocol.dev=none",)])

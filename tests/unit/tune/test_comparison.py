@@ -94,7 +94,9 @@ def test_confirmed_settings_come_before_a_lucky_seed_and_their_first_seed_is_tol
 
 def test_best_config_is_a_complete_experiment_that_train_accepts(tmp_path):
     write(tmp_path, [trial(0, 10.0), trial(1, 30.0, **{IB: 3e-5, FORM: "smooth"})])
-    best = load_config(compare(tmp_path).best_config)
+    found = compare(tmp_path)
+    assert found.as_json()["best_config"] == str(found.best_config) == str(tmp_path / "best.yaml")
+    best = load_config(found.best_config)
     assert best.objective.information_bottleneck.weight == 3e-5
     assert best.objective.trust_region.form == "smooth"
     assert best.runtime.name is None
@@ -131,7 +133,7 @@ def test_the_data_behind_every_picture_is_in_the_json(tmp_path):
 def test_a_sweep_with_nothing_to_rank_has_a_page_and_no_best_config(tmp_path):
     write(tmp_path, [trial(0, None, "failed")])
     found = compare(tmp_path)
-    assert (found.best, found.best_config) == (None, None)
+    assert (found.best, found.best_config, found.as_json()["best_config"]) == (None, None, None)
     assert not (tmp_path / "best.yaml").exists()
     assert found.table()[1][0][-1] == "failed"
     assert "No trial has a result to compare yet." in found.page.read_text()

@@ -11,7 +11,8 @@ from gare.common.page import figures
 from tests.page import HOSTILE, PLAIN, SHOWN, Page
 from tests.unit.tune.made_sweep import FORM, IB, METRIC, TR, seeds, sweep_config, trial, write, write_history
 from tune.comparison import compare
-from tune.comparison.axis import axis, span_axis
+from tune.comparison.axis import _nice, axis, span_axis
+from tune.comparison.charts import LONGEST
 from tune.comparison.charts import _short as short
 
 DRAWN = {"x", "y", "d", "transform", "id", "href"}
@@ -168,6 +169,12 @@ def test_pictures_have_the_colours_of_the_page():
         assert style.count(f"--{variable}: #") == 2  # light and dark
 
 
+def test_a_long_label_keeps_both_ends_and_no_more_than_fits():
+    assert short("a" * LONGEST) == "a" * LONGEST
+    assert short("first-of-many-last") == "first-\u2026y-last"
+    assert len(short("x" * 50)) <= LONGEST
+
+
 def test_cases_alone_have_a_panel_and_no_importance(tmp_path):
     cases = {"plain": {}, "bottleneck": {IB: 0.1}}
     config = sweep_config(space={}, cases=cases, seeds=[0, 1])
@@ -198,6 +205,9 @@ def test_axes_place_values_where_they_belong():
     places = [wide.at(value) for value in (0, 1e-4, 1e-3, 1e-2)]
     assert places == sorted(places)
     assert places[2] - places[1] == pytest.approx(places[3] - places[2])
+    six = [2e-5, 3e-5, 4e-4, 5e-3, 6e-2, 7e-1]
+    assert [label for _, label in axis(six).ticks] == ["2e-05", "3e-05", "0.0004", "0.005", "0.06", "0.7"]
+    assert [label for _, label in axis([*six, 8.0]).ticks] == ["0.0001", "0.001", "0.01", "0.1", "1"]
     assert axis([1, 1000], form="uniform").kind == "linear"
     assert axis([-1, 100]).kind == "linear"
     assert axis([True, False]).kind == "category"
@@ -205,3 +215,5 @@ def test_axes_place_values_where_they_belong():
     assert same.at(5.0) == pytest.approx(0.5)
     assert all(0 <= place <= 1 for place, _ in span_axis(12.3, 98.7).ticks)
     assert [label for _, label in span_axis(0, 100).ticks] == ["0", "25", "50", "75", "100"]
+    assert _nice(0.0, 50.0) == [0, 10, 20, 30, 40, 50]
+    assert _nice(0.0, 0.3) == [0, 0.1, 0.2, 0.3]

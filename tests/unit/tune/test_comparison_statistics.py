@@ -13,6 +13,7 @@ from tests.unit.tune.made_sweep import FORM, IB, TR, sweep_config, trial
 from tune.comparison.importance import importance
 from tune.comparison.settings import group
 from tune.comparison.statistics import difference, estimate, holm, pooled
+from tune.comparison.studentised import exceeds, quantile
 from tune.ledger import Ledger
 
 SCORES = st.lists(st.floats(0, 100).map(lambda x: round(x, 2)), min_size=2, max_size=6)
@@ -69,6 +70,25 @@ def test_too_few_seeds_are_not_compared_and_equal_steps_give_no_certainty():
     assert (found.mean, found.p, found.interval) == (-1.0, None, None)
     # Rounding makes no spread.
     assert difference({0: 0.3, 1: 0.7}, {0: 0.2, 1: 0.6}).p is None
+
+
+@pytest.mark.parametrize("freedom", [1, 1.05, 2, 2.7, 5, 17, 100, 4491, 1e6])
+def test_the_range_of_two_is_students_t(freedom):
+    for statistic in (0, 0.01, 0.5, 1, 2, 3, 5, 8, 60, 1e4):
+        expected = 2 * stats.t.sf(statistic / math.sqrt(2), freedom)
+        assert exceeds(statistic, 2, freedom) == pytest.approx(expected, abs=1e-12)
+    assert quantile(0.95, 2, freedom) == pytest.approx(math.sqrt(2) * stats.t.ppf(0.975, freedom), rel=1e-12)
+
+
+@pytest.mark.parametrize("freedom", [1, 1.7, 9, 998])
+@pytest.mark.parametrize("groups", [3, 20, 500, 5000])
+def test_the_range_of_many_is_that_of_scipy(groups, freedom):
+    limit = quantile(0.95, groups, freedom)
+    for statistic in (0.8 * limit, limit, 1.5 * limit):
+        expected = stats.studentized_range.sf(statistic, groups, freedom)
+        assert exceeds(statistic, groups, freedom) == pytest.approx(expected, abs=1e-10)
+    assert exceeds(limit, groups, freedom) == pytest.approx(0.05, abs=1e-12)
+    assert exceeds(math.inf, groups, freedom) == pytest.approx(0, abs=1e-12)
 
 
 def test_holm_by_hand():

@@ -12,7 +12,7 @@ from gare.training.measure import Cost, measure
 from tests.toy import make_shards, make_toy_clip, toy_config
 from tune.ledger import Ledger, Trial
 from tune.opening import resolved
-from tune.plan import START_SECONDS, make_plan, make_slots, makespan
+from tune.plan import START_SECONDS, _suggested, make_plan, make_slots, makespan
 
 IB = "objective.information_bottleneck.weight"
 COST = Cost("cpu", set_up_s=1.0, step_s=0.5, steps=5, dev_s=2.0, dev_videos=4)
@@ -86,6 +86,8 @@ def test_what_is_done_is_left_out_and_what_a_searcher_will_name_is_counted(confi
     )  # fmt: skip
     found = plan(searched)
     assert (found.trials, found.suggested, found.done) == ([], 5 + 2 * 2, 0)
+    assert _suggested(searched, 2) == ["search"] * 3 + ["confirm"] * 4
+    assert _suggested(searched, 9) == ["confirm"] * 4
     first = plan(config)
     rows = [
         Trial(t.name, t.overrides, "", "done" if n < 3 else "running", case=t.case) for n, t in enumerate(first.trials)
