@@ -6,14 +6,15 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gare.common.errors import InputError, RunError
+from gare.common.errors import GareError, InputError, RunError
 
 DIGEST_CHARACTERS = 16
 LOCK_FILE = ".lock"
@@ -44,13 +45,30 @@ def fsync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def errno_of(error: BaseException) -> int | None:
+    """The system's number of what went wrong; also of an OSError that safetensors or torch made another error of."""
+    inner: BaseException | None = error if isinstance(error, OSError | RuntimeError) else None
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno is not None:
+            return inner.errno
+        inner = inner.__context__
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return int(said[1]) if said else None
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn an OSError inside the block into an InputError that names ``path`` as what cannot be written."""
+    """Turn an error of the system inside the block into an InputError that names ``path`` as what cannot be written."""
     try:
         yield
-    except OSError as error:
-        raise InputError(f"Cannot write {os.fspath(path)}: {error.strerror or error}.") from error
+    except GareError:
+        raise
+    except Exception as error:
+        number = errno_of(error)
+        if number is None and not isinstance(error, OSError):
+            raise
+        why = error if number is None else os.strerror(number)
+        raise InputError(f"Cannot write {os.fspath(path)}: {why}.") from error
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -155,6 +173,27 @@ def _replacing(target: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def staged_files(folder: str | os.PathLike[str], names: Collection[str]) -> Iterator[Path]:
+    """Yield an empty folder for some of the files ``names``, which on success replace all of those in ``folder``.
+
+    A failure inside the block leaves ``folder`` as it was.
+    """
+    target = make_folder(folder)
+    with writing(target):
+        staging = Path(tempfile.mkdtemp(prefix=".staged.", suffix=".tmp", dir=target))
+        try:
+            yield staging
+            for name in names:
+                if (staging / name).is_file():
+                    (staging / name).replace(target / name)
+                else:
+                    (target / name).unlink(missing_ok=True)
+            fsync_directory(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

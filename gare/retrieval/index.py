@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, file_digest, write_json
+from gare.common.storage import read_file
 from gare.config import Config
 from gare.data.shards import Split
 from gare.model.checkpoint import WEIGHTS
@@ -103,10 +104,10 @@ def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
     from gare.model.checkpoint import load_checkpoint_config, load_model
 
     try:
-        values = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        values = json.loads(read_file(folder / INDEX_FILE) or "")
         version, videos = values["version"], values["videos"]
         recorded, weights = Path(values["checkpoint"]), values["weights_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{folder} is not an index; make one with gare index CHECKPOINT --shards DIR --out {folder}."
         ) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gare.common.errors import ConfigError
 from gare.common.files import write_json, write_text
+from gare.common.occupied import refuse_occupied
 from gare.config import Config
 from gare.config.tree import build, to_yaml, with_overrides
 from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER, METRIC_NAMES
@@ -31,6 +32,8 @@ def compare(folder: Path, out: Path | None = None, baseline: str | None = None) 
     """
     from tune.comparison.page import render
 
+    if out is not None:
+        refuse_occupied(out, "a sweep")
     ledger = Ledger.read(folder)
     config = ledger.settings()
     found = gather(folder, ledger, config, baseline)
