@@ -31,9 +31,12 @@ def digest_of(value: Any) -> str:
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    """SHA-256 of a file's bytes, as 64 hex digits. OSError, which names the file, where it cannot be read."""
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def fsync_directory(path: Path) -> None:
@@ -163,13 +166,15 @@ def _replacing(target: Path) -> Iterator[Path]:
                 with open(path, "rb+") as stream:
                     os.fsync(stream.fileno())
             path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)  # some libraries write for the owner alone
-        old = None
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-            target.replace(old / target.name)
-        temporary.replace(target)
-        fsync_directory(target.parent)
-        if old is not None:
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+        try:
+            if target.exists():
+                target.replace(old / target.name)
+            temporary.replace(target)
+            fsync_directory(target.parent)
+        finally:
+            if not target.exists() and (old / target.name).exists():
+                (old / target.name).replace(target)
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -22,7 +22,7 @@ TELLING: tuple[tuple[Kind, tuple[tuple[str, ...], ...]], ...] = (
     ("a corpus", (("corpus.json",),)),
     ("a CLIP model", (
         ("config.json", "model.safetensors"), ("config.json", "pytorch_model.bin"),
-        ("config.json", "model.safetensors.index.json"), ("config.json", "pytorch_model.bin.index.json"),
+        ("config.json", "preprocessor_config.json"), ("config.json", "tokenizer_config.json"),
         ("open_clip_config.json",), ("scratch.json",),
     )),
     ("an evaluation", (("metrics.json",),)),

@@ -79,6 +79,7 @@ def write_index(
     """Encode a split and save it as an index; returns the number of videos."""
     if not len(split):
         raise InputError(f"The split {split.name!r} of {split.folder} is empty; there is nothing to index.")
+    weights = file_digest(checkpoint / WEIGHTS)
     with atomic_directory(folder, marker=INDEX_FILE) as temporary:
         encoded = encode_videos(model, split, config.data, config.runtime.eval_batch)
         VideoIndex.build(model, encoded.frames, encoded.frame_mask).save(temporary / VECTORS_FILE)
@@ -87,7 +88,7 @@ def write_index(
             {
                 "version": INDEX_VERSION,
                 "checkpoint": str(checkpoint.resolve()),
-                "weights_sha256": file_digest(checkpoint / WEIGHTS),
+                "weights_sha256": weights,
                 "dataset_digest": dataset_digest,
                 "split": split.name,
                 "videos": [{"video_id": v.video_id, "uri": v.uri} for v in split.videos],
