@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -34,7 +35,7 @@ def ray_session(runtime: RuntimeConfig, *, places: Iterable[Place] = ()) -> Iter
     if ray.is_initialized():
         yield
         return
-    with keeping_signals():
+    with keeping_signals(signal.SIGTERM):
         if address:
             _join(address)
         else:

@@ -30,15 +30,14 @@ def stopping() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told = 0
+    told: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
-        nonlocal told
-        told += 1
-        if told == 1:
+        told.append(number)
+        if len(told) == 1:
             raise Stopped(number)
-        if told == 2:
+        if len(told) == 2:
             os.write(2, STILL)
             return
         signal.signal(number, signal.SIG_DFL)
@@ -50,16 +49,20 @@ def stopping() -> Iterator[None]:
         signal.signal(number, handle)
     try:
         yield
+    except KeyboardInterrupt:
+        if told:  # Ray makes a plain one of it
+            raise Stopped(told[0]) from None
+        raise
     finally:
         for number in ours:
             signal.signal(number, before[number])
 
 
 @contextmanager
-def keeping_signals() -> Iterator[None]:
+def keeping_signals(theirs: int) -> Iterator[None]:
     """Put the handlers back that were there before the block: Ray sets its own, which end the process without a word.
 
-    Where one of them does, Stopped is raised: Ray exits with a code at SIGTERM, and Ray Train with none at SIGINT.
+    Where it does so in the block, Stopped is raised; ``theirs``: the signal that it handles there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -67,8 +70,8 @@ def keeping_signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in ENDING}
     try:
         yield
-    except SystemExit as end:
-        raise Stopped(signal.SIGTERM if end.code else signal.SIGINT) from None
+    except SystemExit:
+        raise Stopped(theirs) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -81,7 +82,7 @@ def fit(
         training_view(config, quiet=quiet) as on_row,
         follow(folder / HISTORY_FILE, on_row),
         feeding(tracking, folder) as feed,
-        keeping_signals(),
+        keeping_signals(signal.SIGINT),
     ):
         _launch_until_done(config, folder, callbacks, stop, feed, zone)
         storage.pull()
