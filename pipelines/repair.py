@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gare.common.errors import InputError
+from gare.common.errors import InputError, StorageError
 from gare.common.files import file_digest
 from gare.common.shard_file import read_shard
 from gare.schema import DATASET_FILE, SHARD_FOLDER
@@ -136,7 +136,9 @@ def _table(output: Output, shard: ShardFile | str, scratch: Path) -> pa.Table:
         with pa.memory_map(str(path)) as source:
             rows = pa.ipc.open_file(source).read_all().num_rows
         return read_shard(path, recipe_digest=output.digest, rows=rows)
-    except (InputError, OSError, ValueError, pa.ArrowException):
+    except (InputError, OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
         raise Unusable(f"the shard {name} is damaged") from None
 
 

@@ -157,6 +157,7 @@ def _quiet_tune() -> Iterator[None]:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the command's own, as in every other one
     }
     before = {name: os.environ.get(name) for name in wanted}
     logger = logging.getLogger("ray.tune")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from gare.common.errors import InputError
 from gare.common.files import write_json
+from gare.common.storage import read_file
 from gare.config import Config
 from gare.config.tree import build_saved
 
@@ -104,10 +105,11 @@ class Ledger:
     def read(cls, folder: Path) -> Ledger:
         """Read the record of a sweep's folder, of version 1 too; InputError when it has none or a damaged one."""
         path = folder / SWEEP_FILE
-        if not path.is_file():
+        text = read_file(path)
+        if text is None:
             raise InputError(f"{folder} holds no {SWEEP_FILE}; give the folder of a gare sweep.")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(text)
             if values["version"] not in READABLE:
                 raise InputError(f"{path} has version {values['version']}; this gare reads versions 1 and {VERSION}.")
             build_saved(values["config"], str(path))

@@ -8,10 +8,11 @@ from pathlib import Path
 from gare.common.console import note
 from gare.common.errors import ConfigError
 from gare.common.files import canonical_json, digest_of
+from gare.common.occupied import lies_in, refuse_occupied
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.training.run import RUN_FILE, absolute, outdated, read_state
-from tune.ledger import SWEEP_FILE, Ledger
+from gare.training.run import absolute, outdated, read_state
+from tune.ledger import Ledger
 from tune.space import Overrides, Planned, expand
 
 NOT_THE_SWEEP = {"max_concurrent"}
@@ -33,11 +34,10 @@ def open_ledger(config: Config, folder: Path, dataset: dict[str, str], extend: i
     Gives the settings of all trials beside it. Raises ConfigError when the folder holds another sweep, a training run
     or a sweep over other shards, and when there is nothing to extend.
     """
-    if not (folder / SWEEP_FILE).is_file():
+    if lies_in(folder) != "a sweep":
         if extend:
             raise ConfigError(f"{folder} holds no sweep yet, so there is nothing to extend; set sweep.trials.")
-        if (folder / RUN_FILE).is_file():
-            raise ConfigError(f"{folder} holds a training run; choose another runtime.name.")
+        refuse_occupied(folder)
         key = _key(config)
         plain = config.model_dump(mode="json")
         return Ledger(name=config.run_name(), key=key, config=plain, trials=[], dataset=dataset), config

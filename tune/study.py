@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search.optuna import OptunaSearch
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from gare.common.console import warn
 from gare.common.errors import ConfigError, RunError
@@ -207,9 +207,9 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
     make_folder(path.parent)
     try:
         return _opened(path)
+    except OperationalError as error:  # of the disk or of locks, not of what is in the file
+        raise RunError(f"Cannot use {path}: {_line(error)}.") from None
     except (SQLAlchemyError, RuntimeError) as error:
-        if not path.is_file():
-            raise RunError(f"Cannot make {path}: {_line(error)}.") from None
         aside = path.with_name(path.name + ".damaged")
         path.replace(aside)
         warn(f"{path} cannot be read, so it is now {aside.name}, and made again from the ledger: {_line(error)}.")

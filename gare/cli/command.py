@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.util
 import json
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -21,6 +23,7 @@ import gare
 from gare.common.console import notes
 from gare.common.errors import GareError, InputError
 from gare.common.redact import redact
+from gare.common.signals import Stopped, stopping
 from gare.common.text import printable, printable_json
 from gare.jobs.places import refuse_foreign_paths
 
@@ -94,9 +97,11 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
         if not debug:
             warnings.simplefilter("ignore")  # libraries' remarks to programmers
         try:
-            refuse_foreign_paths()
-            _refuse_namesakes()
-            emit(dict(function() or {}))
+            with stopping():
+                refuse_foreign_paths()
+                _refuse_namesakes()
+                result = dict(function() or {})
+            emit(result)
         except BrokenPipeError:
             raise  # Nobody reads the output any more; click ends quietly.
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the front door: no traceback unasked
@@ -121,6 +126,8 @@ def _refuse_namesakes() -> None:
 def _fail(
     code: int, message: str, emit: Callable[[Mapping[str, Any]], None], result: Mapping[str, Any] | None = None
 ) -> int:
+    if os.strerror(errno.EMFILE) in message:
+        message = f"{message.rstrip('.')}: raise the limit of open files (ulimit -n 65536)."
     message = _shortened(printable(redact(" ".join(click.unstyle(message).split()))))
     notes().print(f"[red]error:[/red] {escape(message)}")
     with suppress(OSError):  # standard output may be what failed
@@ -133,7 +140,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, GareError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
-        return 130, "Interrupted; the same command goes on where it can."
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        how = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
+        return 128 + number, f"{how}; the same command goes on where it can."
     if isinstance(error, OSError) and error.filename is not None:
         return (
             InputError.exit_code,

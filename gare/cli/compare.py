@@ -133,9 +133,12 @@ def _compare_evaluations(
     a: Path, b: Path, out: Path | None, *, split: str, level: float, resamples: int, seed: int
 ) -> dict[str, Any]:
     from gare.common.files import write_json
+    from gare.common.occupied import refuse_part
     from gare.retrieval.metrics.paired import compare_tables
     from gare.retrieval.metrics.query_table import read_queries
 
+    if out is not None:
+        refuse_part(out)
     places = {"a": ranks_file(a, split), "b": ranks_file(b, split)}
     tables = {side: read_queries(path) for side, path in places.items()}
     _remark(tables["a"], tables["b"])
@@ -181,11 +184,12 @@ def ranks_file(place: Path, split: str) -> Path:
 
 def cautions_of(evaluation: Path) -> list[str]:
     """What an evaluation's own record says to know before its figures; nothing where it has none."""
+    from gare.common.storage import read_file
     from gare.retrieval.evaluation.results import METRICS_FILE
 
     try:
-        said = json.loads((evaluation / METRICS_FILE).read_text(encoding="utf-8"))["selection"]["cautions"]
-    except (OSError, ValueError, KeyError, TypeError):
+        said = json.loads(read_file(evaluation / METRICS_FILE) or "{}")["selection"]["cautions"]
+    except (ValueError, KeyError, TypeError):
         return []
     return [str(caution) for caution in said] if isinstance(said, list) else []
 

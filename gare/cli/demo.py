@@ -71,10 +71,13 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
     that are finished are not done again.
     """
     from gare.cli.ray_session import ray_session
+    from gare.common.files import make_folder
+    from gare.common.occupied import refuse_occupied
     from gare.config.tree import load_config
 
     started = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
+    refuse_occupied(out)
+    make_folder(out)
     _write_config(out)
     config = load_config(out / "demo.yaml")
     results: dict[str, Any] = {}

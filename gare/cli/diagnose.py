@@ -31,10 +31,12 @@ def diagnose(
     Example:
       gare diagnose runs/demo --shards shards --split dev --out increments.png
     """
+    from gare.common.occupied import refuse_part
     from gare.data.batches import check_fit
     from gare.diagnostics import increment_figure, pair_diagnostics
     from gare.diagnostics.pairs import split_state
 
+    refuse_part(out)
     with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):
         state = split_state(model, check_fit(model, dataset, config), dataset.split(split), config, pairs)
         figures = pair_diagnostics(state)

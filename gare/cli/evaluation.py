@@ -57,6 +57,11 @@ OPTIONS = (
         show_default=True,
         help="Resamples of the bootstrap that gives the intervals; 0 leaves them out.",
     ),
+    click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Replace the evaluation of another dataset, split or model that lies in the folder; refused without it.",
+    ),
     click.option("--save-scores", is_flag=True, help="Write all scores too (scores.safetensors)."),
     click.option("--report/--no-report", default=True, show_default=True, help="Write the page report.html."),
     click.option(
@@ -78,6 +83,7 @@ class Wanted:
     ties: Ties
     query_bank: int
     resamples: int
+    overwrite: bool
     save_scores: bool
     report: bool
     hardest: int
@@ -101,33 +107,37 @@ def run_evaluation(
     checkpoint: str,
     split: Split,
     dataset: ShardSet,
-    place: Path,
+    out: Path,
     wanted: Wanted,
 ) -> dict[str, Any]:
-    """Measure a model on a split, write what was asked for into ``place``, print the table; returns metrics.json."""
-    from gare.common.files import make_folder
+    """Measure a model on a split, write what was asked for into ``out``, print the table; returns metrics.json."""
+    from gare.common.files import staged_files
+    from gare.common.occupied import refuse_part
     from gare.retrieval.evaluation.measure import measure
     from gare.retrieval.evaluation.query_bank import draw_bank
     from gare.retrieval.evaluation.report import REPORT_FILE, write_report
-    from gare.retrieval.evaluation.results import METRICS_FILE, write_results
+    from gare.retrieval.evaluation.results import METRICS_FILE, RESULT_FILES, refuse_another, write_results
     from gare.retrieval.sheet import contact_sheet
 
     config, bank = scorer.config, None
+    identity = _identity(chosen, checkpoint, split, dataset, config, wanted)
+    refuse_another(out, identity, overwrite=wanted.overwrite)
+    if wanted.sheet is not None:
+        refuse_part(wanted.sheet)
     if wanted.query_bank:
         train = dataset.split(config.data.train_split)
         bank = draw_bank(train, split, wanted.query_bank, config.train.seed)
-    out = make_folder(place)
     measured = measure(scorer, split, ties=wanted.ties, bank=bank, resamples=wanted.resamples)
-    identity = _identity(chosen, checkpoint, split, dataset, config, wanted)
-    values = write_results(out, measured, split, identity, scores=wanted.save_scores)
+    identity["evaluated"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with staged_files(out, [*RESULT_FILES, REPORT_FILE]) as folder:
+        values = write_results(folder, measured, split, identity, scores=wanted.save_scores)
+        if wanted.report:
+            subject = _subject(scorer, chosen, identity, measured)
+            write_report(folder / REPORT_FILE, subject, measured, split, hardest=wanted.hardest)
     if wanted.sheet is not None:
         contact_sheet(measured.evaluation.texts, measured.answers["t2v"], split, wanted.sheet)
         note(f"contact sheet: {wanted.sheet}")
     page = out / REPORT_FILE
-    page.unlink(missing_ok=True)  # that of an earlier evaluation
-    if wanted.report:
-        subject = _subject(scorer, chosen, identity, measured)
-        write_report(page, subject, measured, split, hardest=wanted.hardest)
     print_metrics(_title(chosen.title, split.name, wanted), values)
     for caution in chosen.cautions:
         warn(caution)
@@ -169,7 +179,6 @@ def _identity(
         "config_digest": chosen.experiment,
         "selection": {"rule": chosen.rule, "says": chosen.says, "cautions": chosen.cautions},
         "settings": {"data.frames": config.data.frames, "data.words": config.data.words},
-        "evaluated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "version": __version__,
     }
 

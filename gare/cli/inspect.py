@@ -51,9 +51,12 @@ def inspect(
       gare inspect shards --verify --sample all
     """
     from gare.common.console import note, warn
+    from gare.common.occupied import refuse_part
     from pipelines.inspection import draw_sheet, leak_sentence, leaks, read_contents, summarise
 
     count = _count(sample)
+    if sheet is not None:
+        refuse_part(sheet)
     contents = read_contents(folder)
     summary = summarise(contents)
     _print(summary)

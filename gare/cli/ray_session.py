@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from gare.common.errors import RunError
 from gare.common.redact import redact
+from gare.common.signals import keeping_signals
 from gare.common.token import make_token, protect_token, told_token, use_token, wrong_token
 from gare.config import RuntimeConfig
 from gare.jobs.places import Place
@@ -33,10 +35,11 @@ def ray_session(runtime: RuntimeConfig, *, places: Iterable[Place] = ()) -> Iter
     if ray.is_initialized():
         yield
         return
-    if address:
-        _join(address)
-    else:
-        _start(runtime)
+    with keeping_signals(signal.SIGTERM):
+        if address:
+            _join(address)
+        else:
+            _start(runtime)
     protect_token()
     try:
         if address:

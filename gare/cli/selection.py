@@ -91,10 +91,11 @@ def _cautions(rule: str, config: Config, split: Split) -> list[str]:
 
 def _made(folder: Path) -> dict[str, Any]:
     """What training wrote of the checkpoint; nothing where it is no training's or is damaged."""
+    from gare.common.storage import read_file
     from gare.training.run import CHECKPOINT_FILE
 
     try:
-        made = json.loads((folder / CHECKPOINT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        made = json.loads(read_file(folder / CHECKPOINT_FILE) or "{}")
+    except ValueError:
         return {}
     return made if isinstance(made, dict) else {}

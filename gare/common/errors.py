@@ -32,6 +32,10 @@ class InputError(GareError):
     exit_code = 3
 
 
+class StorageError(InputError):
+    """Storage that fails at a read: of what lies there nothing is known, so nothing may be done again or removed."""
+
+
 class RunError(GareError):
     """Work that started and could not be finished."""
 

@@ -6,14 +6,15 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gare.common.errors import InputError, RunError
+from gare.common.errors import GareError, InputError, RunError
 from gare.common.text import printable_json
 
 DIGEST_CHARACTERS = 16
@@ -36,9 +37,12 @@ def digest_of(value: Any) -> str:
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    """SHA-256 of a file's bytes, as 64 hex digits. OSError, which names the file, where it cannot be read."""
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def fsync_directory(path: Path) -> None:
@@ -50,13 +54,30 @@ def fsync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def errno_of(error: BaseException) -> int | None:
+    """The system's number of what went wrong; also of an OSError that safetensors or torch made another error of."""
+    inner: BaseException | None = error if isinstance(error, OSError | RuntimeError) else None
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno is not None:
+            return inner.errno
+        inner = inner.__context__
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return int(said[1]) if said else None
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn an OSError inside the block into an InputError that names ``path`` as what cannot be written."""
+    """Turn an error of the system inside the block into an InputError that names ``path`` as what cannot be written."""
     try:
         yield
-    except OSError as error:
-        raise InputError(f"Cannot write {os.fspath(path)}: {error.strerror or error}.") from error
+    except GareError:
+        raise
+    except Exception as error:
+        number = errno_of(error)
+        if number is None and not isinstance(error, OSError):
+            raise
+        why = error if number is None else os.strerror(number)
+        raise InputError(f"Cannot write {os.fspath(path)}: {why}.") from error
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -151,16 +172,39 @@ def _replacing(target: Path) -> Iterator[Path]:
                 with open(path, "rb+") as stream:
                     os.fsync(stream.fileno())
             path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)  # some libraries write for the owner alone
-        old = None
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-            target.replace(old / target.name)
-        temporary.replace(target)
-        fsync_directory(target.parent)
-        if old is not None:
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+        try:
+            if target.exists():
+                target.replace(old / target.name)
+            temporary.replace(target)
+            fsync_directory(target.parent)
+        finally:
+            if not target.exists() and (old / target.name).exists():
+                (old / target.name).replace(target)
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def staged_files(folder: str | os.PathLike[str], names: Collection[str]) -> Iterator[Path]:
+    """Yield an empty folder for some of the files ``names``, which on success replace all of those in ``folder``.
+
+    A failure inside the block leaves ``folder`` as it was.
+    """
+    target = make_folder(folder)
+    with writing(target):
+        staging = Path(tempfile.mkdtemp(prefix=".staged.", suffix=".tmp", dir=target))
+        try:
+            yield staging
+            for name in names:
+                if (staging / name).is_file():
+                    (staging / name).replace(target / name)
+                else:
+                    (target / name).unlink(missing_ok=True)
+            fsync_directory(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gare.common.errors import InputError
+from gare.common.errors import InputError, StorageError
 from gare.schema import RECIPE_KEY, SCHEMA_VERSION, SHARD, VERSION_KEY
 
 Picture = NDArray[np.uint8]
@@ -37,6 +39,8 @@ def read_shard(
         source = pa.memory_map(str(path)) if isinstance(path, Path) else path
         table = pa.ipc.open_file(source, options=options).read_all()
     except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise StorageError(f"Cannot read the shard {where}: {os.strerror(error.errno or 0)}.") from None
         raise InputError(f"Cannot read the shard {where}: {error}. Run gare prepare again.") from None
     metadata = table.schema.metadata or {}
     if not table.schema.equals(schema, check_metadata=False):

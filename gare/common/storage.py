@@ -25,7 +25,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from gare.common.addresses import as_uri, without_options
-from gare.common.errors import InputError
+from gare.common.errors import InputError, StorageError
 from gare.common.files import atomic_file, indented_json, make_folder, writing
 from gare.common.redact import redact
 from gare.common.text import decode
@@ -277,7 +277,12 @@ class Folder:
             raise
         except (OSError, pa.ArrowException) as error:
             first = redact((str(error).splitlines() or [type(error).__name__])[0])
-            raise InputError(f"Cannot {verb} {self.named(name) if name else self}: {first}") from None
+            raise StorageError(f"Cannot {verb} {self.named(name) if name else self}: {first}") from None
+
+
+def read_file(path: Path) -> str | None:
+    """Read a UTF-8 file of the file system here, as ``Folder.read_text`` does: again where it fails."""
+    return Folder.at(path.parent).read_text(path.name)
 
 
 def _write_all(sink: FileIO, data: bytes) -> None:

@@ -68,6 +68,8 @@ def load_checkpoint_config(folder: Path) -> Config:
     try:
         return load_saved(folder / CONFIG)
     except ConfigError as error:
+        if isinstance(error.__context__, OSError):
+            raise InputError(str(error)) from None
         raise InputError(
             f"The settings of the checkpoint {folder} are damaged or those of another version of this software: {error}"
         ) from None

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, file_digest, write_json
+from gare.common.storage import read_file
 from gare.config import Config
 from gare.data.shards import Split
 from gare.model.checkpoint import WEIGHTS
@@ -78,6 +79,7 @@ def write_index(
     """Encode a split and save it as an index; returns the number of videos."""
     if not len(split):
         raise InputError(f"The split {split.name!r} of {split.folder} is empty; there is nothing to index.")
+    weights = file_digest(checkpoint / WEIGHTS)
     with atomic_directory(folder, marker=INDEX_FILE) as temporary:
         encoded = encode_videos(model, split, config.data, config.runtime.eval_batch)
         VideoIndex.build(model, encoded.frames, encoded.frame_mask).save(temporary / VECTORS_FILE)
@@ -86,7 +88,7 @@ def write_index(
             {
                 "version": INDEX_VERSION,
                 "checkpoint": str(checkpoint.resolve()),
-                "weights_sha256": file_digest(checkpoint / WEIGHTS),
+                "weights_sha256": weights,
                 "dataset_digest": dataset_digest,
                 "split": split.name,
                 "videos": [{"video_id": v.video_id, "uri": v.uri} for v in split.videos],
@@ -103,10 +105,10 @@ def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
     from gare.model.checkpoint import load_checkpoint_config, load_model
 
     try:
-        values = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        values = json.loads(read_file(folder / INDEX_FILE) or "")
         version, videos = values["version"], values["videos"]
         recorded, weights = Path(values["checkpoint"]), values["weights_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{folder} is not an index; make one with gare index CHECKPOINT --shards DIR --out {folder}."
         ) from None

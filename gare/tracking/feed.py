@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gare.common.errors import StorageError
 from gare.tracking.names import Point, RunHandle, numbers, points, tag_value
 from gare.tracking.outbox import outbox
 from gare.tracking.store import Refused, Store, Unreachable
@@ -38,8 +39,10 @@ class Tail:
         rows: list[dict[str, Any]] = []
         try:
             stream = self._path.open("rb")
-        except OSError:
+        except FileNotFoundError:
             return rows
+        except OSError as error:
+            raise StorageError(f"Cannot read {self._path}: {error.strerror or error}.") from None
         with stream:
             status = self._path.stat()
             if self._file != (status.st_dev, status.st_ino) or status.st_size < self._position:
@@ -149,6 +152,8 @@ class Feed:
             self._rows.push()
         except Refused:
             return True
+        except StorageError:
+            return False
         except Unreachable as silence:
             self._outbox.away(silence)
             return False

@@ -19,6 +19,7 @@ from gare.common.console import note, warn
 from gare.common.errors import InputError
 from gare.common.files import make_folder, write_text, writing
 from gare.common.redact import redact
+from gare.common.storage import read_file
 from gare.tracking.store import CREDENTIALS, PARAMETERS_PER_CALL, Denied, Refused, Store, Unreachable, first_line, store
 
 SPOOL = "mlflow-spool"
@@ -82,11 +83,17 @@ class Outbox:
             return again or path is None or not self.store.waiting
         if self.store.waiting and not again:
             return False
-        with self._lock, _held(path) as mine:
-            return mine and self._replay(path)
+        try:
+            with self._lock, _held(path) as mine:
+                return mine and self._replay(path)
+        except InputError as error:  # of the disk that holds it: it stays, and may be sent twice
+            if str(path) not in _warned:
+                _warned.add(str(path))
+                warn(f"{error} What waits there for MLflow is sent by the folder's next command.")
+            return False
 
     def _replay(self, path: Path) -> bool:
-        waiting = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.strip()]
+        waiting = [line for line in (read_file(path) or "").splitlines(keepends=True) if line.strip()]
         done = 0
         try:
             for line in waiting:
@@ -262,7 +269,7 @@ def _say_refused(target: Store, operation: Mapping[str, Any], error: Exception) 
 @contextmanager
 def _held(path: Path) -> Iterator[bool]:
     """Whether no other process sends what is in a spool, while the block runs."""
-    with path.with_suffix(".lock").open("w") as stream:
+    with writing(path), path.with_suffix(".lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

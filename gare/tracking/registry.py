@@ -15,6 +15,7 @@ from typing import Any
 import gare
 from gare.common.errors import ConfigError, InputError, RunError
 from gare.common.redact import redact
+from gare.common.storage import read_file
 from gare.tracking.names import RunHandle, tag_value
 from gare.tracking.store import Refused, Store, Unreachable, store
 
@@ -124,9 +125,9 @@ def _save(folder: Path, model: Any, run_id: str, checkpoint: Path, index: Path) 
 def check_index(index: Path, weights_sha256: str) -> str:
     """The split an index was made of; InputError when it is none, or of other weights than the checkpoint's."""
     try:
-        values = json.loads((index / "index.json").read_text(encoding="utf-8"))
+        values = json.loads(read_file(index / "index.json") or "")
         made_with, split = values["weights_sha256"], str(values["split"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{index} is not an index; make one with gare index.") from None
     if made_with != weights_sha256:
         raise InputError(f"The index {index} was made with other weights; make it again, or leave out --index.")

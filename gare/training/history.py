@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.files import write_text, writing
+from gare.common.storage import Folder
 
 OnRow = Callable[[dict[str, Any]], None]
 """Called on rank 0 with every entry as it is recorded."""
@@ -47,14 +48,13 @@ def last_epoch(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Every whole entry of a history file; none where there is no file."""
-    return _entries(path) if path.is_file() else []
-
-
-def _entries(path: Path) -> list[dict[str, Any]]:
-    """Read the entries that are whole: a killed writer may have left half a line."""
+    """Every whole entry of a history file; none where there is no file, StorageError where it cannot be read."""
+    try:
+        content = Folder.at(path.parent).read_bytes(path.name)
+    except FileNotFoundError:
+        return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in content.decode(errors="replace").splitlines():  # a killed writer may have left half a line
         try:
             row = json.loads(line)
         except ValueError:

@@ -23,7 +23,8 @@ from gare.common.errors import GareError, RunError
 from gare.common.files import only_one, write_json
 from gare.common.nodes import Nodes
 from gare.common.ray_cluster import cluster_nodes, telling
-from gare.common.storage import Folder
+from gare.common.signals import keeping_signals
+from gare.common.storage import Folder, read_file
 from gare.config import Config, RuntimeConfig
 from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
@@ -81,7 +82,7 @@ def fit(
         training_view(config, quiet=quiet) as on_row,
         follow(folder / HISTORY_FILE, on_row),
         feeding(tracking, folder) as feed,
-        _own_signals(),
+        keeping_signals(signal.SIGINT),
     ):
         _launch_until_done(config, folder, callbacks, stop, feed, zone)
         storage.pull()
@@ -191,22 +192,6 @@ def _kind(config: Config, stop: threading.Event | None) -> Any:
     return partial(HereTrainer, stop=stop, folder=run_directory(config))
 
 
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Put this process's signal handlers back: Ray Train's stay and end the process without a word."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _worker(settings: dict[str, Any]) -> None:
     config = build(settings["config"])
     failure = run_directory(config) / FAILURE_FILE
@@ -256,9 +241,10 @@ def _alone(config: Config) -> Iterator[None]:
 
 
 def _raise_failure(path: Path) -> None:
-    if not path.is_file():
+    text = read_file(path)
+    if text is None:
         return
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = json.loads(text)
     error = RunError(values["message"])
     error.exit_code = values["exit_code"]
     raise error

@@ -13,7 +13,8 @@ from typing import Any
 from gare import __version__
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import digest_of, make_folder, write_json, write_text
-from gare.common.storage import is_address
+from gare.common.occupied import refuse_occupied
+from gare.common.storage import is_address, read_file
 from gare.config import ADDED, IMPLIED, NOT_THE_EXPERIMENT, Config, yaml
 from gare.config.tree import build, build_saved, diff, to_yaml
 
@@ -156,6 +157,9 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
     wanted = (config.digest(), dataset_digest)
     if config.train.init_from is not None and (state is None or state.last is None):
         initial_checkpoint(config)
+    if state is None:
+        refuse_occupied(folder)
+        _refuse_orphans(folder)
     if state is None or (state.last is None and (state.config_digest, state.dataset_digest) != wanted):
         make_folder(folder)
         (folder / HANDLE_FILE).unlink(missing_ok=True)
@@ -165,6 +169,18 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
         return state
     refuse_other(config, folder, state, dataset_digest)
     return state
+
+
+def _refuse_orphans(folder: Path) -> None:
+    """InputError for checkpoints of a run whose record is lost: begun anew, it would remove them."""
+    above = folder / CHECKPOINTS
+    names = [path.name for path in above.iterdir()] if above.is_dir() else []
+    left = sorted(name for name in names if CHECKPOINT_NAME.fullmatch(name))
+    if left:
+        raise InputError(
+            f"{folder} holds checkpoints ({', '.join(left[-3:])}), but {RUN_FILE}, which says how far the run is, is "
+            "gone. Nothing was changed: put that file back, or choose another runtime.name."
+        )
 
 
 def refuse_other(
@@ -228,8 +244,8 @@ def _names(values: Mapping[str, Any]) -> set[str]:
 
 def read_state(folder: Path) -> RunState | None:
     """The record of a run's folder, or None where there is none."""
-    path = folder / RUN_FILE
-    return parse_state(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    text = read_file(folder / RUN_FILE)
+    return None if text is None else parse_state(text, str(folder / RUN_FILE))
 
 
 def parse_state(text: str, place: str) -> RunState:

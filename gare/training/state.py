@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import shutil
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -80,12 +78,9 @@ def write_checkpoint(
     target = run_folder / CHECKPOINTS / str(state.last)
     position = {"epoch": state.epoch, "batch": state.batch, "step": state.step}
     with atomic_directory(target, marker=CHECKPOINT_FILE) as folder:
-        try:
-            save_model(model, config, folder, snapshot.weights)
-            with (folder / TRAINER_FILE).open("wb") as stream:
-                torch.save({"optimiser": snapshot.optimiser, "extras": snapshot.extras, **position}, stream)
-        except (SafetensorError, RuntimeError) as error:  # what they make of an OSError
-            raise InputError(f"Cannot write {target}: {_reason(error)}.") from error
+        save_model(model, config, folder, snapshot.weights)
+        with (folder / TRAINER_FILE).open("wb") as stream:
+            torch.save({"optimiser": snapshot.optimiser, "extras": snapshot.extras, **position}, stream)
         noted = {"decided": state.decided, "extended": state.extended}
         digests = {"config_digest": state.config_digest, "dataset_digest": state.dataset_digest}
         write_json(folder / CHECKPOINT_FILE, position | digests | noted | {"metrics": metrics})
@@ -107,6 +102,8 @@ def restore(run_folder: Path, state: RunState, parts: Parts) -> None:
         parts.optimiser.load_state_dict(trainer["optimiser"])
         for name, part in parts.extras.items():
             part.load_state_dict(trainer["extras"][name])
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} is a pickle that holds more than tensors and plain values: refused.") from error
     except Exception as error:  # whatever a damaged file makes of torch
@@ -137,14 +134,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_copied(inner) for inner in value)
     return value
-
-
-def _reason(error: BaseException) -> str:
-    """What the system said, where that is known, else the error's first line."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, OSError) and inner.strerror:
-            return inner.strerror
-        inner = inner.__context__
-    said = re.search(r"\(os error (\d+)\)", str(error))
-    return os.strerror(int(said[1])) if said else (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,6 +12,7 @@ from typing import Any
 from gare.common.console import warn
 from gare.common.errors import InputError, RunError
 from gare.common.files import only_one, write_json
+from gare.common.storage import read_file
 from gare.config import Config
 from gare.data.shards import ShardSet
 from gare.model.checkpoint import MODEL_PARTS
@@ -129,9 +130,11 @@ def record_evaluation(checkpoint: Path, name: str, values: Mapping[str, Any]) ->
 
 
 def read_handle(folder: Path) -> RunHandle | None:
-    """The MLflow run of a run's folder; None where none is recorded."""
-    with suppress(OSError, ValueError, TypeError):
-        return RunHandle(**json.loads((folder / HANDLE_FILE).read_text(encoding="utf-8")))
+    """The MLflow run of a run's folder; None where none is recorded, StorageError where that cannot be read."""
+    text = read_file(folder / HANDLE_FILE)
+    with suppress(ValueError, TypeError):
+        return None if text is None else RunHandle(**json.loads(text))
+    warn(f"{folder / HANDLE_FILE} is damaged, so the run's former run in MLflow is not known.")
     return None
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
+from gare.common.occupied import refuse_occupied
 from gare.common.storage import Folder
 from gare.config.prepare import BEFORE, PrepareConfig
 from gare.schema import LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
@@ -41,6 +42,8 @@ def take_up(
         "recipe_digest": recipe_digest(recipe),
     }
     there = _read_recipe(place)
+    if place.is_local:
+        refuse_occupied(place.local, "prepared shards")
     if there is not None:
         _refuse_other(place, there, wanted)
     elif any(place.exists(name) for name in (SHARD_FOLDER, LEDGER_FOLDER)):

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pyarrow as pa
 
-from gare.common.errors import InputError
+from gare.common.errors import InputError, StorageError
 from gare.common.lease import held
 from gare.common.storage import Folder
 from pipelines.output import Ledger, Output, existing_output
@@ -122,6 +122,8 @@ def _notes(dataset: Dataset) -> Notes | None:
         output = existing_output(dataset.place)
         ledger = Ledger(output)
         tables = [ledger.part(unit).table.select(["video_id", "status", "notes"]) for unit in range(output.units())]
+    except StorageError:
+        raise
     except InputError:
         return None
     rows = (row for table in tables for row in table.to_pylist())

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gare.common.errors import InputError
+from gare.common.occupied import refuse_occupied
 from gare.common.storage import Folder
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
 from pipelines.output import RECIPE_FILE, ShardFile, dataset_digest
@@ -39,6 +40,8 @@ class Target:
         """The dataset, where it is finished already; None where it can be made. InputError for anything else there."""
         if self.place.is_local and self.place.local.exists() and not self.place.local.is_dir():
             raise InputError(f"{self.place} is a file; --out is a folder.")
+        if self.place.is_local:
+            refuse_occupied(self.place.local, "prepared shards")
         there = _read(self.place, DATASET_FILE)
         if there is not None and there.get("made_from") == self.made_from:
             dataset, sizes = open_dataset(self.place), self.place.sizes(SHARD_FOLDER)

@@ -94,7 +94,7 @@ def test_the_places_of_results_when_none_is_named(gare, runs, toy_clip, toy_shar
 
 def test_the_report_says_how_the_checkpoint_was_chosen(gare, runs, toy_shards, tmp_path):
     def selection(checkpoint, *more):
-        arguments = ("--shards", toy_shards, "--out", tmp_path / "out", "--resamples", 0, *more)
+        arguments = ("--shards", toy_shards, "--out", tmp_path / "out", "--resamples", 0, "--overwrite", *more)
         result, _ = gare("evaluate", checkpoint, *arguments)
         page = Page((tmp_path / "out/report.html").read_text()).text
         chosen = result["selection"]
@@ -130,7 +130,7 @@ def test_videos_of_dev_that_were_trained_on_are_counted(gare, runs, toy_shards, 
             row["attributes"] += [(TAKEN_FROM, "train")] if row["video_id"] in {"dev0", "dev3"} else []
         with pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(pa.Table.from_pylist(rows, schema=table.schema))
-    arguments = ("--shards", shards, "--split", "dev", "--out", tmp_path / "out", "--resamples", 0)
+    arguments = ("--shards", shards, "--split", "dev", "--out", tmp_path / "out", "--resamples", 0, "--overwrite")
     cautions = gare("evaluate", runs / "none", *arguments)[0]["selection"]["cautions"]
     assert "trained on 2 of these 5 videos" in cautions[0]
     assert "chosen on" in gare("evaluate", runs / "held", *arguments)[0]["selection"]["cautions"][0]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyarrow.fs import LocalFileSystem
 
 from gare.common import storage
 from gare.common.errors import InputError
@@ -21,6 +19,7 @@ from pipelines import changes, shards
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest import write_manifest
 from pipelines.output import Ledger, existing_output
+from tests.failing import ERRORS, failing_reads
 from tests.prepared import make_sources
 
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, unit_videos=2, shard_bytes=1)
@@ -93,39 +92,6 @@ def ledger(folder):
 # Storage that fails
 
 
-class Failing:
-    """A file system whose calls fail from one on, or that one alone."""
-
-    def __init__(self, first, error, *, once):
-        self.calls, self.first, self.error, self.once = 0, first, error, once
-
-    def __getattr__(self, name):
-        call = getattr(LocalFileSystem(), name)
-        if name not in ("get_file_info", "open_input_stream", "open_input_file"):
-            return call
-
-        def counted(*arguments):
-            number, self.calls = self.calls, self.calls + 1
-            if number == self.first or (number > self.first and not self.once):
-                raise self.error
-            return call(*arguments)
-
-        return counted
-
-
-ERRORS = {
-    "EIO": OSError(errno.EIO, "Input/output error"),
-    "ESTALE": OSError(errno.ESTALE, "Stale file handle"),
-    "S3": OSError("When reading information for key: AWS Error INTERNAL_FAILURE: retry"),
-}
-
-
-def failing(monkeypatch, first, error, *, once=False):
-    system = Failing(first, error, once=once)
-    monkeypatch.setattr(storage, "_file_system", lambda address: (system, address))
-    return system
-
-
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("once", [False, True])
 def test_an_error_at_any_read_changes_nothing(made, copy, gone, monkeypatch, error, once):
@@ -134,13 +100,13 @@ def test_an_error_at_any_read_changes_nothing(made, copy, gone, monkeypatch, err
 
     before = files(copy)
     with monkeypatch.context() as patch:
-        counted = failing(patch, 10**9, ERRORS[error])
+        counted = failing_reads(patch, 10**9, ERRORS[error])
         again()
     assert counted.calls > 10
     assert files(copy) == before
     for number in range(counted.calls):
         with monkeypatch.context() as patch:
-            failing(patch, number, ERRORS[error], once=once)
+            failing_reads(patch, number, ERRORS[error], once=once)
             if once:
                 assert again().videos == 0
             else:

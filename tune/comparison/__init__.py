@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gare.common.errors import ConfigError
-from gare.common.files import write_json, write_text
+from gare.common.files import staged_files, write_json, write_text
+from gare.common.occupied import refuse_occupied
 from gare.config import Config
 from gare.config.tree import build, to_yaml, with_overrides
 from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER, METRIC_NAMES
@@ -31,17 +32,19 @@ def compare(folder: Path, out: Path | None = None, baseline: str | None = None) 
     """
     from tune.comparison.page import render
 
+    if out is not None:
+        refuse_occupied(out, "a sweep")
     ledger = Ledger.read(folder)
     config = ledger.settings()
     found = gather(folder, ledger, config, baseline)
     out = out or folder
-    best_config = None
-    if found.best is not None:
-        best_config = out / BEST_FILE
-        write_text(best_config, to_yaml(best_settings(config, found.best)))
+    best_config = out / BEST_FILE if found.best is not None else None
     found = replace(found, best_config=best_config, page=out / PAGE_FILE, data=out / DATA_FILE)
-    write_json(out / DATA_FILE, found.as_json() | {"curves": [curve.as_json() for curve in found.curves]})
-    write_text(out / PAGE_FILE, render(found))
+    with staged_files(out, [BEST_FILE, DATA_FILE, PAGE_FILE]) as staged:
+        if found.best is not None:
+            write_text(staged / BEST_FILE, to_yaml(best_settings(config, found.best)))
+        write_json(staged / DATA_FILE, found.as_json() | {"curves": [curve.as_json() for curve in found.curves]})
+        write_text(staged / PAGE_FILE, render(found))
     return found
 
 

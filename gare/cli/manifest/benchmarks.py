@@ -145,11 +145,13 @@ def lsmdc(**arguments: Any) -> dict[str, Any]:
 def _make(
     name: str, *, annotations: Path, videos: Path, out: Path, strict: bool, **protocol: Any
 ) -> dict[str, Any]:  # fmt: skip
+    from gare.common.occupied import refuse_part
     from pipelines.benchmarks import BENCHMARKS
     from pipelines.benchmarks.annotations import Options
     from pipelines.benchmarks.build import make_manifest, write_missing
     from pipelines.manifest import write_manifest
 
+    refuse_part(out)
     made = make_manifest(BENCHMARKS[name], annotations, videos, Options(**protocol), strict=strict)
     if out.is_file() and any(out.samefile(path) for path in made.used):
         raise InputError(f"--out {out} is an annotation file; give another place for the manifest.")

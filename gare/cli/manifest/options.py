@@ -73,6 +73,7 @@ def make_manifest(
     header: str | None = None,
 ) -> dict[str, Any]:
     """Read a source with the options of the command line, write its manifest, print and return what it holds."""
+    from gare.common.occupied import refuse_part
     from pipelines.manifest import splits_of, write_manifest
     from pipelines.sources import SourceOptions
 
@@ -80,6 +81,7 @@ def make_manifest(
         raise InputError("--split puts all videos into one split and --carve draws them; give one of the two.")
     if out.is_file() and source.is_file() and out.samefile(source):
         raise InputError(f"--out {out} is the file to read; give another place for the manifest.")
+    refuse_part(out)
     options = SourceOptions(
         columns=_pairs("--columns", columns),
         root=root,

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from gare.common.console import meter, note
-from gare.common.errors import InputError
+from gare.common.errors import InputError, StorageError
 from gare.common.files import fsync_directory, make_folder, write_text
 from gare.common.storage import Folder
 from gare.data.cache import locks
@@ -69,6 +69,8 @@ def _is_whole(folder: Path, shards: Sequence[Shard]) -> bool:
         return False
     try:
         _, there = listed(Folder.at(folder))
+    except StorageError:
+        raise
     except InputError:
         return False
     return there == list(shards) and all(shard.has_size(folder) for shard in shards)

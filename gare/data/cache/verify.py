@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gare.common.dataset_file import read_dataset_file
-from gare.common.errors import InputError
+from gare.common.errors import InputError, StorageError
 from gare.common.files import file_digest
 from gare.common.storage import Folder
 from gare.schema import DATASET_FILE, SHARD_FOLDER
@@ -53,6 +53,8 @@ def damaged(folder: Path, threads: int = 2) -> list[str]:
     """Names of a finished copy's files that are not what its dataset says."""
     try:
         _, shards = listed(Folder.at(folder))
+    except StorageError:
+        raise
     except InputError:
         return [DATASET_FILE]
     good = set(same(shards, folder, threads))

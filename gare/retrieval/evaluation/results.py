@@ -7,13 +7,48 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gare.common.errors import InputError
 from gare.common.files import atomic_file, write_json
+from gare.common.occupied import refuse_occupied
+from gare.common.storage import read_file
 from gare.data.shards import Split
 from gare.retrieval.evaluation.measure import LEVEL, SEED, Measurement
 from gare.retrieval.metrics.query_table import RANKS_FILE, QueryTable, write_queries
 
 METRICS_FILE = "metrics.json"
 SCORES_FILE = "scores.safetensors"
+RESULT_FILES = (METRICS_FILE, RANKS_FILE, SCORES_FILE)
+SAME = ("split", "frames", "dataset_digest")
+"""Of the identity of an evaluation: what is the same when it is done again."""
+
+
+def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
+    """InputError where a folder for the results holds something else than an earlier evaluation of the same.
+
+    ``overwrite``: an evaluation of something else may be replaced.
+    """
+    refuse_occupied(folder, "an evaluation")
+    text = read_file(folder / METRICS_FILE)
+    if text is None:
+        there = next((name for name in (*RESULT_FILES, "report.html") if (folder / name).exists()), None)
+        if there is not None:
+            raise InputError(f"{folder} holds a {there} that is of no evaluation; choose another folder.")
+        return
+    if overwrite:
+        return
+    model = Path(identity["checkpoint"]).absolute()
+    try:
+        known = json.loads(text)
+        other = [f"{name} {known[name]}" for name in SAME if known[name] != identity[name]]
+        if model not in folder.absolute().parents and Path(known["checkpoint"]).absolute() != model:
+            other.insert(0, f"checkpoint {known['checkpoint']}")
+    except (ValueError, TypeError, KeyError):
+        other = [f"a damaged {METRICS_FILE}"]
+    if other:
+        raise InputError(
+            f"{folder} holds another evaluation ({', '.join(other)}): give another --out, or replace it with "
+            "--overwrite."
+        )
 
 
 def write_results(
@@ -21,8 +56,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Write the files into an existing folder and return the content of metrics.json.
 
-    ``identity``: what was evaluated on what; it has a ``dataset_digest``. Without ``scores`` the scores of an earlier
-    evaluation are removed, since they would not belong to the rest.
+    ``identity``: what was evaluated on what; it has a ``dataset_digest``.
     """
     values: dict[str, Any] = {
         **measured.metrics(),
@@ -40,8 +74,6 @@ def write_results(
     write_queries(folder / RANKS_FILE, QueryTable(split.name, identity["dataset_digest"], measured.ties, queries))
     if scores:
         write_scores(folder / SCORES_FILE, measured, ids, identity)
-    else:
-        (folder / SCORES_FILE).unlink(missing_ok=True)
     return values
 
 

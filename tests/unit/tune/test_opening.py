@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gare.common.errors import ConfigError
+from gare.common.errors import ConfigError, InputError
 from gare.config.tree import build, with_overrides
 from gare.training.run import RunState, write_state
 from tune.ledger import Ledger, Trial
@@ -120,5 +120,5 @@ def test_how_many_run_at_a_time_may_change(tmp_path):
 def test_a_training_run_is_left_alone(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "run.json").touch()
-    with pytest.raises(ConfigError, match="holds a training run"):
+    with pytest.raises(InputError, match="holds a training run"):
         opened(settings(tmp_path), tmp_path)

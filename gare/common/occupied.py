@@ -1,0 +1,56 @@
+"""What lies in a folder, by the files that tell, so that no command writes over what another one made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from gare.common.errors import InputError
+from gare.common.storage import Folder
+
+Kind = Literal[
+    "a sweep", "a training run", "a checkpoint", "prepared shards", "a search index", "a corpus", "a CLIP model",
+    "an evaluation",
+]  # fmt: skip
+
+TELLING: tuple[tuple[Kind, tuple[tuple[str, ...], ...]], ...] = (
+    ("a sweep", (("sweep.json",),)),
+    ("a training run", (("run.json",),)),
+    ("a checkpoint", (("checkpoint.json",), ("model.safetensors", "config.yaml"))),
+    ("prepared shards", (("dataset.json",), ("recipe.json",), ("manifest.arrow",), ("unfinished.json",))),
+    ("a search index", (("index.json", "vectors.safetensors"),)),
+    ("a corpus", (("corpus.json",),)),
+    ("a CLIP model", (
+        ("config.json", "model.safetensors"), ("config.json", "pytorch_model.bin"),
+        ("config.json", "preprocessor_config.json"), ("config.json", "tokenizer_config.json"),
+        ("open_clip_config.json",), ("scratch.json",),
+    )),
+    ("an evaluation", (("metrics.json",),)),
+)  # fmt: skip
+"""Sets of files, one of which a folder of the kind has. Of several kinds the first counts."""
+
+OWNED = {name for _, sets in TELLING for names in sets for name in names} | {"history.jsonl", "mlflow.json"}
+OWNED_SUFFIXES = {".safetensors", ".pt", ".arrow", ".bin"}
+
+
+def lies_in(folder: Path) -> Kind | None:
+    """Which of our things a folder holds; None for no folder, and for other things.
+
+    StorageError where it cannot be read.
+    """
+    there = set() if folder.is_file() else set(Folder.at(folder).names())
+    return next((kind for kind, sets in TELLING if any(there.issuperset(names) for names in sets)), None)
+
+
+def refuse_occupied(folder: Path, *allowed: Kind) -> None:
+    """InputError where a folder to write into holds something of ours other than the kinds ``allowed``."""
+    kind = lies_in(folder)
+    if kind is not None and kind not in allowed:
+        raise InputError(f"{folder} holds {kind}, which is never written over; choose another folder.")
+
+
+def refuse_part(file: Path) -> None:
+    """InputError where a file to write exists and is a part of a run, a checkpoint, a dataset or the like."""
+    if (file.name in OWNED or file.suffix in OWNED_SUFFIXES) and file.exists():
+        kind = lies_in(file.parent)
+        raise InputError(f"{file} is a part of {kind or 'something else'}, never written over; choose another file.")

@@ -1,0 +1,77 @@
+"""Signals that end a command: the first one lets it clean up, whatever libraries would make of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STILL = b"Still ending what is at work; a third signal ends at once.\n"
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal wants this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Raise Stopped in the block at the first signal that ends; a second one is answered, a third one kills.
+
+    A signal that the caller ignores, as nohup does, stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        told.append(number)
+        if len(told) == 1:
+            raise Stopped(number)
+        if len(told) == 2:
+            os.write(2, STILL)
+            return
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    before = {number: signal.getsignal(number) for number in ENDING}
+    ours = [number for number, handler in before.items() if handler in (signal.SIG_DFL, signal.default_int_handler)]
+    for number in ours:
+        signal.signal(number, handle)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if told:  # Ray makes a plain one of it
+            raise Stopped(told[0]) from None
+        raise
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def keeping_signals(theirs: int) -> Iterator[None]:
+    """Put the handlers back that were there before the block: Ray sets its own, which end the process without a word.
+
+    Where it does so in the block, Stopped is raised; ``theirs``: the signal that it handles there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        yield
+    except SystemExit:
+        raise Stopped(theirs) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
