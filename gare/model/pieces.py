@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Pieces:
     """The tables of a tokenizer. ``merges``: of byte pairs (Gemma's), empty for unigrams, which have ``scores``.
 
     ``charsmap``: SentencePiece's table of how characters are normalised. ``added``: tokens that are found in a text
-    its pieces are, with the properties that they have.
+    before it is cut into pieces, with the properties that they have.
     """
 
     ids: Mapping[str, int]
@@ -73,7 +74,8 @@ class PieceTokenizer(Tokenizer):
         folder = Path(folder)
         try:
             pieces = _read(folder, tuple(cls.CLEANING))
-            return cls(pieces, recorded_cleaning(folder, cls.CLEANING[pieces.kind]))
+            cleaning = cls.CLEANING[pieces.kind]
+            return cls(pieces, recorded_cleaning(folder, cleaning, (cleaning,)))
         except UnfitError as unfit:
             raise InputError(f"{folder} holds no tokenizer of this kind of CLIP: {unfit}.") from None
 
@@ -174,7 +176,7 @@ def _scored(value: Any) -> tuple[dict[str, int], list[float]]:
         raise UnfitError("its vocabulary is no list of pieces")
     for entry in value:
         match entry:
-            case [str(), int() | float()]:
+            case [str(), int() | float() as score] if math.isfinite(score):
                 pass
             case _:
                 raise UnfitError(f"{short(entry)} is no piece with its score")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Tokenizer:
         ``unrecorded``: how texts are cleaned where the folder does not say.
         """
         folder = Path(folder)
-        return cls(read_vocabulary(folder), recorded_cleaning(folder, unrecorded))
+        return cls(read_vocabulary(folder), recorded_cleaning(folder, unrecorded, ("openai", "none")))
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
@@ -138,12 +138,15 @@ class Tokenizer:
         return ids
 
 
-def recorded_cleaning(folder: Path, unrecorded: Cleaning) -> Cleaning:
-    """How a folder's tokenizer cleans texts; ``unrecorded`` where it does not say. InputError for an unknown way."""
+def recorded_cleaning(folder: Path, unrecorded: Cleaning, known: tuple[Cleaning, ...]) -> Cleaning:
+    """How a folder's tokenizer cleans texts; ``unrecorded`` where it does not say.
+
+    Raises InputError for a way that is not ``known`` of its kind.
+    """
     path = folder / SETTINGS
     cleaning: Any = (read_object(path, MAX_BYTES) if path.is_file() else {}).get(RECORD, unrecorded)
-    if cleaning not in get_args(Cleaning):
-        raise InputError(f"{path} says {RECORD}: {short(cleaning)}, which this version does not know.")
+    if cleaning not in known:
+        raise InputError(f"{path} says {RECORD}: {short(cleaning)}, which is not known of tokenizers of its kind.")
     return cleaning  # type: ignore[no-any-return]
 
 

@@ -89,7 +89,7 @@ def test_the_rule_is_saved_with_the_tokenizer_and_absent_in_old_ones(tokenizer, 
     old.save(tmp_path)
     assert Tokenizer.load(tmp_path).cleaning == "none"
     path.write_text(json.dumps(saved | {"text_cleaning": "spacy"}))
-    with pytest.raises(InputError, match="says text_cleaning: 'spacy', which this version does not know"):
+    with pytest.raises(InputError, match="says text_cleaning: 'spacy', which is not known of tokenizers"):
         Tokenizer.load(tmp_path)
 
 

@@ -294,3 +294,9 @@ def test_a_damaged_folder_is_one_sentence_or_a_model(folders, kind, tmp_path, na
             assert str(error).isprintable(), seed  # noqa: PT017
             assert len(str(error)) < 700, seed  # noqa: PT017
     assert refused > 10
+
+
+def test_a_way_of_cleaning_that_is_not_the_familys_is_refused(folders, kind, tmp_path):
+    folder = copied(folders, kind, tmp_path)
+    edit(folder / "tokenizer_config.json", text_cleaning="openai")
+    assert "says text_cleaning: 'openai', which is not known of tokenizers of its kind" in refusal(folder)
