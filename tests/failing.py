@@ -71,3 +71,17 @@ def failing_reads(monkeypatch, first: int, error: OSError, *, once: bool = False
         monkeypatch.setattr(io, "open", opened)
         monkeypatch.setattr(builtins, "open", opened)
     return failing
+
+
+def full_from(monkeypatch, number: int) -> list[int]:
+    """Let the disk be full from the n-th time on that something is to be on it; what comes back counts them."""
+    true_sync, counted = os.fsync, [0]
+
+    def sync(handle):
+        counted[0] += 1
+        if counted[0] > number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        true_sync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    return counted

@@ -49,8 +49,8 @@ def stopping() -> Iterator[None]:
         signal.signal(number, handle)
     try:
         yield
-    except KeyboardInterrupt:
-        if told:  # Ray makes a plain one of it
+    except (KeyboardInterrupt, Exception):
+        if told:  # Ray makes a plain one of it, and Tune ends its trials
             raise Stopped(told[0]) from None
         raise
     finally:

@@ -19,7 +19,7 @@ from pipelines import changes, shards
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest import write_manifest
 from pipelines.output import Ledger, existing_output
-from tests.failing import ERRORS, failing_reads
+from tests.failing import ERRORS, failing_reads, full_from
 from tests.prepared import make_sources
 
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, unit_videos=2, shard_bytes=1)
@@ -271,3 +271,33 @@ def test_a_lost_manifest_of_a_folder_that_had_grown_is_not_cut_anew(made, tmp_pa
     with pytest.raises(InputError, match=r"had grown in parts that only that file tells"):
         shards.prepare(tmp_path / "m.parquet", out, RECIPE, workers=1, local=True)
     assert files(out) == before
+
+
+# A disk that fills
+
+
+def test_a_disk_that_fills_costs_no_video_and_the_same_command_goes_on(made, tmp_path, monkeypatch):
+    rows, out = pq.read_table(made / "m.parquet"), tmp_path / "out"
+
+    def grown():
+        return shards.prepare(tmp_path / "m.parquet", out, RECIPE, workers=1, local=True)
+
+    for name in ("kept", "whole"):
+        write_manifest(rows.slice(0, 2) if name == "kept" else rows, tmp_path / "m.parquet")
+        with monkeypatch.context() as patch:
+            counted = full_from(patch, 10**9)
+            grown()
+        shutil.copytree(out, tmp_path / name)
+    before, wanted = frames(tmp_path / "kept"), ShardSet(out).digest
+    for number in range(0, counted[0], 3):
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "kept", out)
+        with monkeypatch.context() as patch:
+            full_from(patch, number)
+            with pytest.raises(InputError, match=rf"Cannot write {out}\S*: No space left on device"):
+                grown()
+        now = frames(out)
+        assert {name: now[name] for name in before} == before
+        assert list(out.rglob("*.tmp")) == []
+        grown()
+        assert ShardSet(out).digest == wanted

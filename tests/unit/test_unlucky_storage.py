@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
+import resource
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +23,7 @@ from gare.training import loop
 from gare.training.local import fit_local
 from gare.training.run import read_state
 from tests import toy
-from tests.failing import ERRORS, failing_reads
+from tests.failing import ERRORS, failing_reads, full_from
 from tests.unit.tune.made_sweep import trial, write
 from tune import study
 
@@ -126,20 +126,6 @@ def reads_of(monkeypatch, call, command, folder, below):
     shutil.rmtree(folder)
     kept.rename(folder)
     return counted.calls
-
-
-def full_from(patch, number):
-    """The disk is full from the n-th time on that something is to be on it."""
-    true_sync, counted = os.fsync, [0]
-
-    def sync(handle):
-        counted[0] += 1
-        if counted[0] > number:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        true_sync(handle)
-
-    patch.setattr(os, "fsync", sync)
-    return counted
 
 
 @pytest.mark.parametrize("which", ["train", "evaluate", "index", "compare"])
@@ -247,6 +233,26 @@ def test_no_picture_or_table_is_written_over_a_part_of_a_run(copy, toy_shards, c
         code, said = call(*command)
         assert (code, "is a part of a" in said[-1]) == (3, True)
         assert files(copy) == before
+
+
+@pytest.mark.parametrize("which", ["evaluate", "index"])
+def test_too_few_descriptors_are_one_sentence_that_says_what_to_raise(copy, toy_shards, call, which):
+    command, before = commands(copy, toy_shards)[which][1:], files(copy)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.dup(0)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        code, said = call(*command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for handle in taken:
+            os.close(handle)
+    assert code == 3, said
+    assert said[-1].endswith("Too many open files: raise the limit of open files (ulimit -n 65536)."), said
+    assert files(copy) == before
 
 
 def test_a_run_whose_record_is_lost_keeps_its_checkpoints(copy, call):
