@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gare.common.errors import InputError
 from gare.retrieval.evaluation.scores import Scores
-from gare.retrieval.metrics.counting import STRIP, Tile, View, grid
+from gare.retrieval.metrics.counting import Tile, View, strips
 
 LARGEST_EXPONENT = 700.0
 """exp of more, or of less than its negative, is no number float64 can tell from others."""
@@ -66,10 +66,9 @@ def powers(scores: Scores, scale: float) -> tuple[Powers, Powers] | None:
         low, high = min(low, lowest), max(high, best)
         if scale * (high - low) > LARGEST_EXPONENT:
             raise refused
-        for strip, _ in grid(len(tile), 1, STRIP, 1):
-            start = texts.start + strip.start
-            by_text.add(slice(start, texts.start + strip.stop), videos.start, tile[strip])
-            by_video.add(videos, start, tile[strip].T)
+        for part, strip in strips(tile, texts.start):
+            by_text.add(part, videos.start, strip)
+            by_video.add(videos, part.start, strip.T)
     return by_text, by_video
 
 

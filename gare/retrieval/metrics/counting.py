@@ -101,10 +101,9 @@ def count_views(
         scores = _ask(tile, texts, gallery)
         if np.isnan(scores.max()):
             bad += int(np.isnan(scores).sum())
-        for strip, _ in grid(len(scores), 1, STRIP, 1):
-            part = slice(texts.start + strip.start, texts.start + strip.stop)
+        for part, strip in strips(scores, texts.start):
             for name, view in views.items():
-                made = view(scores[strip], part, gallery)
+                made = view(strip, part, gallery)
                 counts[name].add(made, part.start, gallery.start)
                 if seen is not None:
                     seen(name, part, gallery, made)
@@ -207,16 +206,29 @@ def _own_scores(
     """Score of each text with its own video [N], by view; asks only for the tiles that hold one."""
     own: dict[str, NDArray[Any]] = {}
     for texts, gallery in grid(len(owner), videos, rows, columns):
-        part = texts.start + np.searchsorted(owner[texts], [gallery.start, gallery.stop])
-        if part[0] == part[1]:
+        if not len(_within(owner, texts, gallery)):
             continue
-        scores, mine = _ask(tile, texts, gallery), slice(*part)
-        for name, view in views.items():
-            made = view(scores, texts, gallery)
-            if name not in own:
-                own[name] = np.empty(len(owner), made.dtype)
-            own[name][mine] = made[np.arange(*part) - texts.start, owner[mine] - gallery.start]
+        # Made of the same strips as they are compared with: the same numbers to the last bit.
+        for part, strip in strips(_ask(tile, texts, gallery), texts.start):
+            mine = _within(owner, part, gallery)
+            for name, view in views.items():
+                made = view(strip, part, gallery)
+                if name not in own:
+                    own[name] = np.empty(len(owner), made.dtype)
+                own[name][mine] = made[mine - part.start, owner[mine] - gallery.start]
     return own
+
+
+def _within(owner: NDArray[np.int64], texts: slice, gallery: slice) -> NDArray[np.int64]:
+    """The texts of a slice whose own video is in the gallery's slice."""
+    return np.arange(*(texts.start + np.searchsorted(owner[texts], [gallery.start, gallery.stop])))
+
+
+def strips(scores: NDArray[Any], start: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """A tile whose first text is ``start``, in strips of ``STRIP`` rows: their texts and scores."""
+    for first in range(0, len(scores), STRIP):
+        strip = scores[first : first + STRIP]
+        yield slice(start + first, start + first + len(strip)), strip
 
 
 def _ask(tile: Tile, texts: slice, videos: slice) -> NDArray[Any]:
