@@ -23,6 +23,7 @@ from gare.config.train import TrainConfig
 
 NOT_THE_EXPERIMENT = frozenset({"runtime", "sweep"})
 ADDED: dict[str, dict[str, Any]] = {
+    "model": {"head": "gare"},
     "prepare": {"square_pixels": True},
     "train": {"tf32": False, "deterministic": False},
     "protocol": {"test": "held_out"},

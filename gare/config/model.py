@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import model_validator
 
 from gare.config.base import Section, key
+from gare.config.heads import HEADS
+
+if TYPE_CHECKING:
+    HeadName = str
+else:
+    HeadName = Literal[tuple(HEADS)]
 
 
 class ModelConfig(Section):
@@ -15,6 +21,7 @@ class ModelConfig(Section):
     clip: str = key("openai/clip-vit-base-patch32", "folder or hub id of the CLIP model to start from")
     temporal_layers: int = key(4, "blocks of the temporal transformer over a clip's frames", ge=0, le=256)
     max_frames: int = key(77, "length of the learned frame position table", unit="frames", ge=1, le=2**16)
+    head: HeadName = key("gare", "how a text and a video become a score")
     pool_temperature: float = key(3.0, "temperature of the text-conditioned pooling over frames", gt=0)
     increment: Literal["cross_attention", "none"] = key(
         "cross_attention", "how a pair gets its increment; none is the plain cosine baseline"

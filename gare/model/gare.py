@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from gare.config.model import ModelConfig
 from gare.model.clip_config import end_id
 from gare.model.clip_source import load_clip
-from gare.model.head import PairDropout, PairHead, PairScores
 from gare.model.pixels import OPENAI_PIXELS, Pixels
 from gare.model.temporal import TemporalTransformer
 from gare.model.tokenizer import Tokenizer
+from gare.scoring.head import PairDropout, PairScores, make_head
 
 
 class GareModel(nn.Module):
@@ -40,7 +40,7 @@ class GareModel(nn.Module):
         self.dim = dim
         self.temporal = TemporalTransformer(dim, config.temporal_layers, config.max_frames)
         self.temporal_from_text = self.temporal.start_from_text_tower(clip.text_model)
-        self.head = PairHead(dim, config)
+        self.head = make_head(dim, config)
         self.end_id = tokenizer.end_id if tokenizer is not None else end_id(clip.config.text_config)
         self.pixels = pixels
         for name, values in (("pixel_mean", pixels.mean), ("pixel_std", pixels.std)):
@@ -134,4 +134,6 @@ class GareModel(nn.Module):
     ) -> PairScores:
         """Cosines of every text [B, D] with every video [V, F, D] after the increment; words with context words."""
         full: PairScores = self.head(text, frames, frame_mask, words, word_mask, dropout)
-        return PairScores(full.scores, full.delta if return_delta else None, full.pooled if return_pooled else None)
+        return PairScores(
+            full.scores, full.increments if return_delta else None, full.pooled if return_pooled else None
+        )

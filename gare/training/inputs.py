@@ -19,8 +19,8 @@ from gare.data.noise import with_noise
 from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
 from gare.data.protocol import test_cautions, training_split
 from gare.data.shards import ShardSet, Split
-from gare.model.factorised import check_query
 from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER
+from gare.scoring.increment.cell import PairCell
 
 LAYOUT = ("unit_videos", "shard_bytes", "limits")
 """Keys of ``prepare`` that decide how shards are cut and what is refused, not what a stored frame looks like."""
@@ -123,7 +123,7 @@ def check_increments(config: Config) -> None:
     """
     if config.train.increments == "dense":
         return
-    check_query(config.model)
+    PairCell(config.model).check_factorises()
     shared = config.shared_anchor()
     tr, dd = config.objective.trust_region, config.objective.direction_diversity
     anchors = {"trust_region": (tr.anchor, tr.weight), "direction_diversity": (dd.anchor, dd.weight)}
