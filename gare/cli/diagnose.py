@@ -31,11 +31,16 @@ def diagnose(
     Example:
       gare diagnose runs/demo --shards shards --split dev --out increments.png
     """
+    from gare.common.errors import InputError
+    from gare.config.heads import HEADS, NO_INCREMENTS
     from gare.data.batches import check_fit
     from gare.diagnostics import increment_figure, pair_diagnostics
     from gare.diagnostics.pairs import split_state
 
     folder, model, dataset, config = open_checkpoint(checkpoint, shards, overrides)
+    head = model.config.head
+    if not HEADS[head].increments:
+        raise InputError(f"{NO_INCREMENTS.format(head)}, so there is nothing to measure of {folder}.")
     state = split_state(model, check_fit(model, dataset, config), dataset.split(split), config, pairs)
     found = len(state.text)
     figures = pair_diagnostics(state)

@@ -83,11 +83,11 @@ def zero_shot(
     """
     from gare.cli.selection import zero_shot as chosen
     from gare.data.batches import check_fit
-    from gare.retrieval.evaluation.zero_shot import ZeroShotScorer
+    from gare.retrieval.evaluation.scorer import GareScorer
 
     wanted = Wanted(**options)
     model, dataset, config = _open_clip(clip, shards, overrides)
-    scorer = ZeroShotScorer(model, check_fit(model, dataset, config), config, wanted.frames)
+    scorer = GareScorer(model, check_fit(model, dataset, config), config, wanted.frames)
     place = out or Path("zero-shot") / Path(clip).name / wanted.folder(split)
     return run_evaluation(scorer, chosen(clip), clip, dataset.split(split), dataset, place, wanted)
 
@@ -102,7 +102,7 @@ def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[Gare
 
     changes = usable(overrides, "is part of training, which there is none of; gare zero-shot")
     dataset = open_dataset(shards, changes)
-    model = GareModel.from_clip(clip, ModelConfig(increment="none", temporal_layers=0))
+    model = GareModel.from_clip(clip, ModelConfig(head="mean_pool", temporal_layers=0))
     values = Config().model_dump(mode="json")
     values["prepare"] |= {key: value for key, value in dataset.recipe.items() if key in PrepareConfig.model_fields}
     stored = values["prepare"]["max_frames"]

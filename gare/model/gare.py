@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gare.config.heads import HEADS
 from gare.config.model import ModelConfig
 from gare.model.clip_config import end_id
 from gare.model.clip_source import load_clip
 from gare.model.pixels import OPENAI_PIXELS, Pixels
-from gare.model.temporal import TemporalTransformer
+from gare.model.temporal import PlainFrames, TemporalTransformer
 from gare.model.tokenizer import Tokenizer
 from gare.scoring.head import PairDropout, PairScores, make_head
 
 
 class GareModel(nn.Module):
-    """Text-video retrieval with a learned increment per pair (the paper's sections 3 and 4).
+    """Towers and a pair head (``model.head``): the paper's gives every pair a learned increment.
 
     Shapes: B texts, V videos, F frames, W words, D embedding width. Masks are bool, True where valid.
     """
@@ -38,7 +39,8 @@ class GareModel(nn.Module):
         self.tokenizer = tokenizer
         dim = int(clip.config.projection_dim)
         self.dim = dim
-        self.temporal = TemporalTransformer(dim, config.temporal_layers, config.max_frames)
+        plain = config.temporal_layers == 0 and HEADS[config.head].plain_frames
+        self.temporal = PlainFrames() if plain else TemporalTransformer(dim, config.temporal_layers, config.max_frames)
         self.temporal_from_text = self.temporal.start_from_text_tower(clip.text_model)
         self.head = make_head(dim, config)
         self.end_id = tokenizer.end_id if tokenizer is not None else end_id(clip.config.text_config)

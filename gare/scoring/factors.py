@@ -96,6 +96,9 @@ class Factors(ABC, Generic[Gallery]):
     at_once: int | None = 128
     """Videos whose factors are built and scored together where none are kept; None for all."""
 
+    stored = "videos.frames"
+    """The tensor of a gallery that is kept in the type ``storage``."""
+
     @abstractmethod
     def build(
         self,
@@ -112,7 +115,7 @@ class Factors(ABC, Generic[Gallery]):
 
     @abstractmethod
     def read(self, tensors: Mapping[str, Tensor]) -> Gallery:
-        """The factors whose ``tensors`` these are; KeyError for one that is missing."""
+        """The gallery of these tensors, which are those of one that was built."""
 
     @abstractmethod
     def score(

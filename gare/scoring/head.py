@@ -64,7 +64,9 @@ class PairDropout:
 class PairHead(nn.Module, ABC):
     """Scores every text against every video, always in float32 (float64 for float64)."""
 
-    config: ModelConfig
+    def __init__(self, dim: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.dim, self.config = dim, config
 
     @override
     def forward(

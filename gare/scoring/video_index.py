@@ -14,7 +14,7 @@ from torch import Tensor
 from gare.common.errors import ConfigError, InputError
 from gare.config.heads import HEADS
 from gare.config.model import ModelConfig
-from gare.scoring.factors import Rows, ScoreStats, slices, without_autocast
+from gare.scoring.factors import Factors, Rows, ScoreStats, slices, without_autocast
 from gare.scoring.gallery import factors_of
 from gare.scoring.head import PairHead
 
@@ -134,11 +134,28 @@ class VideoIndex:
                 f"The video index {path} was built with model settings {settings}, this model has "
                 f"{_settings(model.head.config)}; build it again."
             )
-        return cls(model.head, factors_of(model.head).read(tensors))
+        factors = factors_of(model.head)
+        if not _are_built(tensors, factors, model.head):
+            raise InputError(f"{path} does not hold the factors of this model's videos; make the index again.")
+        return cls(model.head, factors.read(tensors))
 
     def to(self, device: torch.device | str) -> VideoIndex:
         """The same index on another device; its model must be there too."""
         return VideoIndex(self._head, self._gallery.to(device))
+
+
+def _are_built(tensors: dict[str, Tensor], factors: Factors[Any], head: PairHead) -> bool:
+    """Whether these are the factors that ``build`` makes of as many frames: their names, types and shapes."""
+    stored = tensors.get(factors.stored)
+    frames = 1 if stored is None or stored.ndim < 3 else stored.shape[1]
+    if stored is None or not stored.is_floating_point() or not 0 < frames <= head.config.max_frames:
+        return False
+    exact = torch.float64 if any(x.dtype == torch.float64 for x in tensors.values()) else torch.float32
+    one = torch.zeros(1, frames, head.dim, dtype=exact)
+    made = factors.build(one, torch.ones(1, frames, dtype=torch.bool), stored.dtype, first_stage=True).tensors()
+    found = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in tensors.items() if tensor.ndim}
+    expected = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in made.items()}
+    return expected.items() <= found.items() and len({len(tensors[name]) for name in made}) == 1
 
 
 def _settings(config: ModelConfig) -> str:

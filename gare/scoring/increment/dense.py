@@ -26,8 +26,7 @@ class DenseHead(PairHead):
     """
 
     def __init__(self, dim: int, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(dim, config)
         self.cell = PairCell(config)
         self.psi = Increment(dim) if config.increment == "cross_attention" else None
         self.radius = Radius(config.max_frames) if config.query == "residual_scaled" else None
