@@ -11,9 +11,9 @@ from transformers import CLIPConfig, CLIPModel
 
 from gare.config.tree import load_config
 from gare.data.batches import Batch
-from gare.scoring import blocked
 from gare.model.gare import GareModel
 from gare.objective import ALONE, increments
+from gare.scoring import blocked
 from gare.training.dry_run.memory import _OneOf, memory_of_step
 from gare.training.optimiser import freeze, make_optimiser
 from gare.training.precision import prepare_towers
