@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gare.config import ModelConfig
-from gare.model import PairHead
 from gare.retrieval import ScoreStats, VideoIndex
+from gare.scoring.increment.head import GareHead
 
 BLOCK = 16
 
@@ -45,7 +45,7 @@ class Case:
 class Published(nn.Module):
     """The released computation of all scores of a block of texts; the corrected side is the text."""
 
-    def __init__(self, head: PairHead, *, dropped_layer: bool) -> None:
+    def __init__(self, head: GareHead, *, dropped_layer: bool) -> None:
         super().__init__()
         assert head.psi is not None
         self.psi, self.config = head.psi, head.config
@@ -95,7 +95,7 @@ def make_case(texts: int, videos: int, frames: int, words: int, dim: int) -> Cas
 def make_model(dim: int, context: str) -> SimpleNamespace:
     """A model that is only a pair head, with untrained weights."""
     torch.manual_seed(1)
-    return SimpleNamespace(head=PairHead(dim, ModelConfig(context=context)))  # type: ignore[arg-type]
+    return SimpleNamespace(head=GareHead(dim, ModelConfig(context=context)))  # type: ignore[arg-type]
 
 
 def seconds(run: Callable[[], object]) -> float:

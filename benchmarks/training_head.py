@@ -17,15 +17,15 @@ from torch.nn import functional as F
 
 from gare.config import ModelConfig
 from gare.config.objective import ObjectiveConfig
-from gare.model import PairHead
-from gare.model.factorised import factorised_scores
 from gare.objective import objective
+from gare.scoring.increment.factorised import factorised_scores
+from gare.scoring.increment.head import GareHead
 
 BLOCK = 16
 FRAMES = 12
 
 
-def published(head: PairHead, text: Tensor, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def published(head: GareHead, text: Tensor, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Scores and increments as the paper's code computes them: all projections per pair."""
     psi = head.psi
     assert psi is not None
@@ -46,7 +46,7 @@ def published(head: PairHead, text: Tensor, frames: Tensor, mask: Tensor) -> tup
 def run(path: str, batch: int, dim: int, repeats: int) -> list[float]:
     """Seconds of forward and backward, ``repeats`` times after one to warm up."""
     torch.manual_seed(0)
-    head, config, scale = PairHead(dim, ModelConfig()), ObjectiveConfig(), torch.tensor(100.0)
+    head, config, scale = GareHead(dim, ModelConfig()), ObjectiveConfig(), torch.tensor(100.0)
     text, frames = torch.randn(batch, dim, requires_grad=True), torch.randn(batch, FRAMES, dim, requires_grad=True)
     mask = torch.ones(batch, FRAMES, dtype=torch.bool)
     seconds = []

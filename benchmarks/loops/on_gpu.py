@@ -12,8 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gare.config import Config
 from gare.data.batches import Batch, make_batch
-from gare.model import GareModel, PairDropout
+from gare.model import GareModel
 from gare.objective import objective
+from gare.scoring.head import PairDropout
 from gare.training.history import read_history
 from gare.training.inputs import choose_device, open_data
 from gare.training.local import fit_local

@@ -31,13 +31,18 @@ def diagnose(
     Example:
       gare diagnose runs/demo --shards shards --split dev --out increments.png
     """
+    from gare.common.errors import InputError
     from gare.common.occupied import refuse_part
+    from gare.config.heads import HEADS, NO_INCREMENTS
     from gare.data.batches import check_fit
     from gare.diagnostics import increment_figure, pair_diagnostics
     from gare.diagnostics.pairs import split_state
 
     refuse_part(out)
     with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):
+        head = model.config.head
+        if not HEADS[head].increments:
+            raise InputError(f"{NO_INCREMENTS.format(head)}, so there is nothing to measure of {folder}.")
         state = split_state(model, check_fit(model, dataset, config), dataset.split(split), config, pairs)
         figures = pair_diagnostics(state)
     found = len(state.text)

@@ -104,7 +104,8 @@ def _print_parameters(found: Parameters) -> None:
 
 
 def _print_memory(memory: Memory, plan: Plan, config: Config) -> None:
-    title = f"Memory of one of {plan.workers} workers ({memory.rows} pairs, {config.train.increments} increments)"
+    pairs = f"{config.train.increments} increments" if config.model.makes_increments else "no increments"
+    title = f"Memory of one of {plan.workers} workers ({memory.rows} pairs, {pairs})"
     rows = [[label, getattr(memory, name) / GIB] for name, label in MEMORY.items()]
     print_table(title, ["part", "GiB, estimated"], [*rows, ["peak", memory.peak / GIB]])
     note(

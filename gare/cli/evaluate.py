@@ -33,9 +33,9 @@ def evaluate(
     """Measure how well CHECKPOINT (or the best one of a run's folder) retrieves a split, in both directions.
 
     Writes the figures (metrics.json), the rank of every query (ranks.parquet) and a page to look at (report.html).
-    Every caption is a text query; a video query counts its best-ranked caption. Post-processed figures stand beside
-    the raw ones, never in their place. The evaluation of another dataset, split or checkpoint that lies in the folder is
-    replaced only with --overwrite.
+    Every caption is a text query; a video query counts its best-ranked caption. Post-processed figures are added to the
+    raw ones and never replace them. An evaluation of another dataset, split or checkpoint that is in the folder already
+    is replaced only with --overwrite.
 
     \b
     Examples:
@@ -85,14 +85,14 @@ def zero_shot(
     """
     from gare.cli.selection import zero_shot as chosen
     from gare.data.batches import check_fit
-    from gare.retrieval.evaluation.zero_shot import ZeroShotScorer
+    from gare.retrieval.evaluation.scorer import GareScorer
     from gare.training.numerics import numerics
 
     wanted = Wanted(**options)
     model, dataset, config = _open_clip(clip, shards, overrides)
     place = out or Path("zero-shot") / Path(clip).name / wanted.folder(split)
     with numerics(config):
-        scorer = ZeroShotScorer(model, check_fit(model, dataset, config), config, wanted.frames)
+        scorer = GareScorer(model, check_fit(model, dataset, config), config, wanted.frames)
         return run_evaluation(scorer, chosen(clip), clip, dataset.split(split), dataset, place, wanted)
 
 
@@ -106,7 +106,7 @@ def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[Gare
 
     changes = usable(overrides, "is part of training, which there is none of; gare zero-shot")
     dataset = open_dataset(shards, changes)
-    model = GareModel.from_clip(clip, ModelConfig(increment="none", temporal_layers=0))
+    model = GareModel.from_clip(clip, ModelConfig(head="mean_pool", temporal_layers=0))
     values = Config().model_dump(mode="json")
     values["prepare"] |= {key: value for key, value in dataset.recipe.items() if key in PrepareConfig.model_fields}
     stored = values["prepare"]["max_frames"]

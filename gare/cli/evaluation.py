@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from gare.retrieval.evaluation.measure import Measurement
     from gare.retrieval.evaluation.report import Subject
     from gare.retrieval.evaluation.scorer import GareScorer
-    from gare.retrieval.evaluation.zero_shot import ZeroShotScorer
     from gare.retrieval.metrics.counting import Ties
 
 DSL = "_dsl: dual softmax, over all queries of the split together, which a search for one sentence does not have."
@@ -102,7 +101,7 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_evaluation(
-    scorer: GareScorer | ZeroShotScorer,
+    scorer: GareScorer,
     chosen: Selection,
     checkpoint: str,
     split: Split,
@@ -183,9 +182,7 @@ def _identity(
     }
 
 
-def _subject(
-    scorer: GareScorer | ZeroShotScorer, chosen: Selection, identity: dict[str, Any], measured: Measurement
-) -> Subject:
+def _subject(scorer: GareScorer, chosen: Selection, identity: dict[str, Any], measured: Measurement) -> Subject:
     """What the page says of the model."""
     from gare.retrieval.evaluation.report import Subject
 

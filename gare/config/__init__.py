@@ -13,6 +13,7 @@ from pydantic import model_validator
 from gare.common.files import digest_of
 from gare.config.base import Section, section
 from gare.config.data import DataConfig
+from gare.config.heads import HEADS, NO_INCREMENTS
 from gare.config.model import ModelConfig
 from gare.config.objective import ObjectiveConfig
 from gare.config.prepare import PrepareConfig
@@ -22,7 +23,10 @@ from gare.config.sweep import SweepConfig
 from gare.config.train import TrainConfig
 
 NOT_THE_EXPERIMENT = frozenset({"runtime", "sweep"})
-ADDED: dict[str, dict[str, Any]] = {"train": {"tf32": False, "deterministic": False}}
+ADDED: dict[str, dict[str, Any]] = {
+    "model": {"head": "gare", "attention_heads": 1},
+    "train": {"tf32": False, "deterministic": False},
+}
 """Settings of the experiment that came later, with the value at which digests leave them out: earlier runs keep their
 names."""
 IMPLIED: dict[str, set[str]] = {"prepare": {"square_pixels"}, "protocol": {"test"}}
@@ -59,6 +63,7 @@ class Config(Section):
                 f"train.global_batch {self.train.global_batch} cannot be shared evenly by "
                 f"runtime.workers {self.runtime.workers}"
             )
+        self._check_increments()
         if self.data.train_split == self.data.dev_split:
             raise ValueError(f"data.train_split and data.dev_split are both {self.data.dev_split!r}")
         for name in ("train_split", "dev_split"):
@@ -70,6 +75,18 @@ class Config(Section):
                     "or set protocol.test=used, which the run's record and its evaluations then say"
                 )
         return self
+
+    def _check_increments(self) -> None:
+        """Refuse what acts on increments where the head makes none."""
+        head = self.model.head
+        if HEADS[head].increments:
+            return
+        weights = {name: term["weight"] for name, term in self.objective.model_dump().items()}
+        named = " ".join(f"--set objective.{name}.weight=0" for name, weight in weights.items() if weight)
+        if named:
+            raise ValueError(f"{NO_INCREMENTS.format(head)} for a regulariser to act on; add {named}")
+        if self.train.increments != "dense":
+            raise ValueError(f"{NO_INCREMENTS.format(head)}, so leave train.increments at dense")
 
     def experiment(self) -> dict[str, Any]:
         """The plain tree of what defines the experiment.
@@ -85,7 +102,7 @@ class Config(Section):
     def shared_anchor(self) -> Literal["text", "video"] | None:
         """The anchor whose pairs share a mask of psi's dropout in training; None where every pair has its own."""
         model = self.model
-        if self.train.increments == "dense" or model.increment == "none" or model.dropout == 0:
+        if self.train.increments == "dense" or not model.makes_increments or model.dropout == 0:
             return None
         return "video" if model.context == "frames" else "text"
 

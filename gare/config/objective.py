@@ -39,7 +39,7 @@ class DirectionDiversityConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """The whole objective; with model.increment: none only InfoNCE counts."""
+    """The whole objective; with model.increment: none only InfoNCE counts, and other heads take weights of 0 alone."""
 
     information_bottleneck: InformationBottleneckConfig = section(InformationBottleneckConfig, "L_ib")
     trust_region: TrustRegionConfig = section(TrustRegionConfig, "L_tr")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gare.common.files import atomic_file
 from gare.diagnostics.measures import PairState, angles, margins, modality_gap, positives_and_negatives
+from gare.scoring.increment.cell import corrected_sides
 
 POSITIVE, NEGATIVE = "#1a9850", "#9e9e9e"
 TEXT, VIDEO, MOVED = "#3366cc", "#e07b00", "#1a9850"
@@ -52,7 +53,7 @@ def _draw_gap(axis: Any, state: PairState) -> None:
     added = state.delta[rows, state.match]
     fixed, start = (video, text) if state.corrected == "text" else (text, video)
     moved = start + added
-    sides = (moved, video) if state.corrected == "text" else (text, moved)
+    sides = corrected_sides(text, video, added, state.corrected)
     shown = torch.linspace(0, len(rows) - 1, min(len(rows), MAX_POINTS)).long()
     plane = _plane(text, video)
     a, b, c = ((F.normalize(x, dim=-1)[shown] @ plane).numpy() for x in (start, fixed, moved))

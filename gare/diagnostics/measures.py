@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gare.model.gare import GareModel
-from gare.model.head import masked_mean
 from gare.objective.ideal import IdealIncrement, ideal_increment, row_gradient
+from gare.scoring.head import masked_mean
+from gare.scoring.increment.cell import corrected_sides
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,7 @@ class PairState:
     def scores(self, delta: Tensor | None = None) -> Tensor:
         """Cosines [B, V] with these increments (the model's own by default)."""
         delta = self.delta if delta is None else delta
-        text = self.text[:, None]
-        moved, other = (text + delta, self.video) if self.corrected == "text" else (self.video + delta, text)
-        return F.cosine_similarity(moved, other, dim=-1)
+        return F.cosine_similarity(*corrected_sides(self.text[:, None], self.video, delta, self.corrected), dim=-1)
 
 
 class Summary(NamedTuple):
@@ -190,7 +189,7 @@ def pair_diagnostics(state: PairState) -> dict[str, float]:
     match = state.match
     rows = torch.arange(len(state.text), device=match.device)
     video, added = state.video[rows, match], state.delta[rows, match]
-    text, target = (state.text + added, video) if state.corrected == "text" else (state.text, video + added)
+    text, target = corrected_sides(state.text, video, added, state.corrected)
     values = {
         "modality_gap/before": modality_gap(state.text, video),
         "modality_gap/after": modality_gap(text, target),

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gare.config.heads import HEADS
 from gare.config.model import ModelConfig
 from gare.model.clip_source import load_clip
-from gare.model.head import PairDropout, PairHead, PairScores
 from gare.model.pixels import OPENAI_PIXELS, Pixels
-from gare.model.temporal import TemporalTransformer
+from gare.model.temporal import PlainFrames, TemporalTransformer
 from gare.model.tokenizer import PAD_ID, Tokenizer
 from gare.model.towers import family_of
+from gare.scoring.head import PairDropout, PairScores, make_head
 
 
 class GareModel(nn.Module):
-    """Text-video retrieval with a learned increment per pair (the paper's sections 3 and 4).
+    """Towers and a pair head (``model.head``): the paper's gives every pair a learned increment.
 
     Shapes: B texts, V videos, F frames, W words, D embedding width. Masks are bool, True where valid.
     """
@@ -40,9 +41,10 @@ class GareModel(nn.Module):
         for name in self.family.idle:
             getattr(clip, name).requires_grad_(requires_grad=False)
         self.dim = dim = self.family.width(clip.config)
-        self.temporal = TemporalTransformer(dim, config.temporal_layers, config.max_frames)
+        plain = config.temporal_layers == 0 and HEADS[config.head].plain_frames
+        self.temporal = PlainFrames() if plain else TemporalTransformer(dim, config.temporal_layers, config.max_frames)
         self.temporal_from_text = self.temporal.start_from_text_tower(clip.text_model)
-        self.head = PairHead(dim, config)
+        self.head = make_head(dim, config)
         self.end_id = tokenizer.end_id if tokenizer is not None else self._largest_end_id()
         self.pad_id = tokenizer.pad_id if tokenizer is not None else PAD_ID
         self.pixels = pixels
@@ -138,4 +140,6 @@ class GareModel(nn.Module):
     ) -> PairScores:
         """Cosines of every text [B, D] with every video [V, F, D] after the increment; words with context words."""
         full: PairScores = self.head(text, frames, frame_mask, words, word_mask, dropout)
-        return PairScores(full.scores, full.delta if return_delta else None, full.pooled if return_pooled else None)
+        return PairScores(
+            full.scores, full.increments if return_delta else None, full.pooled if return_pooled else None
+        )

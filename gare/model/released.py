@@ -120,7 +120,7 @@ def _convert_gare(source: Source) -> Converted:
     )
     text, vision = clip.clip_config["text_config"], clip.clip_config["vision_config"]
     out.settings = _fitting(text["max_position_embeddings"], vision["image_size"], positions)
-    out.settings |= {"model.temporal_layers": layers, "model.max_frames": positions}
+    out.settings |= {"model.head": "gare", "model.temporal_layers": layers, "model.max_frames": positions}
     if any(name.startswith("psi.") for name in source.tensors):
         start = len(source.taken)
         for ours, theirs in PSI.items():

@@ -42,6 +42,18 @@ class TemporalBlock(nn.Module):
         return out
 
 
+class PlainFrames(nn.Module):
+    """In place of the temporal transformer: frames as they are."""
+
+    def forward(self, frames_VFD: Tensor, mask_VF: Tensor) -> Tensor:
+        """Frame embeddings [V, F, D]; padded rows come out as zeros."""
+        return frames_VFD * mask_VF[..., None]
+
+    def start_from_text_tower(self, _: nn.Module) -> bool:
+        """There is nothing to start."""
+        return True
+
+
 class TemporalTransformer(nn.Module):
     """Learned frame positions, blocks, and a residual from before the positions."""
 

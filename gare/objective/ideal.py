@@ -1,4 +1,4 @@
-"""The increment that theory asks for: one step of steepest descent to a trust region's edge (the paper's section 2)."""
+"""The increment that theory asks for: one step of steepest descent to a sphere (the method's section 3)."""
 
 from __future__ import annotations
 

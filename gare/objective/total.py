@@ -1,4 +1,4 @@
-"""The whole objective: L_nce + beta L_ib + lambda_eps L_tr + lambda_dir L_dir (the paper's section 4)."""
+"""The whole objective: L_nce + beta L_ib + lambda_eps L_tr + lambda_dir L_dir (the method's section 3)."""
 
 from __future__ import annotations
 

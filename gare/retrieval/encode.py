@@ -14,10 +14,9 @@ from gare.data.batches import load_frames
 from gare.data.shards import Split
 from gare.data.views import View
 from gare.model.gare import GareModel
-from gare.model.head import PairHead
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import ALONE, Ranks
-from gare.retrieval.factorised.grid import factorises, score_all
+from gare.scoring.gallery import score_all
 
 FrameChoice = Literal["all", "middle"]
 """``middle`` replaces every frame of a clip by its middle one: what is lost is what needed time."""
@@ -101,17 +100,17 @@ def load_clips(split: Split, videos: Sequence[int], view: View, choice: FrameCho
 def score_pairs(model: GareModel, texts: Texts, videos: Videos, rows: int, ranks: Ranks = ALONE) -> Tensor:
     """All cosines [N, V] in float32, each rank its texts, all ranks getting the whole.
 
-    Factorised (the method's section 6), in blocks whose memory depends on neither N nor V. A model with a residual
-    query has no factorised form: its head scores ``rows`` texts at a time.
+    By the head's factors (the method's section 6), in blocks whose memory depends on neither N nor V. A head without
+    factors scores ``rows`` texts at a time itself.
     """
-    head: PairHead = model.head
+    head = model.head
 
     def block(start: int, stop: int) -> tuple[Tensor, ...]:
         part = slice(start, stop)
         given = texts.text[part], videos.frames, videos.frame_mask, texts.words[part], texts.word_mask[part]
         return (score_all(head, *given),)
 
-    batch = max(1, len(texts.text)) if factorises(head.config) else rows
+    batch = rows if head.factors() is None else max(1, len(texts.text))
     return in_parts(len(texts.text), batch, block, ranks)[0]
 
 

@@ -19,7 +19,7 @@ from gare.model.checkpoint import WEIGHTS
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.retrieval.encode import encode_texts, encode_videos
-from gare.retrieval.factorised.video_index import VideoIndex
+from gare.scoring.video_index import VideoIndex
 
 INDEX_FILE = "index.json"
 VECTORS_FILE = "vectors.safetensors"

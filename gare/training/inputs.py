@@ -12,6 +12,7 @@ from gare.common.errors import ConfigError, InputError
 from gare.common.files import canonical_json
 from gare.common.storage import Folder
 from gare.config import Config
+from gare.config.heads import HEADS, NO_INCREMENTS
 from gare.data.augment import check_augment
 from gare.data.cache import Cache, Held, hold
 from gare.data.fit import check_sampling
@@ -19,8 +20,8 @@ from gare.data.noise import with_noise
 from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
 from gare.data.protocol import test_cautions, training_split
 from gare.data.shards import ShardSet, Split
-from gare.model.factorised import check_query
 from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER
+from gare.scoring.increment.cell import PairCell
 
 LAYOUT = ("unit_videos", "shard_bytes", "limits")
 """Keys of ``prepare`` that decide how shards are cut and what is refused, not what a stored frame looks like."""
@@ -68,7 +69,7 @@ class TrainingData:
 
     def remarks(self, config: Config) -> list[str]:
         """What is to be said once of the data of a run: captions replaced, batches left out."""
-        said = test_cautions(config)
+        said = test_cautions(config) + head_remarks(config)
         if self.replaced:
             said.append(
                 f"{self.replaced} of {sum(self.captions)} training captions are those of other videos "
@@ -123,7 +124,7 @@ def check_increments(config: Config) -> None:
     """
     if config.train.increments == "dense":
         return
-    check_query(config.model)
+    PairCell(config.model).check_factorises()
     shared = config.shared_anchor()
     tr, dd = config.objective.trust_region, config.objective.direction_diversity
     anchors = {"trust_region": (tr.anchor, tr.weight), "direction_diversity": (dd.anchor, dd.weight)}
@@ -134,6 +135,13 @@ def check_increments(config: Config) -> None:
                 "are factorised, so the term would measure something else: set train.increments to dense, or "
                 "model.dropout to 0."
             )
+
+
+def head_remarks(config: Config) -> list[str]:
+    """What a run says of settings that its pair head gives nothing to do."""
+    if config.runtime.diagnose_every is None or HEADS[config.model.head].increments:
+        return []
+    return [f"{NO_INCREMENTS.format(config.model.head)}, so runtime.diagnose_every has nothing to measure."]
 
 
 def check_dev(split: str, captions: int, where: str) -> None:

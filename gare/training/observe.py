@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from gare.common.files import make_folder
 from gare.config import Config
+from gare.config.heads import HEADS
 from gare.data.batches import Batch
 from gare.diagnostics import (
     PairState,
@@ -75,7 +76,7 @@ class Observer:
         self._window = Window()
         self._before: tuple[Batch, PairState] | None = None
         self._looking_s = 0.0
-        self._warned = config.model.increment == "none"
+        self._warned = not config.model.makes_increments
 
     @property
     def seconds(self) -> float:
@@ -108,7 +109,7 @@ class Observer:
     def after_epoch(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Record an epoch's end with the dev metrics, and say so if the increments have collapsed."""
         if self._history is not None:
-            if self._config.model.increment != "none" and not self._diagnosed(step):
+            if not self._warned and not self._diagnosed(step):
                 self._warn(step, self._pairs())
             self._add(step, {"epoch": epoch, **metrics})
 
@@ -133,8 +134,8 @@ class Observer:
         return row | {name: value for name, value in on_gpu.items() if value and math.isfinite(value)}
 
     def _diagnosed(self, step: int) -> bool:
-        every = self._config.runtime.diagnose_every
-        return every is not None and step % every == 0
+        every, head = self._config.runtime.diagnose_every, HEADS[self._config.model.head]
+        return head.increments and every is not None and step % every == 0
 
     def _pairs(self) -> PairState:
         """The state of the same pairs each time: of dev, or of train where dev does not have two of them."""

@@ -11,14 +11,12 @@ from torch.optim import Optimizer
 from gare.common.errors import RunError
 from gare.config import Config
 from gare.data.batches import Batch
-from gare.model.blocked import blocked_scores
-from gare.model.factorised import factorised_scores
 from gare.model.gare import GareModel
-from gare.model.head import PairDropout
-from gare.objective.increments import Increments
 from gare.objective.nce import known_pairs
 from gare.objective.ranks import Ranks
 from gare.objective.total import Terms, objective
+from gare.scoring.blocked import blocked_scores
+from gare.scoring.head import PairDropout, PairScores
 from gare.training.ema import Ema
 from gare.training.encoding import Encoded, backward_through, encode
 from gare.training.suspects import suspects
@@ -33,14 +31,12 @@ def forward(model: GareModel, batch: Batch, config: Config, ranks: Ranks, step: 
 
 def pair_loss(model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: Ranks, step: int) -> Terms:
     """This rank's share of the loss of its embeddings."""
-    scores, increments = score(model, made, batch, config, ranks, step)
-    known = None if batch.groups is None else known_pairs(batch.groups.to(scores.device), ranks)
-    return objective(scores, increments, model.logit_scale, config.objective, ranks, known)
+    scored = score(model, made, batch, config, ranks, step)
+    known = None if batch.groups is None else known_pairs(batch.groups.to(made.text.device), ranks)
+    return objective(scored.scores, scored.increments, model.logit_scale, config.objective, ranks, known)
 
 
-def score(
-    model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: Ranks, step: int
-) -> tuple[Tensor, Tensor | Increments | None]:
+def score(model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: Ranks, step: int) -> PairScores:
     """Cosines [b, B] of this rank's texts with the videos of all ranks, and the increments behind them."""
     device = made.text.device
     mask, token_mask = batch.frame_mask.to(device), batch.token_mask.to(device)
@@ -48,13 +44,11 @@ def score(
     frames, frame_mask = ranks.gather(made.frames), ranks.gather_constant(mask.int()).bool()
     pairs = (made.text, frames, frame_mask, made.words, token_mask, dropout)
     if config.train.increments == "factorised":
-        factorised = factorised_scores(model.head, *pairs)
-        return factorised.scores, factorised.increments
+        return model.head.factorised(*pairs)
     if config.train.chunk is not None:
-        blocked = blocked_scores(model.head, *pairs)
-        return blocked.scores, blocked.increments
-    scored = model.head(*pairs)
-    return scored.scores, scored.delta
+        return blocked_scores(model.head, *pairs)
+    scored: PairScores = model.head(*pairs)
+    return scored
 
 
 def backward(
@@ -104,7 +98,7 @@ def train_step(
     if not math.isfinite(values["loss"]) or not (overflow or math.isfinite(norm)):
 
         def logits() -> Tensor:
-            return model.logit_scale * score(model, made, batch, config, ranks, step)[0]
+            return model.logit_scale * score(model, made, batch, config, ranks, step).scores
 
         raise _diverged(step, values["loss"], norm, suspects(batch, made, logits, own_norm, ranks))
     _update(optimiser, scaler)

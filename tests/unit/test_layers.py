@@ -62,6 +62,15 @@ def test_gare_knows_neither_pipelines_nor_tune_except_at_its_front_door():
     )
 
 
+def test_scoring_knows_no_model_and_no_data():
+    allowed = ("gare.scoring", "gare.config", "gare.objective", "gare.common")
+    assert not breaking(
+        lambda file, module: (
+            file.startswith("gare/scoring/") and of(module, "gare") and not any(of(module, a) for a in allowed)
+        )
+    )
+
+
 def test_ray_stays_where_it_belongs():
     assert not breaking(lambda file, module: of(module, "ray") and not file.startswith(RAY_HERE))
 
@@ -85,6 +94,7 @@ def test_inside_tune_ray_tune_has_its_own_name():
             "torch ray mlflow av",
         ),
         ("gare.model, gare.objective, gare.retrieval.index, gare.retrieval.evaluation.evaluate", "ray mlflow av"),
+        ("gare.scoring.video_index, gare.scoring.increment.head", "ray mlflow av transformers"),
         ("gare.tracking", "mlflow"),
     ],
 )

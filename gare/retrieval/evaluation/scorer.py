@@ -63,5 +63,5 @@ class GareScorer:
         return encode_videos(self.model, split, data, batch, self.ranks, self.frames, videos=videos)
 
     def score(self, texts: Texts, videos: Videos) -> Tensor:
-        """Cosines after the increment."""
+        """Cosines of the head."""
         return score_pairs(self.model, texts, videos, self.config.runtime.score_rows, self.ranks)

@@ -29,6 +29,7 @@ from gare.training.inputs import (
     check_select_by,
     check_steps,
     dev_remarks,
+    head_remarks,
     open_shards,
 )
 from gare.training.optimiser import freeze, parameter_groups
@@ -52,6 +53,7 @@ PARTS = {
     "temporal.": "temporal transformer",
     "head.psi.": "psi",
     "head.radius.": "increment length",
+    "head.": "pair head",
 }
 """Prefix of a parameter's name -> the part of the model it belongs to."""
 
@@ -148,7 +150,7 @@ def make_plan(config: Config, corpus: Corpus | None = None, *, workers: int | No
 
     ``workers`` stands in for ``runtime.workers``, of a range for the fewest. Nothing is decoded, loaded or written.
     """
-    findings = _Findings(remarks=test_cautions(config))
+    findings = _Findings(remarks=test_cautions(config) + head_remarks(config))
     workers = workers or config.runtime.worker_counts(config.train.global_batch)[-1]
     places = findings.attempt(absolute, config) or config
     findings.attempt(check_select_by, config)

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from gare.config import ModelConfig
-from gare.model import PairDropout, PairHead
-from gare.model.factorised import factorised_scores
 from gare.model.temporal import TemporalBlock, TemporalTransformer
+from gare.scoring.head import PairDropout
+from gare.scoring.increment.factorised import factorised_scores
+from gare.scoring.increment.head import GareHead
 
 
 def plain_block(block, given, mask):
@@ -51,7 +52,7 @@ def test_the_temporal_transformer_adds_positions_and_what_was_before_them():
 
 def test_psi_starts_small_so_that_increments_are_as_long_as_texts():
     torch.manual_seed(0)
-    head = PairHead(512, ModelConfig())
+    head = GareHead(512, ModelConfig())
     for name, p in head.psi.named_parameters():
         if name.startswith("layer_norm"):
             assert bool((p == float(name.endswith("weight"))).all()), name
@@ -63,14 +64,14 @@ def test_psi_starts_small_so_that_increments_are_as_long_as_texts():
     text, frames = torch.randn(3, 512), torch.randn(2, 4, 512)
     lengths = head(text, frames, torch.ones(2, 4, dtype=torch.bool)).delta.detach().norm(dim=-1)
     assert float(lengths.mean()) == pytest.approx(0.02 * 512, rel=0.1)
-    radius = PairHead(64, ModelConfig(query="residual_scaled", max_frames=4000)).radius
+    radius = GareHead(64, ModelConfig(query="residual_scaled", max_frames=4000)).radius
     assert float(radius.linear.weight.std()) == pytest.approx(0.02, rel=0.1)
     assert not radius.linear.bias.any()
 
 
 def test_factorised_scores_keep_their_digits_where_text_and_video_are_nearly_the_same():
     torch.manual_seed(0)
-    head = PairHead(64, ModelConfig())
+    head = GareHead(64, ModelConfig())
     for p in head.parameters():
         torch.nn.init.normal_(p, std=0.3)
     video, mask = 10 * torch.randn(4, 1, 64), torch.ones(4, 3, dtype=torch.bool)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from gare.common.errors import ConfigError
 from gare.config import ModelConfig
 from gare.config.objective import ObjectiveConfig
-from gare.model import PairDropout, PairHead
-from gare.model.factorised import factorised_scores
 from gare.objective import increments as increments_module
 from gare.objective import objective
+from gare.scoring.head import PairDropout
+from gare.scoring.increment.factorised import factorised_scores
+from gare.scoring.increment.head import GareHead
 from tests.unit.model.test_head import golden, random_case, with_golden_psi
 
 ANCHORS = ("text", "video")
@@ -81,14 +82,14 @@ def test_factorised_head_and_objective_equal_the_dense_ones(
 ):
     case = random_case(seed, texts=4, videos=4)
     config = ModelConfig(corrected=side, context=context, gap_sign=sign, query=query, video_base=base)
-    head = trained_like(PairHead(8, config).double(), seed)
+    head = trained_like(GareHead(8, config).double(), seed)
     assert_same(*both(case, head, weights(anchor, normalised=normalised, form=form)), 1e-8)
 
 
 @pytest.mark.parametrize(("context", "anchor"), itertools.product(["frames", "words"], ANCHORS))
 def test_blocks_of_rows_change_nothing(context, anchor, monkeypatch):
     case = random_case(1, texts=6, videos=6)
-    head = trained_like(PairHead(8, ModelConfig(context=context)).double(), 1)
+    head = trained_like(GareHead(8, ModelConfig(context=context)).double(), 1)
     whole = both(case, head, weights(anchor))
     monkeypatch.setattr(increments_module, "BLOCK_NUMBERS", 6 * 8 * 2)
     for a, b in zip(whole, both(case, head, weights(anchor)), strict=True):
@@ -97,7 +98,7 @@ def test_blocks_of_rows_change_nothing(context, anchor, monkeypatch):
 
 def test_rows_are_the_dense_increments():
     case = random_case(2)
-    head = trained_like(PairHead(8, ModelConfig()).double(), 2)
+    head = trained_like(GareHead(8, ModelConfig()).double(), 2)
     delta = head(*case).delta
     made = factorised_scores(head, *case).increments
     assert torch.allclose(made.rows(0, 3), delta, atol=1e-10)
@@ -108,7 +109,7 @@ def test_float32_gradients_stay_close_to_float64():
     case = list(random_case(3, texts=12, videos=12, dim=64))
     # A video of one frame has one increment for all texts: its spread is rounding alone, in either precision.
     case[2] = torch.ones_like(case[2])
-    head = PairHead(64, ModelConfig()).double()
+    head = GareHead(64, ModelConfig()).double()
     exact = both(case, head, weights())[0]
     single = [x.float() if x.is_floating_point() else x for x in case]
     near = both(single, head.float(), weights())[1]
@@ -120,7 +121,7 @@ def test_float32_gradients_stay_close_to_float64():
 @pytest.mark.parametrize("name", ["head_square", "head_trust_active", "head_trust_truncated"])
 def test_factorised_head_equals_the_released_code(fixtures_dir, name):
     tensors, golden_config = golden(fixtures_dir, name)
-    head = PairHead(golden_config["dim"], ModelConfig(pool_temperature=golden_config["pool_temperature"]))
+    head = GareHead(golden_config["dim"], ModelConfig(pool_temperature=golden_config["pool_temperature"]))
     names = with_golden_psi(head, tensors)
     text, frames = tensors["text"].requires_grad_(), tensors["frames"].requires_grad_()
     out = factorised_scores(head, text, frames, torch.ones(frames.shape[:2], dtype=torch.bool))
@@ -151,16 +152,16 @@ def test_factorised_head_equals_the_released_code(fixtures_dir, name):
 
 def test_baseline_and_missing_words():
     case = random_case(4)
-    head = PairHead(8, ModelConfig(increment="none")).double()
+    head = GareHead(8, ModelConfig(increment="none")).double()
     assert torch.allclose(factorised_scores(head, *case).scores, head(*case).scores, atol=1e-12)
     with pytest.raises(ConfigError, match="needs words"):
-        factorised_scores(PairHead(8, ModelConfig(context="words")).double(), *case[:3])
+        factorised_scores(GareHead(8, ModelConfig(context="words")).double(), *case[:3])
 
 
 @pytest.mark.parametrize("context", ["frames", "words"])
 def test_shared_dropout_belongs_to_the_context_and_not_to_the_rank(context):
     text, frames, mask, words, word_mask = random_case(5, texts=4, videos=4)
-    head = trained_like(PairHead(8, ModelConfig(context=context)).double(), 5)
+    head = trained_like(GareHead(8, ModelConfig(context=context)).double(), 5)
     whole = factorised_scores(head, text, frames, mask, words, word_mask, PairDropout(0.5, 1, 2))
     part = factorised_scores(
         head, text[2:], frames, mask, words[2:], word_mask[2:], PairDropout(0.5, 1, 2, first_text=2)
@@ -172,7 +173,7 @@ def test_shared_dropout_belongs_to_the_context_and_not_to_the_rank(context):
 
 def test_increments_of_zero_have_finite_gradients():
     case = random_case(6, texts=4, videos=4)
-    head = PairHead(8, ModelConfig()).double()
+    head = GareHead(8, ModelConfig()).double()
     torch.nn.init.zeros_(head.psi.mean_proj.weight)
     config = ObjectiveConfig.model_validate({"direction_diversity": {"weight": 0}})
     for _, _, gradients in both(case, head, config):

@@ -10,11 +10,12 @@ import torch
 from gare.common.errors import ConfigError
 from gare.config import Config, ModelConfig
 from gare.config.tree import with_overrides
-from gare.model import PairDropout, PairHead
-from gare.model.factorised import factorised_scores
 from gare.objective import direction_diversity, information_bottleneck, trust_region
 from gare.objective.increments import as_increments
 from gare.objective.spread import PairSpread
+from gare.scoring.head import PairDropout
+from gare.scoring.increment.factorised import factorised_scores
+from gare.scoring.increment.head import GareHead
 from gare.training.inputs import check_increments
 
 B, L, D, DRAWS, RATE = 12, 4, 192, 60, 0.3
@@ -32,7 +33,7 @@ def case():
 
 def psi(context):
     torch.manual_seed(5)
-    return PairHead(D, ModelConfig(context=context))
+    return GareHead(D, ModelConfig(context=context))
 
 
 def drawn(head, path, step):

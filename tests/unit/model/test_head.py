@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from gare.common.errors import ConfigError
 from gare.config import ModelConfig
 from gare.config.objective import ObjectiveConfig
-from gare.model import PairDropout, PairHead
 from gare.objective import objective
+from gare.scoring.head import PairDropout
+from gare.scoring.increment.head import GareHead
 from tests import reference
 
 PSI_NAMES = ("layers.0.cross_attn.", "layers.0.", "cross_attn.")
@@ -29,7 +30,7 @@ def golden(folder, name) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         return load_file(path), json.loads(file.metadata()["config"])
 
 
-def with_golden_psi(head: PairHead, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+def with_golden_psi(head: GareHead, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
     """Load the golden parameters; returns golden name -> our name."""
     names = {}
     for key in tensors:
@@ -54,7 +55,7 @@ def random_case(seed, texts=3, videos=4, frames=5, words=6, dim=8):
 @pytest.mark.parametrize("name", ["head_square", "head_rect", "head_trust_active", "head_trust_truncated"])
 def test_head_equals_the_released_code(fixtures_dir, name):
     tensors, config = golden(fixtures_dir, name)
-    head = PairHead(config["dim"], ModelConfig(pool_temperature=config["pool_temperature"]))
+    head = GareHead(config["dim"], ModelConfig(pool_temperature=config["pool_temperature"]))
     with_golden_psi(head, tensors)
     out = head(tensors["text"], tensors["frames"], torch.ones(tensors["frames"].shape[:2], dtype=torch.bool))
     assert (out.scores - tensors["scores"]).abs().max() <= 2e-6
@@ -73,7 +74,7 @@ def test_masked_variants_equal_the_stored_transcription(fixtures_dir, side, cont
         gap_sign=1 if sign == "plus" else -1,
         pool_temperature=config["pool_temperature"],
     )
-    head = PairHead(config["dim"], settings_).double()
+    head = GareHead(config["dim"], settings_).double()
     with_golden_psi(head, tensors)
     out = head(*(tensors[k] for k in ("text", "frames", "frame_mask", "words", "word_mask")))
     key = f"{side}_{context}_{sign}"
@@ -102,7 +103,7 @@ def test_head_equals_the_plain_equations(seed, side, context, sign, temperature,
     text, frames, frame_mask, words, word_mask = random_case(seed, **sizes)
     torch.manual_seed(seed)
     config = ModelConfig(corrected=side, context=context, gap_sign=sign, pool_temperature=temperature)
-    head = PairHead(text.shape[1], config).double()
+    head = GareHead(text.shape[1], config).double()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     out = head(text, frames, frame_mask, words, word_mask)
@@ -130,7 +131,7 @@ def test_head_equals_the_plain_equations(seed, side, context, sign, temperature,
 def test_other_queries_equal_the_plain_equations(query, side, context):
     text, frames, frame_mask, words, word_mask = random_case(7)
     torch.manual_seed(7)
-    head = PairHead(text.shape[1], ModelConfig(query=query, corrected=side, context=context, max_frames=9)).double()
+    head = GareHead(text.shape[1], ModelConfig(query=query, corrected=side, context=context, max_frames=9)).double()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     out = head(text, frames, frame_mask, words, word_mask)
@@ -156,8 +157,8 @@ def test_other_queries_equal_the_plain_equations(query, side, context):
 
 def test_only_residual_scaled_has_a_radius_and_it_learns():
     text, frames, frame_mask, *_ = random_case(2)
-    assert [PairHead(8, ModelConfig(query=q)).radius is None for q in ("gap", "text", "residual")] == [True] * 3
-    head = PairHead(8, ModelConfig(query="residual_scaled", max_frames=frames.shape[1])).double()
+    assert [GareHead(8, ModelConfig(query=q)).radius is None for q in ("gap", "text", "residual")] == [True] * 3
+    head = GareHead(8, ModelConfig(query="residual_scaled", max_frames=frames.shape[1])).double()
     head(text, frames, frame_mask).delta.norm(dim=-1).sum().backward()
     assert (head.radius.linear.weight.grad[0, : int(frame_mask.sum(1).max())] != 0).all()
     with pytest.raises(ConfigError, match=r"10 frames are more than model.max_frames, 5"):
@@ -175,7 +176,7 @@ def test_only_residual_scaled_has_a_radius_and_it_learns():
 def test_padding_never_changes_a_score_or_the_loss(seed, side, context, query, extra):
     text, frames, frame_mask, words, word_mask = random_case(seed, texts=4, videos=4)
     torch.manual_seed(seed)
-    head = PairHead(text.shape[1], ModelConfig(corrected=side, context=context, query=query)).double()
+    head = GareHead(text.shape[1], ModelConfig(corrected=side, context=context, query=query)).double()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
 
@@ -198,7 +199,7 @@ def test_padding_never_changes_a_score_or_the_loss(seed, side, context, query, e
 
 def test_baseline_is_the_cosine_with_the_pooled_video():
     text, frames, frame_mask, *_ = random_case(5)
-    out = PairHead(text.shape[1], ModelConfig(increment="none"))(text, frames, frame_mask)
+    out = GareHead(text.shape[1], ModelConfig(increment="none"))(text, frames, frame_mask)
     assert out.delta is None
     assert torch.allclose(out.scores, torch.cosine_similarity(text[:, None], out.pooled, dim=-1))
 
@@ -206,7 +207,7 @@ def test_baseline_is_the_cosine_with_the_pooled_video():
 def test_words_context_without_words_is_refused():
     text, frames, frame_mask, *_ = random_case(5)
     with pytest.raises(ConfigError, match="needs words"):
-        PairHead(text.shape[1], ModelConfig(context="words")).double()(text, frames, frame_mask)
+        GareHead(text.shape[1], ModelConfig(context="words")).double()(text, frames, frame_mask)
 
 
 def test_dropout_depends_on_the_global_text_and_not_on_the_rank():
@@ -221,7 +222,7 @@ def test_dropout_depends_on_the_global_text_and_not_on_the_rank():
 
 def test_head_stays_in_float32_under_autocast():
     text, frames, frame_mask, *_ = random_case(9)
-    head = PairHead(text.shape[1], ModelConfig())
+    head = GareHead(text.shape[1], ModelConfig())
     plain = head(text.float(), frames.float(), frame_mask).scores
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = head(text.float(), frames.float(), frame_mask).scores

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gare.config import ModelConfig
-from gare.model import PairHead
-from gare.model import trust as trust_module
-from gare.model.factorised import factorised_scores
+from gare.scoring.increment import trust as trust_module
+from gare.scoring.increment.factorised import factorised_scores
+from gare.scoring.increment.head import GareHead
 from tests.unit.model.test_head import random_case
 
 DIM = 64
@@ -18,7 +18,7 @@ def nearly_opposite(side, ratio):
     """A head whose increments nearly cancel what they are added to, and its float64 inputs."""
     text, frames, mask, words, word_mask = random_case(3, texts=6, videos=6, dim=DIM)
     torch.manual_seed(0)
-    head = PairHead(DIM, ModelConfig(corrected=side, video_base="mean")).double()
+    head = GareHead(DIM, ModelConfig(corrected=side, video_base="mean")).double()
     with torch.no_grad():
         one = torch.randn(DIM, dtype=torch.float64)
         head.psi.mean_proj.weight.mul_(ratio)
@@ -35,7 +35,7 @@ def nearly_the_same(context):
     text, frames, mask, words, word_mask = random_case(4, texts=6, videos=6, dim=DIM)
     mean = (frames * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     torch.manual_seed(0)
-    head = PairHead(DIM, ModelConfig(context=context)).double()
+    head = GareHead(DIM, ModelConfig(context=context)).double()
     for parameter in head.psi.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return head, (mean + 1e-4 * text, frames, mask, words, word_mask)
@@ -63,7 +63,7 @@ def test_increments_that_nearly_cancel_are_as_exact_as_the_dense_form(side, rati
     exact = results(head, inputs, "dense", torch.float64)
     dense = worst(results(head, inputs, "dense", torch.float32), exact)
     guarded = worst(results(head, inputs, "factorised", torch.float32), exact)
-    monkeypatch.setattr("gare.model.factorised.NORM_TRUST", 0.0)
+    monkeypatch.setattr("gare.scoring.increment.cell.NORM_TRUST", 0.0)
     unguarded = worst(results(head, inputs, "factorised", torch.float32), exact)
     assert guarded < 4 * dense + 1e-5
     assert unguarded > 10 * guarded
@@ -75,7 +75,7 @@ def test_a_query_that_nearly_vanishes_is_as_exact_as_the_dense_form(context, mon
     exact = results(head, inputs, "dense", torch.float64)
     dense = worst(results(head, inputs, "dense", torch.float32), exact)
     guarded = worst(results(head, inputs, "factorised", torch.float32), exact)
-    monkeypatch.setattr("gare.model.factorised.QUERY_TRUST", 0.0)
+    monkeypatch.setattr("gare.scoring.increment.cell.QUERY_TRUST", 0.0)
     unguarded = worst(results(head, inputs, "factorised", torch.float32), exact)
     assert guarded < 4 * dense + 1e-5
     assert unguarded > 2 * guarded
@@ -84,8 +84,8 @@ def test_a_query_that_nearly_vanishes_is_as_exact_as_the_dense_form(context, mon
 @pytest.mark.parametrize("context", ["frames", "words"])
 def test_pairs_taken_one_block_after_another_are_the_same(context, monkeypatch):
     head, inputs = nearly_the_same(context)
-    monkeypatch.setattr("gare.model.factorised.NORM_TRUST", 2.0)
-    monkeypatch.setattr("gare.model.factorised.QUERY_TRUST", 2.0)
+    monkeypatch.setattr("gare.scoring.increment.cell.NORM_TRUST", 2.0)
+    monkeypatch.setattr("gare.scoring.increment.cell.QUERY_TRUST", 2.0)
     whole = results(head, inputs, "factorised", torch.float64)
     monkeypatch.setattr(trust_module, "GATHERED_NUMBERS", 7 * DIM * 10)
     assert worst(results(head, inputs, "factorised", torch.float64), whole) < 1e-9

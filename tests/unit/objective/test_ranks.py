@@ -9,9 +9,10 @@ import torch
 
 from gare.config import ModelConfig
 from gare.config.objective import ObjectiveConfig
-from gare.model import PairDropout, PairHead
-from gare.model.factorised import factorised_scores
 from gare.objective import ALONE, objective
+from gare.scoring.head import PairDropout
+from gare.scoring.increment.factorised import factorised_scores
+from gare.scoring.increment.head import GareHead
 from gare.training.step import sum_gradients
 from tests.ranks import on_ranks
 
@@ -33,7 +34,7 @@ def inputs(dtype):
 def gradients(ranks, model, config, path, dtype):
     """Loss and all gradients of one toy encoder and head, as a rank sees them after the reduction."""
     torch.manual_seed(1)
-    head = PairHead(D, model).to(dtype)
+    head = GareHead(D, model).to(dtype)
     encoder = torch.nn.Linear(D, D).to(dtype)
     text, frames, frame_mask, words, word_mask = inputs(dtype)
     own = ranks.own(B // ranks.size)

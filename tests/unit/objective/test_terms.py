@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gare.config import ModelConfig
 from gare.config.objective import ObjectiveConfig
-from gare.model import PairHead
 from gare.objective import direction_diversity, info_nce, information_bottleneck, objective, trust_region
+from gare.scoring.increment.head import GareHead
 from tests import reference
 from tests.unit.model.test_head import golden, with_golden_psi
 
@@ -20,7 +20,7 @@ relative = lambda a, b: float((a - b).abs().max() / b.abs().max().clamp(min=1e-1
 @pytest.mark.parametrize("name", ["head_square", "head_rect", "head_trust_active", "head_trust_truncated"])
 def test_terms_and_gradients_equal_the_released_code(fixtures_dir, name):
     tensors, config = golden(fixtures_dir, name)
-    head = PairHead(config["dim"], ModelConfig(pool_temperature=config["pool_temperature"]))
+    head = GareHead(config["dim"], ModelConfig(pool_temperature=config["pool_temperature"]))
     names = with_golden_psi(head, tensors)
     text, frames = tensors["text"].requires_grad_(), tensors["frames"].requires_grad_()
     out = head(text, frames, torch.ones(frames.shape[:2], dtype=torch.bool))

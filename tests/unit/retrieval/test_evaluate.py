@@ -28,7 +28,6 @@ from gare.retrieval.evaluation.measure import SEED, measure
 from gare.retrieval.evaluation.query_bank import draw_bank
 from gare.retrieval.evaluation.results import METRICS_FILE, SCORES_FILE, write_results
 from gare.retrieval.evaluation.scorer import GareScorer
-from gare.retrieval.evaluation.zero_shot import ZeroShotScorer
 from gare.retrieval.metrics.bootstrap import intervals
 from gare.retrieval.metrics.ranking import METRIC_NAMES, rankings
 from tests import toy
@@ -243,10 +242,10 @@ def plain_zero_shot(clip_folder, split, frames, words):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_zero_shot_scores_are_those_of_plain_clip_frame_by_frame(toy_clip, toy_shards, tmp_path, batch):
     config = toy.toy_config(toy_clip, toy_shards, tmp_path, f"runtime.eval_batch={batch}")
-    model = GareModel.from_clip(toy_clip, ModelConfig(increment="none", temporal_layers=0)).eval()
+    model = GareModel.from_clip(toy_clip, ModelConfig(head="mean_pool", temporal_layers=0)).eval()
     split = ShardSet(toy_shards).split("train")
     assert {len(split.timestamps(v)) for v in range(len(split))} == {1, 2, 3}
-    found = measure(ZeroShotScorer(model, model.tokenizer, config), split, resamples=0)
+    found = measure(GareScorer(model, model.tokenizer, config), split, resamples=0)
     with torch.no_grad():
         want = plain_zero_shot(toy_clip, split, config.data.frames, config.data.words)
     assert found.evaluation.scores.whole() == pytest.approx(want.numpy(), abs=1e-5)
@@ -256,7 +255,7 @@ def test_zero_shot_scores_are_those_of_plain_clip_frame_by_frame(toy_clip, toy_s
 
 def test_zero_shot_of_the_middle_frame_is_that_of_clips_of_one_frame(toy_clip, toy_shards, tmp_path):
     config = toy.toy_config(toy_clip, toy_shards, tmp_path)
-    model = GareModel.from_clip(toy_clip, ModelConfig(increment="none", temporal_layers=0)).eval()
+    model = GareModel.from_clip(toy_clip, ModelConfig(head="mean_pool", temporal_layers=0)).eval()
     split = ShardSet(toy_shards).split("train")
 
     class Middle:
@@ -266,7 +265,7 @@ def test_zero_shot_of_the_middle_frame_is_that_of_clips_of_one_frame(toy_clip, t
             clip = split.frames(number, at_most)
             return clip[len(clip) // 2][None]
 
-    scorer = ZeroShotScorer(model, model.tokenizer, config, "middle")
+    scorer = GareScorer(model, model.tokenizer, config, "middle")
     found = measure(scorer, split, resamples=0).evaluation.scores.whole()
     with torch.no_grad():
         assert found == pytest.approx(plain_zero_shot(toy_clip, Middle(), 3, config.data.words).numpy(), abs=1e-5)

@@ -15,13 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gare.common.errors import ConfigError, InputError
 from gare.config import ModelConfig
-from gare.model import PairHead
-from gare.model.head import masked_mean
 from gare.objective.ranks import Ranks
 from gare.retrieval import ScoreStats, VideoIndex
 from gare.retrieval.encode import Texts, Videos, score_pairs
-from gare.retrieval.factorised.first_stage import first_stage_scores, uniform_increment
-from gare.retrieval.factorised.grid import score_all
+from gare.scoring.gallery import score_all
+from gare.scoring.head import masked_mean
+from gare.scoring.increment.first_stage import first_stage_scores, uniform_increment
+from gare.scoring.increment.head import GareHead
 from tests.unit.model.test_head import golden, with_golden_psi
 
 VARIANTS = st.fixed_dictionaries(
@@ -44,7 +44,7 @@ SIZES = {
 
 def make_head(dim, std=0.3, **variant):
     """A head with weights of a trained model's kind: larger than at the start, gains off 1, biases off 0."""
-    head = PairHead(dim, ModelConfig(**variant))
+    head = GareHead(dim, ModelConfig(**variant))
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=std)
     for name, parameter in head.named_parameters():
@@ -185,7 +185,7 @@ def test_a_residual_query_is_scored_by_the_head(query):
 @pytest.mark.parametrize("name", ["head_square", "head_rect"])
 def test_scores_equal_the_released_code(fixtures_dir, name):
     tensors, config = golden(fixtures_dir, name)
-    head = PairHead(config["dim"], ModelConfig(pool_temperature=config["pool_temperature"]))
+    head = GareHead(config["dim"], ModelConfig(pool_temperature=config["pool_temperature"]))
     with_golden_psi(head, tensors)
     mask = torch.ones(tensors["frames"].shape[:2], dtype=torch.bool)
     scores = score_all(head, tensors["text"], tensors["frames"], mask)
@@ -198,7 +198,7 @@ def test_scores_equal_the_released_code(fixtures_dir, name):
 def test_masked_variants_equal_the_stored_transcription(fixtures_dir, side, context, sign):
     tensors, config = golden(fixtures_dir, "variants_masked")
     variant = {"corrected": side, "context": context, "gap_sign": 1 if sign == "plus" else -1}
-    head = PairHead(config["dim"], ModelConfig(pool_temperature=config["pool_temperature"], **variant)).double()
+    head = GareHead(config["dim"], ModelConfig(pool_temperature=config["pool_temperature"], **variant)).double()
     with_golden_psi(head, tensors)
     scores = score_all(head, *(tensors[k] for k in ("text", "frames", "frame_mask", "words", "word_mask")))
     assert (scores - tensors[f"scores.{side}_{context}_{sign}"]).abs().max() <= 1e-12
@@ -288,7 +288,7 @@ def test_no_tensor_grows_with_the_number_of_pairs(context, side):
 
 
 def test_many_doubtful_pairs_stay_in_bounded_memory(monkeypatch):
-    monkeypatch.setattr("gare.retrieval.factorised.dense.GATHERED_NUMBERS", 5000)
+    monkeypatch.setattr("gare.scoring.increment.dense.GATHERED_NUMBERS", 5000)
     torch.manual_seed(11)
     head, case = make_head(24, 0.05), make_case(40, 30)
     case = (case[0][:1].expand(40, -1).contiguous(), *case[1:])
@@ -357,8 +357,7 @@ def test_the_first_stage_is_the_model_at_uniform_attention(side, context):
     mean = masked_mean(case[1], case[2])
     with torch.no_grad():
         delta = uniform_increment(head.psi, *(case[1:3] if context == "frames" else case[3:5]))
-        of_videos = (delta * mean).sum(-1) if context == "frames" else None
-        scores = first_stage_scores(case[0], mean, delta, of_videos, head.config)
+        scores = first_stage_scores(case[0], mean, delta, head.cell, of_texts=context == "words")
     assert (scores - expected).abs().max() <= 1e-6
 
 
@@ -377,7 +376,7 @@ def test_candidates_are_scored_exactly(context):
 
 def test_the_first_stage_keeps_the_best_of_an_untrained_model():
     torch.manual_seed(16)
-    head, case = PairHead(64, ModelConfig()), make_case(50, 300, 1, 3, 64)
+    head, case = GareHead(64, ModelConfig()), make_case(50, 300, 1, 3, 64)
     frames = case[1] + 0.3 * torch.randn(300, 6, 64)
     index = VideoIndex.build(SimpleNamespace(head=head), frames, torch.ones(300, 6, dtype=torch.bool))
     best = index_scores(index, case).topk(5, dim=1).indices

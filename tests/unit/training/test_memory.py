@@ -11,9 +11,9 @@ from transformers import CLIPConfig, CLIPModel
 
 from gare.config.tree import load_config
 from gare.data.batches import Batch
-from gare.model import blocked
 from gare.model.gare import GareModel
 from gare.objective import ALONE, increments
+from gare.scoring import blocked
 from gare.training.dry_run.memory import _OneOf, memory_of_step
 from gare.training.optimiser import freeze, make_optimiser
 from gare.training.precision import prepare_towers
@@ -85,6 +85,7 @@ def parts(memory):
     return memory.text_tower + memory.image_tower + memory.temporal + memory.pairs
 
 
+NO_TERMS = [f"objective.{term}.weight=0" for term in ("information_bottleneck", "trust_region", "direction_diversity")]
 SETTINGS = [
     (),
     (FACTORISED,),
@@ -93,6 +94,8 @@ SETTINGS = [
     ("model.increment=none",),
     ("model.query=residual_scaled",),
     ("model.video_base=mean", "model.dropout=0.0"),
+    ("model.head=xpool", "model.attention_heads=2", *NO_TERMS),
+    ("model.head=mean_pool", "model.temporal_layers=0", *NO_TERMS),
     ("train.freeze=[]",),
     ("objective.direction_diversity.anchor=video", "objective.information_bottleneck.anchor=text"),
     ("objective.direction_diversity.form=orthogonality", FACTORISED),

@@ -40,7 +40,7 @@ def weights(config, trial):
 
 
 def test_every_file_is_checked_here():
-    assert {path.stem for path in FOLDER.iterdir()} == {*TABLES, "cells", "loss_terms", "regularisers"}
+    assert {path.stem for path in FOLDER.iterdir()} == {*TABLES, "cells", "heads", "loss_terms", "regularisers"}
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.stem)

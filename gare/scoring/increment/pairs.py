@@ -7,31 +7,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gare.config.model import ModelConfig
-from gare.model.increment import NORM_EPS
-from gare.model.trust import NORM_TRUST, QUERY_TRUST
-from gare.retrieval.factorised.factors import ContextFactors, PsiMaps, VideoFactors
-
-COSINE_EPS = 1e-8
-"""Least norm in a cosine, torch's own."""
+from gare.scoring.increment.cell import PairCell, norm
+from gare.scoring.increment.factors import ContextFactors, PsiMaps, VideoFactors
+from gare.scoring.increment.psi import NORM_EPS
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Texts with what the pair formulas need of each: [B, D], centred in float64 [B, D], squared norms [B]."""
+    """Texts [B, D] with their squared norms [B]."""
 
     text: Tensor
-    centred: Tensor
     square: Tensor
 
     @classmethod
     def of(cls, text_BD: Tensor) -> Queries:
         """Of text vectors."""
-        return cls(text_BD, centred(text_BD), text_BD.double().square().sum(-1).to(text_BD.dtype))
-
-    def take(self, rows: slice) -> Queries:
-        """Some of them."""
-        return Queries(self.text[rows], self.centred[rows], self.square[rows])
+        return cls(text_BD, text_BD.double().square().sum(-1).to(text_BD.dtype))
 
 
 @dataclass(frozen=True)
@@ -54,33 +45,13 @@ class Mixed:
     square: Tensor
 
 
-def centred(x: Tensor) -> Tensor:
-    """Float64, without the mean over D."""
-    x = x.double()
-    return x - x.mean(dim=-1, keepdim=True)
-
-
-def pool(videos: VideoFactors, queries: Queries, config: ModelConfig) -> Pooled:
+def pool(videos: VideoFactors, queries: Queries, cell: PairCell) -> Pooled:
     """Text-conditioned pooling; with model.video_base mean the softmax is over one vector."""
-    base, mask = videos.base(config)
+    base, mask = videos.bases(cell)
     dots = times(base, queries.text)
-    logits = dots / config.pool_temperature
-    weights = logits.masked_fill_(~mask[..., None], float("-inf")).softmax(dim=1)
+    weights = cell.pooling(dots, mask[..., None], dim=1)
     square = torch.bmm(videos.pool_gram, weights).square_().sum(dim=1)
     return Pooled(weights, (weights * dots).sum(dim=1), square, torch.bmm(videos.shared, weights))
-
-
-def query_scale(videos: VideoFactors, queries: Queries, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """1 / sqrt(LN1's variance + eps) of each pair's query, [V, B], and where it is not to be trusted."""
-    dim, dtype = queries.text.shape[1], queries.text.dtype
-    square_B = queries.centred.square().sum(-1)
-    if config.query == "text":
-        variance = (square_B / dim).expand(len(videos.mean), -1)
-        return (variance + NORM_EPS).rsqrt().to(dtype), torch.zeros_like(variance, dtype=torch.bool)
-    mean = centred(videos.mean)
-    parts = mean.square().sum(-1)[:, None] + square_B
-    variance = torch.addmm(parts, mean, queries.centred.T, alpha=-2).clamp_(min=0).div_(dim).add_(NORM_EPS)
-    return variance.rsqrt().to(dtype), variance < (QUERY_TRUST / dim) * parts
 
 
 def mix(contexts: ContextFactors, other_dots_CLN: Tensor, scale_CN: Tensor) -> Mixed:
@@ -108,66 +79,62 @@ def times(rows_CLD: Tensor, others_ND: Tensor) -> Tensor:
 
 
 def frames_block(
-    maps: PsiMaps, videos: VideoFactors, contexts: ContextFactors, cross: Tensor, queries: Queries, config: ModelConfig
+    maps: PsiMaps, videos: VideoFactors, contexts: ContextFactors, cross: Tensor, queries: Queries, cell: PairCell
 ) -> tuple[Tensor, Tensor]:
     """Cosines [V, B] and distrust [V, B] where the context is the frames; ``cross`` [V, L, F'] is P times V'."""
     dtype = queries.text.dtype
-    scale, doubtful = query_scale(videos, queries, config)
-    mixed = mix(contexts, times(contexts.keys.to(dtype), queries.text), scale)
-    pooled = pool(videos, queries, config)
+    scale, doubtful = cell.query_scale(queries.text, videos.mean)
+    mixed = mix(contexts, times(contexts.keys.to(dtype), queries.text), scale.T.contiguous())
+    pooled = pool(videos, queries, cell)
     text_delta = mixed.attention * times(contexts.increments.to(dtype), queries.text)
     text_delta = mixed.own * text_delta.sum(dim=1) + mixed.shared * (queries.text @ maps.shared_a)
     text_delta += queries.text @ maps.shared_b
     video_delta = mixed.own * torch.bmm(cross, pooled.weights).mul_(mixed.attention).sum(dim=1)
     video_delta += mixed.shared * pooled.shared[:, 1] + pooled.shared[:, 0]
-    return cosines(pooled, queries, text_delta, video_delta, mixed.square, doubtful, config)
+    return _cosines(cell, pooled, queries, text_delta, video_delta, mixed.square, doubtful.T)
 
 
 def words_block(
-    maps: PsiMaps, videos: VideoFactors, contexts: ContextFactors, queries: Queries, config: ModelConfig
+    maps: PsiMaps, videos: VideoFactors, contexts: ContextFactors, queries: Queries, cell: PairCell
 ) -> tuple[Tensor, Tensor]:
     """Cosines [V, B] and distrust [V, B] where the context is the words; makes one [B, V, D] of the block."""
     dtype = queries.text.dtype
-    scale, doubtful = query_scale(videos, queries, config)
-    mixed = mix(contexts, times(contexts.keys.to(dtype), videos.mean), scale.T)
-    pooled = pool(videos, queries, config)
+    scale, doubtful = cell.query_scale(queries.text, videos.mean)
+    mixed = mix(contexts, times(contexts.keys.to(dtype), videos.mean), scale)
+    pooled = pool(videos, queries, cell)
     rows = contexts.increments.to(dtype)
     text_rows = torch.bmm(queries.text[:, None], rows.mT)
     text_delta = mixed.own * torch.bmm(text_rows, mixed.attention)[:, 0]
     text_delta += mixed.shared * (queries.text @ maps.shared_a)[:, None] + (queries.text @ maps.shared_b)[:, None]
     delta_BVD = torch.bmm(mixed.attention.mT, rows)
-    base, _ = videos.base(config)
+    base, _ = videos.bases(cell)
     video_delta = torch.bmm(base, delta_BVD.permute(1, 2, 0)).mul_(pooled.weights).sum(dim=1)
     video_delta = mixed.own.T * video_delta + mixed.shared.T * pooled.shared[:, 1] + pooled.shared[:, 0]
-    return cosines(pooled, queries, text_delta.T, video_delta, mixed.square.T, doubtful, config)
+    return _cosines(cell, pooled, queries, text_delta.T, video_delta, mixed.square.T, doubtful.T)
 
 
-def plain_block(videos: VideoFactors, queries: Queries, config: ModelConfig) -> tuple[Tensor, None]:
+def plain_block(videos: VideoFactors, queries: Queries, cell: PairCell) -> tuple[Tensor, None]:
     """Cosines [V, B] of the baseline without an increment."""
-    pooled = pool(videos, queries, config)
+    pooled = pool(videos, queries, cell)
     return pooled.text_dot / (norm(pooled.square) * norm(queries.square)), None
 
 
-def cosines(
+def _cosines(
+    cell: PairCell,
     pooled: Pooled,
     queries: Queries,
     text_delta: Tensor,
     video_delta: Tensor,
     delta_square: Tensor,
     doubtful: Tensor,
-    config: ModelConfig,
 ) -> tuple[Tensor, Tensor]:
-    """Cosines [V, B] from <t, D>, <p, D> and ||D||^2 [V, B], and where they are not to be trusted (NaN included)."""
-    if config.corrected == "text":
-        parts, dot, other = queries.square + delta_square, video_delta, norm(pooled.square)
-        square = parts + 2 * text_delta
-    else:
-        parts, dot, other = pooled.square + delta_square, text_delta, norm(queries.square)
-        square = parts + 2 * video_delta
-    trusted = square >= NORM_TRUST * parts
-    return (pooled.text_dot + dot) / (other * norm(square)), doubtful | ~trusted
-
-
-def norm(square: Tensor) -> Tensor:
-    """The norm of a squared norm, at least what torch's cosine takes."""
-    return square.clamp(min=COSINE_EPS**2).sqrt()
+    """Cosines [V, B] from <t, D>, <p, D> and ||D||^2 [V, B], and where they are not to be trusted."""
+    scores, cancels = cell.cosines(
+        text_square=queries.square,
+        base_square=pooled.square,
+        delta_square=delta_square,
+        text_base=pooled.text_dot,
+        text_delta=text_delta,
+        base_delta=video_delta,
+    )
+    return scores, doubtful | cancels

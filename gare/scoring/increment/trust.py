@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,17 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from gare.objective.increments import FactorisedIncrements
-
-QUERY_TRUST = 1e-3
-"""Least LN1 variance, over that of its two parts, at which a float32 pair is trusted.
-
-The variance itself is exact (its one inner product runs in float64); what is left is the float32 numerator
-<vbar - t, Kc>, off by eps / sqrt(ratio): 4e-6 of a logit's size at 1e-3."""
-
-NORM_TRUST = 3e-2
-"""Least ||t + D||^2 (or ||p + D||^2), over ||t||^2 + ||D||^2, at which a float32 pair is trusted.
-
-The three float32 terms are off by about 2e-7 of the parts, so the norm by 1e-7 / ratio: 3e-6 at 3e-2."""
+from gare.scoring.increment.cell import PairCell
 
 GATHERED_NUMBERS = 2**24
 """Most numbers of one gathered tensor: 64 MB in float32."""
@@ -46,12 +35,11 @@ def direct_logits(pairs_P2: Tensor, mean_VD: Tensor, text_BD: Tensor, keys_CLD: 
 
 def direct_cosines(
     pairs_P2: Tensor,
+    cell: PairCell,
     text_BD: Tensor,
     base_VGD: Tensor,
     weights_VBG: Tensor,
     increments: FactorisedIncrements,
-    *,
-    corrected: Literal["text", "video"],
 ) -> Tensor:
     """Cosines [P] of the pairs (text, video) from their vectors, the increment and the pooled video formed."""
     basis = increments.basis_CKD
@@ -61,9 +49,7 @@ def direct_cosines(
         coefficients = increments.coefficients_BVK[text_of, video_of]
         delta = torch.einsum("pk,pkd->pd", coefficients, basis[text_of if increments.per_text else video_of])
         base = torch.einsum("pg,pgd->pd", weights_VBG[video_of, text_of], base_VGD[video_of])
-        text = text_BD[text_of]
-        left, right = (text + delta, base) if corrected == "text" else (text, base + delta)
-        return F.cosine_similarity(left, right, dim=-1)
+        return F.cosine_similarity(*cell.sides(text_BD[text_of], base, delta), dim=-1)
 
     return _in_blocks(block, len(pairs_P2), basis[:1])
 

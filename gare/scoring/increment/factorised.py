@@ -19,24 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gare.common.errors import ConfigError
-from gare.config.model import ModelConfig
-from gare.model.head import PairDropout, PairHead, masked_mean
-from gare.model.increment import NORM_EPS, Increment
-from gare.model.trust import NORM_TRUST, QUERY_TRUST, direct_cosines, direct_logits, pairs_where, replaced
 from gare.objective.increments import FactorisedIncrements
 from gare.objective.spread import PairSpread
-
-FACTORISED_QUERIES = ("gap", "text")
-COSINE_EPS = 1e-16
-
-
-@dataclass(frozen=True)
-class FactorisedScores:
-    """Cosines [B, V] and the increments behind them (None for the plain baseline)."""
-
-    scores: Tensor
-    increments: FactorisedIncrements | None
+from gare.scoring.head import PairDropout, PairScores, as_float, masked_mean
+from gare.scoring.increment.cell import PairCell, centred, norm
+from gare.scoring.increment.dense import DenseHead
+from gare.scoring.increment.psi import NORM_EPS, Increment
+from gare.scoring.increment.trust import direct_cosines, direct_logits, pairs_where, replaced
 
 
 @dataclass(frozen=True)
@@ -57,110 +46,83 @@ class _Context:
 
 
 def factorised_scores(
-    head: PairHead,
+    head: DenseHead,
     text_BD: Tensor,
     frames_VFD: Tensor,
     frame_mask_VF: Tensor,
     words_BWD: Tensor | None = None,
     word_mask_BW: Tensor | None = None,
     dropout: PairDropout | None = None,
-) -> FactorisedScores:
+) -> PairScores:
     """Score every text against every video, in float32, with gradients.
 
     Equal to ``head`` up to rounding when nothing is dropped; pairs whose sums cancel are computed from their vectors.
     ``dropout.first_text`` counts for words as context only.
     Raises ConfigError for settings whose increments do not factorise.
     """
-    config = head.config
-    check_query(config)
+    cell = head.cell
+    cell.check_factorises()
     with torch.autocast(device_type=text_BD.device.type, enabled=False):
-        text, frames = _float(text_BD), _float(frames_VFD)
+        text, frames = as_float(text_BD), as_float(frames_VFD)
         mean_VD = masked_mean(frames, frame_mask_VF)
-        base_VGD, base_mask = (frames, frame_mask_VF) if config.video_base == "pooled" else (mean_VD[:, None], None)
-        dots_VBG, weights_VBG = _pooling(text, base_VGD, base_mask, config.pool_temperature)
-        text_base = (weights_VBG * dots_VBG).sum(-1).T
-        base_square = _quadratic(weights_VBG, torch.bmm(base_VGD, base_VGD.mT)).T
-        text_square = text.square().sum(-1)[:, None]
+        base_VGD, base_mask = cell.bases(frames, frame_mask_VF, mean_VD)
+        dots_VBG = torch.matmul(text, base_VGD.mT)
+        weights_VBG = cell.pooling(dots_VBG, base_mask[:, None], dim=-1)
+        products = {
+            "text_base": (weights_VBG * dots_VBG).sum(-1).T,
+            "base_square": _quadratic(weights_VBG, torch.bmm(base_VGD, base_VGD.mT)).T,
+            "text_square": text.square().sum(-1)[:, None],
+        }
         if head.psi is None:
-            return FactorisedScores(_cosine(text_base, text_square, base_square), None)
-        if config.context == "frames":
-            increments = _over_frames(head.psi, config, text, mean_VD, frames, frame_mask_VF, dropout)
-        elif words_BWD is None or word_mask_BW is None:
-            raise ConfigError("model.context is words: scoring needs words and word_mask.")
+            return PairScores(products["text_base"] / (norm(products["text_square"]) * norm(products["base_square"])))
+        if cell.config.context == "frames":
+            increments = _increments(head.psi, cell, text, mean_VD, frames, frame_mask_VF, dropout, per_text=False)
         else:
-            increments = _over_words(head.psi, config, text, mean_VD, _float(words_BWD), word_mask_BW, dropout)
-        square = increments.squares().clamp(min=0)
-        text_delta = _dot_texts(increments, text)
-        base_delta = _dot_bases(increments, base_VGD, weights_VBG)
-        if config.corrected == "text":
-            parts, cross, dot = text_square + square, text_delta, text_base + base_delta
-            scores = _cosine(dot, parts + 2 * cross, base_square)
-        else:
-            parts, cross, dot = base_square + square, base_delta, text_base + text_delta
-            scores = _cosine(dot, text_square, parts + 2 * cross)
-        pairs = pairs_where(parts + 2 * cross < NORM_TRUST * parts)
-        direct = direct_cosines(pairs, text, base_VGD, weights_VBG, increments, corrected=config.corrected)
-        return FactorisedScores(replaced(scores, pairs, direct), increments)
+            words, mask = cell.words(words_BWD, word_mask_BW)
+            increments = _increments(head.psi, cell, text, mean_VD, as_float(words), mask, dropout, per_text=True)
+        scores, doubtful = cell.cosines(
+            delta_square=increments.squares().clamp(min=0),
+            text_delta=_dot_texts(increments, text),
+            base_delta=_dot_bases(increments, base_VGD, weights_VBG),
+            **products,
+        )
+        pairs = pairs_where(doubtful)
+        direct = direct_cosines(pairs, cell, text, base_VGD, weights_VBG, increments)
+        return PairScores(replaced(scores, pairs, direct), increments)
 
 
-def check_query(config: ModelConfig) -> None:
-    """ConfigError for a query whose increments do not factorise."""
-    if config.query not in FACTORISED_QUERIES:
-        raise ConfigError(f"model.query {config.query} has no factorised increments; set train.increments to dense.")
-
-
-def _pooling(text_BD: Tensor, base_VGD: Tensor, mask: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
-    """<t_i, base_jg> and the pooling weights, [V, B, G] each."""
-    dots = torch.matmul(text_BD, base_VGD.mT)
-    logits = dots / temperature
-    if mask is not None:
-        logits = logits.masked_fill(~mask[:, None], float("-inf"))
-    return dots, logits.softmax(-1)
-
-
-def _over_frames(
+def _increments(
     psi: Increment,
-    config: ModelConfig,
+    cell: PairCell,
     text_BD: Tensor,
     mean_VD: Tensor,
-    frames_VFD: Tensor,
-    mask_VF: Tensor,
+    context_CLD: Tensor,
+    mask_CL: Tensor,
     dropout: PairDropout | None,
+    *,
+    per_text: bool,
 ) -> FactorisedIncrements:
-    """Coefficients of every pair over its video's basis."""
-    context = _context(psi, frames_VFD, mask_VF, dropout, first=0)
-    text_part = torch.matmul(text_BD, context.keys.mT)
-    scale_BV, pairs = _query_scale(config, text_BD, mean_VD)
-    if config.query == "text":
-        logits_VBL = text_part
-    else:
-        own_part = torch.bmm(mean_VD[:, None], context.keys.mT)
-        near = direct_logits(pairs, mean_VD, text_BD, context.keys, pairs[:, 1])
-        logits_VBL = config.gap_sign * replaced(own_part - text_part, pairs.flip(1), near)
-    coefficients, spread = _coefficients(psi, context, logits_VBL * scale_BV.T[..., None])
-    return FactorisedIncrements(coefficients.transpose(0, 1), context.increments, per_text=False, spread=spread)
+    """Coefficients of every pair over the basis of its context: its text's words (``per_text``), or its video."""
+    context = _context(psi, context_CLD, mask_CL, dropout, first=dropout.first_text if dropout and per_text else 0)
 
+    def to_keys(vectors: Tensor, *, own: bool) -> Tensor:
+        """Inner products with every context's keys, [C, 1, L] of its own vector and [C, N, L] of all others."""
+        return torch.bmm(vectors[:, None], context.keys.mT) if own else torch.matmul(vectors, context.keys.mT)
 
-def _over_words(
-    psi: Increment,
-    config: ModelConfig,
-    text_BD: Tensor,
-    mean_VD: Tensor,
-    words_BWD: Tensor,
-    mask_BW: Tensor,
-    dropout: PairDropout | None,
-) -> FactorisedIncrements:
-    """Coefficients of every pair over its text's basis."""
-    context = _context(psi, words_BWD, mask_BW, dropout, first=dropout.first_text if dropout is not None else 0)
-    own_part = torch.bmm(text_BD[:, None], context.keys.mT)
-    scale_BV, pairs = _query_scale(config, text_BD, mean_VD)
-    if config.query == "text":
-        logits_BVL = own_part.expand(-1, len(mean_VD), -1)
+    text_part = to_keys(text_BD, own=per_text)
+    scale_BV, doubtful = cell.query_scale(text_BD, mean_VD)
+    if cell.config.query == "text":
+        logits_CNL = text_part.expand(-1, len(mean_VD) if per_text else -1, -1)
     else:
-        near = direct_logits(pairs, mean_VD, text_BD, context.keys, pairs[:, 0])
-        logits_BVL = config.gap_sign * replaced(torch.matmul(mean_VD, context.keys.mT) - own_part, pairs, near)
-    coefficients, spread = _coefficients(psi, context, logits_BVL * scale_BV[..., None])
-    return FactorisedIncrements(coefficients, context.increments, per_text=True, spread=spread)
+        video_part, pairs = to_keys(mean_VD, own=not per_text), pairs_where(doubtful)
+        near = direct_logits(pairs, mean_VD, text_BD, context.keys, pairs[:, 0 if per_text else 1])
+        places = pairs if per_text else pairs.flip(1)
+        logits_CNL = cell.config.gap_sign * replaced(video_part - text_part, places, near)
+    scale_CN = scale_BV if per_text else scale_BV.T
+    coefficients, spread = _coefficients(psi, context, logits_CNL * scale_CN[..., None])
+    if not per_text:
+        coefficients = coefficients.transpose(0, 1)
+    return FactorisedIncrements(coefficients, context.increments, per_text=per_text, spread=spread)
 
 
 def _context(
@@ -174,20 +136,20 @@ def _context(
     to_keys, keys_shift = query @ psi.k_proj.weight, query @ psi.k_proj.bias
     to_bias = to_keys.T @ psi.layer_norm1.bias + psi.k_proj.weight.T @ psi.q_proj.bias
     bias = normed @ to_bias + keys_shift @ psi.layer_norm1.bias + psi.k_proj.bias @ psi.q_proj.bias
-    keys = F.linear(normed, _centred((gain[:, None] * to_keys).T).T, _centred(gain * keys_shift))
+    keys = F.linear(normed, centred((gain[:, None] * to_keys).T).T, centred(gain * keys_shift))
     to_values, values_shift = psi.out_proj.weight @ psi.v_proj.weight, psi.out_proj(psi.v_proj.bias)
-    values = F.linear(normed, _centred(to_values.T).T, _centred(values_shift)).masked_fill(~keep, 0)
+    values = F.linear(normed, centred(to_values.T).T, centred(values_shift)).masked_fill(~keep, 0)
     rows = torch.cat([psi.layer_norm2.weight * values, psi.layer_norm2.bias.expand(len(values), 1, -1)], dim=1)
     inner = F.linear(rows, psi.linear1.weight)
     inner = torch.cat([inner[:, :-1], inner[:, -1:] + psi.linear1.bias], dim=1)
     factors = None if dropout is None else _context_dropout(dropout, first, values)
-    hidden = _centred(rows + (inner if factors is None else inner * factors))
+    hidden = centred(rows + (inner if factors is None else inner * factors))
     rate = 0.0 if factors is None or dropout is None else dropout.rate
     bias = bias.masked_fill(~mask_CL, float("-inf"))
-    return _Context(keys, bias, values, rows, inner, hidden, _increments(psi, hidden), rate)
+    return _Context(keys, bias, values, rows, inner, hidden, _projected(psi, hidden), rate)
 
 
-def _increments(psi: Increment, hidden_CKD: Tensor) -> Tensor:
+def _projected(psi: Increment, hidden_CKD: Tensor) -> Tensor:
     """What LN3 and the last projection make of a basis [C, K, D], with their shared row: [C, K + 1, D]."""
     norm, project = psi.layer_norm3, psi.mean_proj
     shared = F.linear(norm.bias, project.weight, project.bias).expand(len(hidden_CKD), 1, -1)
@@ -214,28 +176,12 @@ def _pair_spread(psi: Increment, context: _Context, first_CNL: Tensor) -> PairSp
     rate / (1 - rate) hidden^2 a dimension. LN3 divides by a sum over D dimensions, which is taken at its mean.
     """
     dim, odds = context.inner.shape[-1], context.rate / (1 - context.rate)
-    hidden = _centred(context.rows + context.inner)
+    hidden = centred(context.rows + context.inner)
     noise = odds * (1 - 1 / dim) * torch.bmm(context.inner, context.inner.mT)
     variance = _quadratic(first_CNL, (torch.bmm(hidden, hidden.mT) + noise) / dim)
     weights = first_CNL / (variance + NORM_EPS).sqrt()[..., None]
-    gains = odds * _centred(psi.mean_proj.weight * psi.layer_norm3.weight).square()
-    return PairSpread(F.pad(weights, (0, 1), value=1.0), _increments(psi, hidden), weights, context.inner, gains)
-
-
-def _query_scale(config: ModelConfig, text_BD: Tensor, mean_VD: Tensor) -> tuple[Tensor, Tensor]:
-    """1 / sqrt(LN1's variance + eps) of each pair's query, [B, V], and the pairs [P, 2] whose query nearly cancels.
-
-    The variance of a difference comes from three products: in float64, as it may be a small part of them.
-    """
-    text, mean = _centred(text_BD.double()), _centred(mean_VD.double())
-    variance = text.square().sum(-1)[:, None]
-    if config.query != "gap":
-        scale = (variance / text_BD.shape[-1] + NORM_EPS).rsqrt().to(text_BD.dtype)
-        return scale.expand(-1, len(mean_VD)), torch.empty(0, 2, dtype=torch.int64, device=text_BD.device)
-    parts = variance + mean.square().sum(-1)
-    variance = (parts - 2 * text @ mean.T).clamp(min=0)
-    scale = (variance / text_BD.shape[-1] + NORM_EPS).rsqrt().to(text_BD.dtype)
-    return scale, pairs_where(variance < QUERY_TRUST * parts)
+    gains = odds * centred(psi.mean_proj.weight * psi.layer_norm3.weight).square()
+    return PairSpread(F.pad(weights, (0, 1), value=1.0), _projected(psi, hidden), weights, context.inner, gains)
 
 
 def _dot_texts(increments: FactorisedIncrements, text_BD: Tensor) -> Tensor:
@@ -267,18 +213,6 @@ def _context_dropout(dropout: PairDropout, first: int, values_CLD: Tensor) -> Te
     return shared.mask(values_CLD.new_empty(contexts, 1, dim))
 
 
-def _cosine(dot: Tensor, left_square: Tensor, right_square: Tensor) -> Tensor:
-    return dot / (left_square.clamp(min=COSINE_EPS).sqrt() * right_square.clamp(min=COSINE_EPS).sqrt())
-
-
 def _quadratic(rows_CNK: Tensor, gram_CKK: Tensor) -> Tensor:
     """Rows times Gram matrix times row, at least 0, [C, N]."""
     return (torch.bmm(rows_CNK, gram_CKK) * rows_CNK).sum(-1).clamp(min=0)
-
-
-def _centred(x: Tensor) -> Tensor:
-    return x - x.mean(dim=-1, keepdim=True)
-
-
-def _float(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -5,25 +5,17 @@ What psi needs inside is made again in the backward pass, so that of every pair 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gare.model.head import PairDropout, PairHead
 from gare.objective.increments import BlockIncrements, cuts
+from gare.scoring.head import PairDropout, PairHead, PairScores
 
 BLOCK_NUMBERS = 2**26
 """Most numbers of one block of increments: 256 MB in float32. Smaller ones would project the context too often."""
-
-
-@dataclass(frozen=True)
-class BlockedScores:
-    """Cosines [B, V] and the increments behind them (None for the plain baseline)."""
-
-    scores: Tensor
-    increments: BlockIncrements | None
 
 
 def blocked_scores(
@@ -34,7 +26,7 @@ def blocked_scores(
     words_BWD: Tensor | None = None,
     word_mask_BW: Tensor | None = None,
     dropout: PairDropout | None = None,
-) -> BlockedScores:
+) -> PairScores:
     """What ``head`` says of every text and video, with gradients, up to rounding."""
 
     def of_texts(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
@@ -51,4 +43,4 @@ def blocked_scores(
         # Dropout has its own generator, so torch's need not be kept.
         parts = [checkpoint(of_texts, *cut, use_reentrant=False, preserve_rng_state=False) for cut in bounds]
     scores, increments = torch.cat([part[0] for part in parts]), [delta for _, delta in parts if delta is not None]
-    return BlockedScores(scores, BlockIncrements(increments) if increments else None)
+    return PairScores(scores, BlockIncrements(increments) if increments else None)

@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gare.config.model import ModelConfig
-from gare.model.head import masked_mean
-from gare.model.increment import NORM_EPS, Increment
-
-
-class Rows:
-    """A dataclass of tensors that all have one row per video, or per context."""
-
-    def take(self, rows: slice | Tensor) -> Self:
-        """The factors of some rows only; a slice copies nothing."""
-        return self._each(lambda x: x[rows])
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
-        return self._each(lambda x: x.to(device))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor under its field's name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def join(cls, parts: list[Self]) -> Self:
-        """The rows of several, in order."""
-        columns = [part.tensors() for part in parts]
-        return cls(**{name: torch.cat([column[name] for column in columns]) for name in columns[0]})
-
-    def _each(self, change: object) -> Self:
-        return replace(self, **{k: change(v) for k, v in self.tensors().items()})  # type: ignore[type-var,operator]
+from gare.scoring.factors import Rows
+from gare.scoring.head import masked_mean
+from gare.scoring.increment.cell import PairCell
+from gare.scoring.increment.psi import NORM_EPS, Increment
 
 
 @dataclass(frozen=True)
@@ -124,7 +99,7 @@ class ContextFactors(Rows):
         context_CLD: Tensor,
         mask_CL: Tensor,
         own_CD: Tensor,
-        config: ModelConfig,
+        cell: PairCell,
         storage: torch.dtype | None = None,
     ) -> ContextFactors:
         """Factors of context sequences with mask; ``own_CD``: the same side's vector (vbar, or t for words)."""
@@ -134,7 +109,8 @@ class ContextFactors(Rows):
         keys, values, hidden, rows = (
             F.linear(normed, *map_) * keep for map_ in (maps.keys, maps.values, maps.hidden, maps.increments)
         )
-        other_sign, own_sign = logit_signs(config)
+        of_video, of_text = cell.query_parts()
+        own_sign, other_sign = (of_video, of_text) if cell.config.context == "frames" else (of_text, of_video)
         own = torch.bmm(keys.double(), own_CD.double()[..., None])[..., 0] * (own_sign / math.sqrt(dim))
         bias = F.linear(normed, *maps.key_bias)[..., 0] / math.sqrt(dim)
         of_values = triangular(values) / math.sqrt(dim)
@@ -174,13 +150,13 @@ class VideoFactors(Rows):
         maps: PsiMaps | None,
         frames_VFD: Tensor,
         mask_VF: Tensor,
-        config: ModelConfig,
+        cell: PairCell,
         storage: torch.dtype | None = None,
     ) -> VideoFactors:
         """Factors of frame vectors with mask; ``storage`` is the type the frames are kept in."""
         frames = frames_VFD.masked_fill(~mask_VF[..., None], 0)
         mean = masked_mean(frames, mask_VF)
-        base = frames if config.video_base == "pooled" else mean[:, None]
+        base, _ = cell.bases(frames, mask_VF, mean)
         if maps is None:
             shared = base.new_zeros(len(base), 2, base.shape[1])
         else:
@@ -188,19 +164,9 @@ class VideoFactors(Rows):
         gram = triangular(base).to(base.dtype)
         return cls(frames.to(storage or frames.dtype), mask_VF, mean, gram, shared)
 
-    def base(self, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    def bases(self, cell: PairCell) -> tuple[Tensor, Tensor]:
         """Vectors [V, F', D] and mask [V, F'] that are pooled into the scored video vector."""
-        if config.video_base == "pooled":
-            return self.frames.to(self.mean.dtype), self.frame_mask
-        return self.mean[:, None], self.frame_mask.any(dim=1, keepdim=True)
-
-
-def logit_signs(config: ModelConfig) -> tuple[float, float]:
-    """Factors of <other, Kc> and <own, Kc> in a logit: psi's query is eta (vbar - t), or t."""
-    if config.query == "text":
-        return (1.0, 0.0) if config.context == "frames" else (0.0, 1.0)
-    sign = float(config.gap_sign)
-    return (-sign, sign) if config.context == "frames" else (sign, -sign)
+        return cell.bases(self.frames.to(self.mean.dtype), self.frame_mask, self.mean)
 
 
 def triangular(rows_CRD: Tensor, *shared_D: Tensor) -> Tensor:

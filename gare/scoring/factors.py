@@ -1,0 +1,134 @@
+"""What a head computes once per video, so that a pair costs little: the form of a gallery, without gradients."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Generic, ParamSpec, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
+    """Run without gradients and in the tensors' own types: the head's rule, on every kind of device."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
+
+    return run
+
+
+@dataclass
+class ScoreStats:
+    """How many pairs were scored, and how many of them densely: because of cancellation, or for want of factors."""
+
+    pairs: int = 0
+    dense_pairs: int = 0
+
+
+class Rows:
+    """A dataclass of tensors that all have one row per video, or per context; of other such dataclasses; of None."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors().values())))
+
+    def take(self, rows: slice | Tensor) -> Self:
+        """The factors of some rows only; a slice copies nothing."""
+        return self.each(lambda x: x[rows])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        return self.each(lambda x: x.to(device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor under its field's name, or ``field.inner``."""
+        found: dict[str, Tensor] = {}
+        for name, value in self._fields():
+            if isinstance(value, Rows):
+                found |= {f"{name}.{inner}": tensor for inner, tensor in value.tensors().items()}
+            elif value is not None:
+                found[name] = value
+        return found
+
+    @classmethod
+    def join(cls, parts: list[Self]) -> Self:
+        """The rows of several, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*(part._fields() for part in parts), strict=True)
+        return replace(parts[0], **{column[0][0]: _join([value for _, value in column]) for column in columns})  # type: ignore[type-var]
+
+    def _fields(self) -> list[tuple[str, Tensor | Rows | None]]:
+        return [(f.name, getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with every tensor changed."""
+        changed = {
+            name: value.each(change) if isinstance(value, Rows) else None if value is None else change(value)
+            for name, value in self._fields()
+        }
+        return replace(self, **changed)  # type: ignore[type-var]
+
+
+def _join(values: list[Tensor | Rows | None]) -> Tensor | Rows | None:
+    if isinstance(values[0], Rows):
+        return Rows.join([value for value in values if isinstance(value, Rows)])
+    return None if values[0] is None else torch.cat([value for value in values if isinstance(value, Tensor)])
+
+
+Gallery = TypeVar("Gallery", bound=Rows)
+
+
+class Factors(ABC, Generic[Gallery]):
+    """How a head scores a gallery of videos it has seen before. Everything runs in float32 (float64 for float64).
+
+    ``words`` [B, W, D] and ``word_mask`` [B, W] are for heads that read them, which raise ConfigError without them.
+    """
+
+    at_once: int | None = 128
+    """Videos whose factors are built and scored together where none are kept; None for all."""
+
+    stored = "videos.frames"
+    """The tensor of a gallery that is kept in the type ``storage``."""
+
+    @abstractmethod
+    def build(
+        self,
+        frames_VFD: Tensor,
+        mask_VF: Tensor,
+        storage: torch.dtype | None = None,
+        *,
+        first_stage: bool = False,
+    ) -> Gallery:
+        """Factors of frame vectors, every row with a valid frame; the large ones in the type ``storage``.
+
+        ``first_stage``: with what ``first_stage`` needs.
+        """
+
+    @abstractmethod
+    def read(self, tensors: Mapping[str, Tensor]) -> Gallery:
+        """The gallery of these tensors, which are those of one that was built."""
+
+    @abstractmethod
+    def score(
+        self, gallery: Gallery, text_BD: Tensor, words: Tensor | None, word_mask: Tensor | None, stats: ScoreStats
+    ) -> Tensor:
+        """Exact cosines [B, V]; memory beside them grows with neither B nor V."""
+
+    @abstractmethod
+    def first_stage(self, gallery: Gallery, text_BD: Tensor, words: Tensor | None, word_mask: Tensor | None) -> Tensor:
+        """Approximate cosines [B, V] by a few inner products; ConfigError for a head that has none."""
+
+
+def slices(count: int, block: int) -> Iterator[slice]:
+    """[0, count) in blocks."""
+    for start in range(0, count, block):
+        yield slice(start, min(start + block, count))

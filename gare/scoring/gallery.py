@@ -1,0 +1,117 @@
+"""Every text against every video without gradients, by any head, in blocks of bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from gare.common.errors import ConfigError
+from gare.scoring.factors import Factors, Rows, ScoreStats, slices, without_autocast
+from gare.scoring.head import PairHead, as_float
+
+DENSE_BLOCK = (256, 16)
+"""Videos and texts a head without factors takes at once."""
+
+
+@dataclass(frozen=True)
+class Frames(Rows):
+    """frames [V, F, D], zero where masked, and frame_mask [V, F]."""
+
+    frames: Tensor
+    frame_mask: Tensor
+
+
+@dataclass(frozen=True)
+class FrameGallery(Rows):
+    """Videos as their frames: what a head scores that has no factors."""
+
+    videos: Frames
+
+
+class ByHead(Factors[FrameGallery]):
+    """A head without factors: a gallery holds frames, and every pair is scored by the head itself."""
+
+    at_once = DENSE_BLOCK[0]
+
+    def __init__(self, head: PairHead) -> None:
+        self._head = head
+
+    @override
+    def build(
+        self,
+        frames_VFD: Tensor,
+        mask_VF: Tensor,
+        storage: torch.dtype | None = None,
+        *,
+        first_stage: bool = False,
+    ) -> FrameGallery:
+        frames = as_float(frames_VFD).masked_fill(~mask_VF[..., None], 0)
+        return FrameGallery(Frames(frames.to(storage or frames.dtype), mask_VF))
+
+    @override
+    def read(self, tensors: Mapping[str, Tensor]) -> FrameGallery:
+        return FrameGallery(Frames(tensors["videos.frames"], tensors["videos.frame_mask"]))
+
+    @override
+    @without_autocast
+    def score(
+        self,
+        gallery: FrameGallery,
+        text_BD: Tensor,
+        words: Tensor | None,
+        word_mask: Tensor | None,
+        stats: ScoreStats,
+    ) -> Tensor:
+        text = as_float(text_BD)
+        scores = text.new_empty(len(text), len(gallery))
+        stats.pairs += scores.numel()
+        stats.dense_pairs += scores.numel()
+        for rows in slices(len(gallery), DENSE_BLOCK[0]):
+            videos = gallery.videos.take(rows)
+            frames = videos.frames.to(text.dtype)
+            for texts in slices(len(text), DENSE_BLOCK[1]):
+                own = (None, None) if words is None or word_mask is None else (words[texts], word_mask[texts])
+                scores[texts, rows] = self._head(text[texts], frames, videos.frame_mask, *own).scores
+        return scores
+
+    @override
+    def first_stage(
+        self, gallery: FrameGallery, text_BD: Tensor, words: Tensor | None, word_mask: Tensor | None
+    ) -> Tensor:
+        model = self._head.config
+        what = f"model.query {model.query}" if model.head == "gare" else f"model.head {model.head}"
+        raise ConfigError(f"{what} has no first stage; score all videos.")
+
+
+def factors_of(head: PairHead) -> Factors[Any]:
+    """The head's factors, or the head itself over stored frames."""
+    return head.factors() or ByHead(head)
+
+
+@without_autocast
+def score_all(
+    head: PairHead,
+    text_BD: Tensor,
+    frames_VFD: Tensor,
+    mask_VF: Tensor,
+    words_BWD: Tensor | None = None,
+    word_mask_BW: Tensor | None = None,
+    *,
+    stats: ScoreStats | None = None,
+) -> Tensor:
+    """Cosines [B, V] of encoded texts and videos, each video's factors made and dropped again.
+
+    With context words the factors of the videos, about as large as the frames, are kept until the end.
+    Raises ConfigError where the head reads words and there are none.
+    """
+    factors, stats = factors_of(head), stats or ScoreStats()
+    scores = text_BD.new_empty(len(text_BD), len(frames_VFD), dtype=as_float(frames_VFD[:0]).dtype)
+    for rows in slices(len(frames_VFD), factors.at_once or len(frames_VFD)):
+        gallery = factors.build(frames_VFD[rows], mask_VF[rows])
+        scores[:, rows] = factors.score(gallery, text_BD, words_BWD, word_mask_BW, stats)
+    return scores

@@ -1,0 +1,142 @@
+"""What a pair head is: from the vectors of texts and videos to scores, and to what the objective and a gallery need.
+
+A head is one file here and one row of ``gare.config.heads.HEADS``. Shapes: B texts, V videos, F frames, W words,
+D width; masks are bool, True where valid, and every row has a valid position.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from gare.common.errors import ConfigError
+from gare.config.heads import HEADS
+from gare.config.model import ModelConfig
+from gare.objective.increments import Increments
+from gare.scoring.factors import Factors
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Cosines [B, V]; the increments behind them (None for a head that makes none) and, densely, the scored videos.
+
+    ``pooled`` [B, V, D] is None where a form never makes it.
+    """
+
+    scores: Tensor
+    increments: Increments | None = None
+    pooled: Tensor | None = None
+
+    @property
+    def delta(self) -> Tensor | None:
+        """The increments as one tensor [B, V, D]."""
+        return None if self.increments is None else self.increments.rows(0, self.increments.texts)
+
+
+@dataclass(frozen=True)
+class PairDropout:
+    """A head's dropout, drawn from (seed, step, global text index), so that the number of ranks does not matter."""
+
+    rate: float
+    seed: int
+    step: int
+    first_text: int = 0
+
+    def mask(self, like: Tensor) -> Tensor | None:
+        """Factors of the shape [B, V, D] of ``like``, 0 or 1 / (1 - rate), or None when nothing is dropped."""
+        if self.rate == 0:
+            return None
+        texts, videos, dim = like.shape
+        generator = torch.Generator(device=like.device)
+        rows = []
+        for text in range(self.first_text, self.first_text + texts):
+            generator.manual_seed(_mix(self.seed, self.step, text))
+            rows.append(torch.rand(videos, dim, generator=generator, device=like.device) >= self.rate)
+        return torch.stack(rows).to(like.dtype) / (1 - self.rate)
+
+
+class PairHead(nn.Module, ABC):
+    """Scores every text against every video, always in float32 (float64 for float64)."""
+
+    def __init__(self, dim: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.dim, self.config = dim, config
+
+    @override
+    def forward(
+        self,
+        text_BD: Tensor,
+        frames_VFD: Tensor,
+        frame_mask_VF: Tensor,
+        words_BWD: Tensor | None = None,
+        word_mask_BW: Tensor | None = None,
+        dropout: PairDropout | None = None,
+    ) -> PairScores:
+        """Scores of texts [B, D] and videos [V, F, D]; words [B, W, D] for a head that reads them.
+
+        Raises ConfigError where words are needed and missing.
+        """
+        words = None if words_BWD is None else as_float(words_BWD)
+        with torch.autocast(device_type=text_BD.device.type, enabled=False):
+            return self.score(as_float(text_BD), as_float(frames_VFD), frame_mask_VF, words, word_mask_BW, dropout)
+
+    @abstractmethod
+    def score(
+        self,
+        text: Tensor,
+        frames_VFD: Tensor,
+        frame_mask_VF: Tensor,
+        words: Tensor | None = None,
+        word_mask: Tensor | None = None,
+        dropout: PairDropout | None = None,
+    ) -> PairScores:
+        """The equations themselves, in the precision of their arguments, with gradients."""
+
+    def factors(self) -> Factors[Any] | None:
+        """What is computed once per video so that a pair costs little, without gradients; None where nothing is.
+
+        It belongs to the head's weights as they are now.
+        """
+        return None
+
+    def factorised(self, *_pairs: Any, **_named: Any) -> PairScores:
+        """As ``forward``, with gradients, without a vector per pair (``train.increments: factorised``).
+
+        Raises ConfigError for a head whose increments do not factorise.
+        """
+        raise ConfigError(f"model.head {self.config.head} has no factorised increments; set train.increments to dense.")
+
+
+def make_head(dim: int, config: ModelConfig) -> PairHead:
+    """The head of the settings for vectors of width ``dim``, its parameters drawn from torch's seed."""
+    module, _, name = HEADS[config.head].source.partition(":")
+    head: PairHead = getattr(import_module(module), name)(dim, config)
+    return head
+
+
+def masked_mean(frames_VFD: Tensor, mask_VF: Tensor) -> Tensor:
+    """Mean over valid frames, [V, D]."""
+    weights = mask_VF.to(frames_VFD.dtype)
+    return (frames_VFD * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
+
+
+def as_float(x: Tensor) -> Tensor:
+    """float64 as it is, everything else as float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _mix(*values: int) -> int:
+    """One 63-bit seed of several integers (splitmix64 steps)."""
+    state = 0
+    for value in values:
+        state = (state ^ value) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1

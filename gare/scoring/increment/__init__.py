@@ -1,0 +1,1 @@
+"""The head of the paper: psi gives every pair an increment."""

@@ -1,0 +1,32 @@
+"""The paper's head: the dense form, with its exact algebra for training and for a gallery."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from typing_extensions import override
+
+from gare.scoring.head import PairDropout, PairScores
+from gare.scoring.increment.algebra import IncrementFactors
+from gare.scoring.increment.dense import DenseHead
+from gare.scoring.increment.factorised import factorised_scores
+
+
+class GareHead(DenseHead):
+    """An increment for every pair (the method's section 2)."""
+
+    @override
+    def factors(self) -> IncrementFactors | None:
+        """None for the residual queries, whose increments do not factorise."""
+        return IncrementFactors(self) if self.cell.factorises else None
+
+    @override
+    def factorised(
+        self,
+        text_BD: Tensor,
+        frames_VFD: Tensor,
+        frame_mask_VF: Tensor,
+        words_BWD: Tensor | None = None,
+        word_mask_BW: Tensor | None = None,
+        dropout: PairDropout | None = None,
+    ) -> PairScores:
+        return factorised_scores(self, text_BD, frames_VFD, frame_mask_VF, words_BWD, word_mask_BW, dropout)
