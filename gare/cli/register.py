@@ -96,11 +96,12 @@ def best_run(folder: Path) -> Path:
 
 
 def _handle(folder: Path) -> RunHandle:
-    from gare.training.tracked import read_handle
+    from gare.tracking import read_handle, sync
 
+    sync(folder)
     handle = read_handle(folder)
     if handle is None:
-        raise InputError(f"{folder} is not recorded in MLflow (no mlflow.json); a registered model belongs to a run.")
+        raise InputError(f"{folder} is not recorded in MLflow (runtime.tracking); a registered model belongs to a run.")
     return handle
 
 

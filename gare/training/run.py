@@ -18,7 +18,6 @@ from gare.config.tree import build, build_saved, diff, to_yaml
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"
-HANDLE_FILE = "mlflow.json"
 CHECKPOINTS = "checkpoints"
 DIAGNOSTICS = "diagnostics"
 CHECKPOINT_FILE = "checkpoint.json"
@@ -156,7 +155,6 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
         initial_checkpoint(config)
     if state is None or (state.last is None and (state.config_digest, state.dataset_digest) != wanted):
         make_folder(folder)
-        (folder / HANDLE_FILE).unlink(missing_ok=True)
         write_text(folder / CONFIG_FILE, to_yaml(config))
         state = RunState(config.digest(), dataset_digest, selected_by(config), objective=OBJECTIVE)
         write_state(folder, state)
