@@ -33,7 +33,7 @@ def compare(folder: Path, out: Path | None = None, baseline: str | None = None) 
 
     ledger = Ledger.read(folder)
     config = ledger.settings()
-    found = gather(folder, ledger, config, baseline)
+    found = gather(ledger, config, baseline)
     out = out or folder
     best_config = None
     if found.best is not None:
