@@ -64,7 +64,7 @@ class MlflowTracker:
                 run = found[0] if found else self._create(mlflow, experiment, record, parent)
             # Nothing public tells the last steps of all metrics at once.
             metrics = run.data._metric_objs  # noqa: SLF001
-        latest = {metric.key: (int(metric.step), int(metric.timestamp)) for metric in metrics}
+        latest = {metric.key: (int(metric.step), int(metric.timestamp), float(metric.value)) for metric in metrics}
         return Found(str(run.info.run_id), latest, frozenset(run.data.params))
 
     def _create(self, mlflow: Any, experiment: str, record: Record, parent: str | None) -> Any:

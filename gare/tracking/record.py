@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -90,7 +91,7 @@ def read_record(folder: Path) -> Record | None:
             record = Record.model_validate_json(path.read_bytes())
             record.address(folder)
         except (ValidationError, InputError):
-            warn(f"{path} is damaged; what it says of the run is not recorded.")
+            _warn_once(f"{path} is damaged; what it says of the run is not recorded.")
         else:
             return record
     return None
@@ -160,7 +161,7 @@ def note_down(
             if status is not None and status != record.status:
                 record.status, record.ended_ms = status, None if status == "RUNNING" else now_ms()
     except (InputError, OSError) as error:
-        warn(f"{folder / RECORD_FILE} cannot be brought up to date, so the tracker will lack something: {error}")
+        _warn_once(f"{folder / RECORD_FILE} cannot be brought up to date, so the tracker will lack something: {error}")
 
 
 def relative_uri(uri: str, folder: Path) -> str:
@@ -193,6 +194,11 @@ def held(path: Path, wait_s: float) -> Iterator[bool]:
                         break
                     time.sleep(0.02)
         yield mine
+
+
+@lru_cache
+def _warn_once(text: str) -> None:
+    warn(text)
 
 
 def _former(folder: Path) -> Record | None:

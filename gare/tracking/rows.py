@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ class Rows:
     def _points(self, row: Mapping[str, Any], path: Path) -> Iterator[Point]:
         at = float(row.get("time", 0.0))
         if path.name == HISTORY:
-            yield from points(numbers(row), int(1000 * at), int(row["step"]))
+            if "step" in row:
+                yield from points(numbers(row), int(1000 * at), row["step"])
             return
         # The number of seconds is the step, so that a run that was resumed goes on to the right.
         self._begun = at if self._begun is None else self._begun
@@ -91,4 +93,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:  # half a line of a process that was killed
         return None
-    return row if isinstance(row, dict) and ("step" in row or "time" in row) else None
+    if not isinstance(row, dict):
+        return None
+    step, at = row.get("step", 0), row.get("time", 0.0)
+    return row if isinstance(step, int) and isinstance(at, int | float) and math.isfinite(at) else None

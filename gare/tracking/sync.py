@@ -8,36 +8,23 @@ last one that the tracker has are sent.
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from gare.common.console import note, warn
-from gare.common.errors import GareError, RunError
-from gare.common.files import digest_of, make_folder, write_text
+from gare.common.errors import GareError
+from gare.common.files import digest_of
 from gare.common.redact import redact
-from gare.config import Config
-from gare.config.tree import flatten, load_saved, to_yaml
-from gare.tracking.environment import environment, resolve_uri
+from gare.config.tree import flatten, load_saved
 from gare.tracking.former import replay
 from gare.tracking.names import metric_name, parameter, tag_value
-from gare.tracking.record import (
-    Record,
-    held,
-    now_ms,
-    read_handle,
-    read_record,
-    relative_uri,
-    take_up,
-    updating,
-    write_record,
-)
+from gare.tracking.record import Record, held, read_handle, read_record, updating
 from gare.tracking.rows import Rows
 from gare.tracking.tracker import Changes, Denied, Found, Refused, Tracker, Unreachable, tracker_at
 
@@ -47,11 +34,12 @@ JOIN_SECONDS = 45.0
 LOCK_SECONDS = 10.0
 FIRST_WAIT, LONGEST_WAIT = 2.0, 60.0
 WARNING_TAG = "gare.warning"
-ELSEWHERE = "Set runtime.tracking_uri to a server or a sqlite:/// file, or runtime.tracking to false."
+NOTHING = (-1, 0, math.nan)
+"""The last point of a metric that has none."""
 
 
 @dataclass
-class _Line:
+class Line:
     """What this process knows of the way to a tracker: when to ask again, and what was said already."""
 
     uri: str
@@ -60,15 +48,18 @@ class _Line:
     away: bool = False
     refused: bool = False
 
-    def silent(self, silence: Unreachable, folder: Path) -> None:
-        """Ask later; say once that the tracker is away."""
+    def failed(self, error: Exception, folder: Path) -> None:
+        """Take up what sending a folder's files raised, and say so, once of each kind."""
+        if not isinstance(error, Unreachable):
+            self.refuses("the run", error)
+            return
         self.again_at = time.monotonic() + self.wait
         self.wait = min(2 * self.wait, LONGEST_WAIT)
         if not self.away:
             self.away = True
-            says = f"refuses access, {silence.fix}" if isinstance(silence, Denied) else "cannot be used now"
+            says = f"refuses access, {error.fix}" if isinstance(error, Denied) else "cannot be used now"
             warn(
-                f"The tracker at {redact(self.uri)} {says} ({silence}). The work goes on; what is to be recorded is in "
+                f"The tracker at {redact(self.uri)} {says} ({error}). The work goes on; what is to be recorded is in "
                 f"{folder} and is sent when the tracker accepts it, at the latest by the folder's next command."
             )
 
@@ -88,7 +79,7 @@ class _Line:
             )
 
 
-_line = lru_cache(_Line)
+line_to = lru_cache(Line)
 
 
 class Sync:
@@ -97,9 +88,11 @@ class Sync:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._rows = Rows(folder)
+        self._line = Line("")
         self._tracker: Tracker | None = None
         self._found: Found | None = None
         self._sent: dict[str, Changes] = {}
+        self._params: dict[str, str] = {}
 
     def attempt(self, *, files: bool = True, again: bool = True) -> bool:
         """Send what is new, with artifacts if ``files``; returns whether nothing waits any more.
@@ -109,33 +102,31 @@ class Sync:
         record = read_record(self._folder)
         if record is None:
             return True
-        line = _line(record.address(self._folder))
+        line = line_to(record.address(self._folder))
         if not again and time.monotonic() < line.again_at:
             return False
         with held(self._folder / ".sync.lock", LOCK_SECONDS if again else 0.0) as mine:
             try:
                 if mine:
                     self.push(files=files)
-            except Unreachable as silence:
-                line.silent(silence, self._folder)
-                return False
-            except Refused as refusal:
-                line.refuses("the run", refusal)
-                self._mark(self._stamp(record))
-            except (GareError, OSError, ValueError) as error:
-                line.refuses("the run", error)
-                return False
+            except (Unreachable, Refused, GareError, OSError, ValueError) as error:
+                line.failed(error, self._folder)
+                if isinstance(error, Refused):  # for good
+                    with suppress(GareError, OSError):
+                        self._mark(self._stamp(record))
+                return isinstance(error, Refused)
         return mine
 
     def push(self, *, files: bool = True) -> None:
         """Send what is new. Raises Unreachable, and Refused where the tracker has no such run any more."""
         record = read_record(self._folder)
-        stamp = None if record is None else self._stamp(record)
+        stamp = self._stamp(record) if record is not None and files else None
         if record is None or (files and record.synced == stamp):
             return
+        self._line = line_to(record.address(self._folder))
         try:
             found = self._find(record)
-            self._send("parameters", Changes(params=self._params(found)))
+            self._send("parameters", Changes(params=self._params))
             self._send("tags", Changes(tags=record.tags, description=record.description))
             self._send("dataset", Changes(dataset=record.dataset))
             self._send_rows(record, found)
@@ -145,7 +136,7 @@ class Sync:
         except Unreachable:
             self._found = None  # what it has is asked anew: an answer may be lost
             raise
-        _line(record.address(self._folder)).answers()
+        self._line.answers()
         if files:
             self._mark(stamp)
 
@@ -153,46 +144,44 @@ class Sync:
         if self._found is not None and self._found.run_id == record.run_id:
             return self._found
         self._tracker = tracker = tracker_at(record.address(self._folder), record.experiment)
-        replay(self._folder, record, tracker, lambda refusal: self._refuse("an earlier record", refusal))
+        replay(self._folder, record, tracker, partial(self._line.refuses, "an earlier record"))
         parent = None
         if record.parent is not None and record.run_id is None:
             above = self._folder / record.parent
             if read_handle(above) is None:
-                Sync(above).push(files=False)
+                with held(above / ".sync.lock", LOCK_SECONDS):
+                    Sync(above).push(files=False)
             handle = read_handle(above)
             parent = None if handle is None else handle.run_id
         self._found, self._sent = tracker.find(record, parent), {}
+        self._params = {key: value for key, value in self._settings().items() if key not in self._found.params}
         if record.run_id is None:
             with updating(self._folder) as written:
                 if written is not None and written.token == record.token:
                     written.run_id = self._found.run_id
         return self._found
 
-    def _params(self, found: Found) -> dict[str, str]:
-        """The settings that the tracker does not have; a run's never change."""
-        if found.params or not (self._folder / SETTINGS).is_file():
-            return {}
-        try:
-            settings = flatten(load_saved(self._folder / SETTINGS))
-        except GareError:  # of a version that had others
-            return {}
-        return {key: parameter(value) for key, value in settings.items()}
+    def _settings(self) -> dict[str, str]:
+        with suppress(GareError):  # of a version that had others, or not written yet
+            return {key: parameter(value) for key, value in flatten(load_saved(self._folder / SETTINGS)).items()}
+        return {}
 
     def _send_rows(self, record: Record, found: Found) -> None:
         for points, warning in self._rows.batches():
             fresh = []
             for point in points:
-                if point[3] > found.latest.get(point[0], (-1, 0))[0]:
-                    found.latest[point[0]] = point[3], point[2]
+                if point[3] > found.latest.get(point[0], NOTHING)[0]:
+                    found.latest[point[0]] = point[3], point[2], point[1]
                     fresh.append(point)
             self._log("metrics", Changes(points=tuple(fresh)))
             if warning is not None:
                 self._log("a warning", Changes(tags={WARNING_TAG: tag_value(warning)}))
         for name, value, at, step in record.metrics:
-            known = metric_name(name)
-            if (step, at) > found.latest.get(known, (-1, 0)):
-                found.latest[known] = step, at
-                self._log("metrics", Changes(points=((known, math.nan if value is None else value, at, step),)))
+            known, figure = metric_name(name), math.nan if value is None else value
+            last = found.latest.get(known, NOTHING)
+            if (step, at) > last[:2] and (step, figure) != (last[0], last[2]):
+                found.latest[known] = step, at, figure
+                self._log("metrics", Changes(points=((known, figure, at, step),)))
 
     def _copy_files(self, record: Record) -> None:
         settings = {SETTINGS: SETTINGS} if (self._folder / SETTINGS).is_file() else {}
@@ -203,7 +192,7 @@ class Sync:
                 continue
             if not stamp:
                 if to not in record.sent:
-                    self._refuse("a file", Refused(f"{path} is gone"))
+                    self._line.refuses("a file", Refused(f"{path} is gone"))
             elif to == SETTINGS:
                 with tempfile.TemporaryDirectory() as temporary:
                     clean = Path(temporary) / SETTINGS
@@ -233,12 +222,7 @@ class Sync:
         try:
             do(self._tracker, self._found.run_id)
         except Refused as refusal:
-            self._refuse(what, refusal)
-
-    def _refuse(self, what: str, refusal: Refused) -> None:
-        record = read_record(self._folder)
-        if record is not None:
-            _line(record.address(self._folder)).refuses(what, refusal)
+            self._line.refuses(what, refusal)
 
     def _stamp(self, record: Record) -> str:
         """What changes when there is something new."""
@@ -291,92 +275,3 @@ def _stamp_of(path: Path) -> str:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     status = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return digest_of(status) if status else ""
-
-
-def begin(
-    folder: Path,
-    config: Config,
-    name: str,
-    *,
-    tags: Mapping[str, str],
-    dataset: Mapping[str, str],
-    parent: Path | None = None,
-    former: str | None = None,
-    description: str | None = None,
-    ended: bool = False,
-) -> str | None:
-    """Begin the record of a run's folder, or take up the one that is there, and tell the tracker.
-
-    Returns the run's id there, None where that is not known yet. Raises RunError when the tracker of a new run cannot
-    be used; a run that was recorded before, and one with a ``parent``, goes on without it.
-
-    Args:
-        folder: The run's, made where missing.
-        config: Settings, which name the tracker too; written to a new folder's config.yaml.
-        name: Of a new run.
-        tags: Of a new run, besides what code and machine it runs on.
-        dataset: Name, source and digests of the shards; empty where not known.
-        parent: Folder of the run that it is a part of.
-        former: Id by which a former version knew it.
-        description: Of a new run, in Markdown.
-        ended: It is finished, and is only brought up to date.
-
-    """
-    runtime, uri = config.runtime, resolve_uri(config.runtime)
-    with held(make_folder(folder) / ".tracking.lock", LOCK_SECONDS):
-        record = read_record(folder)
-        if record is None or record.experiment != runtime.experiment:
-            record = Record(uri=uri, experiment=runtime.experiment)
-            take_up(record, former)
-        under_way = parent is not None or (record.run_id is not None and record.address(folder) == uri)
-        if record.begun_ms is None:
-            every = environment() | {
-                "gare.config_digest": config.digest(),
-                "gare.protocol_test": config.protocol.test,
-                **tags,
-            }
-            record.name, record.begun_ms, record.description = name, now_ms(), description
-            record.tags = {key: tag_value(value) for key, value in every.items()} | record.tags
-            record.parent = None if parent is None else os.path.relpath(parent, folder)
-        record.uri, record.synced = relative_uri(uri, folder), None
-        if not ended:
-            record.status, record.ended_ms = "RUNNING", None
-        record.tags |= {key: value for key, value in dataset.items() if key.endswith("_digest")}
-        if "dataset_digest" in dataset:
-            source = redact(dataset.get("source", "local"))
-            record.dataset = {
-                "name": dataset.get("name", "shards"),
-                "digest": dataset["dataset_digest"],
-                "source": source,
-            }
-        write_record(folder, record)
-    if not (folder / SETTINGS).is_file():
-        write_text(folder / SETTINGS, to_yaml(config))
-    _first_sync(folder, uri, under_way=under_way)
-    handle = read_handle(folder)
-    return None if handle is None else handle.run_id
-
-
-def _first_sync(folder: Path, uri: str, *, under_way: bool) -> None:
-    """Reach the tracker, with another run where it has lost the folder's; RunError where a new one cannot begin."""
-    way, line = Sync(folder), _line(uri)
-    try:
-        with held(folder / ".sync.lock", LOCK_SECONDS):
-            try:
-                way.push()
-            except Refused:
-                with updating(folder) as record:
-                    if record is None or record.run_id is None:
-                        raise
-                    record.renew()
-                way.push()
-    except Unreachable as silence:
-        if not under_way:
-            fix = f"It refuses access: {silence.fix}." if isinstance(silence, Denied) else ELSEWHERE
-            raise RunError(f"Cannot use the tracker {redact(uri)}: {silence}. {fix}") from None
-        line.silent(silence, folder)
-    except Refused as refusal:
-        if under_way:
-            line.refuses("the run", refusal)
-            return
-        raise RunError(f"Cannot use the tracker {redact(uri)}: {refusal}. {ELSEWHERE}") from None

@@ -33,10 +33,10 @@ class Refused(Exception):  # noqa: N818
 
 @dataclass
 class Found:
-    """A run of a tracker: its id, the last step and time (ms) of each metric, and the parameters it has."""
+    """A run of a tracker: its id, each metric's last point (step, time in ms, value), the parameters it has."""
 
     run_id: str
-    latest: dict[str, tuple[int, int]] = field(default_factory=dict)
+    latest: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     params: frozenset[str] = frozenset()
 
 

@@ -263,7 +263,7 @@ class Lines:
         if record.token not in begun:
             self._add(run=record.token, name=record.name, parent=parent)
         points = [line for line in self._lines() if line["run"] == record.token and "metric" in line]
-        return Found(record.token, {line["metric"]: (line["step"], line["at"]) for line in points})
+        return Found(record.token, {line["metric"]: (line["step"], line["at"], line["value"]) for line in points})
 
     def log(self, run_id, changes):
         for name, value, at, step in changes.points:

@@ -55,7 +55,7 @@ def net(uri, tmp_path, monkeypatch):
     monkeypatch.setattr(sync_module, "FIRST_WAIT", 0.0)
     monkeypatch.setattr(sync_module, "LONGEST_WAIT", 0.0)
     monkeypatch.setattr(sync_module, "FLUSH_SECONDS", 0.05)
-    sync_module._line.cache_clear()
+    sync_module.line_to.cache_clear()
     tracker_at.cache_clear()
     return made
 
