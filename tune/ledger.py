@@ -16,6 +16,7 @@ from gare.common.files import write_json
 from gare.common.storage import read_file
 from gare.config import Config
 from gare.config.tree import build_saved
+from gare.training.run import moved
 
 SWEEP_FILE = "sweep.json"
 VERSION = 2
@@ -103,7 +104,10 @@ class Ledger:
 
     @classmethod
     def read(cls, folder: Path) -> Ledger:
-        """Read the record of a sweep's folder, of version 1 too; InputError when it has none or a damaged one."""
+        """Read the record of a sweep's folder, of version 1 too, with its places as they are after a move.
+
+        Raises InputError when it has none or a damaged one.
+        """
         path = folder / SWEEP_FILE
         text = read_file(path)
         if text is None:
@@ -112,16 +116,24 @@ class Ledger:
             values = json.loads(text)
             if values["version"] not in READABLE:
                 raise InputError(f"{path} has version {values['version']}; this gare reads versions 1 and {VERSION}.")
-            build_saved(values["config"], str(path))
-            trials = [_trial(trial) for trial in values["trials"]]
+            config = build_saved(values["config"], str(path))
+            if (here := moved(config, folder)) != config:
+                values["config"] = here.model_dump(mode="json")
+            trials = [_trial(trial, folder.resolve()) for trial in values["trials"]]
             launches = [Launch(**launch) for launch in values.get("launches", [])]
             return cls(**values | {"trials": trials, "launches": launches, "version": VERSION})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
 
 
-def _trial(values: dict[str, Any]) -> Trial:
-    return Trial(**values | {"overrides": dict(values["overrides"]), "metrics": finite(values.get("metrics", {}))})
+def _trial(values: dict[str, Any], folder: Path) -> Trial:
+    trial = Trial(**values | {"overrides": dict(values["overrides"]), "metrics": finite(values.get("metrics", {}))})
+    before, here = Path(trial.directory), folder / trial.name
+    if before.name == trial.name and before.resolve() != here:  # the sweep was moved
+        trial.directory = str(here)
+        if trial.best is not None and Path(trial.best).is_relative_to(before):
+            trial.best = str(here / Path(trial.best).relative_to(before))
+    return trial
 
 
 def finite(metrics: dict[str, Any]) -> dict[str, float]:

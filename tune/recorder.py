@@ -1,4 +1,4 @@
-"""The driver's view of a sweep: keeps ``sweep.json`` and the MLflow runs as trials start and end."""
+"""The driver's view of a sweep: keeps ``sweep.json`` and the records for trackers as trials start and end."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ray import tune as ray_tune
 
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.tracking import Status, Tracker, markdown_table
+from gare.tracking import Status, begin, markdown_table, note_down, read_handle, sync
 from gare.training.ray_here import release
 from gare.training.run import CHECKPOINTS, read_state
 from gare.training.tracked import record_files
 from tune.comparison import Comparison
 from tune.ledger import SWEEP_FILE, Launch, Ledger, Stage, Trial, finite
 from tune.space import Planned
-from tune.trial import OUTCOME, chosen
+from tune.trial import OUTCOME, chosen, trial_config
 from tune.zones import Zones
 
-MLFLOW_STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 WRITE_SECONDS = 15.0
 
 OnProgress = Callable[[Trial, int, int], None]
@@ -32,7 +32,7 @@ OnProgress = Callable[[Trial, int, int], None]
 class Recorder:
     """Writes down what happens, and says where a trial runs.
 
-    ``tracker`` None keeps MLflow out of it. ``expected``: trials there will be in all.
+    ``expected``: trials there will be in all.
     """
 
     def __init__(
@@ -40,21 +40,20 @@ class Recorder:
         folder: Path,
         ledger: Ledger,
         config: Config,
-        tracker: Tracker | None,
         on_progress: OnProgress,
         expected: int,
         zones: Zones,
     ) -> None:
-        self._folder, self._ledger, self._config, self._tracker = folder, ledger, config, tracker
+        self._folder, self._ledger, self._config = folder, ledger, config
         self._on_progress, self.expected = on_progress, max(expected, len(ledger.trials))
-        self._shards = str(config.runtime.shards)
+        self._dataset = ledger.dataset and ledger.dataset | {"source": str(config.runtime.shards)}
         self._zones = zones
         self._started: dict[int, float] = {}
         self._launch: Launch | None = None
         self._began = self._written = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles what it is given; an open MLflow store does not travel, and no copy is ever used."""
+        """Tune pickles what it is given; no copy is ever used."""
         return {}
 
     def start(self, slots: int, began: float) -> None:
@@ -65,8 +64,7 @@ class Recorder:
         self._began = began
         self._launch = Launch(slots)
         self._ledger.launches.append(self._launch)
-        if self._tracker is not None:
-            self._open_parent(self._tracker)
+        self._begin_parent()
         self.write()
 
     def add(self, planned: Planned) -> int:
@@ -95,16 +93,12 @@ class Recorder:
         self._ledger.trials.append(row)
 
     def chosen(self, index: int) -> dict[str, Any]:
-        """Open a trial's MLflow run, the same as before where it had one, and give what Tune hands to the trial."""
+        """Begin a trial's record, the same as before where it had one, and give what Tune hands to the trial."""
         trial = self._ledger.trials[index]
         trial.attempts += 1
-        if self._tracker is not None:
-            if trial.run_id is not None:
-                self._tracker.resume(trial.run_id)
-            else:
-                trial.run_id = self._open_child(self._tracker, trial)
+        self._begin_child(trial)
         self.write()
-        return chosen(index, trial.name, trial.overrides, trial.run_id, self._zones.take(index))
+        return chosen(index, trial.name, trial.overrides, self._zones.take(index))
 
     def trial_started(self, index: int) -> None:
         """Note that a trial began to train."""
@@ -144,12 +138,12 @@ class Recorder:
         _take_up(trial)
         trial.seconds += self._since(index)
         self.write()
-        if self._tracker is not None and trial.run_id is not None:
-            record_files(self._tracker, trial.run_id, Path(trial.directory), self._config)
-            tags = {"gare.trial_status": trial.status} | ({"gare.error": trial.error} if trial.error else {})
-            self._tracker.tag(trial.run_id, tags)
-            self._tracker.metrics(trial.run_id, _best(trial), int(outcome.get("steps", 0)))
-            self._tracker.finish(trial.run_id, MLFLOW_STATUS[trial.status])
+        folder = Path(trial.directory)
+        record_files(folder, self._config)
+        tags = {"gare.trial_status": trial.status} | ({"gare.error": trial.error} if trial.error else {})
+        step = int(outcome.get("steps", 0))
+        note_down(folder, tags=tags, metrics=_best(trial), step=step, status=STATUS[trial.status])
+        self._sync(trial)
         ended = sum(trial.ended for trial in self._ledger.trials)
         self._on_progress(trial, ended, self.expected)
 
@@ -171,57 +165,66 @@ class Recorder:
             if trial.status == "running":
                 _take_up(trial)
                 trial.status = "pending"
-                if self._tracker is not None and trial.run_id is not None:
-                    self._tracker.finish(trial.run_id, "KILLED")
+                note_down(Path(trial.directory), status="KILLED")
+                self._sync(trial)
             elif trial.status == "stopped":
                 _take_up(trial)  # it may have ended another epoch before it heard
         self.write()
-        if self._tracker is not None and self._ledger.run_id is not None:
-            failed = all(trial.status == "failed" for trial in self._ledger.trials)
-            self._tracker.finish(self._ledger.run_id, "FAILED" if failed else "KILLED")
+        failed = all(trial.status == "failed" for trial in self._ledger.trials)
+        note_down(self._folder, status="FAILED" if failed else "KILLED")
+        self._sync()
 
     def conclude(self, comparison: Comparison) -> None:
         """End the parent run, with the best trial's metrics and the comparison's files."""
-        if self._tracker is None or self._ledger.run_id is None or comparison.best is None:
-            return
-        self._tracker.resume(self._ledger.run_id)
-        self._tracker.metrics(self._ledger.run_id, _best(comparison.best), step=0)
-        self._tracker.tag(self._ledger.run_id, {"gare.best_trial": comparison.best.name})
-        self._tracker.describe(self._ledger.run_id, markdown_table(*comparison.table()))
-        for path in (self._folder / SWEEP_FILE, *comparison.files):
-            if path is not None:
-                self._tracker.artifact(self._ledger.run_id, path)
-        self._tracker.finish(self._ledger.run_id)
-        self._tracker.replay()  # what trials could not send in their time, too
+        if comparison.best is not None:
+            files = [path for path in (self._folder / SWEEP_FILE, *comparison.files) if path is not None]
+            note_down(
+                self._folder,
+                tags={"gare.best_trial": comparison.best.name},
+                metrics=_best(comparison.best),
+                artifacts={path.name: path for path in files},
+                description=markdown_table(*comparison.table()),
+                status="FINISHED",
+            )
+        for trial in (None, *self._ledger.trials):  # what trials could not send in their time, too
+            self._sync(trial)
 
     def _since(self, index: int) -> float:
         return time.monotonic() - self._started.pop(index, time.monotonic())
 
-    def _open_parent(self, tracker: Tracker) -> None:
-        ledger = self._ledger
-        if ledger.run_id is not None:
-            tracker.resume(ledger.run_id)
-            return
-        tags = {"gare.kind": "sweep", "gare.sweep": ledger.name}
-        ledger.run_id = tracker.start(ledger.name, config=self._config, tags=tags, key=str(self._folder))
-        self.write()
-        tracker.dataset(ledger.run_id, ledger.dataset, source=self._shards)
+    def _sync(self, trial: Trial | None = None) -> None:
+        """Bring the tracker up to date with a trial, or with the sweep, and note the id that it has there."""
+        row = trial or self._ledger
+        folder = self._folder if trial is None else Path(trial.directory)
+        if self._config.runtime.tracking:
+            sync(folder)
+            handle = read_handle(folder)
+            row.run_id = row.run_id if handle is None else handle.run_id
 
-    def _open_child(self, tracker: Tracker, trial: Trial) -> str:
-        ledger = self._ledger
-        tags = {
-            "gare.kind": "trial",
-            "gare.sweep": ledger.name,
-            "gare.trial": trial.name,
-            "gare.stage": trial.stage,
-        } | ({"gare.case": trial.case} if trial.case is not None else {})
-        settings = with_overrides(self._config, trial.overrides)
-        name = f"{ledger.name}/{trial.name}" + (f" {trial.case}" if trial.case is not None else "")
-        # The folder as key: a driver killed before it wrote the id down leaves no second run.
-        run_id = tracker.start(name, config=settings, tags=tags, parent_run_id=ledger.run_id, key=trial.directory)
-        tracker.describe(run_id, markdown_table(["setting", "value"], trial.overrides.items()))
-        tracker.dataset(run_id, ledger.dataset, source=self._shards)
-        return run_id
+    def _begin_parent(self) -> None:
+        if self._config.runtime.tracking:
+            name = self._ledger.name
+            tags = {"gare.kind": "sweep", "gare.sweep": name}
+            self._ledger.run_id = begin(
+                self._folder, self._config, name, tags=tags, dataset=self._dataset, former=self._ledger.run_id
+            )
+
+    def _begin_child(self, trial: Trial) -> None:
+        if not self._config.runtime.tracking:
+            return
+        sweep, folder = self._ledger.name, Path(trial.directory)
+        case = {"gare.case": trial.case} if trial.case is not None else {}
+        tags = {"gare.kind": "trial", "gare.sweep": sweep, "gare.trial": trial.name, "gare.stage": trial.stage} | case
+        trial.run_id = begin(
+            folder,
+            trial_config(self._config, trial.name, trial.overrides),
+            " ".join([f"{sweep}/{trial.name}", *case.values()]),
+            tags=tags,
+            dataset=self._dataset,
+            parent=self._folder,
+            former=trial.run_id,
+            description=markdown_table(["setting", "value"], trial.overrides.items()),
+        )
 
 
 def _take_up(trial: Trial) -> None:

@@ -16,7 +16,6 @@ from gare.common.files import only_one
 from gare.common.nodes import Nodes
 from gare.common.ray_cluster import telling
 from gare.config import Config, RuntimeConfig
-from gare.tracking import Tracker
 from gare.training.placement import group_zones, one_number, uses_gpu
 from gare.training.ray_nodes import lacking, nodes_for
 from tune.comparison import Comparison, check_metric, compare
@@ -57,9 +56,8 @@ def run_sweep(
     with only_one(folder):
         ledger, config = open_ledger(config, folder, _dataset(config), extend)
         at_once = min(zones.slots, config.sweep.max_concurrent or zones.slots)
-        tracker = _tracker(config, folder, ledger)
-        recorder = Recorder(folder, ledger, config, tracker, on_progress, _expected(config), zones)
-        stages = _Stages(config, folder, ledger, recorder, tracker, trainer, at_once)
+        recorder = Recorder(folder, ledger, config, on_progress, _expected(config), zones)
+        stages = _Stages(config, folder, ledger, recorder, trainer, at_once)
         stages.add_missing()
         scheduler = asha(config, ledger)
         if stages.work_left():
@@ -91,7 +89,6 @@ class _Stages:
     folder: Path
     ledger: Ledger
     recorder: Recorder
-    tracker: Tracker | None
     trainer: Trainer
     at_once: int
 
@@ -136,9 +133,8 @@ class _Stages:
     def _launch(self, suggestions: Any, count: int, scheduler: Any) -> None:
         if not count:
             return
-        tracking = (self.tracker.uri, self.tracker.experiment) if self.tracker else None
         launch(
-            Plan(self.config.model_dump(mode="json"), tracking),
+            Plan(self.config.model_dump(mode="json")),
             self.trainer,
             suggestions,
             count,
@@ -147,13 +143,6 @@ class _Stages:
             callback=TuneCallback(self.recorder),
             folder=self.folder,
         )
-
-
-def _tracker(config: Config, folder: Path, ledger: Ledger) -> Tracker | None:
-    """Open MLflow's store; one that is away stops only what has not begun."""
-    if not config.runtime.tracking:
-        return None
-    return Tracker.open(config.runtime, spool=folder, under_way=ledger.run_id is not None)
 
 
 def _expected(config: Config) -> int:

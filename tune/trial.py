@@ -15,7 +15,6 @@ from ray import tune as ray_tune
 
 from gare.config import Config
 from gare.config.tree import build, with_overrides
-from gare.tracking import RunHandle
 from gare.training.run import RunSummary
 
 OUTCOME = "outcome"
@@ -29,7 +28,6 @@ class Trainer(Protocol):
         self,
         config: Config,
         *,
-        tracking: RunHandle | None,
         callbacks: Sequence[Any],
         quiet: bool,
         stop: threading.Event,
@@ -45,18 +43,15 @@ class Trainer(Protocol):
 class Plan:
     """What all trials share, sent to each process once.
 
-    ``config``: the sweep's settings. ``tracking``: address and experiment of the MLflow store.
+    ``config``: the sweep's settings.
     """
 
     config: dict[str, Any]
-    tracking: tuple[str, str] | None
 
 
-def chosen(
-    index: int, name: str, overrides: Mapping[str, Any], run_id: str | None, zone: str | None = None
-) -> dict[str, Any]:
+def chosen(index: int, name: str, overrides: Mapping[str, Any], zone: str | None = None) -> dict[str, Any]:
     """Make what Tune hands to a trial: as text where Tune would read something into it."""
-    return {"trial": index, "name": name, "overrides": json.dumps(overrides), "run_id": run_id, "zone": zone}
+    return {"trial": index, "name": name, "overrides": json.dumps(overrides), "zone": zone}
 
 
 def trial_config(config: Config, name: str, overrides: Mapping[str, Any]) -> Config:
@@ -70,13 +65,12 @@ def trial_config(config: Config, name: str, overrides: Mapping[str, Any]) -> Con
 def train_with_ray(
     config: Config,
     *,
-    tracking: RunHandle | None,
     callbacks: Sequence[Any],
     quiet: bool,
     stop: threading.Event,
     **place: str,
 ) -> RunSummary:
-    """Train with Ray Train workers. This process, which tells MLflow of the run, ends where its workers do."""
+    """Train with Ray Train workers. This process, which tells the tracker of the run, ends where its workers do."""
     from gare.training.ray_fence import ending_without_head
     from gare.training.ray_here import LIGHTER
 
@@ -85,7 +79,7 @@ def train_with_ray(
     from gare.training.ray_train import fit
 
     with ending_without_head():
-        return fit(config, tracking=tracking, callbacks=callbacks, quiet=quiet, stop=stop, **place)
+        return fit(config, callbacks=callbacks, quiet=quiet, stop=stop, **place)
 
 
 class TrialActor(ray_tune.Trainable):  # type: ignore[misc]
@@ -147,14 +141,13 @@ def run_trial(
     """
     sweep = build(plan.config)
     settings = trial_config(sweep, config["name"], json.loads(config["overrides"]))
-    tracking = RunHandle(*plan.tracking, config["run_id"]) if plan.tracking and config["run_id"] else None
     metric = sweep.sweep.metric
     outcome: dict[str, Any]
     value = math.nan  # the one value with which asha compares no other trial
     try:
         callbacks = [_epoch_reports(settings.train.epochs, tell)]
         place = {"zone": config["zone"]} if config.get("zone") is not None else {}
-        summary = trainer(settings, tracking=tracking, callbacks=callbacks, quiet=True, stop=stop, **place)
+        summary = trainer(settings, callbacks=callbacks, quiet=True, stop=stop, **place)
     except Exception as error:  # noqa: BLE001 - whatever it was, it ends this trial and not the sweep
         first = (str(error).strip() or "no message").splitlines()[0]
         outcome = {"status": "failed", "error": f"{type(error).__name__}: {first}"}

@@ -88,19 +88,20 @@ def best_run(folder: Path) -> Path:
         return folder
     ledger = Ledger.read(folder)
     config = ledger.settings()
-    best = gather(folder, ledger, config, None).best
+    best = gather(ledger, config, None).best
     if best is None:
         raise InputError(f"The sweep {folder} has no finished trial yet.")
     note(f"The sweep's best trial by {config.sweep.metric}: {best.name}")
-    return folder / Path(best.directory).name
+    return Path(best.directory)
 
 
 def _handle(folder: Path) -> RunHandle:
-    from gare.training.tracked import read_handle
+    from gare.tracking import read_handle, sync
 
+    sync(folder)
     handle = read_handle(folder)
     if handle is None:
-        raise InputError(f"{folder} is not recorded in MLflow (no mlflow.json); a registered model belongs to a run.")
+        raise InputError(f"{folder} is not recorded in MLflow (runtime.tracking); a registered model belongs to a run.")
     return handle
 
 
@@ -120,12 +121,12 @@ def _make_index(out: Path, folder: Path, checkpoint: Path, shards: str | None, s
     from gare.cli.checkpoint import open_checkpoint
     from gare.data.batches import check_fit
     from gare.retrieval.index import write_index
-    from gare.training.run import CONFIG_FILE
+    from gare.training.run import CONFIG_FILE, moved
 
     if shards is None:
         from gare.config.tree import load_saved
 
-        shards = load_saved(folder / CONFIG_FILE).runtime.shards
+        shards = moved(load_saved(folder / CONFIG_FILE), folder).runtime.shards
     if shards is None:
         raise InputError(f"The run {folder} names no shards; give --shards or --index.")
     with open_checkpoint(str(checkpoint), shards, ()) as (_, model, dataset, config):

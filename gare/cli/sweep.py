@@ -119,9 +119,9 @@ def _settings(
     folder = find_sweep(resume).resolve()
     ledger = Ledger.read(folder)
     config = with_overrides(ledger.settings(), dict(parse_override(override) for override in overrides))
-    if run_directory(config) != folder:
+    if run_directory(config).resolve() != folder:
         raise ConfigError(
-            f"{folder / SWEEP_FILE} belongs to {run_directory(config)}; a sweep stays where it was begun."
+            f"{folder / SWEEP_FILE} belongs to {run_directory(config)}; a sweep's folder may be moved, not renamed."
         )
     ended = sum(trial.settled for trial in ledger.trials)
     note(f"The sweep {ledger.name}: {ended} of {len(ledger.trials)} trials are done.")

@@ -127,14 +127,14 @@ def train(
     if local:
         from gare.training.local import fit_local
 
-        summary = tracked(config, lambda handle: fit_local(config, tracking=handle))
+        summary = tracked(config, lambda: fit_local(config))
     else:
         from gare.cli.ray_session import ray_session
 
         with ray_session(config.runtime, places=setting_places(absolute(config))):
             from gare.training.ray_train import fit
 
-            summary = tracked(config, lambda handle: fit(config, tracking=handle))
+            summary = tracked(config, lambda: fit(config))
     _show(summary)
     return asdict(summary)
 

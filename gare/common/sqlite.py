@@ -31,10 +31,10 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(unquote(name))
 
 
-def at_full_path(uri: str) -> str:
-    """Return an address of SQLite with its path made absolute, so that it means the same in every folder."""
+def at_full_path(uri: str, folder: Path | None = None) -> str:
+    """Return an address of SQLite with its path made absolute, from ``folder`` or the working directory."""
     path = sqlite_path(uri)
     if path is None:
         return uri
     _, mark, options = uri.partition("?")
-    return sqlite_uri(path.resolve()) + mark + options
+    return sqlite_uri(((folder or Path()) / path).resolve()) + mark + options

@@ -1,23 +1,26 @@
-"""MLflow: runs, parameters, metrics, artifacts and models. The only part of gare/ that knows it.
+"""Trackers: MLflow, and what else ``gare.tracking.tracker.TRACKERS`` names.
 
-Everything goes through ``MlflowClient`` with an explicit store; nothing touches MLflow's global state.
+A run's own files are its record; ``sync`` brings a tracker up to date with them.
 """
 
+from gare.tracking.begin import begin
 from gare.tracking.environment import environment, resolve_uri
-from gare.tracking.feed import Feed, feeding
 from gare.tracking.names import RunHandle, markdown_table, metric_name
-from gare.tracking.tracker import Status, Tracker, log_report, replay
+from gare.tracking.record import RECORD_FILE, Status, forget, note_down, read_handle
+from gare.tracking.sync import sync, syncing
 
 __all__ = [
-    "Feed",
+    "RECORD_FILE",
     "RunHandle",
     "Status",
-    "Tracker",
+    "begin",
     "environment",
-    "feeding",
-    "log_report",
+    "forget",
     "markdown_table",
     "metric_name",
-    "replay",
+    "note_down",
+    "read_handle",
     "resolve_uri",
+    "sync",
+    "syncing",
 ]

@@ -16,8 +16,9 @@ import gare
 from gare.common.errors import ConfigError, InputError, RunError
 from gare.common.redact import redact
 from gare.common.storage import read_file
+from gare.tracking.mlflow_tracker import MlflowTracker
 from gare.tracking.names import RunHandle, tag_value
-from gare.tracking.store import Refused, Store, Unreachable, store
+from gare.tracking.tracker import Refused, Unreachable, tracker_at
 
 MODEL_NAME = "text-to-video"
 REQUIREMENTS = (
@@ -47,7 +48,9 @@ def register(
     """
     if not _NAME.fullmatch(name) or not name.strip():
         raise ConfigError(f"--name is {name!r}; a registered model's name has no / : . % or quotes.")
-    target = store(handle.uri, handle.experiment)
+    target = tracker_at(handle.uri, handle.experiment)
+    if not isinstance(target, MlflowTracker):
+        raise InputError(f"The run is not recorded in MLflow but at {redact(handle.uri)}, which has no registry.")
     try:
         return _register(target, handle.run_id, name, checkpoint, index, dict(tags), description)
     except (Refused, Unreachable) as error:
@@ -55,12 +58,12 @@ def register(
 
 
 def _register(
-    target: Store, run_id: str, name: str, checkpoint: Path, index: Path, tags: dict[str, str], description: str
+    target: MlflowTracker, run_id: str, name: str, checkpoint: Path, index: Path, tags: dict[str, str], description: str
 ) -> Registered:
     from mlflow.entities import LoggedModelOutput
     from mlflow.entities.logged_model_status import LoggedModelStatus
 
-    run_id, experiment = target.run(run_id), target.experiment_id
+    experiment = target.experiment_id
     tags = {key: tag_value(value) for key, value in tags.items()}
     with target.asking() as mlflow:
         model = mlflow.create_logged_model(experiment, MODEL_NAME, run_id, tags, {}, "retrieval")

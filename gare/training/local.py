@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gare.config import Config
 from gare.objective.ranks import ALONE
-from gare.tracking import RunHandle, feeding
+from gare.tracking import note_down, syncing
 from gare.tracking.system import watching
 from gare.training.inputs import choose_device
 from gare.training.loop import train
@@ -13,15 +13,14 @@ from gare.training.progress import training_view
 from gare.training.run import RunSummary, absolute, run_directory
 
 
-def fit_local(config: Config, *, tracking: RunHandle | None = None, quiet: bool = False) -> RunSummary:
+def fit_local(config: Config, *, quiet: bool = False) -> RunSummary:
     """Run the training loop here, as one rank; the losses are those of one Ray Train worker."""
     config = absolute(config)
     folder = run_directory(config)
     with (
         training_view(config, quiet=quiet) as on_row,
-        feeding(tracking, folder) as feed,
-        watching(folder, 0, config.runtime.system_metrics if feed else None),
+        syncing(folder, wanted=config.runtime.tracking) as tracked,
+        watching(folder, 0, config.runtime.system_metrics if tracked else None),
     ):
-        if feed is not None:
-            feed.tag(placement_tags(1, choose_device(config.runtime.device).type))
+        note_down(folder, tags=placement_tags(1, choose_device(config.runtime.device).type))
         return train(config, ALONE, lambda _: None, on_row)

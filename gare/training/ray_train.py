@@ -28,7 +28,7 @@ from gare.common.storage import Folder, read_file
 from gare.config import Config, RuntimeConfig
 from gare.config.tree import build, with_overrides
 from gare.objective.ranks import ALONE, TorchRanks
-from gare.tracking import Feed, RunHandle, feeding
+from gare.tracking import note_down, syncing
 from gare.tracking.system import watching
 from gare.training.inputs import is_copied, open_shards, warm
 from gare.training.loop import train
@@ -39,7 +39,6 @@ from gare.training.ray_group import RankGroup
 from gare.training.ray_nodes import CloseRanks, lacking, nodes_for, say_if_spread
 from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, resumed, run_directory, summary
 from gare.training.storage import RunStorage
-from gare.training.tracked import write_handle
 
 FAILURE_FILE = "failure.json"
 RAY_FOLDER = ".ray"
@@ -53,7 +52,6 @@ NO_RETRY = FailureConfig(max_failures=0, controller_failure_limit=0, max_preempt
 def fit(
     config: Config,
     *,
-    tracking: RunHandle | None = None,
     callbacks: Sequence[Any] = (),
     quiet: bool = False,
     stop: threading.Event | None = None,
@@ -72,19 +70,16 @@ def fit(
     storage.pull()
     state = open_run(config, open_shards(config, frames=False).digest)
     if state.finished:
-        with feeding(tracking, folder):  # what the process that trained it had no time to send
-            return summary(config, state, already=True)
-    if tracking is not None:  # for gare evaluate and gare register, on a sweep's trial too
-        write_handle(folder, tracking)
+        return summary(config, state, already=True)
     went_on = resumed(state)
     (folder / FAILURE_FILE).unlink(missing_ok=True)
     with (
         training_view(config, quiet=quiet) as on_row,
         follow(folder / HISTORY_FILE, on_row),
-        feeding(tracking, folder) as feed,
+        syncing(folder, wanted=config.runtime.tracking),
         keeping_signals(signal.SIGINT),
     ):
-        _launch_until_done(config, folder, callbacks, stop, feed, zone)
+        _launch_until_done(config, folder, callbacks, stop, zone)
         storage.pull()
     finished = read_state(folder)
     if finished is None or not finished.finished:
@@ -97,7 +92,6 @@ def _launch_until_done(
     folder: Path,
     callbacks: Sequence[Any],
     stop: threading.Event | None,
-    feed: Feed | None,
     zone: str | None = None,
 ) -> None:
     """Launch workers, and again after a failure that another try may mend.
@@ -111,8 +105,7 @@ def _launch_until_done(
     for left in range(retries if elastic else 0, -1, -1):
         workers = workers_that_fit(config, nodes, "This run")
         device = "cuda" if uses_gpu(config.runtime, nodes) else "cpu"
-        if feed is not None:
-            feed.tag(placement_tags(workers, device))
+        note_down(folder, tags=placement_tags(workers, device))
         say_if_spread(config.runtime, nodes, workers)
         failures = NO_RETRY if elastic else FailureConfig(retries)
         trainer = _trainer(config, workers, nodes, failures, callbacks, stop, zone)

@@ -21,13 +21,13 @@ from gare.config.tree import build, build_saved, diff, to_yaml
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 HISTORY_FILE = "history.jsonl"
-HANDLE_FILE = "mlflow.json"
 CHECKPOINTS = "checkpoints"
 DIAGNOSTICS = "diagnostics"
 CHECKPOINT_FILE = "checkpoint.json"
 OBJECTIVE = 2
 """2: the bottleneck of factorised increments has the spread of dropout drawn per pair, before of one per context; and
 RandAugment warps as released."""
+PLACES = ("model.clip", "train.init_from")
 CHECKPOINT_NAME = re.compile(r"(epoch|step)-\d+")
 
 
@@ -118,6 +118,38 @@ def absolute(config: Config) -> Config:
     return build(values)
 
 
+def moved(config: Config, folder: Path) -> Config:
+    """The settings saved for a run or sweep whose folder is now ``folder``, perhaps with the project around it.
+
+    Absolute places below what was moved follow where they went along: they exist at the new place, and are gone from
+    the old one or were copied with the shards. Unchanged where the folder was not moved, or has another name.
+    """
+    name = Path(config.run_name()).parts
+    old, new = run_directory(config), folder.resolve()
+    if not old.is_absolute() or old.resolve() == new or new.parts[-len(name) :] != name:
+        return config
+    output = new.parents[len(name) - 1]
+    while old.name == new.name:
+        old, new = old.parent, new.parent
+    values = config.model_dump(mode="json")
+    copied = _followed(values["runtime"]["shards"], old, new) is not None
+    keys = ("runtime", "root"), ("runtime", "shards"), ("runtime", "storage"), ("model", "clip"), ("train", "init_from")
+    for section, key in keys:
+        there = _followed(values[section][key], old, new)
+        if there is not None and ((section == "runtime" and copied) or not Path(values[section][key]).exists()):
+            values[section][key] = there
+    values["runtime"]["output"] = str(output)
+    return build(values)
+
+
+def _followed(place: str | None, old: Path, new: Path) -> str | None:
+    """Where a place below ``old`` is below ``new``; None where it is not there."""
+    if place is None or not Path(place).is_relative_to(old):
+        return None
+    there = new / Path(place).relative_to(old)
+    return str(there) if there.exists() else None
+
+
 def from_root(config: Config, path: str) -> Path:
     """Where a relative path of the settings is: below ``runtime.root``."""
     return Path(config.runtime.root or ".") / path
@@ -162,7 +194,6 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
         _refuse_orphans(folder)
     if state is None or (state.last is None and (state.config_digest, state.dataset_digest) != wanted):
         make_folder(folder)
-        (folder / HANDLE_FILE).unlink(missing_ok=True)
         write_text(folder / CONFIG_FILE, to_yaml(config))
         state = RunState(config.digest(), dataset_digest, selected_by(config), objective=OBJECTIVE)
         write_state(folder, state)
@@ -222,12 +253,23 @@ def outdated(config: Config, state: RunState) -> str | None:
 def _changed(config: Config, folder: Path, state: RunState) -> list[str]:
     """The keys by which the experiment of a run's folder is another one; ``RUN_FILE`` where no key says so.
 
-    A setting that came after the run was begun is no difference where it has its default.
+    A setting that came after the run was begun is no difference where it has its default; nor is a folder that moved.
     """
     values = yaml.read(folder / CONFIG_FILE)
-    changes = diff(build_saved(values, str(folder / CONFIG_FILE)), config)
-    keys = [key for key in changes if not key.startswith(("runtime.", "sweep."))]
-    return keys or ([] if state.config_digest in _names(values) else [RUN_FILE])
+    saved = build_saved(values, str(folder / CONFIG_FILE))
+    keys = [
+        key
+        for key, (before, now) in diff(saved, config).items()
+        if not key.startswith(("runtime.", "sweep.")) and not (key in PLACES and _was_moved(before, now))
+    ]
+    return keys or ([] if state.config_digest in _names(values) | {saved.digest()} else [RUN_FILE])
+
+
+def _was_moved(before: str | None, now: str | None) -> bool:
+    """Whether a folder that is part of the experiment seems to be the one that was elsewhere before."""
+    if before is None or now is None or not Path(before).is_absolute():
+        return False
+    return not Path(before).exists() and Path(now).is_dir() and Path(before).name == Path(now).name
 
 
 def _names(values: Mapping[str, Any]) -> set[str]:

@@ -17,12 +17,12 @@ from gare.common.lease import held
 from gare.common.storage import Folder, is_address
 from gare.config import Config
 from gare.data.cache import cache_folder
+from gare.tracking.record import FORMER_FILE, RECORD_FILE
 from gare.training.run import (
     CHECKPOINT_FILE,
     CHECKPOINT_NAME,
     CHECKPOINTS,
     CONFIG_FILE,
-    HANDLE_FILE,
     HISTORY_FILE,
     RUN_FILE,
     RunState,
@@ -33,7 +33,7 @@ from gare.training.run import (
     write_state,
 )
 
-ALONGSIDE = (CONFIG_FILE, HISTORY_FILE, HANDLE_FILE)
+ALONGSIDE = (CONFIG_FILE, HISTORY_FILE, RECORD_FILE, FORMER_FILE)
 
 
 class RunStorage:

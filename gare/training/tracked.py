@@ -1,26 +1,21 @@
-"""A training run with its MLflow run around it."""
+"""A training run with its record for trackers around it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gare.common.console import warn
-from gare.common.errors import InputError, RunError
-from gare.common.files import only_one, write_json
-from gare.common.storage import read_file
+from gare.common.errors import InputError
+from gare.common.files import only_one
 from gare.config import Config
 from gare.data.shards import ShardSet
 from gare.model.checkpoint import MODEL_PARTS
-from gare.tracking import RunHandle, Tracker, resolve_uri
+from gare.tracking import begin, forget, note_down, sync
 from gare.training.run import (
     CHECKPOINTS,
     DIAGNOSTICS,
-    HANDLE_FILE,
     HISTORY_FILE,
     RunSummary,
     absolute,
@@ -35,8 +30,8 @@ MB = 1e6
 REPORT_FILE, METRICS_FILE = "report.html", "metrics.json"
 
 
-def tracked(config: Config, fit: Callable[[RunHandle | None], RunSummary]) -> RunSummary:
-    """Call ``fit`` with the handle of a new MLflow run, or of the one an interrupted run had; None without tracking.
+def tracked(config: Config, fit: Callable[[], RunSummary]) -> RunSummary:
+    """Call ``fit``, and have a tracker told of the run in its own run there, or in the one an interrupted run had.
 
     Raises RunError when another process is training the same run, and when a new run's tracker cannot be used; a run
     that was tracked before goes on without it.
@@ -48,112 +43,84 @@ def tracked(config: Config, fit: Callable[[RunHandle | None], RunSummary]) -> Ru
     storage = RunStorage(config)
     with only_one(run_directory(config)), storage.held():
         storage.pull()
-        return _track(config, fit, shards) if config.runtime.tracking else fit(None)
+        return _track(config, fit, shards) if config.runtime.tracking else fit()
 
 
-def _track(config: Config, fit: Callable[[RunHandle | None], RunSummary], shards: ShardSet) -> RunSummary:
-    open_run(config, shards.digest)
+def _track(config: Config, fit: Callable[[], RunSummary], shards: ShardSet) -> RunSummary:
     folder = run_directory(config)
-    tracker, handle = _handle(folder, config)
-    tracker.dataset(handle.run_id, dataset_digests(shards), name=Path(shards.folder).name, source=str(shards.folder))
+    before, state = read_state(folder), open_run(config, shards.digest)
+    if before is not None and (before.config_digest, before.dataset_digest) != (
+        state.config_digest,
+        state.dataset_digest,
+    ):
+        forget(folder)  # of other settings, and ended before its first checkpoint
+    dataset = dataset_digests(shards) | {"name": Path(shards.folder).name, "source": str(shards.folder)}
+    begin(folder, config, config.run_name(), tags={"gare.kind": "run"}, dataset=dataset, ended=state.finished)
     try:
-        result = fit(handle)
+        result = fit()
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        record_files(tracker, handle.run_id, folder, config)
-        tracker.finish(handle.run_id, "KILLED" if interrupted else "FAILED")
+        record_files(folder, config)
+        note_down(folder, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        sync(folder)
         raise
-    record_files(tracker, handle.run_id, folder, config)
-    tracker.tag(handle.run_id, {"gare.selected_by": result.selected_by})
-    tracker.metrics(handle.run_id, {f"best/{name}": value for name, value in result.best_metrics.items()}, result.steps)
-    tracker.finish(handle.run_id)
-    tracker.replay()
+    record_files(folder, config)
+    best = {f"best/{name}": value for name, value in result.best_metrics.items()}
+    tags = {"gare.selected_by": result.selected_by}
+    note_down(folder, tags=tags, metrics=best, step=result.steps, status="FINISHED")
+    sync(folder)
     return result
 
 
 def dataset_digests(shards: ShardSet) -> dict[str, str]:
-    """What a tracker is told of the data, for ``Tracker.dataset``."""
+    """What a tracker is told of the data, for ``gare.tracking.begin``."""
     return {"dataset_digest": shards.digest, "recipe_digest": str(shards.manifest["recipe_digest"])}
 
 
-def record_files(tracker: Tracker, run_id: str, folder: Path, config: Config) -> None:
-    """Give MLflow the files of a run's folder, also those from before a resume.
+def record_files(folder: Path, config: Config) -> None:
+    """Record which files of a run's folder a tracker gets, also those from before a resume.
 
     They are its history, its pictures and its best checkpoint: a copy up to ``runtime.checkpoint_artifact_mb``, else
     only where it is.
     """
+    artifacts, tags = {}, {}
     if (folder / HISTORY_FILE).is_file():
-        tracker.artifact(run_id, folder / HISTORY_FILE)
+        artifacts[HISTORY_FILE] = folder / HISTORY_FILE
     if any((folder / DIAGNOSTICS).glob("*.png")):
-        tracker.artifact(run_id, folder / DIAGNOSTICS, DIAGNOSTICS)
+        artifacts[DIAGNOSTICS] = folder / DIAGNOSTICS
     with suppress(InputError):  # no checkpoint yet
         best = resolve_checkpoint(folder)
-        if best == folder:
-            return
-        parts = [best / name for name in MODEL_PARTS]
+        parts = [best / name for name in MODEL_PARTS] if best != folder else []
         files = [file for part in parts for file in (part, *part.rglob("*")) if file.is_file()]
         size = sum(file.stat().st_size for file in files)
-        tracker.tag(run_id, {"gare.best_checkpoint": str(best), "gare.best_checkpoint_mb": f"{size / MB:.1f}"})
+        if parts:
+            tags = {"gare.best_checkpoint": str(best), "gare.best_checkpoint_mb": f"{size / MB:.1f}"}
         if size <= MB * config.runtime.checkpoint_artifact_mb:
-            for part in parts:
-                tracker.artifact(run_id, part, f"best_checkpoint/{part.name}" if part.is_dir() else "best_checkpoint")
+            artifacts |= {f"best_checkpoint/{part.name}": part for part in parts}
+    note_down(folder, tags=tags, artifacts=artifacts)
 
 
 def record_evaluation(checkpoint: Path, name: str, values: Mapping[str, Any]) -> None:
-    """Give the MLflow run of a checkpoint in a run's folder the outcome of an evaluation; nothing where it has none.
+    """Record the outcome of an evaluation of a checkpoint in a run's folder; nothing where the run has no record.
 
     ``name``: what was evaluated, such as ``test``; the figures of the run's best checkpoint are its metrics
     ``test/...``, those of others are files only. ``values``: of metrics.json, and ``out``, the folder of the files.
     """
+    if checkpoint.parent.name != CHECKPOINTS:
+        return
     folder = checkpoint.parent.parent
-    handle = read_handle(folder) if checkpoint.parent.name == CHECKPOINTS else None
-    if handle is None:
-        return
-    try:
-        tracker = Tracker(handle.uri, handle.experiment, spool=folder, under_way=True)
-    except RunError as error:
-        warn(f"The evaluation is not recorded in MLflow: {error}")
-        return
     state = read_state(folder)
     best = state is not None and state.best == checkpoint.name
-    if state is not None and best:
-        figures = {
-            f"{name}/{key}": value
-            for key, value in values.items()
-            if isinstance(value, int | float) and "/" in key and not key.endswith(("/gallery", "/queries"))
-        }
-        tracker.metrics(handle.run_id, figures, state.step)
+    figures = {
+        f"{name}/{key}": value
+        for key, value in values.items()
+        if isinstance(value, int | float) and "/" in key and not key.endswith(("/gallery", "/queries"))
+    }
     place = f"evaluation/{name}" if best else f"evaluation/{name}-{checkpoint.name}"
-    for file in (REPORT_FILE, METRICS_FILE):
-        if (Path(values["out"]) / file).is_file():
-            tracker.artifact(handle.run_id, Path(values["out"]) / file, place)
-
-
-def read_handle(folder: Path) -> RunHandle | None:
-    """The MLflow run of a run's folder; None where none is recorded, StorageError where that cannot be read."""
-    text = read_file(folder / HANDLE_FILE)
-    with suppress(ValueError, TypeError):
-        return None if text is None else RunHandle(**json.loads(text))
-    warn(f"{folder / HANDLE_FILE} is damaged, so the run's former run in MLflow is not known.")
-    return None
-
-
-def write_handle(folder: Path, handle: RunHandle) -> None:
-    """Record which MLflow run belongs to a run's folder."""
-    write_json(folder / HANDLE_FILE, asdict(handle))
-
-
-def _handle(folder: Path, config: Config) -> tuple[Tracker, RunHandle]:
-    """The run's own MLflow run: the recorded one when it is resumed, else a new one, recorded."""
-    known = read_handle(folder)
-    if known is not None and known.uri != resolve_uri(config.runtime):
-        known = None
-    tracker = Tracker.open(config.runtime, spool=folder, under_way=known is not None)
-    if known is not None and known.experiment == tracker.experiment:
-        # A store that no longer has the run costs the old record and not the training.
-        with suppress(RunError):
-            tracker.resume(known.run_id)
-            return tracker, known
-    handle = tracker.handle(tracker.start(config.run_name(), config=config, tags={"gare.kind": "run"}))
-    write_handle(folder, handle)
-    return tracker, handle
+    files = [Path(values["out"]) / file for file in (REPORT_FILE, METRICS_FILE)]
+    note_down(
+        folder,
+        metrics=figures if best else {},
+        step=state.step if state is not None else 0,
+        artifacts={f"{place}/{file.name}": file for file in files if file.is_file()},
+    )
+    sync(folder)

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from gare.config import RuntimeConfig
 from gare.config.tree import build
-from gare.tracking import Tracker, feeding
-from gare.tracking import feed as feed_module
-from gare.tracking import store as store_module
+from gare.tracking import begin, mlflow_tracker, note_down, sync, syncing
+
+sync_module = sys.modules["gare.tracking.sync"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -117,17 +116,14 @@ def rows(first, last):
 
 
 def test_a_sweep_is_recorded_whole_though_the_server_is_killed_in_the_middle(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(store_module, "LONGEST_WAIT", 2.0)
-    monkeypatch.setattr(feed_module, "FLUSH_SECONDS", 0.3)
+    monkeypatch.setattr(sync_module, "LONGEST_WAIT", 2.0)
+    monkeypatch.setattr(sync_module, "FLUSH_SECONDS", 0.3)
     config = build({"runtime": {"tracking_uri": server.uri, "experiment": "sweeps", "output": str(tmp_path)}})
     sweep = tmp_path / "weights"
     trials = [sweep / f"trial-{n}" for n in range(2)]
-    for folder in trials:
-        folder.mkdir(parents=True)
-    tracker = Tracker.open(config.runtime, spool=sweep)
-    parent = tracker.start("weights", config=config, key="weights")
-    first = tracker.start("trial-0", config=config, parent_run_id=parent, key="trial-0")
-    with feeding(tracker.handle(first), trials[0]):
+    parent = begin(sweep, config, "weights", tags={}, dataset={})
+    first = begin(trials[0], config, "trial-0", tags={}, dataset={}, parent=sweep)
+    with syncing(trials[0]):
         history = trials[0] / "history.jsonl"
         history.write_text(rows(1, 20))
         time.sleep(2)
@@ -135,22 +131,20 @@ def test_a_sweep_is_recorded_whole_though_the_server_is_killed_in_the_middle(ser
         began = time.monotonic()
         with history.open("a") as stream:
             stream.write(rows(20, 40))
-        second = tracker.start("trial-1", config=config, parent_run_id=parent, key="trial-1")
-        tracker.dataset(second, {"dataset_digest": "abc"})
-        tracker.artifact(second, history)
+        begin(trials[1], config, "trial-1", tags={}, dataset={"dataset_digest": "abc"}, parent=sweep)
+        note_down(trials[1], artifacts={"history.jsonl": trials[1] / "history.jsonl"})
         away = time.monotonic() - began
         (trials[1] / "history.jsonl").write_text(rows(1, 9))
-        with feeding(tracker.handle(second), trials[1]):
+        with syncing(trials[1]):
             pass
-        tracker.finish(second)
+        note_down(trials[1], status="FINISHED")
         server.start()
         time.sleep(3)
-    tracker.finish(first)
-    tracker.finish(parent)
-    assert tracker.replay()
-    assert not list(sweep.rglob("mlflow-spool*.jsonl"))
+    for folder in (trials[0], sweep):
+        note_down(folder, status="FINISHED")
+    assert all(sync(folder) for folder in (sweep, *trials))
     assert away < 60
-    client = store_module.client(server.uri)
+    client = mlflow_tracker.client(server.uri)
     runs = {
         run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("sweeps").experiment_id])
     }
@@ -171,14 +165,17 @@ def test_a_sweep_is_recorded_whole_though_the_server_is_killed_in_the_middle(ser
 def test_two_commands_that_open_a_new_experiment_of_a_server_at_once_both_get_it(tmp_path):
     server = Server(f"sqlite:///{tmp_path}/m.db", tmp_path)
     server.start()
+    runtime = {"tracking_uri": server.uri, "experiment": "new"}
     code = (
-        "from gare.config import RuntimeConfig; from gare.tracking import Tracker; "
-        f"print(Tracker.open(RuntimeConfig(tracking_uri={server.uri!r}, experiment='new')).start('x'))"
+        "import sys; from pathlib import Path; from gare.config.tree import build; from gare.tracking import begin; "
+        f"print(begin(Path(sys.argv[1]), build({{'runtime': {runtime}}}), 'x', tags={{}}, dataset={{}}))"
     )
     try:
-        both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
+        both = [
+            subprocess.Popen([sys.executable, "-c", code, str(tmp_path / f"run{n}")], stdout=subprocess.PIPE)
+            for n in range(2)
+        ]
         assert len({process.communicate(timeout=120)[0] for process in both}) == 2
         assert [process.returncode for process in both] == [0, 0]
-        assert RuntimeConfig(tracking_uri=server.uri).experiment == "gare"
     finally:
         server.kill()

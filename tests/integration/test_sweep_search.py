@@ -18,7 +18,7 @@ METRIC, WEIGHT = "dev/t2v/R@1", "objective.trust_region.weight"
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def pretend(config, *, tracking, callbacks, quiet, stop):
+def pretend(config, *, callbacks, quiet, stop):
     """Train nothing: the metric is best at weight 0.03, and the seed adds a little."""
     folder = run_directory(config)
     folder.mkdir(parents=True)  # a trial that is trained twice ends here

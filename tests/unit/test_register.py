@@ -8,10 +8,11 @@ import pytest
 
 from gare.cli.register import best_run, register_run
 from gare.common.errors import ConfigError, InputError
-from gare.tracking.store import client
+from gare.tracking import read_handle
+from gare.tracking.mlflow_tracker import client
 from gare.training.local import fit_local
 from gare.training.run import read_state
-from gare.training.tracked import read_handle, record_evaluation, tracked
+from gare.training.tracked import record_evaluation, tracked
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def trained(toy_clip, toy_shards, tmp_path_factory):
     from tests import toy
 
     config = toy.toy_config(toy_clip, toy_shards, tmp_path_factory.mktemp("runs"), "runtime.tracking=true")
-    return Path(tracked(config, lambda handle: fit_local(config, tracking=handle, quiet=True)).directory)
+    return Path(tracked(config, lambda: fit_local(config, quiet=True)).directory)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 import json
 import math
+import shutil
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import unquote
 
 import pytest
 
@@ -12,8 +14,10 @@ from gare.config import Config, RuntimeConfig
 from gare.config.tree import build, flatten
 from gare.objective.total import TERM_NAMES
 from gare.retrieval.metrics.ranking import METRIC_NAMES
-from gare.tracking import RunHandle, Tracker, log_report, markdown_table, metric_name, resolve_uri
+from gare.tracking import begin, markdown_table, metric_name, note_down, read_handle, resolve_uri, sync, syncing
+from gare.tracking.mlflow_tracker import client
 from gare.tracking.names import parameter, tag_value
+from gare.tracking.tracker import TRACKERS, Found, tracker_at
 from tests.page import HOSTILE, SHOWN
 
 LOGGED = [
@@ -24,27 +28,48 @@ LOGGED = [
 
 
 @pytest.fixture(scope="module")
-def runtime(tmp_path_factory):
-    return RuntimeConfig(output=str(tmp_path_factory.mktemp("runs")), experiment="unit")
+def output(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
 
 
-@pytest.fixture(scope="module")
-def tracker(runtime):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        return Tracker.open(runtime)
+@pytest.fixture
+def run(output, tmp_path, monkeypatch):
+    """Begin a run in the module's store, in a folder of its own, and give the folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def start(name="run", **options):
+        folder = output / tmp_path.name / name
+        return started(folder, settings(output, **options.pop("runtime", {})), name, **options)
+
+    return start
 
 
-def read(tracker, run_id):
-    import mlflow
-
-    return mlflow.MlflowClient(tracking_uri=tracker.uri).get_run(run_id)
+def settings(output, **runtime):
+    return build({"train": {"epochs": 3}, "runtime": {"output": str(output), "experiment": "unit"} | runtime})
 
 
-def test_every_name_we_log_is_accepted_and_stays_apart(tracker):
-    run = tracker.start("names")
-    tracker.metrics(run, dict.fromkeys(LOGGED, 1.0), step=1)
-    assert set(read(tracker, run).data.metrics) == {metric_name(name) for name in LOGGED}
+def started(folder, config, name="run", **options):
+    begin(folder, config, name, **({"tags": {}, "dataset": {}} | options))
+    return folder
+
+
+def read(folder):
+    handle = read_handle(folder)
+    return client(handle.uri).get_run(handle.run_id)
+
+
+def artifact(folder, name):
+    place = read(folder).info.artifact_uri
+    assert place.startswith("file:///")
+    with open(unquote(f"{place.removeprefix('file://')}/{name}")) as stream:
+        return stream.read()
+
+
+def test_every_name_we_log_is_accepted_and_stays_apart(run):
+    folder = run()
+    note_down(folder, metrics=dict.fromkeys(LOGGED, 1.0), step=1)
+    assert sync(folder)
+    assert set(read(folder).data.metrics) == {metric_name(name) for name in LOGGED}
     assert len({metric_name(name) for name in LOGGED}) == len(LOGGED)
 
 
@@ -79,12 +104,12 @@ def test_a_relative_sqlite_file_is_made_absolute_for_workers_in_other_folders(tm
     assert (tmp_path / "store").is_dir()
 
 
-def test_databases_of_folders_with_odd_names_stay_apart(tmp_path, monkeypatch):
+def test_databases_of_folders_with_odd_names_stay_apart_and_are_found_again(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name in ("e?f", "c%20d"):
-        runtime = RuntimeConfig(output=str(tmp_path / name))
-        Tracker.open(runtime).start("run")
+        folder = started(tmp_path / name / "run", settings(tmp_path / name))
         assert (tmp_path / name / "mlflow.db").is_file()
+        assert artifact(folder, "config.yaml")
     files = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {"e?f", "c%20d"}
 
@@ -120,116 +145,181 @@ def denying_server(request):
 
 def test_a_server_that_refuses_access_ends_a_start_and_names_what_to_check(denying_server, tmp_path):
     with pytest.raises(RunError, match=r"It refuses access: check MLFLOW_TRACKING_USERNAME") as caught:
-        Tracker(denying_server, "e", spool=tmp_path)
+        started(tmp_path, settings(tmp_path, tracking_uri=denying_server))
     assert "wrong" not in str(caught.value)
 
 
 def test_a_server_that_refuses_access_in_a_run_is_not_called_away(denying_server, tmp_path, capsys):
-    tracker = Tracker(denying_server, "e", spool=tmp_path, under_way=True)
-    tracker.metrics(tracker.start("run"), {"loss": 1.0}, 1)
+    known = {"uri": denying_server, "experiment": "unit", "run_id": "0" * 32}
+    (tmp_path / "mlflow.json").write_text(json.dumps(known))
+    started(tmp_path, settings(tmp_path, tracking_uri=denying_server))
+    note_down(tmp_path, metrics={"loss": 1.0}, step=1)
+    assert not sync(tmp_path)
     said = capsys.readouterr().err
     assert said.count("refuses access, check MLFLOW_TRACKING_USERNAME") == 1
     assert "cannot be used now" not in said
-    assert list(tmp_path.glob("*.jsonl"))
 
 
-def test_a_run_holds_its_settings_environment_data_and_files(tracker, tmp_path):
-    config = build({"train": {"epochs": 3}, "runtime": {"tracking_uri": "postgresql://me:secret@db/x"}})
-    parent = tracker.start("parent")
-    run = tracker.start("child", config=config, tags={"kind": "trial"}, parent_run_id=parent)
-    tracker.dataset(run, {"dataset_digest": "0123456789abcdef"})
+def test_a_run_holds_its_settings_environment_data_and_files(run, tmp_path):
+    parent = run("parent")
+    sets = {"shards": "s3://me:secret@bucket/x"}
+    data = {"dataset_digest": "0123456789abcdef" * 3, "source": "http://me:secret@x/shards", "name": "clips"}
+    folder = run("parent/child", tags={"kind": "trial"}, parent=parent, dataset=data, runtime=sets)
     (tmp_path / "notes.txt").write_text("x")
-    tracker.artifact(run, tmp_path / "notes.txt")
-    tracker.finish(run)
-    found = read(tracker, run)
+    note_down(folder, artifacts={"notes.txt": tmp_path / "notes.txt"}, status="FINISHED")
+    assert sync(folder)
+    found = read(folder)
     assert set(found.data.params) == set(flatten(Config()))
     assert found.data.params["train.epochs"] == "3"
-    assert found.data.tags["mlflow.parentRunId"] == parent
-    assert found.data.tags["gare.config_digest"] == config.digest()
-    assert found.data.tags["dataset_digest"] == "0123456789abcdef"
-    assert {"gare.version", "python", "platform", "version.torch", "version.ray", "kind"} <= set(found.data.tags)
+    assert found.data.tags["mlflow.parentRunId"] == read(parent).info.run_id
+    assert found.data.tags["dataset_digest"] == data["dataset_digest"]
+    assert {"gare.version", "gare.config_digest", "python", "version.torch", "kind"} <= set(found.data.tags)
+    assert found.inputs.dataset_inputs[0].dataset.name == "clips"
     assert found.info.status == "FINISHED"
-    folder = found.info.artifact_uri.removeprefix("file://")
-    assert folder.startswith("/")
-    with open(f"{folder}/config.yaml") as stream:
-        text = stream.read()
+    assert artifact(folder, "notes.txt") == "x"
+    text = artifact(folder, "config.yaml")
     assert "epochs: 3" in text
-    assert "secret" not in text + str(found.data.params)
-    with open(f"{folder}/notes.txt") as stream:
-        assert stream.read() == "x"
+    assert "secret" not in text + str(found.to_dictionary())
 
 
-def test_a_long_setting_is_cut_to_what_mlflow_keeps(tracker):
-    config = build({"sweep": {"space": {"train.seed": {"grid": list(range(9000))}}}})
-    run = tracker.start("long", config=config)
-    assert len(read(tracker, run).data.params["sweep.space"]) == 6000
+def test_a_long_setting_is_cut_to_what_mlflow_keeps(output, tmp_path):
+    config = build(
+        {"sweep": {"space": {"train.seed": {"grid": list(range(9000))}}}, "runtime": {"output": str(output)}}
+    )
+    folder = started(output / tmp_path.name, config)
+    assert len(read(folder).data.params["sweep.space"]) == 6000
 
 
-def test_a_report_logs_every_row_of_its_history_at_its_own_step(tracker):
-    import mlflow
-
-    run = tracker.start("report")
-    rows = [{"step": step, "total": 1200, "train/loss": float(step)} for step in range(1200)]
-    log_report(tracker.handle(run), {"epoch": 1, "step": 1199, "dev/t2v/R@1": 5.0, "history": rows})
-    log_report(tracker.handle(run), {"epoch": 2, "step": 1300, "dev/t2v/R@1": 6.0, "done": True})
-    history = mlflow.MlflowClient(tracking_uri=tracker.uri).get_metric_history(run, "train/loss")
-    assert [(entry.step, entry.value) for entry in history] == [(step, float(step)) for step in range(1200)]
-    assert read(tracker, run).data.metrics == {"train/loss": 1199.0, "progress/epoch": 2.0, "dev/t2v/R_at_1": 6.0}
-
-
-def test_a_description_is_a_table_that_no_value_breaks(tracker):
-    run = tracker.start("described")
-    tracker.describe(run, markdown_table(["setting", "value"], [("a", 1e-4), ("b", "x|y")]))
+def test_a_description_is_a_table_that_no_value_breaks(run):
+    folder = run(description=markdown_table(["setting", "value"], [("a", 1e-4), ("b", "x|y")]))
     said = "| setting | value |\n| --- | --- |\n| a | 0.0001 |\n| b | x\\|y |"
-    assert read(tracker, run).data.tags["mlflow.note.content"] == said
+    assert read(folder).data.tags["mlflow.note.content"] == said
 
 
-def test_a_value_that_is_not_finite_shows_as_nan(tracker):
-    run = tracker.start("nan")
-    tracker.metrics(run, {"loss": math.inf, "norm": math.nan}, step=1)
-    assert all(math.isnan(value) for value in read(tracker, run).data.metrics.values())
+def test_a_value_that_is_not_finite_shows_as_nan(run):
+    folder = run()
+    note_down(folder, metrics={"loss": math.inf, "norm": math.nan}, step=1)
+    assert sync(folder)
+    values = read(folder).data.metrics
+    assert set(values) == {"loss", "norm"}
+    assert all(math.isnan(value) for value in values.values())
 
 
-def test_an_interrupted_run_is_taken_up_again(tracker):
-    run = tracker.start("resumed")
-    tracker.finish(run, "KILLED")
-    tracker.resume(run)
-    assert read(tracker, run).info.status == "RUNNING"
-    with pytest.raises(RunError, match="Cannot find the run"):
-        tracker.resume("0" * 32)
+def test_an_interrupted_run_is_taken_up_again_and_one_that_was_deleted_is_begun_anew(run, capsys):
+    folder = run()
+    first = read_handle(folder)
+    note_down(folder, status="KILLED")
+    assert sync(folder)
+    assert read(folder).info.status == "KILLED"
+    assert read_handle(run()) == first
+    assert read(folder).info.status == "RUNNING"
+    client(first.uri).delete_run(first.run_id)
+    for _ in range(2):
+        note_down(folder, tags={"t": "lost"})
+        sync(folder)
+    assert capsys.readouterr().err.count(f"the run {first.run_id} is deleted") == 1
+    assert read_handle(run()).run_id != first.run_id
+    assert read(folder).data.tags["t"] == "lost"
 
 
-def test_the_experiment_is_found_again_by_another_tracker(tracker, runtime):
-    other = Tracker(tracker.uri, runtime.experiment, None)
-    run = other.start("other")
-    assert read(tracker, run).info.artifact_uri.startswith(f"file://{runtime.output}/mlflow-artifacts/")
-
-
-def test_a_store_that_cannot_be_used_is_one_sentence_without_its_password(tmp_path):
-    with pytest.raises(RunError, match="Cannot use the MLflow store") as caught:
-        Tracker(f"file://me:secret@{tmp_path}", "x", None)
+def test_a_deleted_experiment_ends_a_start_and_a_store_that_cannot_be_used_hides_its_password(run, tmp_path):
+    handle = read_handle(run(runtime={"experiment": "old"}))
+    store = client(handle.uri)
+    store.delete_experiment(store.get_experiment_by_name("old").experiment_id)
+    tracker_at.cache_clear()  # as another process
+    with pytest.raises(RunError, match=r"the experiment 'old' is deleted; restore it or set runtime\.experiment"):
+        run("other", runtime={"experiment": "old"})
+    with pytest.raises(RunError, match="Cannot use the tracker") as caught:
+        started(tmp_path, settings(tmp_path, tracking_uri=f"file://me:secret@{tmp_path}"))
     assert "secret" not in str(caught.value)
 
 
-def test_a_store_that_goes_away_costs_a_warning_and_no_training(tracker, capsys):
-    tracker.metrics("0" * 32, {"loss": 1.0}, step=1)
-    log_report(RunHandle("nonsense://x", "e", "r"), {"step": 1, "loss": 1.0})
-    assert capsys.readouterr().err.count("warning") == 2
+def test_a_damaged_record_costs_the_record_alone(run, capsys):
+    folder = run()
+    for damage in ("", "{", "[]", '{"uri": 5}', '{"uri": "sqlite:", "experiment": "e"}', '{"tags": [1]}', "\xff"):
+        (folder / "tracking.json").write_text(damage)
+        note_down(folder, tags={"a": "b"})
+        assert read_handle(folder) is None
+        assert sync(folder)
+    assert "is damaged" in capsys.readouterr().err
 
 
-def test_mlflow_takes_any_text_and_keeps_what_it_can(tracker):
-    import mlflow
+class Lines:
+    """A tracker of JSON lines, a file per experiment: all that another tracker takes."""
 
-    cases = {HOSTILE[:20] * 900: {}}
-    run = tracker.start("x", config=build({"sweep": {"cases": cases}}), tags={"gare.why": HOSTILE * 200})
-    tracker.dataset(run, {"dataset_digest": "d" * 40}, source='/a "quoted"\\folder')
-    tracker.describe(run, markdown_table(["setting"], [[HOSTILE + "\n| b"]]))
-    data = mlflow.MlflowClient(tracking_uri=tracker.uri).get_run(run)
-    assert data.data.tags["gare.why"].startswith(SHOWN[:40])
-    assert len(data.data.tags["gare.why"]) == 8000
-    assert len(data.data.params["sweep.cases"]) == 6000
-    assert json.loads(data.inputs.dataset_inputs[0].dataset.source) == {"uri": '/a "quoted"\\folder'}
-    described = data.data.tags["mlflow.note.content"]
+    def __init__(self, uri, experiment):
+        from pathlib import Path
+
+        self.folder = Path(uri.removeprefix("lines:"))
+        self.path = self.folder / f"{experiment}.jsonl"
+
+    def _lines(self):
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.is_file() else []
+
+    def _add(self, **values):
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(values) + "\n")
+
+    def find(self, record, parent):
+        begun = [line["run"] for line in self._lines() if line.get("name") is not None]
+        if record.token not in begun:
+            self._add(run=record.token, name=record.name, parent=parent)
+        points = [line for line in self._lines() if line["run"] == record.token and "metric" in line]
+        return Found(record.token, {line["metric"]: (line["step"], line["at"], line["value"]) for line in points})
+
+    def log(self, run_id, changes):
+        for name, value, at, step in changes.points:
+            self._add(run=run_id, metric=name, value=value, at=at, step=step)
+        if changes.status is not None:
+            self._add(run=run_id, status=changes.status)
+
+    def copy(self, run_id, path, to):
+        target = self.folder / run_id / to
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
+def test_another_tracker_is_a_class_and_a_row(tmp_path, monkeypatch):
+    monkeypatch.setitem(TRACKERS, "lines", Lines)
+    config = settings(tmp_path, tracking_uri=f"lines:{tmp_path}")
+    parent = started(tmp_path / "sweep", config, "sweep")
+    child = started(tmp_path / "sweep" / "trial", config, "trial", parent=parent)
+    rows = [{"step": n, "time": n, "seconds": 1.0, "train/loss": n / 2} for n in range(1, 4)]
+    (child / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with syncing(child) as wanted:
+        assert wanted
+    note_down(child, metrics={"best/dev": 5.0}, step=3, status="FINISHED")
+    for _ in range(2):
+        assert sync(child)
+    lines = [json.loads(line) for line in (tmp_path / "unit.jsonl").read_text().splitlines()]
+    first, second = [line for line in lines if "name" in line]
+    assert second["parent"] == first["run"]
+    points = [(line["metric"], line["value"], line["step"]) for line in lines if "metric" in line]
+    losses = [(name, n, n) for n in (1, 2, 3) for name in ("progress/seconds", "train/loss")]
+    assert sorted(points) == sorted(
+        [("best/dev", 5.0, 3)] + [(name, 1.0 if name != "train/loss" else n / 2, n) for name, _, n in losses]
+    )
+    assert lines[-1]["status"] == "FINISHED"
+    assert (tmp_path / second["run"] / "config.yaml").is_file()
+
+
+def test_mlflow_takes_any_text_and_keeps_what_it_can(output, tmp_path):
+    config = build(
+        {"sweep": {"cases": {HOSTILE[:20] * 900: {}}}, "runtime": {"output": str(output), "experiment": "unit"}}
+    )
+    folder = started(
+        output / tmp_path.name,
+        config,
+        tags={"gare.why": HOSTILE * 200},
+        dataset={"dataset_digest": "d" * 40, "source": '/a "quoted"\\folder'},
+        description=markdown_table(["setting"], [[HOSTILE + "\n| b"]]),
+    )
+    run = read(folder)
+    assert run.data.tags["gare.why"].startswith(SHOWN[:40])
+    assert len(run.data.tags["gare.why"]) == 8000
+    assert len(run.data.params["sweep.cases"]) == 6000
+    assert json.loads(run.inputs.dataset_inputs[0].dataset.source) == {"uri": '/a "quoted"\\folder'}
+    described = run.data.tags["mlflow.note.content"]
     assert "<" not in described
     assert described.count("\n") == 2
 

@@ -36,7 +36,7 @@ def compare(folder: Path, out: Path | None = None, baseline: str | None = None) 
         refuse_occupied(out, "a sweep")
     ledger = Ledger.read(folder)
     config = ledger.settings()
-    found = gather(folder, ledger, config, baseline)
+    found = gather(ledger, config, baseline)
     out = out or folder
     best_config = out / BEST_FILE if found.best is not None else None
     found = replace(found, best_config=best_config, page=out / PAGE_FILE, data=out / DATA_FILE)

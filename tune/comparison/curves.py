@@ -34,14 +34,11 @@ class Curve:
         return asdict(self)
 
 
-def read_curves(folder: Path, trials: Sequence[Trial], metric: str) -> list[Curve]:
-    """Read the histories of the trials that have one.
-
-    Looked for in the trial's own folder, else beside the record: a sweep's folder may have been moved.
-    """
+def read_curves(trials: Sequence[Trial], metric: str) -> list[Curve]:
+    """Read the histories of the trials that have one."""
     found = []
     for trial in trials:
-        rows = read_history(Path(trial.directory) / HISTORY_FILE) or read_history(folder / trial.name / HISTORY_FILE)
+        rows = read_history(Path(trial.directory) / HISTORY_FILE)
         curve = Curve(trial.name, trial.status, _points(rows, "epoch", metric), _thinned(_points(rows, "step", LOSS)))
         if curve.metric or curve.loss:
             found.append(curve)

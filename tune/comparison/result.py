@@ -155,7 +155,7 @@ class Comparison:
         }
 
 
-def gather(folder: Path, ledger: Ledger, config: Config, wanted: str | None) -> Comparison:
+def gather(ledger: Ledger, config: Config, wanted: str | None) -> Comparison:
     """Compare a sweep's trials; ``wanted``: the baseline's name, if one is asked for.
 
     Raises ConfigError when there is no such baseline.
@@ -188,7 +188,7 @@ def gather(folder: Path, ledger: Ledger, config: Config, wanted: str | None) -> 
         importance=importance([setting for setting in ranked if not setting.cut], weighed)
         if keys and weighed
         else None,
-        curves=read_curves(folder, ledger.trials, sweep.metric),
+        curves=read_curves(ledger.trials, sweep.metric),
         cost=_cost(ledger),
         test=config.protocol.test,
     )

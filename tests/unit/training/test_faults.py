@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gare.common.errors import RunError
+from gare.common.files import make_folder
 from gare.config import Config
 from gare.model import load_model
-from gare.tracking import RunHandle
 from gare.training import loop
 from gare.training.local import fit_local
 from gare.training.run import absolute, read_state, run_directory
@@ -115,9 +115,11 @@ def test_loss_not_finite_on_one_rank_stops_all_ranks_at_that_step_and_goes_on_fr
 def test_tracker_unreachable_costs_one_warning_and_no_training(toy_run, free_port, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     whole = fit_local(toy_run(*RUN, output="whole"), quiet=True)
-    gone = RunHandle(f"http://127.0.0.1:{free_port}", "gare", "0" * 32)
+    config = toy_run(*RUN, "runtime.tracking=true")
+    handle = {"uri": f"http://127.0.0.1:{free_port}", "experiment": "gare", "run_id": "0" * 32}
+    make_folder(run_directory(config)).joinpath("mlflow.json").write_text(json.dumps(handle))
     capsys.readouterr()
-    summary = fit_local(toy_run(*RUN), tracking=gone, quiet=True)
+    summary = fit_local(config, quiet=True)
     said = capsys.readouterr().err
     assert said.count("warning") == 1
     assert "The work goes on" in said
@@ -127,11 +129,11 @@ def test_tracker_unreachable_costs_one_warning_and_no_training(toy_run, free_por
 def test_tracker_lost_in_the_middle_of_a_run_costs_one_warning_and_no_training(toy_run, tmp_path, capsys):
     config = toy_run(*RUN, "runtime.tracking=true")
 
-    def fit(handle):
-        database = Path(handle.uri.removeprefix("sqlite:///"))
+    def fit():
+        database = Path(config.runtime.output) / "mlflow.db"
         database.rename(tmp_path / "lost.db")
         database.mkdir()
-        return fit_local(config, tracking=handle, quiet=True)
+        return fit_local(config, quiet=True)
 
     capsys.readouterr()
     summary = tracked(config, fit)

@@ -200,9 +200,9 @@ def test_a_lost_store_or_a_damaged_handle_costs_the_record_and_not_the_training(
     from gare.training.tracked import tracked
 
     config = toy_run("train.epochs=1", "runtime.tracking=true")
-    first = tracked(config, lambda handle: fit_local(config, tracking=handle, quiet=True))
-    handle = Path(first.directory) / "mlflow.json"
+    first = tracked(config, lambda: fit_local(config, quiet=True))
+    handle = Path(first.directory) / "tracking.json"
     for damage in ("{", json.dumps(json.loads(handle.read_text()) | {"run_id": "0" * 32})):
         handle.write_text(damage)
-        assert tracked(config, lambda handle: fit_local(config, tracking=handle, quiet=True)).already_finished
+        assert tracked(config, lambda: fit_local(config, quiet=True)).already_finished
         assert json.loads(handle.read_text())["run_id"] != "0" * 32

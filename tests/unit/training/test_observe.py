@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from gare.diagnostics import increment_spread, relative_length
 from gare.diagnostics.pairs import batch_state, split_state
 from gare.model import GareModel
 from gare.objective.ranks import ALONE, Ranks
+from gare.tracking import read_handle
 from gare.training import observe
 from gare.training.history import History, read_history
 from gare.training.inputs import open_data
@@ -227,16 +227,16 @@ def recorded(summary):
     """The MLflow run of a training run."""
     import mlflow
 
-    handle = json.loads((Path(summary.directory) / "mlflow.json").read_text())
-    client = mlflow.MlflowClient(tracking_uri=handle["uri"])
-    return client, handle["run_id"], client.get_run(handle["run_id"]).data
+    handle = read_handle(Path(summary.directory))
+    client = mlflow.MlflowClient(tracking_uri=handle.uri)
+    return client, handle.run_id, client.get_run(handle.run_id).data
 
 
 def test_rows_pictures_and_warnings_reach_the_tracker(toy_run, monkeypatch):
     said = "the increments have been made to look collapsed."
     monkeypatch.setattr(observe, "collapse_warning", lambda _: said)
     config = toy_run("train.epochs=1", "runtime.tracking=true", "runtime.diagnose_every=4")
-    summary = tracked(config, lambda handle: fit_local(config, tracking=handle, quiet=True))
+    summary = tracked(config, lambda: fit_local(config, quiet=True))
     client, run_id, data = recorded(summary)
     assert {"speed/data_wait", "memory/rss_gib", "train/lr/clip/decay", "diagnostics/increment_spread"} <= set(
         data.metrics
@@ -249,8 +249,8 @@ def test_rows_pictures_and_warnings_reach_the_tracker(toy_run, monkeypatch):
 def test_a_run_that_fails_leaves_its_history_and_pictures_with_the_tracker(toy_run):
     config = toy_run("train.epochs=2", "runtime.tracking=true", "runtime.diagnose_every=4")
 
-    def fit_and_fail(handle):
-        fit_local(config, tracking=handle, quiet=True)
+    def fit_and_fail():
+        fit_local(config, quiet=True)
         raise RunError("the disk is full")
 
     with pytest.raises(RunError, match="the disk is full"):

@@ -165,12 +165,13 @@ def test_a_video_that_is_there_twice_is_refused(run, carved, tmp_path):
 def test_the_tracker_is_told_what_chose_the_checkpoint(run):
     from mlflow import MlflowClient
 
+    from gare.tracking import read_handle
     from gare.training.tracked import tracked
 
     config = run(NONE, "train.epochs=1", "runtime.tracking=true")
-    summary = tracked(config, lambda handle: fit_local(config, tracking=handle, quiet=True))
-    handle = json.loads((Path(summary.directory) / "mlflow.json").read_text())
-    recorded = MlflowClient(handle["uri"]).get_run(handle["run_id"])
+    summary = tracked(config, lambda: fit_local(config, quiet=True))
+    handle = read_handle(Path(summary.directory))
+    recorded = MlflowClient(handle.uri).get_run(handle.run_id)
     assert recorded.data.tags["gare.selected_by"] == "last epoch"
     assert not [name for name in recorded.data.metrics if "dev" in name]
     assert "train/loss" in recorded.data.metrics

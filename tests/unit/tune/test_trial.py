@@ -20,13 +20,13 @@ METRIC = "dev/t2v/R@1"
 
 def plan(**sweep):
     values = {"sweep": {"metric": METRIC} | sweep, "runtime": {"name": "s", "output": "/runs"}, "train": {"epochs": 4}}
-    return Plan(build(values).model_dump(mode="json"), None)
+    return Plan(build(values).model_dump(mode="json"))
 
 
 def told(trainer, index=0, zone=None, **overrides):
     """What a trial says, in order."""
     events = queue.Queue()
-    job = chosen(index, f"trial-{index:03d}", overrides, None, zone)
+    job = chosen(index, f"trial-{index:03d}", overrides, zone)
     run_trial(job, plan(), trainer, events.put, threading.Event())
     return list(events.queue)
 
@@ -49,7 +49,7 @@ def test_a_trial_tells_its_epochs_and_last_its_outcome():
 def test_a_trial_is_told_its_zone_where_there_are_several():
     places = []
 
-    def notes(config, *, tracking, callbacks, quiet, stop, **place):
+    def notes(config, *, callbacks, quiet, stop, **place):
         places.append(place)
         return epochs(config, callbacks=callbacks)
 
@@ -92,9 +92,9 @@ def test_a_process_ends_a_trial_before_the_next_one_starts():
         raise RunError("stopped")
 
     actor = TrialActor.__new__(TrialActor)
-    actor.setup(chosen(0, "trial-000", {}, None), plan(), endless)
+    actor.setup(chosen(0, "trial-000", {}), plan(), endless)
     actor.begin()
-    assert actor.reset_config(chosen(1, "trial-001", {}, None))
+    assert actor.reset_config(chosen(1, "trial-001", {}))
     assert ended == ["s/trial-000"]
     actor.begin()
     actor.cleanup()
@@ -104,9 +104,9 @@ def test_a_process_ends_a_trial_before_the_next_one_starts():
 def test_a_process_that_is_made_for_a_trial_and_never_asked_trains_nothing():
     trained = []
     actor = TrialActor.__new__(TrialActor)
-    actor.setup(chosen(0, "trial-000", {}, None), plan(), lambda *_, **__: trained.append(1))
+    actor.setup(chosen(0, "trial-000", {}), plan(), lambda *_, **__: trained.append(1))
     actor.cleanup()
-    assert actor.reset_config(chosen(1, "trial-001", {}, None))
+    assert actor.reset_config(chosen(1, "trial-001", {}))
     actor.cleanup()
     assert trained == []
 

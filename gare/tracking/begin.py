@@ -1,0 +1,116 @@
+"""How a run's record begins, or is taken up again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from gare.common.errors import RunError
+from gare.common.files import make_folder, write_text
+from gare.common.redact import redact
+from gare.config import Config
+from gare.config.tree import to_yaml
+from gare.tracking.environment import environment, resolve_uri
+from gare.tracking.names import tag_value
+from gare.tracking.record import (
+    Record,
+    held,
+    now_ms,
+    read_handle,
+    read_record,
+    relative_uri,
+    take_up,
+    updating,
+    write_record,
+)
+from gare.tracking.sync import LOCK_SECONDS, SETTINGS, Sync, line_to
+from gare.tracking.tracker import Denied, Refused, Unreachable
+
+ELSEWHERE = "Set runtime.tracking_uri to a server or a sqlite:/// file, or runtime.tracking to false."
+
+
+def begin(
+    folder: Path,
+    config: Config,
+    name: str,
+    *,
+    tags: Mapping[str, str],
+    dataset: Mapping[str, str],
+    parent: Path | None = None,
+    former: str | None = None,
+    description: str | None = None,
+    ended: bool = False,
+) -> str | None:
+    """Begin the record of a run's folder, or take up the one that is there, and tell the tracker.
+
+    Returns the run's id there, None where that is not known yet. Raises RunError when the tracker of a new run cannot
+    be used; a run that was recorded before, and one with a ``parent``, goes on without it.
+
+    Args:
+        folder: The run's, made where missing.
+        config: Settings, which name the tracker too; written to a new folder's config.yaml.
+        name: Of a new run.
+        tags: Of a new run, besides what code and machine it runs on.
+        dataset: Name, source and digests of the shards; empty where not known.
+        parent: Folder of the run that it is a part of.
+        former: Id by which a former version knew it.
+        description: Of a new run, in Markdown.
+        ended: It is finished, and is only brought up to date.
+
+    """
+    runtime, uri = config.runtime, resolve_uri(config.runtime)
+    with held(make_folder(folder) / ".tracking.lock", LOCK_SECONDS):
+        record = read_record(folder)
+        if record is None or record.experiment != runtime.experiment:
+            record = Record(uri=uri, experiment=runtime.experiment)
+            take_up(record, former)
+        under_way = parent is not None or (record.run_id is not None and record.address(folder) == uri)
+        if record.begun_ms is None:
+            every = environment() | {
+                "gare.config_digest": config.digest(),
+                "gare.protocol_test": config.protocol.test,
+                **tags,
+            }
+            record.name, record.begun_ms = tag_value(name), now_ms()
+            record.description = None if description is None else tag_value(description)
+            record.tags = {key: tag_value(value) for key, value in every.items()} | record.tags
+            record.parent = None if parent is None else os.path.relpath(parent, folder)
+        record.uri, record.synced = relative_uri(uri, folder), None
+        if not ended:
+            record.status, record.ended_ms = "RUNNING", None
+        record.tags |= {key: value for key, value in dataset.items() if key.endswith("_digest")}
+        if "dataset_digest" in dataset:
+            source = tag_value(dataset.get("source", "local"))
+            record.dataset = {
+                "name": dataset.get("name", "shards"),
+                "digest": dataset["dataset_digest"],
+                "source": source,
+            }
+        write_record(folder, record)
+    if not (folder / SETTINGS).is_file():
+        write_text(folder / SETTINGS, to_yaml(config))
+    _first_sync(folder, uri, under_way=under_way)
+    handle = read_handle(folder)
+    return None if handle is None else handle.run_id
+
+
+def _first_sync(folder: Path, uri: str, *, under_way: bool) -> None:
+    """Reach the tracker, with another run where it has lost the folder's; RunError where a new one cannot begin."""
+    way = Sync(folder)
+    try:
+        with held(folder / ".sync.lock", LOCK_SECONDS):
+            try:
+                way.push()
+            except Refused:
+                with updating(folder) as record:
+                    if record is None or record.run_id is None:
+                        raise
+                    record.renew()
+                way.push()
+    except (Unreachable, Refused) as error:
+        if under_way:
+            line_to(uri).failed(error, folder)
+            return
+        fix = f"It refuses access: {error.fix}." if isinstance(error, Denied) else ELSEWHERE
+        raise RunError(f"Cannot use the tracker {redact(uri)}: {error}. {fix}") from None

@@ -1,0 +1,281 @@
+"""Brings a tracker up to date with the files of a run's folder, which are the record.
+
+It may be done at any time and any number of times: while a run trains, at its end, by the next command on the folder.
+What the tracker has is not sent again, also where a resumed run repeats steps: of each metric only steps beyond the
+last one that the tracker has are sent.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from gare.common.console import note, warn
+from gare.common.errors import GareError, StorageError
+from gare.common.files import digest_of
+from gare.common.redact import redact
+from gare.config.tree import flatten, load_saved
+from gare.tracking.former import replay
+from gare.tracking.names import metric_name, parameter, tag_value
+from gare.tracking.record import Record, held, read_handle, read_record, updating
+from gare.tracking.rows import Rows
+from gare.tracking.tracker import Changes, Denied, Found, Refused, Tracker, Unreachable, tracker_at
+
+SETTINGS = "config.yaml"
+FLUSH_SECONDS = 3.0
+JOIN_SECONDS = 45.0
+LOCK_SECONDS = 10.0
+FIRST_WAIT, LONGEST_WAIT = 2.0, 60.0
+WARNING_TAG = "gare.warning"
+NOTHING = (-1, 0, math.nan)
+"""The last point of a metric that has none."""
+
+
+@dataclass
+class Line:
+    """What this process knows of the way to a tracker: when to ask again, and what was said already."""
+
+    uri: str
+    wait: float = FIRST_WAIT
+    again_at: float = 0.0
+    away: bool = False
+    refused: bool = False
+
+    def failed(self, error: Exception, folder: Path) -> None:
+        """Take up what sending a folder's files raised, and say so, once of each kind."""
+        if not isinstance(error, Unreachable):
+            self.refuses("the run", error)
+            return
+        self.again_at = time.monotonic() + self.wait
+        self.wait = min(2 * self.wait, LONGEST_WAIT)
+        if not self.away:
+            self.away = True
+            says = f"refuses access, {error.fix}" if isinstance(error, Denied) else "cannot be used now"
+            warn(
+                f"The tracker at {redact(self.uri)} {says} ({error}). The work goes on; what is to be recorded is in "
+                f"{folder} and is sent when the tracker accepts it, at the latest by the folder's next command."
+            )
+
+    def answers(self) -> None:
+        """Note that it does."""
+        if self.away:
+            note(f"The tracker at {redact(self.uri)} answers; what waited for it is being sent.")
+        self.wait, self.again_at, self.away = FIRST_WAIT, 0.0, False
+
+    def refuses(self, what: str, refusal: Exception) -> None:
+        """Say once that something is not recorded."""
+        if not self.refused:
+            self.refused = True
+            warn(
+                f"The tracker at {redact(self.uri)} did not record something ({what}): {redact(str(refusal))}. The run "
+                "goes on, and its history.jsonl has every figure; what else is not recorded is not said again."
+            )
+
+
+line_to = lru_cache(Line)
+
+
+class Sync:
+    """The way from one run's folder to its tracker; what was sent is remembered as long as this lives."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows = Rows(folder)
+        self._line = Line("")
+        self._tracker: Tracker | None = None
+        self._found: Found | None = None
+        self._sent: dict[str, Changes] = {}
+        self._params: dict[str, str] = {}
+
+    def attempt(self, *, files: bool = True, again: bool = True) -> bool:
+        """Send what is new, with artifacts if ``files``; returns whether nothing waits any more.
+
+        A tracker that was away a moment ago is not asked, unless ``again``. Never raises for the tracker's sake.
+        """
+        try:
+            record = read_record(self._folder)
+        except StorageError as error:
+            self._line.refuses("the run", error)
+            return False
+        if record is None:
+            return True
+        line = line_to(record.address(self._folder))
+        if not again and time.monotonic() < line.again_at:
+            return False
+        with held(self._folder / ".sync.lock", LOCK_SECONDS if again else 0.0) as mine:
+            try:
+                if mine:
+                    self.push(files=files)
+            except (Unreachable, Refused, GareError, OSError, ValueError) as error:
+                line.failed(error, self._folder)
+                if isinstance(error, Refused):  # for good
+                    with suppress(GareError, OSError):
+                        self._mark(self._stamp(record))
+                return isinstance(error, Refused)
+        return mine
+
+    def push(self, *, files: bool = True) -> None:
+        """Send what is new. Raises Unreachable, and Refused where the tracker has no such run any more."""
+        record = read_record(self._folder)
+        stamp = self._stamp(record) if record is not None and files else None
+        if record is None or (files and record.synced == stamp):
+            return
+        self._line = line_to(record.address(self._folder))
+        try:
+            found = self._find(record)
+            self._send("parameters", Changes(params=self._params))
+            self._send("tags", Changes(tags=record.tags, description=record.description))
+            self._send("dataset", Changes(dataset=record.dataset))
+            self._send_rows(record, found)
+            if files:
+                self._copy_files(record)
+            self._send("status", Changes(status=record.status, ended_ms=record.ended_ms))
+        except Unreachable:
+            self._found = None  # what it has is asked anew: an answer may be lost
+            raise
+        self._line.answers()
+        if files:
+            self._mark(stamp)
+
+    def _find(self, record: Record) -> Found:
+        if self._found is not None and self._found.run_id == record.run_id:
+            return self._found
+        self._tracker = tracker = tracker_at(record.address(self._folder), record.experiment)
+        replay(self._folder, record, tracker, partial(self._line.refuses, "an earlier record"))
+        parent = None
+        if record.parent is not None and record.run_id is None:
+            above = self._folder / record.parent
+            if read_handle(above) is None:
+                with held(above / ".sync.lock", LOCK_SECONDS):
+                    Sync(above).push(files=False)
+            handle = read_handle(above)
+            parent = None if handle is None else handle.run_id
+        self._found, self._sent = tracker.find(record, parent), {}
+        self._params = {key: value for key, value in self._settings().items() if key not in self._found.params}
+        if record.run_id is None:
+            with updating(self._folder) as written:
+                if written is not None and written.token == record.token:
+                    written.run_id = self._found.run_id
+        return self._found
+
+    def _settings(self) -> dict[str, str]:
+        with suppress(GareError):  # of a version that had others, or not written yet
+            return {key: parameter(value) for key, value in flatten(load_saved(self._folder / SETTINGS)).items()}
+        return {}
+
+    def _send_rows(self, record: Record, found: Found) -> None:
+        for points, warning in self._rows.batches():
+            fresh = []
+            for point in points:
+                if point[3] > found.latest.get(point[0], NOTHING)[0]:
+                    found.latest[point[0]] = point[3], point[2], point[1]
+                    fresh.append(point)
+            self._log("metrics", Changes(points=tuple(fresh)))
+            if warning is not None:
+                self._log("a warning", Changes(tags={WARNING_TAG: tag_value(warning)}))
+        for name, value, at, step in record.metrics:
+            known, figure = metric_name(name), math.nan if value is None else value
+            last = found.latest.get(known, NOTHING)
+            if (step, at) > last[:2] and (step, figure) != (last[0], last[2]):
+                found.latest[known] = step, at, figure
+                self._log("metrics", Changes(points=((known, figure, at, step),)))
+
+    def _copy_files(self, record: Record) -> None:
+        settings = {SETTINGS: SETTINGS} if (self._folder / SETTINGS).is_file() else {}
+        for to, name in (settings | record.artifacts).items():
+            path = self._folder / name
+            stamp = _stamp_of(path)
+            if stamp == record.sent.get(to):
+                continue
+            if not stamp:
+                if to not in record.sent:
+                    self._line.refuses("a file", Refused(f"{path} is gone"))
+            elif to == SETTINGS:
+                with tempfile.TemporaryDirectory() as temporary:
+                    clean = Path(temporary) / SETTINGS
+                    clean.write_text(redact(path.read_text(encoding="utf-8")), encoding="utf-8")
+                    self._copy(clean, to)
+            else:
+                self._copy(path, to)
+            with updating(self._folder) as written:
+                if written is not None:
+                    written.sent[to] = stamp
+
+    def _send(self, what: str, changes: Changes) -> None:
+        """Send what is set as a whole, if it is not what was sent last."""
+        if changes != self._sent.get(what, Changes()):
+            self._log(what, changes)
+            self._sent[what] = changes
+
+    def _log(self, what: str, changes: Changes) -> None:
+        if changes != Changes():
+            self._ask(what, lambda tracker, run_id: tracker.log(run_id, changes))
+
+    def _copy(self, path: Path, to: str) -> None:
+        self._ask(f"the file {to}", lambda tracker, run_id: tracker.copy(run_id, path, to))
+
+    def _ask(self, what: str, do: Callable[[Tracker, str], None]) -> None:
+        assert self._tracker is not None and self._found is not None  # noqa: S101, PT018 - _find was there
+        try:
+            do(self._tracker, self._found.run_id)
+        except Refused as refusal:
+            self._line.refuses(what, refusal)
+
+    def _stamp(self, record: Record) -> str:
+        """What changes when there is something new."""
+        values = record.model_dump(mode="json", exclude={"sent", "synced", "run_id"})
+        artifacts = [_stamp_of(self._folder / name) for name in record.artifacts.values()]
+        return digest_of([values, self._rows.stamp(), artifacts])
+
+    def _mark(self, stamp: str | None) -> None:
+        with updating(self._folder) as record:
+            if record is not None:
+                record.synced = stamp
+
+
+def sync(folder: Path) -> bool:
+    """Bring the tracker up to date with a run's folder; returns whether nothing waits any more.
+
+    Does nothing where the folder has no record. Never raises for the tracker's sake.
+    """
+    return Sync(folder).attempt()
+
+
+@contextmanager
+def syncing(folder: Path, *, wanted: bool = True) -> Iterator[bool]:
+    """Send a run's metrics while the block runs, from a thread that nothing waits for.
+
+    Yields whether the folder has a record. What the tracker does not take in time is left to the next ``sync``.
+    """
+    if not wanted or read_record(folder) is None:
+        yield False
+        return
+    stop = threading.Event()
+    thread = threading.Thread(target=_keep_up, args=(folder, stop), daemon=True)
+    thread.start()
+    try:
+        yield True
+    finally:
+        stop.set()
+        thread.join(JOIN_SECONDS)
+
+
+def _keep_up(folder: Path, stop: threading.Event) -> None:
+    way, last_look = Sync(folder), False
+    while not last_look:
+        last_look = stop.wait(FLUSH_SECONDS)
+        way.attempt(files=False, again=last_look)
+
+
+def _stamp_of(path: Path) -> str:
+    """What changes when a file does, or any in a folder; empty where there is none."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    status = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return digest_of(status) if status else ""
