@@ -5,7 +5,7 @@ from __future__ import annotations
 import html5lib
 
 HOSTILE = (
-    "<script>alert(1)</script> \"quoted\" 'single' & \x00\x1b \ud800 \u202eright to left </p><img src=x> {{ 7 * 7 }}"
+    "<script>alert(1)</script> \"quoted\" 'single' & \x00\x1b \ud800 \u202eright to left </p><img src=x> {{ 7 * 7 }} $x$"
 )
 SHOWN = HOSTILE.replace("\x00\x1b \ud800 \u202e", "\\x00\\x1b \\ud800 \\u202e")
 PLAIN = "1" * len(HOSTILE)

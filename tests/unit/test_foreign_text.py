@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gare.cli import main
 from gare.common.errors import InputError
 from gare.common.files import write_json
+from gare.common.sheet import _plain
 from gare.common.text import LONGEST_TEXT, folder_name, printable_json
 from gare.data.shards import ShardSet
 from gare.model import tokenizer as tokenizer_module
@@ -116,6 +117,11 @@ def test_a_split_with_a_hostile_name_is_evaluated_inside_its_checkpoint(tmp_path
     assert Path(result["out"]).resolve().parent == out / "zero-shot" / toy_clip.name
     assert list(out.iterdir()) == [out / "zero-shot"]
     assert {path.name for path in tmp_path.iterdir()} == {"shards", "a"}
+
+
+def test_a_contact_sheet_obeys_nothing_and_cuts_texts_without_spaces():
+    assert _plain("a\n b\x1b\u202e $x$ \ud800", 10) == r"a b\x1b\u202e \$x\$ \ud800"
+    assert _plain("\u4e2d" * 500, 2) == "\u4e2d" * 22 + " ..."
 
 
 def test_json_holds_any_text_and_shows_none_that_is_obeyed(tmp_path):

@@ -72,7 +72,7 @@ def inline_svg(figure: Any, name: str, label: str, titles: Mapping[str, str] | N
     figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
     root = ET.fromstring(stream.getvalue())  # noqa: S314 - what matplotlib has just written
     used = {element.attrib[LINK][1:] for element in root.iter() if LINK in element.attrib}
-    for element in root.iter():
+    for element in list(root.iter()):
         _adopt(element, name, used, titles or {})
     size = {side: root.get(side, "").removesuffix("pt") for side in ("width", "height")}
     root.attrib = size | {"viewBox": root.get("viewBox", ""), "role": "img", "aria-label": printable(label)}
