@@ -33,8 +33,8 @@ def evaluate(
 
     Writes the figures (metrics.json), the rank of every query (ranks.parquet) and a page to look at (report.html).
     Every caption is a text query; a video query counts its best-ranked caption. Post-processed figures stand beside
-    the raw ones, never in their place. The evaluation of another dataset, split or checkpoint that lies in the folder is
-    replaced only with --overwrite.
+    the raw ones, never in their place. An evaluation of another dataset, split or checkpoint that lies in the folder
+    is replaced only with --overwrite.
 
     \b
     Examples:
