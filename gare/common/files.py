@@ -203,6 +203,8 @@ def staged_files(folder: str | os.PathLike[str], names: Collection[str]) -> Iter
                 else:
                     (target / name).unlink(missing_ok=True)
             fsync_directory(target)
+        except InputError as error:
+            raise InputError(str(error).replace(str(staging), str(target))) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -18,7 +18,7 @@ from gare.common.files import file_digest
 from gare.config.tree import to_yaml
 from gare.schema import MANIFEST
 from pipelines.manifest import write_manifest
-from tests.processes import SECONDS, below, gare, kill, run, start, wait_until
+from tests.processes import SECONDS, below, ends, gare, kill, run, start, wait_until
 from tests.processes import command as command_line
 from tests.videos import make_video
 
@@ -152,3 +152,33 @@ def test_driver_of_sweep_killed_in_the_middle(toy_run, tmp_path):
     trials = sweep_record(folder)["trials"]
     assert [trial["status"] for trial in trials] == ["done"] * 3
     assert next(trial for trial in trials if trial["name"] == finished["name"]) == finished
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "number"), [("prepare", signal.SIGTERM), ("train", signal.SIGTERM), ("sweep", signal.SIGINT)]
+)
+def test_a_signal_with_ray_ends_the_command_and_all_its_processes(tmp_path, toy_shards, toy_clip, stage, number):
+    from tests import toy
+
+    space = 'sweep.space={"train.lr_new":{"grid":[1e-3,1e-4]}}'
+    config = toy.toy_config(toy_clip, toy_shards, tmp_path / "runs", "train.epochs=60", space)
+    (tmp_path / "toy.yaml").write_text(to_yaml(config))
+    make_video(tmp_path / "v.mp4", frames=600, gop=10, size=(320, 240))
+    rows = [{"video_id": f"{n}", "uri": str(tmp_path / "v.mp4"), "split": "s", "captions": []} for n in range(60)]
+    write_manifest(pa.Table.from_pylist(rows, MANIFEST), tmp_path / "m.parquet")
+    out, checkpoints = tmp_path / "out", "trial-000/checkpoints" if stage == "sweep" else "checkpoints"
+    process = start(
+        gare("prepare", tmp_path / "m.parquet", "--out", out, "--set", "prepare.unit_videos=2")
+        if stage == "prepare"
+        else gare(stage, tmp_path / "toy.yaml")
+    )
+    reached = {"prepare": lambda: units_done(out) > 0}.get(
+        stage, lambda: any((tmp_path / "runs/toy" / checkpoints).glob("epoch-0002"))
+    )
+    assert wait_until(process, reached)
+    children = below(process.pid)
+    assert children
+    process.send_signal(number)
+    assert process.wait(timeout=SECONDS) == 128 + number
+    assert [command_line(child) for child in children if not ends(child)] == []
