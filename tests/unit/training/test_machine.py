@@ -73,16 +73,18 @@ def test_a_checkpoint_of_any_machine_works_on_one_without_gpu(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_of_any_machine_goes_to_the_gpu_where_there_is_one(trained, kind, toy_shards, tmp_path, gpu):
     folder = of_kind(trained, kind, tmp_path / "checkpoint")
-    open_checkpoint(str(folder), str(toy_shards), ())
-    open_checkpoint(str(folder), str(toy_shards), ("runtime.device=cpu",))
+    for overrides in ((), ("runtime.device=cpu",)):
+        with open_checkpoint(str(folder), str(toy_shards), overrides):
+            pass
     assert gpu == ["cuda", "cpu"]
 
 
 def test_a_gpu_that_is_asked_for_here_and_absent_is_refused(trained, toy_shards, no_gpu):
     from gare.common.errors import ConfigError
 
-    with pytest.raises(ConfigError, match="torch sees no GPU here"):
-        open_checkpoint(trained.best, str(toy_shards), ("runtime.device=cuda",))
+    asked = open_checkpoint(trained.best, str(toy_shards), ("runtime.device=cuda",))
+    with pytest.raises(ConfigError, match="torch sees no GPU here"), asked:
+        pass
 
 
 def test_threads_are_as_given_but_no_more_than_this_machine_has(trained, toy_shards, tmp_path, monkeypatch):
@@ -91,12 +93,10 @@ def test_threads_are_as_given_but_no_more_than_this_machine_has(trained, toy_sha
     (folder / "config.yaml").write_text(to_yaml(config))
     monkeypatch.setattr("gare.cli.checkpoint.usable_cpus", lambda: 2)
     before = torch.get_num_threads()
-    try:
-        assert open_checkpoint(str(folder), str(toy_shards), ())[3].runtime.cpu_threads == 2
-        given = open_checkpoint(str(folder), str(toy_shards), ("runtime.cpu_threads=1",))
-        assert given[3].runtime.cpu_threads == torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
+    for overrides, count in (((), 2), (("runtime.cpu_threads=1",), 1)):
+        with open_checkpoint(str(folder), str(toy_shards), overrides) as (*_, config):
+            assert config.runtime.cpu_threads == torch.get_num_threads() == count
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
