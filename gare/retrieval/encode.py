@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,35 +15,11 @@ from gare.data.views import View
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import ALONE, Ranks
+from gare.scoring.factors import Texts, Videos
 from gare.scoring.gallery import score_all
 
 FrameChoice = Literal["all", "middle"]
 """``middle`` replaces every frame of a clip by its middle one: what is lost is what needed time."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """text [N, D], words [N, W, D] and mask [N, W]; W is 0 where model.context is frames."""
-
-    text: Tensor
-    words: Tensor
-    word_mask: Tensor
-
-    def __getitem__(self, rows: slice) -> Texts:
-        """Some of the texts."""
-        return Texts(self.text[rows], self.words[rows], self.word_mask[rows])
-
-
-@dataclass(frozen=True)
-class Videos:
-    """frames [V, F, D] and mask [V, F]."""
-
-    frames: Tensor
-    frame_mask: Tensor
-
-    def __getitem__(self, rows: slice) -> Videos:
-        """Some of the videos."""
-        return Videos(self.frames[rows], self.frame_mask[rows])
 
 
 @torch.no_grad()
@@ -107,8 +82,8 @@ def score_pairs(model: GareModel, texts: Texts, videos: Videos, rows: int, ranks
 
     def block(start: int, stop: int) -> tuple[Tensor, ...]:
         part = slice(start, stop)
-        given = texts.text[part], videos.frames, videos.frame_mask, texts.words[part], texts.word_mask[part]
-        return (score_all(head, *given),)
+        own = texts[part]
+        return (score_all(head, own.text, videos.frames, videos.frame_mask, own.words, own.word_mask),)
 
     batch = rows if head.factors() is None else max(1, len(texts.text))
     return in_parts(len(texts.text), batch, block, ranks)[0]

@@ -40,8 +40,8 @@ class Rows:
     def __len__(self) -> int:
         return len(next(iter(self.tensors().values())))
 
-    def take(self, rows: slice | Tensor) -> Self:
-        """The factors of some rows only; a slice copies nothing."""
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        """Some rows only; a slice copies nothing."""
         return self.each(lambda x: x[rows])
 
     def to(self, device: torch.device | str) -> Self:
@@ -84,14 +84,28 @@ def _join(values: list[Tensor | Rows | None]) -> Tensor | Rows | None:
     return None if values[0] is None else torch.cat([value for value in values if isinstance(value, Tensor)])
 
 
+@dataclass(frozen=True)
+class Texts(Rows):
+    """text [B, D]; words [B, W, D] and word_mask [B, W] for heads that read them, else None or W = 0."""
+
+    text: Tensor
+    words: Tensor | None = None
+    word_mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Videos(Rows):
+    """frames [V, F, D] and frame_mask [V, F], every row with a valid frame."""
+
+    frames: Tensor
+    frame_mask: Tensor
+
+
 Gallery = TypeVar("Gallery", bound=Rows)
 
 
 class Factors(ABC, Generic[Gallery]):
-    """How a head scores a gallery of videos it has seen before. Everything runs in float32 (float64 for float64).
-
-    ``words`` [B, W, D] and ``word_mask`` [B, W] are for heads that read them, which raise ConfigError without them.
-    """
+    """How a head scores a gallery of videos it has seen before. Everything runs in float32 (float64 for float64)."""
 
     at_once: int | None = 128
     """Videos whose factors are built and scored together where none are kept; None for all."""
@@ -100,31 +114,19 @@ class Factors(ABC, Generic[Gallery]):
     """The tensor of a gallery that is kept in the type ``storage``."""
 
     @abstractmethod
-    def build(
-        self,
-        frames_VFD: Tensor,
-        mask_VF: Tensor,
-        storage: torch.dtype | None = None,
-        *,
-        first_stage: bool = False,
-    ) -> Gallery:
-        """Factors of frame vectors, every row with a valid frame; the large ones in the type ``storage``.
-
-        ``first_stage``: with what ``first_stage`` needs.
-        """
+    def build(self, videos: Videos, storage: torch.dtype | None = None, *, first_stage: bool = False) -> Gallery:
+        """Factors of videos, the large ones in the type ``storage``; ``first_stage``: with what that needs."""
 
     @abstractmethod
     def read(self, tensors: Mapping[str, Tensor]) -> Gallery:
         """The gallery of these tensors, which are those of one that was built."""
 
     @abstractmethod
-    def score(
-        self, gallery: Gallery, text_BD: Tensor, words: Tensor | None, word_mask: Tensor | None, stats: ScoreStats
-    ) -> Tensor:
-        """Exact cosines [B, V]; memory beside them grows with neither B nor V."""
+    def score(self, gallery: Gallery, texts: Texts, stats: ScoreStats) -> Tensor:
+        """Exact cosines [B, V]; memory beside them grows with neither. ConfigError where words are missing."""
 
     @abstractmethod
-    def first_stage(self, gallery: Gallery, text_BD: Tensor, words: Tensor | None, word_mask: Tensor | None) -> Tensor:
+    def first_stage(self, gallery: Gallery, texts: Texts) -> Tensor:
         """Approximate cosines [B, V] by a few inner products; ConfigError for a head that has none."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from gare.common.errors import ConfigError
-from gare.scoring.factors import Factors, Rows, ScoreStats, slices, without_autocast
+from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slices, without_autocast
 from gare.scoring.head import PairHead, as_float
 
 DENSE_BLOCK = (256, 16)
@@ -19,18 +19,10 @@ DENSE_BLOCK = (256, 16)
 
 
 @dataclass(frozen=True)
-class Frames(Rows):
-    """frames [V, F, D], zero where masked, and frame_mask [V, F]."""
-
-    frames: Tensor
-    frame_mask: Tensor
-
-
-@dataclass(frozen=True)
 class FrameGallery(Rows):
     """Videos as their frames: what a head scores that has no factors."""
 
-    videos: Frames
+    videos: Videos
 
 
 class ByHead(Factors[FrameGallery]):
@@ -42,47 +34,31 @@ class ByHead(Factors[FrameGallery]):
         self._head = head
 
     @override
-    def build(
-        self,
-        frames_VFD: Tensor,
-        mask_VF: Tensor,
-        storage: torch.dtype | None = None,
-        *,
-        first_stage: bool = False,
-    ) -> FrameGallery:
-        frames = as_float(frames_VFD).masked_fill(~mask_VF[..., None], 0)
-        return FrameGallery(Frames(frames.to(storage or frames.dtype), mask_VF))
+    def build(self, videos: Videos, storage: torch.dtype | None = None, *, first_stage: bool = False) -> FrameGallery:
+        frames = as_float(videos.frames).masked_fill(~videos.frame_mask[..., None], 0)
+        return FrameGallery(Videos(frames.to(storage or frames.dtype), videos.frame_mask))
 
     @override
     def read(self, tensors: Mapping[str, Tensor]) -> FrameGallery:
-        return FrameGallery(Frames(tensors["videos.frames"], tensors["videos.frame_mask"]))
+        return FrameGallery(Videos(tensors["videos.frames"], tensors["videos.frame_mask"]))
 
     @override
     @without_autocast
-    def score(
-        self,
-        gallery: FrameGallery,
-        text_BD: Tensor,
-        words: Tensor | None,
-        word_mask: Tensor | None,
-        stats: ScoreStats,
-    ) -> Tensor:
-        text = as_float(text_BD)
-        scores = text.new_empty(len(text), len(gallery))
+    def score(self, gallery: FrameGallery, texts: Texts, stats: ScoreStats) -> Tensor:
+        scores = as_float(texts.text).new_empty(len(texts), len(gallery))
         stats.pairs += scores.numel()
         stats.dense_pairs += scores.numel()
-        for rows in slices(len(gallery), DENSE_BLOCK[0]):
-            videos = gallery.videos.take(rows)
-            frames = videos.frames.to(text.dtype)
-            for texts in slices(len(text), DENSE_BLOCK[1]):
-                own = (None, None) if words is None or word_mask is None else (words[texts], word_mask[texts])
-                scores[texts, rows] = self._head(text[texts], frames, videos.frame_mask, *own).scores
+        for columns in slices(len(gallery), DENSE_BLOCK[0]):
+            videos = gallery.videos[columns]
+            frames = videos.frames.to(scores.dtype)
+            for rows in slices(len(texts), DENSE_BLOCK[1]):
+                own = texts[rows]
+                made = self._head(own.text, frames, videos.frame_mask, own.words, own.word_mask)
+                scores[rows, columns] = made.scores
         return scores
 
     @override
-    def first_stage(
-        self, gallery: FrameGallery, text_BD: Tensor, words: Tensor | None, word_mask: Tensor | None
-    ) -> Tensor:
+    def first_stage(self, gallery: FrameGallery, texts: Texts) -> Tensor:
         model = self._head.config
         what = f"model.query {model.query}" if model.head == "gare" else f"model.head {model.head}"
         raise ConfigError(f"{what} has no first stage; score all videos.")
@@ -109,9 +85,9 @@ def score_all(
     With context words the factors of the videos, about as large as the frames, are kept until the end.
     Raises ConfigError where the head reads words and there are none.
     """
-    factors, stats = factors_of(head), stats or ScoreStats()
+    factors, stats, texts = factors_of(head), stats or ScoreStats(), Texts(text_BD, words_BWD, word_mask_BW)
     scores = text_BD.new_empty(len(text_BD), len(frames_VFD), dtype=as_float(frames_VFD[:0]).dtype)
     for rows in slices(len(frames_VFD), factors.at_once or len(frames_VFD)):
-        gallery = factors.build(frames_VFD[rows], mask_VF[rows])
-        scores[:, rows] = factors.score(gallery, text_BD, words_BWD, word_mask_BW, stats)
+        gallery = factors.build(Videos(frames_VFD[rows], mask_VF[rows]))
+        scores[:, rows] = factors.score(gallery, texts, stats)
     return scores

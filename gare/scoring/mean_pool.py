@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from gare.scoring.factors import Factors, Rows, ScoreStats, slices, without_autocast
+from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slices, without_autocast
 from gare.scoring.head import PairDropout, PairHead, PairScores, as_float, masked_mean
 
 BLOCK = 8192
@@ -57,15 +57,8 @@ class MeanFactors(Factors[MeanGallery]):
 
     @override
     @without_autocast
-    def build(
-        self,
-        frames_VFD: Tensor,
-        mask_VF: Tensor,
-        storage: torch.dtype | None = None,
-        *,
-        first_stage: bool = False,
-    ) -> MeanGallery:
-        vectors = video_vectors(as_float(frames_VFD), mask_VF)
+    def build(self, videos: Videos, storage: torch.dtype | None = None, *, first_stage: bool = False) -> MeanGallery:
+        vectors = video_vectors(as_float(videos.frames), videos.frame_mask)
         return MeanGallery(vectors.to(storage or vectors.dtype))
 
     @override
@@ -74,10 +67,8 @@ class MeanFactors(Factors[MeanGallery]):
 
     @override
     @without_autocast
-    def score(
-        self, gallery: MeanGallery, text_BD: Tensor, words: Tensor | None, word_mask: Tensor | None, stats: ScoreStats
-    ) -> Tensor:
-        text = F.normalize(as_float(text_BD), dim=-1)
+    def score(self, gallery: MeanGallery, texts: Texts, stats: ScoreStats) -> Tensor:
+        text = F.normalize(as_float(texts.text), dim=-1)
         scores = text.new_empty(len(text), len(gallery))
         stats.pairs += scores.numel()
         for videos in slices(len(gallery), BLOCK):
@@ -85,7 +76,5 @@ class MeanFactors(Factors[MeanGallery]):
         return scores
 
     @override
-    def first_stage(
-        self, gallery: MeanGallery, text_BD: Tensor, words: Tensor | None, word_mask: Tensor | None
-    ) -> Tensor:
-        return self.score(gallery, text_BD, words, word_mask, ScoreStats())
+    def first_stage(self, gallery: MeanGallery, texts: Texts) -> Tensor:
+        return self.score(gallery, texts, ScoreStats())

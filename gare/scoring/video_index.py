@@ -14,7 +14,7 @@ from torch import Tensor
 from gare.common.errors import ConfigError, InputError
 from gare.config.heads import HEADS
 from gare.config.model import ModelConfig
-from gare.scoring.factors import Factors, Rows, ScoreStats, slices, without_autocast
+from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slices, without_autocast
 from gare.scoring.gallery import factors_of
 from gare.scoring.head import PairHead
 
@@ -51,7 +51,7 @@ class VideoIndex:
         its precision; everything is computed in float32 (float64 for float64 frames). The index of a head without
         factors holds the frames, and the head scores them.
         """
-        return cls(model.head, factors_of(model.head).build(frames, frame_mask, storage, first_stage=True))
+        return cls(model.head, factors_of(model.head).build(Videos(frames, frame_mask), storage, first_stage=True))
 
     def __len__(self) -> int:
         return len(self._gallery)
@@ -79,7 +79,7 @@ class VideoIndex:
         Memory beside the result does not depend on B. Pairs where cancellation makes float32 untrustworthy are
         scored densely; ``stats`` counts them. Raises ConfigError when words are needed and missing.
         """
-        return self._factors.score(self._gallery, text, words, word_mask, stats or ScoreStats())
+        return self._factors.score(self._gallery, Texts(text, words, word_mask), stats or ScoreStats())
 
     @without_autocast
     def first_stage(
@@ -90,7 +90,7 @@ class VideoIndex:
         Approximate: a video that the exact score would put on top can be missing. Raises ConfigError for a head
         without factors, which has no first stage, and when words are needed and missing.
         """
-        scores = self._factors.first_stage(self._gallery, text, words, word_mask)
+        scores = self._factors.first_stage(self._gallery, Texts(text, words, word_mask))
         return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :keep]
 
     def score_candidates(
@@ -103,10 +103,9 @@ class VideoIndex:
         stats: ScoreStats | None = None,
     ) -> Tensor:
         """Exact cosines [B, K] of each text with its own candidates [B, K]; reads only their factors."""
-        rows, stats = [], stats or ScoreStats()
-        for row, mine in zip(slices(len(text), 1), candidates, strict=True):
-            own_words, own_mask = (None if x is None else x[row] for x in (words, word_mask))
-            rows.append(self._factors.score(self._gallery.take(mine), text[row], own_words, own_mask, stats))
+        texts, stats = Texts(text, words, word_mask), stats or ScoreStats()
+        pairs = zip(slices(len(text), 1), candidates, strict=True)
+        rows = [self._factors.score(self._gallery[mine], texts[row], stats) for row, mine in pairs]
         return torch.cat(rows) if rows else text.new_zeros(candidates.shape)
 
     def save(self, path: Path) -> None:
@@ -151,8 +150,8 @@ def _are_built(tensors: dict[str, Tensor], factors: Factors[Any], head: PairHead
     if stored is None or not stored.is_floating_point() or not 0 < frames <= head.config.max_frames:
         return False
     exact = torch.float64 if any(x.dtype == torch.float64 for x in tensors.values()) else torch.float32
-    one = torch.zeros(1, frames, head.dim, dtype=exact)
-    made = factors.build(one, torch.ones(1, frames, dtype=torch.bool), stored.dtype, first_stage=True).tensors()
+    one = Videos(torch.zeros(1, frames, head.dim, dtype=exact), torch.ones(1, frames, dtype=torch.bool))
+    made = factors.build(one, stored.dtype, first_stage=True).tensors()
     found = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in tensors.items() if tensor.ndim}
     expected = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in made.items()}
     return expected.items() <= found.items() and len({len(tensors[name]) for name in made}) == 1

@@ -13,7 +13,8 @@ from gare.data.shards import Split
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import ALONE, Ranks
-from gare.retrieval.encode import FrameChoice, Texts, Videos, encode_texts, encode_videos, score_pairs
+from gare.retrieval.encode import FrameChoice, encode_texts, encode_videos, score_pairs
+from gare.scoring.factors import Texts, Videos
 
 
 class Scorer(Protocol):

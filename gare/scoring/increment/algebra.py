@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from gare.scoring.factors import Factors, Rows, ScoreStats, slices, without_autocast
+from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slices, without_autocast
 from gare.scoring.head import as_float
 from gare.scoring.increment.dense import DenseHead, score_listed
 from gare.scoring.increment.factors import ContextFactors, PsiMaps, VideoFactors
@@ -60,23 +60,14 @@ class IncrementFactors(Factors[IncrementGallery]):
     @override
     @without_autocast
     def build(
-        self,
-        frames_VFD: Tensor,
-        mask_VF: Tensor,
-        storage: torch.dtype | None = None,
-        *,
-        first_stage: bool = False,
+        self, videos: Videos, storage: torch.dtype | None = None, *, first_stage: bool = False
     ) -> IncrementGallery:
-        blocks = slices(len(frames_VFD), BUILD_BLOCK)
-        parts = [
-            self._build(as_float(frames_VFD[rows]), mask_VF[rows], storage, first_stage=first_stage) for rows in blocks
-        ]
-        return IncrementGallery.join(parts)
+        blocks = slices(len(videos), BUILD_BLOCK)
+        return IncrementGallery.join([self._build(videos[rows], storage, first_stage=first_stage) for rows in blocks])
 
-    def _build(
-        self, frames: Tensor, mask: Tensor, storage: torch.dtype | None, *, first_stage: bool
-    ) -> IncrementGallery:
-        maps, psi, cell = self._maps_in(frames.dtype), self._head.psi, self._cell
+    def _build(self, given: Videos, storage: torch.dtype | None, *, first_stage: bool) -> IncrementGallery:
+        frames, mask, psi, cell = as_float(given.frames), given.frame_mask, self._head.psi, self._cell
+        maps = self._maps_in(frames.dtype)
         videos = VideoFactors.of(maps, frames, mask, cell, storage)
         if maps is None or psi is None or self._by_words:
             return IncrementGallery(videos)
@@ -97,47 +88,33 @@ class IncrementFactors(Factors[IncrementGallery]):
 
     @override
     @without_autocast
-    def score(
-        self,
-        gallery: IncrementGallery,
-        text_BD: Tensor,
-        words: Tensor | None,
-        word_mask: Tensor | None,
-        stats: ScoreStats,
-    ) -> Tensor:
-        text = text_BD.to(gallery.videos.mean.dtype)
-        words, word_mask = self._words(words, word_mask, text.dtype)
-        scores = text.new_empty(len(text), len(gallery))
+    def score(self, gallery: IncrementGallery, texts: Texts, stats: ScoreStats) -> Tensor:
+        texts = self._read(texts, gallery)
+        scores = texts.text.new_empty(len(texts), len(gallery))
         stats.pairs += scores.numel()
-        for texts, videos, (block, doubtful) in self._blocks(gallery, text, words, word_mask):
-            scores[texts, videos] = block.T
+        for rows, columns, (block, doubtful) in self._blocks(gallery, texts):
+            scores[rows, columns] = block.T
             pairs = None if doubtful is None else doubtful.T.nonzero()
-            if pairs is None or not len(pairs):
-                continue
-            stats.dense_pairs += len(pairs)
-            part = gallery.videos.take(videos)
-            own_words, own_mask = (None if x is None else x[texts] for x in (words, word_mask))
-            again = score_listed(self._head, text[texts], part.frames, part.frame_mask, own_words, own_mask, pairs)
-            scores[texts, videos][pairs[:, 0], pairs[:, 1]] = again
+            if pairs is not None and len(pairs):
+                stats.dense_pairs += len(pairs)
+                videos = gallery.videos[columns]
+                again = score_listed(self._head, texts[rows], Videos(videos.frames, videos.frame_mask), pairs)
+                scores[rows, columns][pairs[:, 0], pairs[:, 1]] = again
         return scores
 
     @override
     @without_autocast
-    def first_stage(
-        self, gallery: IncrementGallery, text_BD: Tensor, words: Tensor | None, word_mask: Tensor | None
-    ) -> Tensor:
+    def first_stage(self, gallery: IncrementGallery, texts: Texts) -> Tensor:
         """By the increment at uniform attention and the plain mean of the frames."""
-        mean, psi = gallery.videos.mean, self._head.psi
-        text = text_BD.to(mean.dtype)
-        words, word_mask = self._words(words, word_mask, text.dtype)
+        texts, mean, psi = self._read(texts, gallery), gallery.videos.mean, self._head.psi
         if psi is None:
-            delta = torch.zeros_like(text)
-        elif words is not None and word_mask is not None:
-            delta = uniform_increment(psi, words, word_mask)
+            delta = torch.zeros_like(texts.text)
+        elif self._by_words:
+            delta = uniform_increment(psi, *self._cell.words(texts.words, texts.word_mask))
         else:
             assert gallery.uniform is not None  # noqa: S101 - built for it
-            return first_stage_scores(text, mean, gallery.uniform, self._cell, of_texts=False)
-        return first_stage_scores(text, mean, delta, self._cell, of_texts=True)
+            return first_stage_scores(texts.text, mean, gallery.uniform, self._cell, of_texts=False)
+        return first_stage_scores(texts.text, mean, delta, self._cell, of_texts=True)
 
     def _maps_in(self, dtype: torch.dtype) -> PsiMaps | None:
         """Psi as maps; None for a model without an increment."""
@@ -147,38 +124,35 @@ class IncrementFactors(Factors[IncrementGallery]):
             self._maps[dtype] = PsiMaps.of(self._head.psi, dtype)
         return self._maps[dtype]
 
-    def _words(
-        self, words: Tensor | None, mask: Tensor | None, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Words and mask where scoring reads them."""
+    def _read(self, texts: Texts, gallery: IncrementGallery) -> Texts:
+        """Texts in the gallery's precision, with words where scoring reads them."""
+        dtype = gallery.videos.mean.dtype
         if not self._by_words:
-            return None, None
-        words, mask = self._cell.words(words, mask)
-        return words.to(dtype), mask
+            return Texts(texts.text.to(dtype))
+        words, mask = self._cell.words(texts.words, texts.word_mask)
+        return Texts(texts.text.to(dtype), words.to(dtype), mask)
 
-    def _blocks(
-        self, gallery: IncrementGallery, text: Tensor, words: Tensor | None, word_mask: Tensor | None
-    ) -> Iterator[Block]:
+    def _blocks(self, gallery: IncrementGallery, texts: Texts) -> Iterator[Block]:
         """(texts, videos, (cosines [v, b], distrust [v, b])) over the grid; each context's factors are made once."""
-        maps, cell = self._maps_in(text.dtype), self._cell
-        sizes = CPU_BLOCK if text.device.type == "cpu" else CUDA_BLOCK
+        maps, cell = self._maps_in(texts.text.dtype), self._cell
+        sizes = CPU_BLOCK if texts.text.device.type == "cpu" else CUDA_BLOCK
         video_block, text_block = sizes["words" if self._by_words else "frames"]
-        if maps is not None and words is not None and word_mask is not None:
-            for texts in slices(len(text), text_block):
-                own = text[texts]
-                contexts = ContextFactors.of(maps, words[texts], word_mask[texts], own, cell)
-                queries = Queries.of(own)
-                for videos in slices(len(gallery), video_block):
-                    yield texts, videos, words_block(maps, gallery.videos.take(videos), contexts, queries, cell)
+        if maps is not None and self._by_words:
+            for rows in slices(len(texts), text_block):
+                own = texts[rows]
+                contexts = ContextFactors.of(maps, *cell.words(own.words, own.word_mask), own.text, cell)
+                queries = Queries.of(own.text)
+                for columns in slices(len(gallery), video_block):
+                    yield rows, columns, words_block(maps, gallery.videos[columns], contexts, queries, cell)
             return
-        for videos in slices(len(gallery), video_block):
-            part = gallery.take(videos)
-            for texts in slices(len(text), text_block):
-                queries = Queries.of(text[texts])
+        for columns in slices(len(gallery), video_block):
+            part = gallery[columns]
+            for rows in slices(len(texts), text_block):
+                queries = Queries.of(texts.text[rows])
                 if maps is None or part.contexts is None or part.cross is None:
-                    yield texts, videos, plain_block(part.videos, queries, cell)
+                    yield rows, columns, plain_block(part.videos, queries, cell)
                 else:
-                    yield texts, videos, frames_block(maps, part.videos, part.contexts, part.cross, queries, cell)
+                    yield rows, columns, frames_block(maps, part.videos, part.contexts, part.cross, queries, cell)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing_extensions import override
 from gare.common.errors import ConfigError
 from gare.config.model import ModelConfig
 from gare.objective.increments import DenseIncrements
+from gare.scoring.factors import Texts, Videos
 from gare.scoring.head import PairDropout, PairHead, PairScores, masked_mean
 from gare.scoring.increment.cell import PairCell, beside_videos
 from gare.scoring.increment.psi import INIT_STD, Increment
@@ -84,26 +85,17 @@ class Radius(nn.Module):
         return (kept_BVF @ self.linear.weight[0, :count] + self.linear.bias).exp()
 
 
-def score_listed(
-    head: DenseHead,
-    text_BD: Tensor,
-    frames_VFD: Tensor,
-    frame_mask_VF: Tensor,
-    words_BWD: Tensor | None,
-    word_mask_BW: Tensor | None,
-    pairs_P2: Tensor,
-) -> Tensor:
+def score_listed(head: DenseHead, texts: Texts, videos: Videos, pairs_P2: Tensor) -> Tensor:
     """Cosines [P] of the pairs (text, video) listed in ``pairs_P2``, by the same equations.
 
     Memory: 8 MB a gathered tensor, whatever P is.
     """
-    length = frames_VFD.shape[1] if words_BWD is None else max(frames_VFD.shape[1], words_BWD.shape[1])
-    block = max(1, GATHERED_NUMBERS // (length * text_BD.shape[1]))
-    parts = [text_BD.new_zeros(0)]
+    longest = max(x.shape[1] for x in (videos.frames, texts.words) if x is not None)
+    block = max(1, GATHERED_NUMBERS // (longest * texts.text.shape[1]))
+    parts = [texts.text.new_zeros(0)]
     for start in range(0, len(pairs_P2), block):
         text_of, video_of = pairs_P2[start : start + block].unbind(1)
-        words = None if words_BWD is None else words_BWD[text_of].to(text_BD.dtype)
-        mask = None if word_mask_BW is None else word_mask_BW[text_of]
-        frames = frames_VFD[video_of].to(text_BD.dtype)
-        parts.append(head.score(text_BD[text_of][None], frames, frame_mask_VF[video_of], words, mask).scores[0])
+        own, its = texts[text_of], videos[video_of]
+        frames = its.frames.to(own.text.dtype)
+        parts.append(head.score(own.text[None], frames, its.frame_mask, own.words, own.word_mask).scores[0])
     return torch.cat(parts)

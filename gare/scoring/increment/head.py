@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
+
 from typing_extensions import override
 
-from gare.scoring.head import PairDropout, PairScores
+from gare.scoring.head import PairScores
 from gare.scoring.increment.algebra import IncrementFactors
 from gare.scoring.increment.dense import DenseHead
 from gare.scoring.increment.factorised import factorised_scores
@@ -20,13 +21,5 @@ class GareHead(DenseHead):
         return IncrementFactors(self) if self.cell.factorises else None
 
     @override
-    def factorised(
-        self,
-        text_BD: Tensor,
-        frames_VFD: Tensor,
-        frame_mask_VF: Tensor,
-        words_BWD: Tensor | None = None,
-        word_mask_BW: Tensor | None = None,
-        dropout: PairDropout | None = None,
-    ) -> PairScores:
-        return factorised_scores(self, text_BD, frames_VFD, frame_mask_VF, words_BWD, word_mask_BW, dropout)
+    def factorised(self, *pairs: Any, **named: Any) -> PairScores:
+        return factorised_scores(self, *pairs, **named)

@@ -17,7 +17,8 @@ from gare.common.errors import ConfigError, InputError
 from gare.config import ModelConfig
 from gare.objective.ranks import Ranks
 from gare.retrieval import ScoreStats, VideoIndex
-from gare.retrieval.encode import Texts, Videos, score_pairs
+from gare.retrieval.encode import score_pairs
+from gare.scoring.factors import Texts, Videos
 from gare.scoring.gallery import score_all
 from gare.scoring.head import masked_mean
 from gare.scoring.increment.first_stage import first_stage_scores, uniform_increment

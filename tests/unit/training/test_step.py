@@ -11,8 +11,9 @@ from gare.common.errors import RunError
 from gare.config.tree import with_overrides
 from gare.data.batches import make_batch
 from gare.data.shards import ShardSet
-from gare.model import GareModel, blocked
+from gare.model import GareModel
 from gare.objective import ALONE
+from gare.scoring import blocked
 from gare.training.ema import Ema
 from gare.training.encoding import encode
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates
