@@ -72,7 +72,8 @@ def begin(
                 "gare.protocol_test": config.protocol.test,
                 **tags,
             }
-            record.name, record.begun_ms, record.description = name, now_ms(), description
+            record.name, record.begun_ms = name, now_ms()
+            record.description = None if description is None else tag_value(description)
             record.tags = {key: tag_value(value) for key, value in every.items()} | record.tags
             record.parent = None if parent is None else os.path.relpath(parent, folder)
         record.uri, record.synced = relative_uri(uri, folder), None

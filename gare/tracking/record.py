@@ -14,11 +14,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from gare.common.console import warn
 from gare.common.errors import InputError
@@ -82,18 +82,20 @@ class Record(BaseModel):
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return the record of a run's folder, of a former version too; None where there is none or a damaged one."""
-    with suppress(OSError, ValueError, TypeError, AttributeError, InputError):
-        path = folder / RECORD_FILE
-        if not path.is_file():
-            return _former(folder)
-        try:
-            record = Record.model_validate_json(path.read_bytes())
-            record.address(folder)
-        except (ValidationError, InputError):
-            _warn_once(f"{path} is damaged; what it says of the run is not recorded.")
-        else:
-            return record
+    """Return the record of a run's folder, of a former version too; None where there is none or a damaged one.
+
+    Raises InputError where the disk cannot be read: what it holds is not lost.
+    """
+    try:
+        for name, read in ((RECORD_FILE, Record.model_validate_json), (FORMER_FILE, partial(_former, folder))):
+            if (folder / name).is_file():
+                record = read((folder / name).read_bytes())
+                record.address(folder)
+                return record
+    except OSError as error:
+        raise InputError(f"Cannot read {folder / name}: {error.strerror or error}.") from None
+    except (ValueError, TypeError, AttributeError, InputError):
+        _warn_once(f"{folder / name} is damaged; what it says of the run is not recorded.")
     return None
 
 
@@ -201,12 +203,9 @@ def _warn_once(text: str) -> None:
     warn(text)
 
 
-def _former(folder: Path) -> Record | None:
-    """A record from the file in which a former version noted address, experiment and id."""
-    path = folder / FORMER_FILE
-    if not path.is_file():
-        return None
-    handle = RunHandle(**json.loads(path.read_text(encoding="utf-8")))
+def _former(folder: Path, text: bytes) -> Record:
+    """A record from what a former version noted: address, experiment and id."""
+    handle = RunHandle(**json.loads(text))
     uri, database = handle.uri, sqlite_path(handle.uri)
     if database is not None and not database.is_file():  # moved, perhaps with the run
         beside = [above / database.name for above in folder.resolve().parents[:3]]

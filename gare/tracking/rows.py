@@ -36,7 +36,7 @@ class Tail:
         rows: list[dict[str, Any]] = []
         try:
             stream = self._path.open("rb")
-        except OSError:
+        except FileNotFoundError:
             return rows, self._position
         with stream:
             status = self._path.stat()

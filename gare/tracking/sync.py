@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from gare.common.console import note, warn
-from gare.common.errors import GareError
+from gare.common.errors import GareError, InputError
 from gare.common.files import digest_of
 from gare.common.redact import redact
 from gare.config.tree import flatten, load_saved
@@ -99,7 +99,11 @@ class Sync:
 
         A tracker that was away a moment ago is not asked, unless ``again``. Never raises for the tracker's sake.
         """
-        record = read_record(self._folder)
+        try:
+            record = read_record(self._folder)
+        except InputError as error:
+            warn(f"{error} What it holds is sent by the folder's next command.")
+            return False
         if record is None:
             return True
         line = line_to(record.address(self._folder))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -242,12 +243,23 @@ def test_a_damaged_record_costs_the_record_alone(run, capsys):
     assert "is damaged" in capsys.readouterr().err
 
 
+def test_a_record_that_cannot_be_read_now_is_not_replaced(run, capsys, monkeypatch):
+    folder = run()
+    first = (folder / "tracking.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        with pytest.raises(InputError, match=r"Cannot read .*tracking\.json: Input/output error"):
+            run()
+        note_down(folder, tags={"a": "b"})
+        assert not sync(folder)
+    assert (folder / "tracking.json").read_bytes() == first
+    assert "Input/output error" in capsys.readouterr().err
+
+
 class Lines:
     """A tracker of JSON lines, a file per experiment: all that another tracker takes."""
 
     def __init__(self, uri, experiment):
-        from pathlib import Path
-
         self.folder = Path(uri.removeprefix("lines:"))
         self.path = self.folder / f"{experiment}.jsonl"
 

@@ -1,0 +1,118 @@
+"""What a sweep tells the tracker and its user of its trials; without Ray's processes and without MLflow."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from gare.common.errors import RunError
+from gare.config.tree import with_overrides
+from gare.tracking.tracker import TRACKERS, Found, tracker_at
+from tests.unit.tune.made_sweep import IB, sweep_config, trial
+from tune.ledger import Ledger
+from tune.recorder import Recorder, TuneCallback
+from tune.space import Planned
+from tune.sweep import _raise_unfinished
+from tune.zones import Zones
+
+
+class Told:
+    """A tracker that writes down what it is told; runs are r0, r1, ..."""
+
+    def __init__(self):
+        self.started, self.statuses, self.tags = [], [], {}
+
+    def find(self, record, parent):
+        known = {each[0]: f"r{number}" for number, each in enumerate(self.started)}
+        if record.token not in known:
+            self.started.append((record.token, record.name, dict(record.tags), parent))
+        return Found(known.get(record.token, f"r{len(self.started) - 1}"))
+
+    def log(self, run_id, changes):
+        self.tags.setdefault(run_id, {}).update(changes.tags)
+        if changes.status is not None:
+            self.statuses.append((run_id, changes.status))
+
+    def copy(self, run_id, path, to):
+        pass
+
+
+@pytest.fixture
+def told(monkeypatch):
+    tracker = Told()
+    monkeypatch.setitem(TRACKERS, "told", lambda *_: tracker)
+    tracker_at.cache_clear()
+    yield tracker
+    tracker_at.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [
+        (["failed", "failed"], "All 2 trials failed; the first: RunError: it broke"),
+        (["failed", "pending"], "was interrupted with 1 of 2 trials to go"),
+        (["failed", "done"], None),
+    ],
+)
+def test_a_sweep_is_unfinished_with_open_trials_and_with_failed_ones_alone(ends, says):
+    ledger = Ledger("weights", "k", {}, [trial(number, 1.0, end) for number, end in enumerate(ends)])
+    with pytest.raises(RunError, match=says) if says else nullcontext():
+        _raise_unfinished(ledger)
+
+
+def begun(folder, **runtime):
+    """A sweep whose two trials were started, one of them of a case."""
+    changes = {"output": str(folder), "tracking_uri": "told:here"} | runtime
+    config = with_overrides(sweep_config(), {f"runtime.{key}": value for key, value in changes.items()})
+    ledger = Ledger("weights", "k", config.model_dump(mode="json"), [])
+    recorder = Recorder(folder / "weights", ledger, config, lambda *_: None, 2, Zones([None, None]))
+    (folder / "weights").mkdir()
+    recorder.start(2, 0.0)
+    recorder.add_all([Planned("both", {IB: 0.5}), Planned(None, {IB: 0.25})])
+    for index in range(2):
+        recorder.chosen(index)
+        recorder.trial_started(index)
+    return recorder, ledger
+
+
+def test_trials_are_runs_below_the_sweeps_and_say_their_case(tmp_path, told):
+    begun(tmp_path)
+    (_, sweep, tags, above), *trials = told.started
+    assert (sweep, tags["gare.kind"], above) == ("weights", "sweep", None)
+    assert [(name, tags.get("gare.case"), above) for _, name, tags, above in trials] == [
+        ("weights/trial-000 both", "both", "r0"),
+        ("weights/trial-001", None, "r0"),
+    ]
+
+
+def test_what_was_interrupted_ends_as_killed_and_is_taken_up_as_the_same_run(tmp_path, told):
+    recorder, ledger = begun(tmp_path)
+    recorder.trial_ended(0, {"status": "failed", "error": "RunError: it broke"})
+    recorder.close()
+    ended = [status for status in told.statuses if status[1] != "RUNNING"]
+    assert ended == [("r1", "FAILED"), ("r2", "KILLED"), ("r0", "KILLED")]
+    assert told.tags["r1"].items() >= {"gare.trial_status": "failed", "gare.error": "RunError: it broke"}.items()
+    assert "gare.trial_status" not in told.tags["r2"]
+    assert [trial.status for trial in Ledger.read(tmp_path / "weights").trials] == ["failed", "pending"]
+    recorder.chosen(1)
+    assert (told.statuses[-1], ledger.trials[1].run_id, ledger.trials[1].attempts) == (("r2", "RUNNING"), "r2", 2)
+    assert len(told.started) == 3
+
+
+def test_a_trial_whose_process_is_gone_is_pending_and_counted_again_only_if_it_starts_again(tmp_path):
+    recorder, ledger = begun(tmp_path, tracking=False)
+    callback, lost = TuneCallback(recorder), SimpleNamespace(config={"trial": 0}, error_file=None)
+    callback.on_trial_recover(0, [], lost)
+    assert (ledger.trials[0].status, ledger.trials[0].attempts) == ("pending", 2)
+    callback.on_trial_error(0, [], lost)
+    assert (ledger.trials[0].status, ledger.trials[0].attempts) == ("failed", 2)
+    assert "process died" in ledger.trials[0].error
+
+
+def test_without_a_tracker_the_record_is_kept_all_the_same(tmp_path):
+    recorder, _ = begun(tmp_path, tracking=False)
+    recorder.close()
+    assert [trial.run_id for trial in Ledger.read(tmp_path / "weights").trials] == [None, None]
+    assert not list(tmp_path.rglob("tracking.json"))
