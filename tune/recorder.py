@@ -176,6 +176,9 @@ class Recorder:
 
     def conclude(self, comparison: Comparison) -> None:
         """End the parent run, with the best trial's metrics and the comparison's files."""
+        for trial in self._ledger.trials:  # what they could not send in their time, too
+            self._sync(trial)
+        self.write()
         if comparison.best is not None:
             files = [path for path in (self._folder / SWEEP_FILE, *comparison.files) if path is not None]
             note_down(
@@ -186,8 +189,7 @@ class Recorder:
                 description=markdown_table(*comparison.table()),
                 status="FINISHED",
             )
-        for trial in (None, *self._ledger.trials):  # what trials could not send in their time, too
-            self._sync(trial)
+        self._sync()
 
     def _since(self, index: int) -> float:
         return time.monotonic() - self._started.pop(index, time.monotonic())

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -18,6 +19,7 @@ from gare.tracking import begin, markdown_table, metric_name, note_down, read_ha
 from gare.tracking.mlflow_tracker import client
 from gare.tracking.names import parameter, tag_value
 from gare.tracking.tracker import TRACKERS, Found, tracker_at
+from tests.failing import ERRORS, failing_reads
 from tests.page import HOSTILE, SHOWN
 
 LOGGED = [
@@ -244,12 +246,23 @@ def test_a_damaged_record_costs_the_record_alone(run, capsys):
     assert "is damaged" in capsys.readouterr().err
 
 
+def test_a_record_that_cannot_be_read_now_is_not_replaced(run, capsys, monkeypatch):
+    folder = run()
+    first = (folder / "tracking.json").read_bytes()
+    with monkeypatch.context() as patch:
+        failing_reads(patch, 0, ERRORS["EIO"], below=folder)
+        with pytest.raises(InputError, match=r"Cannot read .*tracking\.json.*Input/output error"):
+            run()
+        note_down(folder, tags={"a": "b"})
+        assert not sync(folder)
+    assert (folder / "tracking.json").read_bytes() == first
+    assert "Input/output error" in capsys.readouterr().err
+
+
 class Lines:
     """A tracker of JSON lines, a file per experiment: all that another tracker takes."""
 
     def __init__(self, uri, experiment):
-        from pathlib import Path
-
         self.folder = Path(uri.removeprefix("lines:"))
         self.path = self.folder / f"{experiment}.jsonl"
 

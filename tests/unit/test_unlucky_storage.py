@@ -14,12 +14,10 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from gare.cli import main
-from gare.common.errors import RunError, StorageError
+from gare.common.errors import RunError
 from gare.common.files import file_digest
 from gare.common.occupied import lies_in
 from gare.config.tree import to_yaml, with_overrides
-from gare.tracking.record import Record, read_record, write_record
-from gare.tracking.sync import sync
 from gare.training import loop
 from gare.training.local import fit_local
 from gare.training.run import read_state
@@ -262,19 +260,6 @@ def test_a_run_whose_record_is_lost_keeps_its_checkpoints(copy, call):
     code, said = call("train", copy / "whole.yaml", "--local", "--set", f"runtime.output={copy}/runs")
     assert (code, "holds checkpoints (epoch-0001), but run.json" in said[-1]) == (3, True)
     assert files(copy) == before
-
-
-def test_a_record_for_a_tracker_that_cannot_be_read_begins_no_second_run(tmp_path, monkeypatch, capsys):
-    write_record(tmp_path, Record(uri="http://127.0.0.1:9", experiment="e", run_id="r"))
-    before = files(tmp_path)
-    with monkeypatch.context() as patch:
-        failing_reads(patch, 0, ERRORS["EIO"], below=tmp_path)
-        with pytest.raises(StorageError, match="Cannot read"):
-            read_record(tmp_path)
-        assert not sync(tmp_path)
-    assert {name: digest for name, digest in files(tmp_path).items() if not name.endswith(".lock")} == before
-    assert "Cannot read" in capsys.readouterr().err
-    assert read_record(tmp_path).run_id == "r"
 
 
 def test_a_search_that_the_disk_does_not_give_is_not_set_aside(tmp_path, monkeypatch):

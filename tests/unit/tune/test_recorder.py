@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from gare.common.errors import RunError
+from gare.config.tree import with_overrides
+from gare.tracking.tracker import TRACKERS, Found, tracker_at
 from tests.unit.tune.made_sweep import IB, sweep_config, trial
 from tune.ledger import Ledger
 from tune.recorder import Recorder, TuneCallback
@@ -16,27 +18,34 @@ from tune.sweep import _raise_unfinished
 from tune.zones import Zones
 
 
-class Tracker:
-    """Writes down what it is told; runs are r0, r1, ..."""
+class Told:
+    """A tracker that writes down what it is told; runs are r0, r1, ..."""
 
     def __init__(self):
-        self.started, self.finished, self.resumed, self.tags = [], [], [], {}
+        self.started, self.statuses, self.tags = [], [], {}
 
-    def start(self, name, *, tags, parent_run_id=None, **_):
-        self.started.append((name, tags, parent_run_id))
-        return f"r{len(self.started) - 1}"
+    def find(self, record, parent):
+        known = {each[0]: f"r{number}" for number, each in enumerate(self.started)}
+        if record.token not in known:
+            self.started.append((record.token, record.name, dict(record.tags), parent))
+        return Found(known.get(record.token, f"r{len(self.started) - 1}"))
 
-    def resume(self, run_id):
-        self.resumed.append(run_id)
+    def log(self, run_id, changes):
+        self.tags.setdefault(run_id, {}).update(changes.tags)
+        if changes.status is not None:
+            self.statuses.append((run_id, changes.status))
 
-    def finish(self, run_id, status="FINISHED"):
-        self.finished.append((run_id, status))
+    def copy(self, run_id, path, to):
+        pass
 
-    def tag(self, run_id, tags):
-        self.tags[run_id] = tags
 
-    def __getattr__(self, name):
-        return lambda *_, **__: None
+@pytest.fixture
+def told(monkeypatch):
+    tracker = Told()
+    monkeypatch.setitem(TRACKERS, "told", lambda *_: tracker)
+    tracker_at.cache_clear()
+    yield tracker
+    tracker_at.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -53,11 +62,13 @@ def test_a_sweep_is_unfinished_with_open_trials_and_with_failed_ones_alone(ends,
         _raise_unfinished(ledger)
 
 
-def begun(folder, tracker):
+def begun(folder, **runtime):
     """A sweep whose two trials were started, one of them of a case."""
-    config = sweep_config()
+    changes = {"output": str(folder), "tracking_uri": "told:here"} | runtime
+    config = with_overrides(sweep_config(), {f"runtime.{key}": value for key, value in changes.items()})
     ledger = Ledger("weights", "k", config.model_dump(mode="json"), [])
-    recorder = Recorder(folder, ledger, config, tracker, lambda *_: None, 2, Zones([None, None]))
+    recorder = Recorder(folder / "weights", ledger, config, lambda *_: None, 2, Zones([None, None]))
+    (folder / "weights").mkdir()
     recorder.start(2, 0.0)
     recorder.add_all([Planned("both", {IB: 0.5}), Planned(None, {IB: 0.25})])
     for index in range(2):
@@ -66,31 +77,32 @@ def begun(folder, tracker):
     return recorder, ledger
 
 
-def test_trials_are_runs_below_the_sweeps_and_say_their_case(tmp_path):
-    tracker = Tracker()
-    begun(tmp_path, tracker)
-    (sweep, tags, above), *trials = tracker.started
+def test_trials_are_runs_below_the_sweeps_and_say_their_case(tmp_path, told):
+    begun(tmp_path)
+    (_, sweep, tags, above), *trials = told.started
     assert (sweep, tags["gare.kind"], above) == ("weights", "sweep", None)
-    assert [(name, tags.get("gare.case"), above) for name, tags, above in trials] == [
+    assert [(name, tags.get("gare.case"), above) for _, name, tags, above in trials] == [
         ("weights/trial-000 both", "both", "r0"),
         ("weights/trial-001", None, "r0"),
     ]
 
 
-def test_what_was_interrupted_ends_as_killed_and_is_taken_up_as_the_same_run(tmp_path):
-    tracker = Tracker()
-    recorder, ledger = begun(tmp_path, tracker)
+def test_what_was_interrupted_ends_as_killed_and_is_taken_up_as_the_same_run(tmp_path, told):
+    recorder, ledger = begun(tmp_path)
     recorder.trial_ended(0, {"status": "failed", "error": "RunError: it broke"})
     recorder.close()
-    assert tracker.finished == [("r1", "FAILED"), ("r2", "KILLED"), ("r0", "KILLED")]
-    assert tracker.tags == {"r1": {"gare.trial_status": "failed", "gare.error": "RunError: it broke"}}
-    assert [trial.status for trial in Ledger.read(tmp_path).trials] == ["failed", "pending"]
+    ended = [status for status in told.statuses if status[1] != "RUNNING"]
+    assert ended == [("r1", "FAILED"), ("r2", "KILLED"), ("r0", "KILLED")]
+    assert told.tags["r1"].items() >= {"gare.trial_status": "failed", "gare.error": "RunError: it broke"}.items()
+    assert "gare.trial_status" not in told.tags["r2"]
+    assert [trial.status for trial in Ledger.read(tmp_path / "weights").trials] == ["failed", "pending"]
     recorder.chosen(1)
-    assert (tracker.resumed, ledger.trials[1].attempts) == (["r2"], 2)
+    assert (told.statuses[-1], ledger.trials[1].run_id, ledger.trials[1].attempts) == (("r2", "RUNNING"), "r2", 2)
+    assert len(told.started) == 3
 
 
 def test_a_trial_whose_process_is_gone_is_pending_and_counted_again_only_if_it_starts_again(tmp_path):
-    recorder, ledger = begun(tmp_path, None)
+    recorder, ledger = begun(tmp_path, tracking=False)
     callback, lost = TuneCallback(recorder), SimpleNamespace(config={"trial": 0}, error_file=None)
     callback.on_trial_recover(0, [], lost)
     assert (ledger.trials[0].status, ledger.trials[0].attempts) == ("pending", 2)
@@ -100,6 +112,7 @@ def test_a_trial_whose_process_is_gone_is_pending_and_counted_again_only_if_it_s
 
 
 def test_without_a_tracker_the_record_is_kept_all_the_same(tmp_path):
-    recorder, _ = begun(tmp_path, None)
+    recorder, _ = begun(tmp_path, tracking=False)
     recorder.close()
-    assert [trial.run_id for trial in Ledger.read(tmp_path).trials] == [None, None]
+    assert [trial.run_id for trial in Ledger.read(tmp_path / "weights").trials] == [None, None]
+    assert not list(tmp_path.rglob("tracking.json"))
