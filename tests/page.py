@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html5lib
 
-HOSTILE = "<script>alert(1)</script> \"quoted\" 'single' & \x00\x1b \ud800 \u202eright to left </p><img src=x> "
+HOSTILE = (
+    "<script>alert(1)</script> \"quoted\" 'single' & \x00\x1b \ud800 \u202eright to left </p><img src=x> "
     "{{ 7 * 7 }} $x$"
+)
 SHOWN = HOSTILE.replace("\x00\x1b \ud800 \u202e", "\\x00\\x1b \\ud800 \\u202e")
 PLAIN = "1" * len(HOSTILE)
 """Words that ask for nothing, and that sort like the hostile ones."""
