@@ -29,7 +29,11 @@ TELLING: tuple[tuple[Kind, tuple[tuple[str, ...], ...]], ...] = (
 )  # fmt: skip
 """Sets of files, one of which a folder of the kind has. Of several kinds the first counts."""
 
-OWNED = {name for _, sets in TELLING for names in sets for name in names} | {"history.jsonl", "mlflow.json"}
+OWNED = {name for _, sets in TELLING for names in sets for name in names} | {
+    "history.jsonl",
+    "tracking.json",
+    "mlflow.json",
+}
 OWNED_SUFFIXES = {".safetensors", ".pt", ".arrow", ".bin"}
 
 

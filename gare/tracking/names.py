@@ -52,7 +52,7 @@ def tag_value(value: str) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table for a run's description (``Tracker.describe``), which MLflow shows as Markdown with HTML in it."""
+    """A table for a run's description (``note_down``), which MLflow shows as Markdown with HTML in it."""
 
     def shown(cell: object) -> str:
         return html.escape(" ".join(str(cell).split()), quote=False).replace("|", "\\|")

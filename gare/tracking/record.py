@@ -95,7 +95,7 @@ def read_record(folder: Path) -> Record | None:
         except StorageError:
             raise
         except (InputError, ValueError, TypeError, AttributeError):
-            _warn_once(f"{folder / name} is damaged; what it says of the run is not recorded.")
+            warn_once(f"{folder / name} is damaged; what it says of the run is not recorded.")
             return None
     return None
 
@@ -167,7 +167,7 @@ def note_down(
             if status is not None and status != record.status:
                 record.status, record.ended_ms = status, None if status == "RUNNING" else now_ms()
     except (InputError, OSError) as error:
-        _warn_once(f"{folder / RECORD_FILE} cannot be brought up to date, so the tracker will lack something: {error}")
+        warn_once(f"{folder / RECORD_FILE} cannot be brought up to date, so the tracker will lack something: {error}")
 
 
 def relative_uri(uri: str, folder: Path) -> str:
@@ -203,7 +203,8 @@ def held(path: Path, wait_s: float) -> Iterator[bool]:
 
 
 @lru_cache
-def _warn_once(text: str) -> None:
+def warn_once(text: str) -> None:
+    """Warn, once of each text."""
     warn(text)
 
 

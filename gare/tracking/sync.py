@@ -24,7 +24,7 @@ from gare.common.redact import redact
 from gare.config.tree import flatten, load_saved
 from gare.tracking.former import replay
 from gare.tracking.names import metric_name, parameter, tag_value
-from gare.tracking.record import Record, held, read_handle, read_record, updating
+from gare.tracking.record import Record, held, read_handle, read_record, updating, warn_once
 from gare.tracking.rows import Rows
 from gare.tracking.tracker import Changes, Denied, Found, Refused, Tracker, Unreachable, tracker_at
 
@@ -102,7 +102,7 @@ class Sync:
         try:
             record = read_record(self._folder)
         except StorageError as error:
-            self._line.refuses("the run", error)
+            warn_once(f"{error} What it holds is sent by the folder's next command.")
             return False
         if record is None:
             return True
