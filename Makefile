@@ -38,7 +38,7 @@ test-slow: setup  ## the long Ray tests
 soak: setup  ## kill and resume at many random points (by hand; takes long)
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
 
-mutants: setup  ## small faults that no quick test would notice (by hand; takes an hour or more)
+mutants: setup  ## small faults that no quick test would notice (by hand; takes half an hour or more)
 	$(BIN)/python tests/mutate.py $(MUTANTS)
 
 lint: setup  ## ruff
