@@ -83,7 +83,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Make a folder and those above it, where missing; InputError where that cannot be."""
     folder = Path(path)
-    _refuse_file(folder)
+    refuse_file(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -149,13 +149,14 @@ def atomic_directory(path: str | os.PathLike[str], marker: str) -> Iterator[Path
             yield temporary
 
 
-def _refuse_file(target: Path) -> None:
+def refuse_file(target: Path) -> None:
+    """InputError where something other than a folder is in the place of one."""
     if target.exists() and not target.is_dir():
         raise InputError(f"Cannot write {target}: it is a file, and a folder is needed.")
 
 
 def _refuse_foreign(target: Path, marker: str) -> None:
-    _refuse_file(target)
+    refuse_file(target)
     if target.is_dir() and not (target / marker).is_file() and any(target.iterdir()):
         raise InputError(f"{target} holds other things and no {marker}; choose a new or empty folder.")
 

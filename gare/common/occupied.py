@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from gare.common.errors import InputError
+from gare.common.files import refuse_file
 from gare.common.storage import Folder
 
 Kind = Literal[
@@ -47,7 +48,8 @@ def lies_in(folder: Path) -> Kind | None:
 
 
 def refuse_occupied(folder: Path, *allowed: Kind) -> None:
-    """InputError where a folder to write into holds something of ours other than the kinds ``allowed``."""
+    """InputError where a folder to write into is none, or holds something of ours other than the kinds ``allowed``."""
+    refuse_file(folder)
     kind = lies_in(folder)
     if kind is not None and kind not in allowed:
         raise InputError(f"{folder} holds {kind}, which is never written over; choose another folder.")
