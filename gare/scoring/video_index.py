@@ -37,8 +37,8 @@ class VideoIndex:
     The factors belong to the head's weights at the time of ``build``: after a change of weights, build again.
     """
 
-    def __init__(self, head: PairHead, gallery: Rows) -> None:
-        self._head, self._factors, self._gallery = head, factors_of(head), gallery
+    def __init__(self, head: PairHead, factors: Factors[Any], gallery: Rows) -> None:
+        self._head, self._factors, self._gallery = head, factors, gallery
 
     @classmethod
     @without_autocast
@@ -51,7 +51,8 @@ class VideoIndex:
         its precision; everything is computed in float32 (float64 for float64 frames). The index of a head without
         factors holds the frames, and the head scores them.
         """
-        return cls(model.head, factors_of(model.head).build(Videos(frames, frame_mask), storage, first_stage=True))
+        factors = factors_of(model.head)
+        return cls(model.head, factors, factors.build(Videos(frames, frame_mask), storage, first_stage=True))
 
     def __len__(self) -> int:
         return len(self._gallery)
@@ -136,11 +137,11 @@ class VideoIndex:
         factors = factors_of(model.head)
         if not _are_built(tensors, factors, model.head):
             raise InputError(f"{path} does not hold the factors of this model's videos; make the index again.")
-        return cls(model.head, factors.read(tensors))
+        return cls(model.head, factors, factors.read(tensors))
 
     def to(self, device: torch.device | str) -> VideoIndex:
         """The same index on another device; its model must be there too."""
-        return VideoIndex(self._head, self._gallery.to(device))
+        return VideoIndex(self._head, factors_of(self._head), self._gallery.to(device))
 
 
 def _are_built(tensors: dict[str, Tensor], factors: Factors[Any], head: PairHead) -> bool:
