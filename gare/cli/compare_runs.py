@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ import click
 from gare.cli.command import gare_command
 from gare.common.console import note, output, print_table, warn
 from gare.common.errors import InputError
+from gare.common.records import load_json
+from gare.common.redact import first_line
 
 if TYPE_CHECKING:
     from gare.retrieval.metrics.paired import PairedRanking
@@ -95,11 +96,14 @@ def cautions_of(evaluation: Path) -> list[str]:
     """What an evaluation's own record says to know before its figures; nothing where it has none."""
     from gare.retrieval.evaluation.results import METRICS_FILE
 
-    try:
-        said = json.loads((evaluation / METRICS_FILE).read_text(encoding="utf-8"))["selection"]["cautions"]
-    except (OSError, ValueError, KeyError, TypeError):
+    path = evaluation / METRICS_FILE
+    if not path.is_file():
         return []
-    return [str(caution) for caution in said] if isinstance(said, list) else []
+    try:
+        said = load_json(path.read_bytes(), nan=True).get("selection", {}).get("cautions", [])
+        return [str(caution) for caution in [*said]]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return [f"{path} is damaged ({first_line(error)}), and its cautions are not known."]
 
 
 def _remark(a: QueryTable, b: QueryTable) -> None:

@@ -5,7 +5,6 @@ On a terminal, progress is a live bar; elsewhere it is a plain line now and then
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,19 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Column, Table
 from rich.text import Text
 
+from gare.common.redact import printable
+
 PLAIN_LINE_SECONDS = 5.0
 PLAIN_WIDTH = 160
-
-
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-"""What a terminal obeys instead of showing it: control characters but tab and newline, and changes of direction."""
-
-
-def printable(text: str) -> str:
-    """Write what a terminal would obey as the escape sequence of its code point; leave the rest as it is."""
-    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 class _PlainConsole(Console):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 from gare.common.console import note, notes
 from gare.common.errors import GareError, RunError
+from gare.common.records import load_json
 from gare.jobs.client import Cluster, Job, UnreachableError
 
 AWAY_SECONDS = 300.0
@@ -110,7 +110,7 @@ def outcome(job: Job, log: Log | None, result: dict[str, Any]) -> None:
 def printed_result(line: str) -> Any:
     """The JSON object that a command with --json printed last; None where that is something else."""
     with suppress(ValueError):
-        value = json.loads(line)
+        value = load_json(line)
         return value if isinstance(value, dict) else None
     return None
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from gare.common.errors import InputError
+from gare.common.redact import first_line
 from gare.config.model import ModelConfig
-from gare.model.clip_config import first_line
 from gare.model.gare import GareModel
 
 

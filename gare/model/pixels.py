@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from gare.common.errors import InputError
 from gare.common.files import write_json
-from gare.model.small_files import read_object
+from gare.common.records import read_object
+from gare.common.redact import shown
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 FILES = (PREPROCESSOR, PROCESSOR)
@@ -85,11 +85,11 @@ def _check_steps(values: dict[str, Any], path: Path) -> None:
     for key in ("do_rescale", "do_normalize"):
         if values.get(key, True) is not True:
             raise InputError(
-                f"{path} says {key}: {short(values[key])}; here frames are always rescaled and normalised."
+                f"{path} says {key}: {shown(values[key])}; here frames are always rescaled and normalised."
             )
     factor = values.get("rescale_factor", 1 / 255)
     if not _is_number(factor) or abs(factor * 255 - 1) > 1e-4:
-        raise InputError(f"{path} says rescale_factor: {short(factor)}; frames are divided by 255 here.")
+        raise InputError(f"{path} says rescale_factor: {shown(factor)}; frames are divided by 255 here.")
 
 
 def _check_size(values: dict[str, Any], image_size: int, path: Path) -> None:
@@ -102,14 +102,14 @@ def _check_size(values: dict[str, Any], image_size: int, path: Path) -> None:
     sides = list(size.values()) if isinstance(size, dict) else [size]
     if not sides or any(type(side) is not int or side != image_size for side in sides):
         raise InputError(
-            f"{path} makes images of {key} {short(size)}, but config.json's image tower takes {image_size} pixels."
+            f"{path} makes images of {key} {shown(size)}, but config.json's image tower takes {image_size} pixels."
         )
 
 
 def _triple(value: Any, key: str, path: Path) -> Triple:
     values = [value] * 3 if _is_number(value) else value
     if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
-        raise InputError(f"{path} has the {key} {short(value)}; three finite numbers are needed, one for each colour.")
+        raise InputError(f"{path} has the {key} {shown(value)}; three finite numbers are needed, one for each colour.")
     return float(values[0]), float(values[1]), float(values[2])
 
 

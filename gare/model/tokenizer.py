@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from gare.common.errors import InputError
 from gare.common.files import write_json
+from gare.common.records import read_object
+from gare.common.redact import shown
 from gare.model.cleaning import Cleaning, clean
-from gare.model.small_files import read_object
 from gare.model.vocabulary import END, MAX_BYTES, SETTINGS, START, WORD_END, Vocabulary, read_vocabulary
 
 PAD_ID = 0
@@ -42,7 +42,7 @@ class Tokenizer:
         path = folder / SETTINGS
         cleaning = (read_object(path, MAX_BYTES) if path.is_file() else {}).get(RECORD, unrecorded)
         if cleaning not in ("openai", "none"):
-            raise InputError(f"{path} says {RECORD}: {short(cleaning)}, which this version does not know.")
+            raise InputError(f"{path} says {RECORD}: {shown(cleaning)}, which this version does not know.")
         return cls(read_vocabulary(folder), cleaning)
 
     @classmethod

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from gare.common.errors import InputError
-from gare.model.small_files import read_object, read_small
+from gare.common.records import read_object, read_small
+from gare.common.redact import shown
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -58,10 +58,10 @@ def _of_one_file(folder: Path) -> Vocabulary:
         raise _UnfitError(f"its {TOKENIZER} describes no model")
     kind = model.get("type", "BPE")
     if kind != "BPE" or "merges" not in model:
-        raise _UnfitError(f"its {TOKENIZER} is of the kind {short(kind)}, not byte pairs")
+        raise _UnfitError(f"its {TOKENIZER} is of the kind {shown(kind)}, not byte pairs")
     suffix = model.get("end_of_word_suffix", WORD_END)
     if suffix != WORD_END:
-        raise _UnfitError(f"its pieces end words with {short(suffix)}, not {WORD_END}")
+        raise _UnfitError(f"its pieces end words with {shown(suffix)}, not {WORD_END}")
     pairs = model["merges"]
     return Vocabulary(_ids(model.get("vocab")), [_pair(pair) for pair in pairs] if isinstance(pairs, list) else [])
 
@@ -79,7 +79,7 @@ def _of_two_files(folder: Path) -> Vocabulary:
 
 
 def _ids(value: Any) -> dict[str, int]:
-    if not isinstance(value, dict) or any(type(id_) is not int or id_ < 0 for id_ in value.values()):
+    if not isinstance(value, dict) or any(type(id_) is not int or not 0 <= id_ < 2**31 for id_ in value.values()):
         raise _UnfitError("its vocabulary does not map pieces to ids")
     if len(set(value.values())) < len(value):
         raise _UnfitError("two pieces of its vocabulary have the same id")
@@ -89,7 +89,7 @@ def _ids(value: Any) -> dict[str, int]:
 def _pair(value: Any) -> tuple[str, str]:
     parts = value.split(" ") if isinstance(value, str) else value
     if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-        raise _UnfitError(f"{short(value)} is no pair of pieces to merge")
+        raise _UnfitError(f"{shown(value)} is no pair of pieces to merge")
     return parts[0], parts[1]
 
 
@@ -102,12 +102,12 @@ def _check(found: Vocabulary) -> None:
     missing = sorted(known - ids.keys())
     if missing:
         raise _UnfitError(
-            f"its vocabulary of {len(ids)} pieces lacks {len(missing)} that CLIP's have, such as {short(missing[0])}, "
+            f"its vocabulary of {len(ids)} pieces lacks {len(missing)} that CLIP's have, such as {shown(missing[0])}, "
             "so it belongs to another kind of model"
         )
     for pair in found.merges:
         if not {*pair, "".join(pair)} <= ids.keys():
-            raise _UnfitError(f"it merges {short(pair[0])} and {short(pair[1])}, which its vocabulary does not have")
+            raise _UnfitError(f"it merges {shown(pair[0])} and {shown(pair[1])}, which its vocabulary does not have")
     lost = ids.keys() - known - {"".join(pair) for pair in found.merges}
     if lost:
         raise _UnfitError(f"no merge makes {len(lost)} of its pieces, such as {min(lost)!r:.40}")
@@ -118,7 +118,7 @@ def _check_added(found: Vocabulary, folder: Path) -> None:
     for token, id_ in _added(folder):
         if found.ids.get(token) != id_:
             raise _UnfitError(
-                f"it adds the token {short(token)} with the id {short(id_)}, which its vocabulary does not have"
+                f"it adds the token {shown(token)} with the id {shown(id_)}, which its vocabulary does not have"
             )
 
 

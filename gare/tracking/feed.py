@@ -6,13 +6,13 @@ a resumed run repeats steps: of each metric only steps beyond the last one that 
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gare.common.records import load_json
 from gare.tracking.names import Point, RunHandle, numbers, points, tag_value
 from gare.tracking.outbox import outbox
 from gare.tracking.store import Refused, Store, Unreachable
@@ -171,7 +171,7 @@ def feeding(handle: RunHandle | None, folder: Path) -> Iterator[Feed | None]:
 
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = load_json(line, nan=True)
     except ValueError:  # half a line of a process that was killed
         return None
     return row if isinstance(row, dict) and ("step" in row or "time" in row) else None

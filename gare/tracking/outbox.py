@@ -18,6 +18,7 @@ from typing import Any
 from gare.common.console import note, warn
 from gare.common.errors import InputError
 from gare.common.files import make_folder, write_text, writing
+from gare.common.records import load_json
 from gare.common.redact import redact
 from gare.tracking.store import CREDENTIALS, PARAMETERS_PER_CALL, Denied, Refused, Store, Unreachable, first_line, store
 
@@ -107,7 +108,7 @@ class Outbox:
 
     def _replay_one(self, line: str) -> None:
         try:
-            operation = json.loads(line)
+            operation = load_json(line, nan=True)
         except ValueError:  # half a line of a process that was killed
             return
         try:

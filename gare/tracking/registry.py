@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import re
 import tempfile
 import warnings
@@ -123,11 +122,9 @@ def _save(folder: Path, model: Any, run_id: str, checkpoint: Path, index: Path) 
 
 def check_index(index: Path, weights_sha256: str) -> str:
     """The split an index was made of; InputError when it is none, or of other weights than the checkpoint's."""
-    try:
-        values = json.loads((index / "index.json").read_text(encoding="utf-8"))
-        made_with, split = values["weights_sha256"], str(values["split"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{index} is not an index; make one with gare index.") from None
-    if made_with != weights_sha256:
+    from gare.retrieval.index import read_index_file
+
+    values = read_index_file(index)
+    if values.weights_sha256 != weights_sha256:
         raise InputError(f"The index {index} was made with other weights; make it again, or leave out --index.")
-    return split
+    return values.split

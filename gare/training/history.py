@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.files import write_text, writing
+from gare.common.records import load_json
 
 OnRow = Callable[[dict[str, Any]], None]
 """Called on rank 0 with every entry as it is recorded."""
@@ -56,9 +57,9 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
+            row = load_json(line, nan=True)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0:
             rows.append(row)
     return rows

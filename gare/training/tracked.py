@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -12,6 +11,8 @@ from typing import Any
 from gare.common.console import warn
 from gare.common.errors import InputError, RunError
 from gare.common.files import only_one, write_json
+from gare.common.records import checked, load_json
+from gare.common.redact import first_line
 from gare.config import Config
 from gare.data.shards import ShardSet
 from gare.model.checkpoint import MODEL_PARTS
@@ -130,9 +131,12 @@ def record_evaluation(checkpoint: Path, name: str, values: Mapping[str, Any]) ->
 
 def read_handle(folder: Path) -> RunHandle | None:
     """The MLflow run of a run's folder; None where none is recorded."""
-    with suppress(OSError, ValueError, TypeError):
-        return RunHandle(**json.loads((folder / HANDLE_FILE).read_text(encoding="utf-8")))
-    return None
+    path = folder / HANDLE_FILE
+    try:
+        return checked(RunHandle, load_json(path.read_bytes())) if path.is_file() else None
+    except (OSError, ValueError) as error:
+        warn(f"{path} cannot be read ({first_line(error)}), so this run is recorded as another one in MLflow.")
+        return None
 
 
 def write_handle(folder: Path, handle: RunHandle) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
+from gare.common.redact import first_line, shown
 from gare.config.model import ModelConfig
 from gare.model.gare import GareModel
 from gare.model.head import PairHead
@@ -29,6 +30,8 @@ from gare.retrieval.factorised.grid import (
     without_autocast,
 )
 
+FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+MOST_FRAMES = 4096
 SHAPING = ("increment", "context", "query", "gap_sign", "video_base")
 """The model's settings that the stored factors depend on."""
 
@@ -137,14 +140,18 @@ class VideoIndex:
 
     def save(self, path: Path) -> None:
         """Write all factors as one safetensors file."""
+        metadata = {"settings": _settings(self._head.config)}
+        save_file({k: v.contiguous().cpu() for k, v in self.tensors().items()}, path, metadata=metadata)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All factors by the names of the file."""
         tensors = {f"videos.{k}": v for k, v in self._gallery.videos.tensors().items()}
         if self._gallery.contexts is not None and self._gallery.cross is not None:
             tensors |= {f"contexts.{k}": v for k, v in self._gallery.contexts.tensors().items()}
             tensors["cross"] = self._gallery.cross
         if self._uniform is not None:
             tensors["uniform"] = self._uniform
-        metadata = {"settings": _settings(self._head.config)}
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path, metadata=metadata)
+        return tensors
 
     @classmethod
     def load(cls, model: GareModel, path: Path) -> VideoIndex:
@@ -162,9 +169,10 @@ class VideoIndex:
             raise InputError(f"{path} is not a video index.")
         if settings != _settings(model.head.config):
             raise ConfigError(
-                f"The video index {path} was built with model settings {settings}, this model has "
+                f"The video index {path} was built with model settings {shown(settings)}, this model has "
                 f"{_settings(model.head.config)}; build it again."
             )
+        _check_factors(model, tensors, path)
         videos = VideoFactors(**_under(tensors, "videos."))
         contexts = _under(tensors, "contexts.")
         gallery = Gallery(videos, ContextFactors(**contexts) if contexts else None, tensors.get("cross"))
@@ -179,6 +187,27 @@ class VideoIndex:
         if self._maps is None:
             self._maps = psi_maps(self._head, self._gallery.videos.mean.dtype)
         return self._maps
+
+
+@torch.no_grad()
+def _check_factors(model: GareModel, tensors: dict[str, Tensor], path: Path) -> None:
+    """InputError unless these are the factors that ``build`` makes of as many frames: names, types and shapes."""
+    frames, mean = tensors.get("videos.frames"), tensors.get("videos.mean")
+    fits = frames is not None and mean is not None and frames.ndim == 3 and frames.shape[1] <= MOST_FRAMES
+    fits = fits and mean.ndim == 2 and mean.shape[1] == frames.shape[2]  # type: ignore[union-attr]
+    if fits and {frames.dtype, mean.dtype} <= FLOATS:  # type: ignore[union-attr]
+        assert frames is not None  # noqa: S101
+        assert mean is not None  # noqa: S101
+        one = torch.zeros(1, *frames.shape[1:], dtype=mean.dtype)
+        try:
+            made = VideoIndex.build(model, one, torch.ones(one.shape[:2], dtype=torch.bool), storage=frames.dtype)
+        except RuntimeError as error:  # of another width or type than the model
+            raise InputError(f"{path} does not fit the model: {first_line(error)}; make the index again.") from None
+        expected = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in made.tensors().items()}
+        found = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in tensors.items()}
+        if found == expected and len({len(tensor) for tensor in tensors.values()}) == 1:
+            return
+    raise InputError(f"{path} does not hold the factors of this model's videos; make the index again.")
 
 
 def _uniform_of_videos(head: PairHead, frames_VFD: Tensor, mask_VF: Tensor) -> Tensor | None:
