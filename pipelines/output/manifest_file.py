@@ -124,7 +124,8 @@ def open_units(place: Folder) -> Units:
     for _ in range(2):
         try:
             units = Units(place)
-            if units.schema.equals(MANIFEST) and all(_is_sound(units.batch(unit)) for unit in range(len(units))):
+            batches = (units.batch(unit) for unit in range(len(units)))
+            if units.schema.equals(MANIFEST) and len(units) and all(map(_is_sound, batches)):
                 return units
         except (OSError, ValueError, pa.ArrowException):
             place.sha256(MANIFEST_FILE)  # an error of the storage is no damage: it ends here, with its own sentence

@@ -19,7 +19,7 @@ def outcomes(tmp_path, count: int) -> dict:
         [sys.executable, "-m", "tests.fuzz", "--count", str(count), "--json", str(tmp_path / "outcomes.json")],
         capture_output=True,
         text=True,
-        timeout=SECONDS * count,
+        timeout=max(280, SECONDS * count),
     )
     assert (tmp_path / "outcomes.json").is_file(), done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads((tmp_path / "outcomes.json").read_text())
