@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
-from pyarrow.fs import FileSystem, FileType
+from pyarrow.fs import FileType
 
-from gare.common.addresses import without_options
+from gare.common.addresses import open_address
 from gare.common.files import file_digest
 from gare.common.redact import redact
 from pipelines.decode import DecodeError
@@ -81,7 +79,7 @@ def _look(uri: str) -> tuple[int, int | None] | None:
     if path is not None:
         status = path.stat()
         return status.st_size, status.st_mtime_ns
-    system, remote = _resolve(uri)
+    system, remote = open_address(uri, keep=True)
     info = system.get_file_info(remote)
     return (int(info.size), info.mtime_ns) if info.type == FileType.File and info.size is not None else None
 
@@ -90,25 +88,9 @@ def _digest(uri: str) -> str:
     path = local_path(uri)
     if path is not None:
         return file_digest(path)
-    system, remote = _resolve(uri)
+    system, remote = open_address(uri, keep=True)
     digest = hashlib.sha256()
     with system.open_input_stream(remote) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _resolve(uri: str) -> tuple[Any, str]:
-    """A uri's file system, made once per place: a client of its own for every object would cost seconds each."""
-    bare, options = without_options(uri)
-    scheme, _, rest = bare.partition("://")
-    root, _, key = rest.partition("/")
-    below = unquote(key)
-    system, top = _file_system(f"{scheme}://{root}/{options}")
-    return system, f"{top.rstrip('/')}/{below}".lstrip("/") if scheme not in ("hdfs", "viewfs") else f"/{below}"
-
-
-@lru_cache(maxsize=16)
-def _file_system(address: str) -> tuple[Any, str]:
-    system, path = FileSystem.from_uri(address)
-    return system, path

@@ -6,12 +6,11 @@ import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from functools import partial
+from contextlib import ExitStack, contextmanager, suppress
 from queue import Full, Queue
 
 from gare.config import PrepareConfig
-from pipelines.attempts import Attempt, Placed, UnitCounts, by_source, in_order, of_one_source
+from pipelines.attempts import Attempt, Placed, Tries, UnitCounts, by_source, in_order, of_one_source
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.output import Output
 from pipelines.todo import UnitTask
@@ -30,12 +29,32 @@ def run_here(output: Output, todo: Sequence[UnitTask], workers: int | None) -> G
     count = workers or len(os.sched_getaffinity(0))
     with ExitStack() as stack:
         decoders = [stack.enter_context(Decoder()) for _ in range(count)]
-        tries = partial(in_parallel, decoders=decoders)
         for task in todo:
-            yield process_unit(output, task.unit, again=task.again, repair=bool(task.damage), tries=tries)
+            with _ended(decoders) as tries:
+                counts = process_unit(output, task.unit, again=task.again, repair=bool(task.damage), tries=tries)
+            yield counts
 
 
-def in_parallel(rows: Mapping[int, Row], recipe: PrepareConfig, decoders: Sequence[Decoder]) -> Iterator[Attempt]:
+@contextmanager
+def _ended(decoders: Sequence[Decoder]) -> Iterator[Tries]:
+    """Yield what tries rows in parallel; its threads end with the block, where that fails (a full disk) at once."""
+    begun: list[Generator[Attempt]] = []
+
+    def tries(rows: Mapping[int, Row], recipe: PrepareConfig) -> Iterator[Attempt]:
+        begun.append(in_parallel(rows, recipe, decoders))
+        return begun[-1]
+
+    try:
+        yield tries
+    except BaseException:
+        for made in begun:
+            made.close()
+        raise
+    for made in begun:
+        deque(made, maxlen=0)
+
+
+def in_parallel(rows: Mapping[int, Row], recipe: PrepareConfig, decoders: Sequence[Decoder]) -> Generator[Attempt]:
     """As ``pipelines.attempts.attempts``, with a thread per decoder, each at work on one source at a time."""
     sources = by_source(rows)
     with _Threads(sources, recipe, decoders[: len(sources)]) as tried:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +22,7 @@ from gare.common.addresses import is_foreign, without_options
 from gare.common.console import note
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, canonical_json
-from gare.common.redact import redact
+from gare.common.redact import first_line, names, redact, shown
 from gare.common.storage import Folder, is_address
 from gare.common.text import LONGEST_TEXT
 from gare.schema import MANIFEST, SCHEMA_VERSION, VERSION_KEY
@@ -130,7 +129,7 @@ def table_of(rows: list[dict[str, Any]], where: str) -> pa.Table:
     try:
         return pa.Table.from_pylist(rows, schema=MANIFEST)
     except UnicodeEncodeError as error:  # "\ud800" in JSON, or a file name in another encoding
-        raise InputError(f"{where} has text that is not valid Unicode: {error.object!r}.") from None
+        raise InputError(f"{where} has text that is not valid Unicode: {shown(error.object)}.") from None
 
 
 def write_manifest(table: pa.Table, path: str | Path) -> None:
@@ -163,17 +162,21 @@ def _in_columns(table: pa.Table, where: str) -> pa.Table:
     """Bring rows into the columns and types of MANIFEST; InputError naming ``where`` and what does not fit."""
     version = (table.schema.metadata or {}).get(VERSION_KEY)
     if version not in (None, str(SCHEMA_VERSION).encode()):
-        raise InputError(f"{where} has schema version {version.decode()}; this software reads {SCHEMA_VERSION}.")
-    there = ", ".join(table.column_names) or "none"
+        version = names([version.decode(errors="replace")])
+        raise InputError(f"{where} has schema version {version}; this software reads {SCHEMA_VERSION}.")
     missing = [name for name in REQUIRED if name not in table.column_names]
     if missing:
-        raise InputError(f"{where} lacks the column {', '.join(missing)}; its columns are {there}.")
+        there = names(table.column_names) or "none"
+        raise InputError(f"{where} lacks the column {names(missing)}; its columns are {there}.")
     unknown = [name for name in table.column_names if name not in MANIFEST.names]
     if unknown:
         raise InputError(
-            f"{where} has the column {', '.join(unknown)}, which no manifest has; "
+            f"{where} has the column {names(unknown)}, which no manifest has; "
             f"its columns may be {', '.join(MANIFEST.names)}. Put more about a video into attributes."
         )
+    repeated = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{where} has the column {names(repeated)} more than once.")
     columns = []
     for field in MANIFEST:
         if field.name not in table.column_names:
@@ -184,8 +187,17 @@ def _in_columns(table: pa.Table, where: str) -> pa.Table:
             raise InputError(f"{where}: the column {field.name} holds {column.type}, not {field.type}.")
         if not field.nullable and column.null_count:
             raise InputError(f"{where}: the column {field.name} is empty in {column.null_count} rows.")
-        columns.append(column.cast(field.type))
+        columns.append(_cast(column, field, where))
     return pa.table(columns, schema=MANIFEST)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.ChunkedArray:
+    """A column in a field's type; InputError for values that have no place there, such as text that is no UTF-8."""
+    try:
+        column.validate(full=True)
+        return column.cast(field.type)
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(f"{where}: the column {field.name} holds what cannot be read: {first_line(error)}.") from None
 
 
 def splits_of(table: pa.Table) -> dict[str, dict[str, int]]:
@@ -239,7 +251,7 @@ def _check_repeated(tables: Iterable[pa.Table], suspects: frozenset[int], where:
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         more = f" and {len(repeated) - 1} more" if len(repeated) > 1 else ""
-        raise InputError(f"{where} has the video_id {repeated[0]!r}{more} more than once; a video is one row.")
+        raise InputError(f"{where} has the video_id {shown(repeated[0])}{more} more than once; a video is one row.")
 
 
 def _check_rows(table: pa.Table, where: str) -> None:
@@ -250,9 +262,10 @@ def _check_rows(table: pa.Table, where: str) -> None:
         start, end = row["start_s"], row["end_s"]
         bounds_fit = (start is None or start >= 0) and (end is None or end > (start or 0))
         if not bounds_fit or float("inf") in (start, end):
-            raise InputError(f"{where}: {row['video_id']!r} has the clip {start} to {end}; it needs 0 <= start < end.")
+            name = shown(row["video_id"])
+            raise InputError(f"{where}: {name} has the clip {start} to {end}; it needs 0 <= start < end.")
         if any(not caption for caption in row["captions"]):
-            raise InputError(f"{where}: {row['video_id']!r} has an empty caption.")
+            raise InputError(f"{where}: {shown(row['video_id'])} has an empty caption.")
         _check_lengths(row, where)
 
 
@@ -264,7 +277,7 @@ def _check_lengths(row: dict[str, Any], where: str) -> None:
         longest = max(map(len, texts), default=0)
         if longest > LONGEST_TEXT:
             raise InputError(
-                f"{where}: {short(row['video_id'])} has {what} of {longest:,} characters, and {LONGEST_TEXT:,} are the "
+                f"{where}: {shown(row['video_id'])} has {what} of {longest:,} characters, and {LONGEST_TEXT:,} are the "
                 "most; shorten it (of a caption CLIP reads no more than 77 tokens)."
             )
 
@@ -312,14 +325,17 @@ def _json_table(path: Path, rows: list[dict[str, Any]]) -> pa.Table:
     unknown = sorted({name for row in rows for name in row} - set(MANIFEST.names))
     if unknown:
         raise InputError(
-            f"{path} has the key {', '.join(unknown)}; a manifest has {', '.join(MANIFEST.names)}. "
+            f"{path} has the key {names(unknown)}; a manifest has {', '.join(MANIFEST.names)}. "
             "gare manifest jsonl makes a manifest of any JSON lines."
         )
     for row in rows:
+        captions = row.get("captions")
+        if not isinstance(captions, list | None):  # pyarrow would take a text for a list of its letters
+            raise InputError(f"{path} has the captions {shown(captions)}, which are no list of texts.")
         if isinstance(row.get("attributes"), Mapping):
             row["attributes"] = list(row["attributes"].items())
     try:
         columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in MANIFEST}
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
-        raise InputError(f"{path} has a value of the wrong type: {error}.") from None
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise InputError(f"{path} has a value of the wrong type: {first_line(error)}.") from None
     return pa.table(columns)

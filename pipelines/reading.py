@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
+from gare.common.records import load_json
+from gare.common.redact import first_line
 from gare.common.text import decode, open_lines
 
 FIELD_CHARACTERS = 16 * 2**20
@@ -107,11 +109,11 @@ def json_value(path: Path) -> Any:
     """The value of a JSON file."""
     text = _text(path)
     try:
-        return json.loads(text)
+        return load_json(text, nan=True)
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not valid JSON: line {error.lineno} column {error.colno}, {error.msg}.") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path} is JSON with a value that cannot be read.") from None
+    except ValueError as error:
+        raise InputError(f"{path} is JSON with a value that cannot be read: {error}.") from None
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -120,9 +122,9 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
+                    row = load_json(line, nan=True)
+                except ValueError as error:
+                    raise InputError(f"{path} line {number} is not a JSON object: {error}.") from None
                 if not isinstance(row, dict):
                     raise InputError(f"{path} line {number} is not a JSON object.")
                 yield number, row
@@ -135,8 +137,17 @@ def parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
         with _sentences(path), path.open("rb") as stream:
             yield pq.ParquetFile(stream)
     except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a Parquet file, or damaged ({reason}).") from None
+        raise InputError(f"{path} is not a Parquet file, or damaged ({first_line(error)}).") from None
+
+
+def plain_rows(batch: pa.RecordBatch, where: str) -> list[dict[str, Any]]:
+    """The rows of a batch as plain values; InputError for text that is no UTF-8, and for times Python has not."""
+    try:
+        batch.validate(full=True)
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise InputError(f"{where} holds what cannot be read: {first_line(error)}.") from None
+    return rows
 
 
 def _text(path: Path) -> str:
@@ -153,4 +164,4 @@ def _sentences(path: Path) -> Iterator[None]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
     except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
+        raise InputError(f"Cannot read {path}: {error.strerror or first_line(error)}.") from None

@@ -21,7 +21,7 @@ from gare.common.files import file_digest
 from gare.common.shard_file import read_shard
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 from pipelines.attempts import Attempt, Tries, UnitCounts
-from pipelines.decode.errors import SAYS_NOTHING
+from pipelines.decode.errors import MAY_BE_DAMAGE, SAYS_NOTHING
 from pipelines.output import Damaged, Ledger, Output, Part, ShardFile, once_finished, unit_name
 from pipelines.stored import light_rows, stored_problems
 from pipelines.writer import Row, write_unit
@@ -34,13 +34,15 @@ NAME = re.compile(r"unit-(\d{6,})(?:-r(\d{2,}))?-\d{2,}\.arrow")
 class Lying:
     """What lies there of a unit. ``ledger``: its rows, where they can be read; ``stored``: position -> shard and row.
 
-    ``lost``: a shard that cannot be used; ``generation``: the next one.
+    ``lost``: a shard that cannot be used; ``generation``: the next one. ``recorded``: how many rows its shards held,
+    where ``dataset.json`` says it.
     """
 
     ledger: list[Row] | None
     generation: int
     stored: dict[int, tuple[pa.Table, int]] = field(default_factory=dict)
     lost: str | None = None
+    recorded: int | None = None
 
     def row(self, position: int) -> Row:
         """The SHARD row of a position that is stored."""
@@ -75,6 +77,8 @@ def look(output: Output, unit: int, rows: Mapping[int, Row], scratch: Path) -> L
     generations = [*there.values(), *([part.generation] if part is not None else [])]
     lying = Lying(None if part is None else part.table.to_pylist(), max(generations, default=-1) + 1)
     known = part.shards if part is not None else (once_finished(output.place) or {}).get(unit)
+    if part is None and known is not None:
+        lying.recorded = sum(shard.rows for shard in known)
     if known is None and not all(_follows(name, there) for name in there):
         lying.lost = f"a shard of unit {unit} is missing"
     oldest_first = sorted(there, key=lambda name: (there[name], name))
@@ -161,7 +165,12 @@ def _by_ledger(
 def _by_shards(
     output: Output, unit: int, lying: Lying, rows: Mapping[int, Row], tries: Tries, tally: Counter[str]
 ) -> Iterator[Attempt]:
-    """Without a ledger part: decode all rows, and keep what is stored of those that do not give the same any more."""
+    """Without a ledger part: decode all rows, and keep what is stored of those that do not give the same any more.
+
+    A row that gives nothing may have been in a shard that is lost: then there have to be as many rows as recorded,
+    and where nothing is recorded, the reason has to be one that the source always had.
+    """
+    whole, missing = 0, list[Row]()
     for position, (new, fresh) in zip(rows, tries(rows, output.recipe), strict=True):
         if position in lying.stored:
             stored = lying.row(position)
@@ -172,9 +181,13 @@ def _by_shards(
                 yield _entry(output, stored, new["attempts"]), stored
             continue
         tally["failed"] += fresh is None
-        if fresh is None and lying.lost is not None and new["reason"] in SAYS_NOTHING:
-            raise _less(output, unit, lying, new)
+        whole += fresh is not None
+        if fresh is None and (lying.recorded is not None or new["reason"] in SAYS_NOTHING | MAY_BE_DAMAGE):
+            missing.append(new)
         yield new, fresh
+    is_less = lying.recorded is None or len(lying.stored) + whole < lying.recorded
+    if missing and lying.lost is not None and is_less:
+        raise _less(output, unit, lying, missing[0])
 
 
 def _entry(output: Output, stored: Row, attempts: int) -> Row:

@@ -5,22 +5,29 @@ Ray Tune's own state is thrown away with each launch: a sweep goes on from this 
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from gare.common.errors import InputError
-from gare.common.files import write_json
+from gare.common.files import canonical_json, write_json
+from gare.common.records import STRICT, checked, load_json
+from gare.common.redact import first_line, shown
 from gare.common.storage import read_file
 from gare.config import Config
-from gare.config.tree import build_saved
+from gare.config.tree import build_saved, with_overrides
 from gare.training.run import moved
 
 SWEEP_FILE = "sweep.json"
 VERSION = 2
 READABLE = (1, 2)
+MAX_BYTES = 256 * 2**20
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Seconds = Annotated[float, Field(ge=0)]
 
 TrialStatus = Literal["pending", "running", "done", "stopped", "failed"]
 Stage = Literal["search", "confirm"]
@@ -36,6 +43,8 @@ class Trial:
     started. ``train_s``: seconds of training alone, and ``epochs``: whole ones done, both by its run's own record.
     """
 
+    __pydantic_config__ = STRICT
+
     name: str
     overrides: dict[str, Any]
     directory: str
@@ -43,13 +52,13 @@ class Trial:
     metrics: dict[str, float] = field(default_factory=dict)
     best: str | None = None
     error: str | None = None
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     run_id: str | None = None
     case: str | None = None
     stage: Stage = "search"
-    attempts: int = 0
-    train_s: float = 0.0
-    epochs: int = 0
+    attempts: Count = 0
+    train_s: Seconds = 0.0
+    epochs: Count = 0
 
     @property
     def ended(self) -> bool:
@@ -66,8 +75,10 @@ class Trial:
 class Launch:
     """A time the sweep was at work: its wall time so far, in seconds, and how many trials ran at a time."""
 
-    slots: int
-    wall_s: float = 0.0
+    __pydantic_config__ = STRICT
+
+    slots: Count
+    wall_s: Seconds = 0.0
 
 
 @dataclass
@@ -78,12 +89,14 @@ class Ledger:
     trials read, empty in records of version 1.
     """
 
+    __pydantic_config__ = STRICT
+
     name: str
     key: str
     config: dict[str, Any]
     trials: list[Trial]
     run_id: str | None = None
-    extended: int = 0
+    extended: Count = 0
     dataset: dict[str, str] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
     version: int = VERSION
@@ -113,27 +126,32 @@ class Ledger:
         if text is None:
             raise InputError(f"{folder} holds no {SWEEP_FILE}; give the folder of a gare sweep.")
         try:
-            values = json.loads(text)
+            values = load_json(text, nan=True)
             if values["version"] not in READABLE:
-                raise InputError(f"{path} has version {values['version']}; this gare reads versions 1 and {VERSION}.")
+                raise InputError(
+                    f"{path} has version {shown(values['version'])}; this gare reads versions 1 and {VERSION}."
+                )
             config = build_saved(values["config"], str(path))
             if (here := moved(config, folder)) != config:
                 values["config"] = here.model_dump(mode="json")
-            trials = [_trial(trial, folder.resolve()) for trial in values["trials"]]
-            launches = [Launch(**launch) for launch in values.get("launches", [])]
-            return cls(**values | {"trials": trials, "launches": launches, "version": VERSION})
+            trials = [trial | {"metrics": finite(trial.get("metrics", {}))} for trial in values["trials"]]
+            ledger = checked(cls, values | {"trials": trials, "version": VERSION})
+            for overrides in {canonical_json(trial.overrides): trial.overrides for trial in ledger.trials}.values():
+                with_overrides(config, overrides)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+            raise InputError(f"{path} is damaged ({type(error).__name__}: {first_line(error)}).") from None
+        for trial in ledger.trials:
+            _find(trial, folder.resolve())
+        return ledger
 
 
-def _trial(values: dict[str, Any], folder: Path) -> Trial:
-    trial = Trial(**values | {"overrides": dict(values["overrides"]), "metrics": finite(values.get("metrics", {}))})
+def _find(trial: Trial, folder: Path) -> None:
+    """Correct the places of a trial whose sweep was moved to ``folder``."""
     before, here = Path(trial.directory), folder / trial.name
-    if before.name == trial.name and before.resolve() != here:  # the sweep was moved
+    if before.name == trial.name and before.resolve() != here:
         trial.directory = str(here)
         if trial.best is not None and Path(trial.best).is_relative_to(before):
             trial.best = str(here / Path(trial.best).relative_to(before))
-    return trial
 
 
 def finite(metrics: dict[str, Any]) -> dict[str, float]:
@@ -141,5 +159,5 @@ def finite(metrics: dict[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**63)
     }

@@ -22,14 +22,12 @@ from rich.markup import escape
 import gare
 from gare.common.console import notes
 from gare.common.errors import GareError, InputError
-from gare.common.redact import redact
+from gare.common.redact import sentence
 from gare.common.signals import Stopped, stopping
-from gare.common.text import printable, printable_json
+from gare.common.text import printable_json
 from gare.jobs.places import refuse_foreign_paths
 
 Result = Mapping[str, Any] | None
-
-LONGEST_MESSAGE = 2000
 
 JSON = "--json"
 JSON_OPTION = click.Option(
@@ -128,7 +126,7 @@ def _fail(
 ) -> int:
     if os.strerror(errno.EMFILE) in message:
         message = f"{message.rstrip('.')}: raise the limit of open files (ulimit -n 65536)."
-    message = _shortened(printable(redact(" ".join(click.unstyle(message).split()))))
+    message = sentence(" ".join(click.unstyle(message).split()))
     notes().print(f"[red]error:[/red] {escape(message)}")
     with suppress(OSError):  # standard output may be what failed
         emit({**(result or {}), "error": message})
@@ -150,14 +148,6 @@ def _explain(error: BaseException) -> tuple[int, str]:
         )
     first = (str(error).strip() or "no message").splitlines()[0]
     return 1, f"Unexpected {type(error).__name__}: {first} (--debug shows where)."
-
-
-def _shortened(message: str) -> str:
-    """A message that foreign values have made long, without its middle."""
-    if len(message) <= LONGEST_MESSAGE:
-        return message
-    half = LONGEST_MESSAGE // 2
-    return f"{message[:half]} [{len(message) - 2 * half} characters left out] {message[-half:]}"
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ import click
 from gare.cli.command import gare_command
 from gare.common.console import note, print_table, say, warn
 from gare.common.errors import InputError
+from gare.common.records import load_json
+from gare.common.redact import first_line
 from gare.common.text import folder_name
 
 if TYPE_CHECKING:
@@ -187,11 +188,15 @@ def cautions_of(evaluation: Path) -> list[str]:
     from gare.common.storage import read_file
     from gare.retrieval.evaluation.results import METRICS_FILE
 
-    try:
-        said = json.loads(read_file(evaluation / METRICS_FILE) or "{}")["selection"]["cautions"]
-    except (ValueError, KeyError, TypeError):
+    path = evaluation / METRICS_FILE
+    text = read_file(path)
+    if text is None:
         return []
-    return [str(caution) for caution in said] if isinstance(said, list) else []
+    try:
+        said = load_json(text, nan=True).get("selection", {}).get("cautions", [])
+        return [str(caution) for caution in [*said]]
+    except (ValueError, TypeError, AttributeError) as error:
+        return [f"{path} is damaged ({first_line(error)}), and its cautions are not known."]
 
 
 def _remark(a: QueryTable, b: QueryTable) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gare.cli.import_checkpoint import IMPORT_FILE
+from gare.common.records import load_json
 
 if TYPE_CHECKING:
     from gare.config import Config
@@ -95,7 +95,7 @@ def _made(folder: Path) -> dict[str, Any]:
     from gare.training.run import CHECKPOINT_FILE
 
     try:
-        made = json.loads(read_file(folder / CHECKPOINT_FILE) or "{}")
+        made = load_json(read_file(folder / CHECKPOINT_FILE) or "{}", nan=True)
     except ValueError:
         return {}
     return made if isinstance(made, dict) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -31,19 +32,39 @@ def without_options(address: str) -> tuple[str, str]:
     return uri.removesuffix(options), options
 
 
-def open_address(address: str) -> tuple[Any, str]:
+def open_address(address: str, *, keep: bool = False) -> tuple[Any, str]:
     """The pyarrow file system of an address, and the path in it; raises what ``FileSystem.from_uri`` does.
 
     ``a%20b`` is the name ``a b``, as in any URI; where there is no such file, it is the name as it is written.
+    ``keep``: take the file system that was made before for this place; a new client costs seconds.
     """
     from pyarrow.fs import FileSystem, FileType
 
-    system, path = FileSystem.from_uri(as_uri(address))
     key = _parts(address)[2]
+    system, path = (
+        _in_place(address) if keep and not address.startswith("file:") else FileSystem.from_uri(as_uri(address))
+    )
     literal = f"{path.removesuffix(unquote(key))}{key}"
     if literal != path and path.endswith(unquote(key)):
         kinds = [info.type for info in system.get_file_info([path, literal])]
         path = literal if kinds[0] == FileType.NotFound != kinds[1] else path
+    return system, path
+
+
+def _in_place(address: str) -> tuple[Any, str]:
+    bare, options = without_options(address)
+    scheme, _, rest = bare.partition("://")
+    root, _, key = rest.partition("/")
+    system, top = _kept(f"{scheme}://{root}/{options}")
+    below = unquote(key)
+    return system, f"/{below}" if scheme in ("hdfs", "viewfs") else f"{top.rstrip('/')}/{below}".lstrip("/")
+
+
+@lru_cache(maxsize=16)
+def _kept(place: str) -> tuple[Any, str]:
+    from pyarrow.fs import FileSystem
+
+    system, path = FileSystem.from_uri(place)
     return system, path
 
 

@@ -2,13 +2,63 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field
 
 from gare.common.errors import InputError
+from gare.common.records import LENIENT, checked, load_json
+from gare.common.redact import shown
 from gare.common.storage import Folder
 from gare.schema import DATASET_FILE, SCHEMA_VERSION
+
+
+def _file_name(name: str) -> str:
+    """The name of a file of the shard folder, and not of one elsewhere."""
+    if name in ("", ".", "..") or PurePosixPath(name).name != name:
+        raise ValueError("it is no file's name")
+    return name
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Size = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class _Lenient(BaseModel):
+    model_config = LENIENT
+
+
+class _Shard(_Lenient):
+    file: Annotated[str, AfterValidator(_file_name)]
+    rows: Count
+    unit: Count = 0
+    bytes: Count = 0
+    sha256: str = ""
+
+
+class _Recipe(_Lenient):
+    max_frames: Size
+    short_side: Size
+    crop: Size | None = None
+
+
+class _Counted(_Lenient):
+    videos: Count
+    captions: Count
+
+
+class _Totals(_Lenient):
+    notes: dict[str, Count] = {}
+
+
+class _DatasetFile(_Lenient):
+    digest: str
+    recipe_digest: str
+    recipe: _Recipe
+    splits: dict[str, _Counted]
+    shards: list[_Shard]
+    totals: _Totals = _Totals()
 
 
 def read_dataset_file(place: Folder) -> dict[str, Any]:
@@ -20,36 +70,14 @@ def read_dataset_file(place: Folder) -> dict[str, Any]:
     if text is None:
         raise InputError(f"{place} has no {DATASET_FILE}: gare prepare did not finish there. Run it again.")
     try:
-        values: dict[str, Any] = json.loads(text, parse_constant=_refuse_constant)
+        values = load_json(text)
         version = values["schema_version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{path} is damaged; run gare prepare again.") from None
     if version != SCHEMA_VERSION:
-        raise InputError(f"{path} has schema version {version}; this software reads {SCHEMA_VERSION}.")
-    if not _is_dataset(values):
-        raise InputError(f"{path} is damaged; run gare prepare again.")
-    return values
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)  # NaN and infinities, which are no JSON
-
-
-def _is_dataset(values: dict[str, Any]) -> bool:
-    kinds = {"digest": str, "recipe_digest": str, "recipe": dict, "splits": dict, "shards": list}
-    if not all(isinstance(values.get(name), kind) for name, kind in kinds.items()):
-        return False
-    recipe = values["recipe"]
-    sizes = [recipe.get(name) for name in ("max_frames", "short_side", "crop")]
-    if not all(isinstance(size, int) and size > 0 for size in sizes if size is not None) or None in sizes[:2]:
-        return False
-    totals = values.get("totals", {})
-    notes = totals.get("notes", {}) if isinstance(totals, dict) else None
-    if not isinstance(notes, dict) or not all(isinstance(count, int) for count in notes.values()):
-        return False
-    return all(isinstance(e, dict) and _is_name(e.get("file")) and "rows" in e for e in values["shards"])
-
-
-def _is_name(name: Any) -> bool:
-    """Whether this names a file of the shard folder, and not one elsewhere."""
-    return isinstance(name, str) and name not in ("", ".", "..") and PurePosixPath(name).name == name
+        raise InputError(f"{path} has schema version {shown(version)}; this software reads {SCHEMA_VERSION}.")
+    try:
+        checked(_DatasetFile, values)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); run gare prepare again.") from None
+    return dict(values)

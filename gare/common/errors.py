@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gare.common.redact import sentence
+
 
 class GareError(Exception):
-    """Something the user can act on. ``result``: what a command found out all the same; ``--json`` prints it too."""
+    """Something the user can act on. ``result``: what a command found out all the same; ``--json`` prints it too.
+
+    Secrets and control characters never get into its message, and foreign values do not make it endless.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, *, result: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message)
+        super().__init__(sentence(message))
         self.result = dict(result or {})
 
 

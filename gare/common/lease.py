@@ -8,7 +8,6 @@ stays: each looks once more before it begins, and the holder looks at every beat
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 
 from gare.common.errors import InputError, RunError
 from gare.common.files import only_one
+from gare.common.records import load_json
 from gare.common.storage import Folder
 
 LOCK_FILE = ".lock"
@@ -92,7 +92,7 @@ def _beat(folder: Folder, mine: dict[str, Any], beat_s: float, stop: threading.E
 def _owner(folder: Folder) -> str | None:
     text = folder.read_text(LOCK_FILE)
     try:
-        return None if text is None else str(json.loads(text)["owner"])
+        return None if text is None else str(load_json(text)["owner"])
     except (ValueError, KeyError, TypeError):
         return ""
 

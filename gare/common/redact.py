@@ -1,8 +1,18 @@
-"""Secrets in addresses, blotted out before a text is printed, logged or stored."""
+"""Text from elsewhere in a sentence of ours: secrets blotted out, control characters spelled, long values shortened."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import islice
+from reprlib import Repr
+from typing import Any
+
+from gare.common.text import printable
+
+LONGEST_MESSAGE = 2000
+MAX_SHOWN = 100
+MAX_NAMES = 12
 
 _USER = re.compile(r"""(?<=://)(?:[^\s/@:]*:[^\s<>]*|[^/\s"'<>]*)@""")  # a password may hold slashes and quotes
 _PARAMETER = re.compile(
@@ -15,3 +25,59 @@ _PARAMETER = re.compile(
 def redact(text: str) -> str:
     """Replace user names, passwords and secret parameters of every address in a text by ``***``."""
     return _PARAMETER.sub(r"\1=***", _USER.sub("***@", text))
+
+
+def sentence(text: str) -> str:
+    """A whole message as it can be shown: without secrets and control characters, and without its middle if long."""
+    text = printable(redact(text))
+    if len(text) <= LONGEST_MESSAGE:
+        return text
+    half = LONGEST_MESSAGE // 2 - 20
+    return f"{text[:half]} [{len(text) - 2 * half} characters left out] {text[-half:]}"
+
+
+def shown(value: Any) -> str:
+    """A value from a file or a setting, as Python writes it, in at most some 100 characters."""
+    return _cut(_SHORT.repr(value))
+
+
+def names(values: Iterable[Any]) -> str:
+    """Names from a file, such as columns: the first of them, in quotes where it would not show what they are."""
+    first = list(islice(values, MAX_NAMES + 1))
+    texts = [name if _is_plain(name) else shown(name) for name in first[:MAX_NAMES]]
+    return ", ".join([*map(_cut, texts), *(["..."] if len(first) > MAX_NAMES else [])])
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of other software says, in one line of at most some 300 characters."""
+    lines = (str(error)[: 100 * MAX_SHOWN].strip() or type(error).__name__).splitlines()
+    line = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+    return _cut(redact(line).rstrip("."), 3 * MAX_SHOWN)
+
+
+def _is_plain(name: Any) -> bool:
+    return isinstance(name, str) and bool(name) and name == name.strip() and name.isprintable() and redact(name) == name
+
+
+def _cut(text: str, most: int = MAX_SHOWN) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+class _Short(Repr):
+    """Python's notation of a few of a value's parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxother = 3, MAX_SHOWN
+        self.maxstring = self.maxlong = MAX_SHOWN
+
+    def repr_str(self, x: str, level: int) -> str:
+        del level
+        return repr(_cut(redact(x[: 10 * MAX_SHOWN])))  # secrets first: cut off, they would not be known as such
+
+    def repr_int(self, x: int, level: int) -> str:
+        del level
+        return _cut(repr(x)) if x.bit_length() < 10_000 else "a very large number"  # Python writes 4,300 digits at most
+
+
+_SHORT = _Short()

@@ -12,7 +12,9 @@ from gare.config.base import Section, key
 class DataConfig(Section):
     """How a stored row becomes a training sample."""
 
-    frames: int = key(12, "frames per video in a batch; the shards must hold at least as many", unit="frames", ge=1)
+    frames: int = key(
+        12, "frames per video in a batch; the shards must hold at least as many", unit="frames", ge=1, le=2**16
+    )
     sampling: Literal["linspace", "random_segment"] = key(
         "linspace",
         "of more stored frames: evenly by linspace, or one drawn from each of `frames` equal segments in training "
@@ -21,7 +23,7 @@ class DataConfig(Section):
     crop: Literal["centre", "random"] = key(
         "centre", "of frames stored larger than the model takes: the centre, or in training a place drawn per clip"
     )
-    words: int = key(32, "token positions per text, start (if any) and end included", unit="tokens", ge=3)
+    words: int = key(32, "token positions per text, start (if any) and end included", unit="tokens", ge=3, le=2**16)
     captions: Literal["one_per_video", "all"] = key(
         "all", "an epoch visits every caption of a video, or one drawn by the seed"
     )

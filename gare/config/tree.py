@@ -13,10 +13,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 
 from gare.common.errors import ConfigError
+from gare.common.redact import shown
 from gare.config import Config, yaml
 from gare.config.base import Section
 from gare.config.prepare import BEFORE
 from gare.config.protocol import names_test
+
+LONGEST_KEY = 200
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def split_override(text: str) -> tuple[str, Any]:
     dotted, equals, raw = text.partition("=")
     dotted = dotted.strip()
     if not equals or not dotted:
-        raise ConfigError(f"--set {text!r} is not of the form key=value, such as --set train.epochs=3.")
+        raise ConfigError(f"--set {shown(text)} is not of the form key=value, such as --set train.epochs=3.")
     return dotted, yaml.parse(raw, f"--set {dotted}")
 
 
@@ -151,6 +154,8 @@ def check_key(dotted: str) -> None:
     known = _known_keys()
     if dotted in known:
         return
+    if len(dotted) > LONGEST_KEY:
+        raise ConfigError(f"There is no setting {shown(dotted)}. gare config --schema lists every key.")
     if any(name.startswith(dotted + ".") for name in known):
         raise ConfigError(f"{dotted} is a section, not a setting; set one of its keys (gare config --schema).")
     near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
@@ -184,7 +189,7 @@ def _paths(values: Mapping[str, Any], kind: type[Section], prefix: str) -> Itera
             if value is None:
                 raise ConfigError(f"The section {dotted} is empty; give it keys or leave it out.")
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{dotted} is a section of settings, not the value {value!r}.")
+                raise ConfigError(f"{dotted} is a section of settings, not the value {shown(value)}.")
             yield from _paths(value, inner, dotted + ".")
         elif field is None and isinstance(value, Mapping) and value:
             yield from (f"{dotted}.{name}" for name in value)
@@ -228,5 +233,5 @@ def _explain(error: ValidationError, where: str) -> str:
     message = str(first["msg"]).removeprefix("Value error, ")
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if dotted and not message.startswith(dotted):
-        return f"{where}: {dotted} is {first['input']!r}, but {message[0].lower()}{message[1:]}{more}."
+        return f"{where}: {dotted} is {shown(first['input'])}, but {message[0].lower()}{message[1:]}{more}."
     return f"{where}: {message}{more}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from rich.markup import escape
 
 from gare.common.console import note, notes
 from gare.common.errors import GareError, RunError
+from gare.common.records import load_json
 from gare.common.text import printable
 from gare.jobs.client import Cluster, Job, UnreachableError
 
@@ -112,7 +112,7 @@ def outcome(job: Job, log: Log | None, result: dict[str, Any]) -> None:
 def printed_result(line: str) -> Any:
     """The JSON object that a command with --json printed last; None where that is something else."""
     with suppress(ValueError):
-        value = json.loads(line)
+        value = load_json(line)
         return value if isinstance(value, dict) else None
     return None
 

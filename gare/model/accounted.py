@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gare.common.errors import InputError
+from gare.common.redact import names as listed
 from gare.model.pixels import OPENAI_PIXELS, Pixels
-from gare.model.small_files import plain
 
 NEVER_CALLED = "a layer the released forward pass never calls"
 DEAD = {
@@ -121,7 +121,7 @@ class Source:
         """InputError when something is left that nobody asked for."""
         left = sorted(self.tensors.keys() - self.taken)
         if left:
-            shown = ", ".join(map(plain, left[:8])) + (", ..." if len(left) > 8 else "")
+            shown = listed(left)
             raise InputError(
                 f"The file holds {len(left)} tensors this software does not know, so its scores could not be "
                 f"reproduced: {shown}."

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gare.common.errors import InputError
 from gare.common.plain_pickle import MAX_NAME, RefusedError
+from gare.common.redact import first_line
 from gare.model.tensor_pickle import Module, Storage, StorageType, TensorMachine
 from gare.model.weights import read_safetensors
 
@@ -71,9 +72,9 @@ def _read_old(path: Path) -> Archive:
             f"{path} is neither a state dict nor a TorchScript archive that can be read as tensors alone: refused."
         ) from None
     except Exception as error:  # noqa: BLE001 - it raises many kinds for files that are no checkpoint
-        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
-            f"{path} is neither a state dict nor a TorchScript archive that can be read as tensors: {first}."
+            f"{path} is neither a state dict nor a TorchScript archive that can be read as tensors: "
+            f"{first_line(error)}."
         ) from None
     return Archive(_state_dict(value, path), "state dict")
 
@@ -92,6 +93,16 @@ def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
             )
     wrapped = all(name.startswith(WRAPPED) for name in value)
     return {name.removeprefix(WRAPPED) if wrapped else name: tensor.detach() for name, tensor in value.items()}
+
+
+def check_entries(path: Path) -> None:
+    """ValueError unless a file of torch.save holds its bytes as they are, so that reading it takes no more memory."""
+    with zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+    if any(info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in infos):
+        raise ValueError("compressed entries")
+    if sum(info.file_size for info in infos) > path.stat().st_size:
+        raise ValueError("entries that overlap")
 
 
 class _ZipReader:
@@ -116,7 +127,7 @@ class _ZipReader:
                 read = Archive(_state_dict(value, self._path), "state dict")
             self._check_unfolding(read.tensors)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-            raise InputError(f"{self._path} is damaged: {str(error).splitlines()[0].rstrip('.')}.") from None
+            raise InputError(f"{self._path} is damaged: {first_line(error)}.") from None
         except RefusedError as error:
             raise InputError(f"Cannot read {self._path} as tensors: {error}.") from None
         return read

@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 import torch
 
 from gare.common.errors import InputError
-from gare.model.small_files import read_object
+from gare.common.records import read_object
+from gare.common.redact import first_line, shown
 from gare.model.tokenizer import Tokenizer
 from gare.model.towers import FAMILIES, NAFLEX, family_of, new_model
 from gare.model.weights import Shape
@@ -75,7 +75,7 @@ def config_of(values: Mapping[str, Any], where: str) -> Any:
                 "one of a fixed resolution, such as google/siglip2-base-patch16-224."
             )
         names = ", ".join(family.name for family in FAMILIES.values())
-        raise InputError(f"{where} is a model of the type {short(kind)}; {names} can be used.")
+        raise InputError(f"{where} is a model of the type {shown(kind)}; {names} can be used.")
     family = FAMILIES[kind]
     taken: dict[str, Any] = {key: values[key] for key in family.keys[""] if key in values}
     for tower, own in (("text_config", f"{kind}_text_model"), ("vision_config", f"{kind}_vision_model")):
@@ -147,12 +147,6 @@ def quiet_hub() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def first_line(error: Exception) -> str:
-    """What an error of other software says, in one line."""
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
-
-
 def _check_tower(tower: Any, sizes: list[str], where: str) -> None:
     from transformers.activations import ACT2FN
 
@@ -161,14 +155,14 @@ def _check_tower(tower: Any, sizes: list[str], where: str) -> None:
     if tower.num_channels != 3 if hasattr(tower, "num_channels") else False:
         raise InputError(f"{where} takes images of {tower.num_channels} colours; 3 are needed.")
     if not isinstance(tower.hidden_act, str) or tower.hidden_act not in ACT2FN:
-        raise InputError(f"{where} names the activation {short(tower.hidden_act)}, which transformers does not know.")
+        raise InputError(f"{where} names the activation {shown(tower.hidden_act)}, which transformers does not know.")
     for key, low in (("layer_norm_eps", 0.0), ("attention_dropout", -1e-9)):
         value = getattr(tower, key)
         if type(value) not in (int, float) or not math.isfinite(value) or not low < value < 1:
-            raise InputError(f"{where} has {key}: {short(value)}, which has to lie between 0 and 1.")
+            raise InputError(f"{where} has {key}: {shown(value)}, which has to lie between 0 and 1.")
 
 
 def _check_size(part: Any, key: str, where: str) -> None:
     value = getattr(part, key)
     if type(value) is not int or not 1 <= value <= LIMITS[key]:
-        raise InputError(f"{where} has {key}: {short(value)}; a whole number from 1 to {LIMITS[key]} can be used.")
+        raise InputError(f"{where} has {key}: {shown(value)}; a whole number from 1 to {LIMITS[key]} can be used.")

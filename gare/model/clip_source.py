@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from gare.common.errors import InputError
+from gare.common.records import read_object
+from gare.common.redact import first_line
 from gare.model import pixels, vocabulary
 from gare.model.archive import read_archive
 from gare.model.clip_config import (
@@ -18,7 +20,6 @@ from gare.model.clip_config import (
     OPENAI,
     check_tokenizer,
     config_of,
-    first_line,
     quiet_hub,
     read_config,
     shapes_of,
@@ -27,7 +28,6 @@ from gare.model.open_clip import CONFIG as OPEN_CLIP_CONFIG
 from gare.model.open_clip import Stated, stated_for
 from gare.model.openai_names import config_values, convert_clip
 from gare.model.pixels import OPENAI_PIXELS, Pixels, read_pixels
-from gare.model.small_files import read_object
 from gare.model.tokenizer import Tokenizer
 from gare.model.towers import family_of
 from gare.model.weights import as_floats, compare, read_safetensors, shapes_in

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from gare.common.errors import ConfigError, InputError
+from gare.common.records import read_object
+from gare.common.redact import shown
 from gare.model.pixels import OPENAI_PIXELS, Pixels, read_statistics
-from gare.model.small_files import read_object
 
 CONFIG = "open_clip_config.json"
 KEYS = ("clip.activation", "clip.image_head_width", "clip.text_head_width")
@@ -68,7 +68,7 @@ def stated_for(file: Path, changes: Mapping[str, Any]) -> Stated:
         if key not in KEYS:
             raise ConfigError(f"{key} is no setting of a CLIP model; these are: {', '.join(KEYS)}.")
         if not (value in ACTIVATIONS if key == KEYS[0] else type(value) is int and 1 <= value < 2**16):
-            raise ConfigError(f"{key} cannot be {short(value)}; it is {_choice(key)}.")
+            raise ConfigError(f"{key} cannot be {shown(value)}; it is {_choice(key)}.")
         said = stated.values()[key]
         if said not in (None, value):
             raise ConfigError(f"{key} is {said} in {path}; it cannot be set to {value}.")
@@ -118,7 +118,7 @@ def _of_config(path: Path) -> Stated:
     for name, section in (("vision_cfg", vision), ("text_cfg", text)):
         ratio = section["mlp_ratio"]
         if type(ratio) not in (int, float) or not 0 < ratio < 100:
-            raise InputError(f"{path} has {name}.mlp_ratio {short(ratio)}, which is no ratio.")
+            raise InputError(f"{path} has {name}.mlp_ratio {shown(ratio)}, which is no ratio.")
         sizes[name, "mlp_width"] = int(sizes[name, "width"] * ratio)
     preprocess, quick = values.get("preprocess_cfg") or {}, model.get("quick_gelu", False)
     if not isinstance(preprocess, dict) or type(quick) is not bool:
@@ -136,14 +136,14 @@ def _of_config(path: Path) -> Stated:
 def _pixels(preprocess: Mapping[str, Any], image_size: int, path: Path) -> Pixels:
     """What open_clip does to pictures in evaluation."""
     if preprocess.get("mode", "RGB") != "RGB":
-        raise InputError(f"{path} takes pictures of the mode {short(preprocess['mode'])}; RGB can be used.")
+        raise InputError(f"{path} takes pictures of the mode {shown(preprocess['mode'])}; RGB can be used.")
     size = preprocess.get("size", image_size)
     if size not in (image_size, [image_size, image_size]):
-        raise InputError(f"{path} makes images of {short(size)} pixels, but its image tower takes {image_size}.")
+        raise InputError(f"{path} makes images of {shown(size)} pixels, but its image tower takes {image_size}.")
     resize, mode = preprocess.get("interpolation", "bicubic"), preprocess.get("resize_mode", "shortest")
     if resize not in RESIZES or mode not in RESIZE_MODES:
         raise InputError(
-            f"{path} resizes pictures by interpolation {short(resize)} and resize_mode {short(mode)}; "
+            f"{path} resizes pictures by interpolation {shown(resize)} and resize_mode {shown(mode)}; "
             f"{' or '.join(RESIZES)} and {' or '.join(RESIZE_MODES)} can be used."
         )
     found = read_statistics(preprocess.get("mean"), preprocess.get("std"), path)
@@ -165,11 +165,11 @@ def _refuse_others(section: Mapping[str, Any], known: tuple[str, ...], name: str
         if key not in known and key not in IRRELEVANT and not pooled and not neutral:
             raise InputError(
                 f"{path} describes a model that is not built as OpenAI's CLIP: {f'{name}.' if name else ''}{key} is "
-                f"{short(value)}; only models built so can be imported."
+                f"{shown(value)}; only models built so can be imported."
             )
 
 
 def _whole(value: Any, name: str, path: Path) -> int:
     if type(value) is not int or not 1 <= value < 2**24:
-        raise InputError(f"{path} has {name} {short(value)}; a whole number is needed.")
+        raise InputError(f"{path} has {name} {shown(value)}; a whole number is needed.")
     return value

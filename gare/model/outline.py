@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from gare.common.errors import InputError
+from gare.common.redact import first_line
 from gare.config.model import ModelConfig
-from gare.model.clip_config import first_line
 from gare.model.gare import GareModel
 from gare.model.towers import new_model
 

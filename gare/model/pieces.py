@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +15,9 @@ from typing_extensions import override
 
 from gare.common.errors import InputError
 from gare.common.files import write_json
+from gare.common.records import parse_object, read_object, read_small
+from gare.common.redact import shown
 from gare.model.cleaning import Cleaning, canonical
-from gare.model.small_files import parse_object, read_object, read_small
 from gare.model.tokenizer import RECORD, Tokenizer, recorded_cleaning
 from gare.model.vocabulary import SETTINGS, TOKENIZER, UnfitError, added_tokens, check_added, piece_ids, piece_pairs
 
@@ -153,7 +153,7 @@ def _read(folder: Path, kinds: tuple[str, ...]) -> Pieces:
         raise UnfitError(f"its {TOKENIZER} describes no model")
     kind = model.get("type", "BPE")
     if kind not in kinds:
-        raise UnfitError(f"its {TOKENIZER} is of the kind {short(kind)}, not {' or '.join(kinds)}")
+        raise UnfitError(f"its {TOKENIZER} is of the kind {shown(kind)}, not {' or '.join(kinds)}")
     merges: list[tuple[str, str]] = []
     scores: list[float] = []
     if kind == "BPE":
@@ -179,7 +179,7 @@ def _scored(value: Any) -> tuple[dict[str, int], list[float]]:
             case [str(), int() | float() as score] if math.isfinite(score):
                 pass
             case _:
-                raise UnfitError(f"{short(entry)} is no piece with its score")
+                raise UnfitError(f"{shown(entry)} is no piece with its score")
     if sum(len(piece.encode(errors="replace")) for piece, _ in value) > MAX_PIECES:
         raise UnfitError(f"its pieces have more than {MAX_PIECES} bytes together")
     ids = {piece: id_ for id_, (piece, _) in enumerate(value)}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from gare.common.errors import InputError
 from gare.common.files import write_json
-from gare.model.small_files import read_object
+from gare.common.records import read_object
+from gare.common.redact import shown
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 FILES = (PREPROCESSOR, PROCESSOR)
@@ -121,17 +121,17 @@ def _check_steps(values: dict[str, Any], path: Path) -> None:
     for key in ("do_rescale", "do_normalize"):
         if values.get(key, True) is not True:
             raise InputError(
-                f"{path} says {key}: {short(values[key])}; here frames are always rescaled and normalised."
+                f"{path} says {key}: {shown(values[key])}; here frames are always rescaled and normalised."
             )
     factor = values.get("rescale_factor", 1 / 255)
     if not _is_number(factor) or abs(factor * 255 - 1) > 1e-4:
-        raise InputError(f"{path} says rescale_factor: {short(factor)}; frames are divided by 255 here.")
+        raise InputError(f"{path} says rescale_factor: {shown(factor)}; frames are divided by 255 here.")
 
 
 def _filter(values: dict[str, Any], path: Path) -> str:
     number = values.get("resample", FILTERS.index(BICUBIC))
     if type(number) is not int or not 0 <= number < len(FILTERS):
-        raise InputError(f"{path} says resample: {short(number)}; PIL's filters are 0 to {len(FILTERS) - 1}.")
+        raise InputError(f"{path} says resample: {shown(number)}; PIL's filters are 0 to {len(FILTERS) - 1}.")
     return FILTERS[number]
 
 
@@ -139,21 +139,21 @@ def _shape(values: dict[str, Any], image_size: int, path: Path) -> tuple[bool, i
     """Whether pictures are squeezed, and else their shorter side; what they end as has to be the image tower's."""
     size, crops = values.get("size"), bool(values.get("do_center_crop", True)) and "crop_size" in values
     if values.get("do_pad"):
-        raise InputError(f"{path} says do_pad: {short(values['do_pad'])}; frames are never padded here.")
+        raise InputError(f"{path} says do_pad: {shown(values['do_pad'])}; frames are never padded here.")
     squeezed = isinstance(size, dict) and size.keys() == {"height", "width"}
     short_side = size.get("shortest_edge") if isinstance(size, dict) else size
     if not squeezed and size is not None:
         known = not isinstance(size, dict) or size.keys() == {"shortest_edge"}
         if not known or type(short_side) is not int or not image_size <= short_side < 2**16:
             raise InputError(
-                f"{path} makes images of size {short(size)}; a height and a width or a shortest edge of {image_size} "
+                f"{path} makes images of size {shown(size)}; a height and a width or a shortest edge of {image_size} "
                 "pixels or more can be used."
             )
     ends = values["crop_size"] if crops else size if squeezed else None
     sides = list(ends.values()) if isinstance(ends, dict) else [ends]
     if ends is not None and (not sides or any(type(side) is not int or side != image_size for side in sides)):
         raise InputError(
-            f"{path} makes images of {'crop_size' if crops else 'size'} {short(ends)}, but config.json's image tower "
+            f"{path} makes images of {'crop_size' if crops else 'size'} {shown(ends)}, but config.json's image tower "
             f"takes {image_size} pixels."
         )
     return squeezed, None if squeezed or short_side == image_size else short_side
@@ -162,7 +162,7 @@ def _shape(values: dict[str, Any], image_size: int, path: Path) -> tuple[bool, i
 def _triple(value: Any, key: str, path: Path) -> Triple:
     values = [value] * 3 if _is_number(value) else value
     if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
-        raise InputError(f"{path} has the {key} {short(value)}; three finite numbers are needed, one for each colour.")
+        raise InputError(f"{path} has the {key} {shown(value)}; three finite numbers are needed, one for each colour.")
     return float(values[0]), float(values[1]), float(values[2])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
+from gare.common.redact import names as listed
 from gare.config import Config
 from gare.config.tree import build, check_key, with_value
 from gare.model.accounted import Converted, Row, Source
@@ -20,7 +21,6 @@ from gare.model.clip_config import config_of
 from gare.model.gare import GareModel
 from gare.model.open_clip import OPENAI, Stated
 from gare.model.openai_names import convert_clip, take_block, take_clip
-from gare.model.small_files import plain
 from gare.model.temporal import HEAD_WIDTH
 from gare.model.tokenizer import Tokenizer
 
@@ -46,7 +46,7 @@ def convert(tensors: Mapping[str, Tensor], stated: Stated | None = None) -> Conv
         return _convert_gare(Source(tensors))
     if "visual.conv1.weight" in tensors:
         return convert_clip(tensors, stated or Stated())
-    first = ", ".join(map(plain, sorted(tensors)[:3])) or "nothing"
+    first = listed(sorted(tensors)[:3]) or "nothing"
     raise InputError(
         "The file is neither a checkpoint of the released GARE code (clip.visual.*, psi.*) nor a CLIP of OpenAI or "
         f"open_clip with a vision transformer (visual.conv1.*): it holds {first}, ..."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -13,9 +12,10 @@ from torch import Tensor
 
 from gare.common.errors import InputError
 from gare.common.files import write_json
+from gare.common.records import read_object
+from gare.common.redact import shown
 from gare.common.text import LONGEST_TEXT
 from gare.model.cleaning import Cleaning, clean
-from gare.model.small_files import read_object
 from gare.model.vocabulary import END, MAX_BYTES, SETTINGS, START, WORD_END, Vocabulary, read_vocabulary
 
 PAD_ID = 0
@@ -146,7 +146,7 @@ def recorded_cleaning(folder: Path, unrecorded: Cleaning, known: tuple[Cleaning,
     path = folder / SETTINGS
     cleaning: Any = (read_object(path, MAX_BYTES) if path.is_file() else {}).get(RECORD, unrecorded)
     if cleaning not in known:
-        raise InputError(f"{path} says {RECORD}: {short(cleaning)}, which is not known of tokenizers of its kind.")
+        raise InputError(f"{path} says {RECORD}: {shown(cleaning)}, which is not known of tokenizers of its kind.")
     return cleaning  # type: ignore[no-any-return]
 
 

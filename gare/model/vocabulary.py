@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from gare.common.errors import InputError
-from gare.model.small_files import read_object, read_small
+from gare.common.records import read_object, read_small
+from gare.common.redact import shown
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -65,10 +65,10 @@ def _of_one_file(values: Mapping[str, Any]) -> Vocabulary:
         raise UnfitError(f"its {TOKENIZER} describes no model")
     kind = model.get("type", "BPE")
     if kind != "BPE" or "merges" not in model:
-        raise UnfitError(f"its {TOKENIZER} is of the kind {short(kind)}, not byte pairs")
+        raise UnfitError(f"its {TOKENIZER} is of the kind {shown(kind)}, not byte pairs")
     suffix = model.get("end_of_word_suffix", WORD_END)
     if suffix != WORD_END:
-        raise UnfitError(f"its pieces end words with {short(suffix)}, not {WORD_END}")
+        raise UnfitError(f"its pieces end words with {shown(suffix)}, not {WORD_END}")
     return Vocabulary(piece_ids(model.get("vocab")), piece_pairs(model["merges"]))
 
 
@@ -86,7 +86,7 @@ def _of_two_files(folder: Path) -> Vocabulary:
 
 def piece_ids(value: Any) -> dict[str, int]:
     """Ids of pieces, checked; UnfitError for anything else."""
-    if not isinstance(value, dict) or any(type(id_) is not int or id_ < 0 for id_ in value.values()):
+    if not isinstance(value, dict) or any(type(id_) is not int or not 0 <= id_ < 2**31 for id_ in value.values()):
         raise UnfitError("its vocabulary does not map pieces to ids")
     if len(set(value.values())) < len(value):
         raise UnfitError("two pieces of its vocabulary have the same id")
@@ -101,7 +101,7 @@ def piece_pairs(value: Any) -> list[tuple[str, str]]:
 def _pair(value: Any) -> tuple[str, str]:
     parts = value.split(" ") if isinstance(value, str) else value
     if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-        raise UnfitError(f"{short(value)} is no pair of pieces to merge")
+        raise UnfitError(f"{shown(value)} is no pair of pieces to merge")
     return parts[0], parts[1]
 
 
@@ -114,12 +114,12 @@ def _check(found: Vocabulary) -> None:
     missing = sorted(known - ids.keys())
     if missing:
         raise UnfitError(
-            f"its vocabulary of {len(ids)} pieces lacks {len(missing)} that CLIP's have, such as {short(missing[0])}, "
+            f"its vocabulary of {len(ids)} pieces lacks {len(missing)} that CLIP's have, such as {shown(missing[0])}, "
             "so it belongs to another kind of model"
         )
     for pair in found.merges:
         if not {*pair, "".join(pair)} <= ids.keys():
-            raise UnfitError(f"it merges {short(pair[0])} and {short(pair[1])}, which its vocabulary does not have")
+            raise UnfitError(f"it merges {shown(pair[0])} and {shown(pair[1])}, which its vocabulary does not have")
     lost = ids.keys() - known - {"".join(pair) for pair in found.merges}
     if lost:
         raise UnfitError(f"no merge makes {len(lost)} of its pieces, such as {min(lost)!r:.40}")
@@ -130,7 +130,7 @@ def check_added(ids: Mapping[str, int], added: Iterable[Added]) -> None:
     for token, id_, _ in added:
         if ids.get(token) != id_:
             raise UnfitError(
-                f"it adds the token {short(token)} with the id {short(id_)}, which its vocabulary does not have"
+                f"it adds the token {shown(token)} with the id {shown(id_)}, which its vocabulary does not have"
             )
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gare.common.errors import InputError
-from gare.model.small_files import parse_object, plain
+from gare.common.records import parse_object
+from gare.common.redact import names, shown
 
 MAX_HEADER = 4 * 2**20
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
-SHOWN = 3
 
 Shape = tuple[int, ...]
 
@@ -87,7 +86,7 @@ def _check_layout(header: Mapping[str, Any], size: int, path: Path) -> None:
         span, shape = _span(entry)
         if span is None or span[1] - span[0] != math.prod(shape) * _BITS[entry["dtype"]] // 8:
             raise InputError(
-                f"Cannot read the weights in {path}: the tensor {short(name)} is described as {short(entry)}, which is "
+                f"Cannot read the weights in {path}: the tensor {shown(name)} is described as {shown(entry)}, which is "
                 "no plain tensor of that size."
             )
         spans.append(span)
@@ -110,7 +109,5 @@ def _span(entry: Any) -> tuple[tuple[int, int] | None, Shape]:
     return None, ()
 
 
-def _some(names: list[str]) -> str:
-    if not names:
-        return ""
-    return f" ({', '.join(map(plain, names[:SHOWN]))}{', ...' if len(names) > SHOWN else ''})"
+def _some(missing: list[str]) -> str:
+    return f" ({names(missing)})" if missing else ""

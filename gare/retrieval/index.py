@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, file_digest, write_json
-from gare.common.storage import read_file
+from gare.common.records import LENIENT, checked, load_json
+from gare.common.redact import first_line, shown
 from gare.config import Config
 from gare.data.shards import Split
 from gare.model.checkpoint import WEIGHTS
@@ -44,7 +44,7 @@ class SearchIndex:
     model: GareModel
     tokenizer: Tokenizer
     config: Config
-    videos: list[dict[str, Any]]
+    videos: list[_Video]
 
     @torch.no_grad()
     def search(self, query: str, top: int, *, first_stage: int | None = None) -> list[Hit]:
@@ -66,9 +66,11 @@ class SearchIndex:
             candidates = self.index.first_stage(text, max(first_stage, top), words=words, word_mask=mask)
             places = candidates[0].sort().values
             scores = self.index.score_candidates(text, places[None], words=words, word_mask=mask)[0]
+        if not bool(torch.isfinite(scores).all()):
+            raise InputError("The index holds values that are no finite numbers: it is damaged. Make it again.")
         order = torch.sort(scores, descending=True, stable=True).indices[:top]
         return [
-            Hit(place, float(scores[i]), self.videos[video]["video_id"], self.videos[video]["uri"])
+            Hit(place, float(scores[i]), self.videos[video].video_id, self.videos[video].uri)
             for place, (i, video) in enumerate(zip(order.tolist(), places[order].tolist(), strict=True), start=1)
         ]
 
@@ -97,6 +99,41 @@ def write_index(
     return len(split)
 
 
+class _Video(BaseModel):
+    model_config = LENIENT
+
+    video_id: str
+    uri: str
+
+
+class IndexRecord(BaseModel):
+    """What ``index.json`` has to hold; there may be more in it."""
+
+    model_config = LENIENT
+
+    checkpoint: str
+    weights_sha256: str
+    split: str
+    videos: list[_Video]
+
+
+def read_index_file(folder: Path) -> IndexRecord:
+    """The record of an index's folder; InputError where there is none of this version, or a damaged one."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} is not an index; make one with gare index CHECKPOINT --shards DIR --out {folder}.")
+    try:
+        values = load_json(path.read_bytes())
+        version = values.get("version") if isinstance(values, dict) else None
+        if version == INDEX_VERSION:
+            return checked(IndexRecord, values)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); make the index again.") from None
+    raise InputError(
+        f"The index {folder} has version {shown(version)}; this software reads {INDEX_VERSION}. Make it again."
+    )
+
+
 def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
     """Load an index and the checkpoint it was made with (or a copy of that checkpoint elsewhere).
 
@@ -104,19 +141,8 @@ def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
     """
     from gare.model.checkpoint import load_checkpoint_config, load_model
 
-    try:
-        values = json.loads(read_file(folder / INDEX_FILE) or "")
-        version, videos = values["version"], values["videos"]
-        recorded, weights = Path(values["checkpoint"]), values["weights_sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{folder} is not an index; make one with gare index CHECKPOINT --shards DIR --out {folder}."
-        ) from None
-    if version != INDEX_VERSION:
-        raise InputError(
-            f"The index {folder} has version {version}; this software reads {INDEX_VERSION}. Make it again."
-        )
-    source = checkpoint or recorded
+    found = read_index_file(folder)
+    videos, weights, source = found.videos, found.weights_sha256, checkpoint or Path(found.checkpoint)
     if not (source / WEIGHTS).is_file():
         raise InputError(
             f"The checkpoint {source} of the index {folder} is not there; give its place with --checkpoint."
@@ -128,9 +154,10 @@ def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
         raise InputError(f"The checkpoint {source} has no tokenizer, so a sentence cannot be read.")
     try:
         index = VideoIndex.load(model, folder / VECTORS_FILE)
-    except (OSError, SafetensorError, TypeError) as error:
-        raise InputError(f"Cannot read {folder / VECTORS_FILE}: {error}. Make the index again.") from None
-    named = isinstance(videos, list) and all(isinstance(v, dict) and {"video_id", "uri"} <= v.keys() for v in videos)
-    if not named or len(videos) != len(index):
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"Cannot read {folder / VECTORS_FILE}: {first_line(error)}. Make the index again.") from None
+    if index.frames.shape[-1] != model.dim:
+        raise InputError(f"{folder / VECTORS_FILE} is of another width than the model; make the index again.")
+    if len(videos) != len(index):
         raise InputError(f"{folder / INDEX_FILE} does not name the {len(index)} videos of the index. Make it again.")
     return SearchIndex(index, model, model.tokenizer, load_checkpoint_config(source), videos)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gare.common.files import canonical_json
+from gare.common.records import STRICT
 from gare.common.redact import redact
 from gare.common.text import printable
 
@@ -29,6 +30,8 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9_\-. :/]")
 @dataclass(frozen=True)
 class RunHandle:
     """Where a run is tracked, for other processes: the MLflow store, its experiment and the run's id."""
+
+    __pydantic_config__ = STRICT
 
     uri: str
     experiment: str

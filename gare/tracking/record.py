@@ -7,7 +7,6 @@ from (``gare.tracking.sync``).
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import os
 import time
@@ -23,6 +22,7 @@ from pydantic import BaseModel, Field
 from gare.common.console import warn
 from gare.common.errors import InputError, StorageError
 from gare.common.files import write_json
+from gare.common.records import checked, load_json
 from gare.common.sqlite import at_full_path, sqlite_path, sqlite_uri
 from gare.common.storage import read_file
 from gare.tracking.names import RunHandle, tag_value
@@ -216,7 +216,7 @@ def _parsed(text: str, folder: Path) -> Record:
 
 def _former(text: str, folder: Path) -> Record:
     """A record from the file in which a former version noted address, experiment and id."""
-    handle = RunHandle(**json.loads(text))
+    handle = checked(RunHandle, load_json(text))
     uri, database = handle.uri, sqlite_path(handle.uri)
     if database is not None and not database.is_file():  # moved, perhaps with the run
         beside = [above / database.name for above in folder.resolve().parents[:3]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import re
 import tempfile
 import warnings
@@ -15,7 +14,6 @@ from typing import Any
 import gare
 from gare.common.errors import ConfigError, InputError, RunError
 from gare.common.redact import redact
-from gare.common.storage import read_file
 from gare.tracking.mlflow_tracker import MlflowTracker
 from gare.tracking.names import RunHandle, tag_value
 from gare.tracking.tracker import Refused, Unreachable, tracker_at
@@ -127,11 +125,9 @@ def _save(folder: Path, model: Any, run_id: str, checkpoint: Path, index: Path) 
 
 def check_index(index: Path, weights_sha256: str) -> str:
     """The split an index was made of; InputError when it is none, or of other weights than the checkpoint's."""
-    try:
-        values = json.loads(read_file(index / "index.json") or "")
-        made_with, split = values["weights_sha256"], str(values["split"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{index} is not an index; make one with gare index.") from None
-    if made_with != weights_sha256:
+    from gare.retrieval.index import read_index_file
+
+    values = read_index_file(index)
+    if values.weights_sha256 != weights_sha256:
         raise InputError(f"The index {index} was made with other weights; make it again, or leave out --index.")
-    return split
+    return values.split

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gare.common.records import load_json
 from gare.tracking.names import Point, numbers, points
 
 HISTORY, SYSTEM = "history.jsonl", "system-*.jsonl"
@@ -90,7 +90,7 @@ class Rows:
 
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = load_json(line, nan=True)
     except ValueError:  # half a line of a process that was killed
         return None
     if not isinstance(row, dict):

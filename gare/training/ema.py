@@ -53,9 +53,19 @@ class Ema:
         return {"weights": self._copy(), "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was made; the model has to hold that moment's ``model_state``."""
-        self._average, self._updates = self._copy(), int(state["updates"])
-        self._put(state["weights"])
+        """Go on where ``state_dict`` was made; the model has to hold that moment's ``model_state``.
+
+        Raises ValueError for the state of another model.
+        """
+        weights, updates = state["weights"], state["updates"]
+        fit = all(
+            weights[name].shape == value.shape and bool(torch.isfinite(weights[name]).all())
+            for name, value in self._trained()
+        )
+        if not fit or type(updates) is not int or updates < 0:
+            raise ValueError("the weights of another model, or damaged ones")
+        self._average, self._updates = self._copy(), updates
+        self._put(weights)
 
     def _trained(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, p.detach()) for name, p in self._model.named_parameters() if p.requires_grad)

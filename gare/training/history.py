@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.files import write_text, writing
+from gare.common.records import load_json
 from gare.common.storage import Folder
 
 OnRow = Callable[[dict[str, Any]], None]
@@ -56,9 +57,9 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in content.decode(errors="replace").splitlines():  # a killed writer may have left half a line
         try:
-            row = json.loads(line)
+            row = load_json(line, nan=True)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0:
             rows.append(row)
     return rows

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from gare import __version__
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import digest_of, make_folder, write_json, write_text
 from gare.common.occupied import refuse_occupied
+from gare.common.records import STRICT, checked, load_json
 from gare.common.storage import is_address, read_file
 from gare.config import ADDED, IMPLIED, NOT_THE_EXPERIMENT, Config, yaml
 from gare.config.tree import build, build_saved, diff, to_yaml
@@ -29,6 +31,11 @@ OBJECTIVE = 2
 RandAugment warps as released."""
 PLACES = ("model.clip", "train.init_from")
 CHECKPOINT_NAME = re.compile(r"(epoch|step)-\d+")
+MAX_STATE = 16 * 2**20
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Epochs = Annotated[int, Field(ge=1, le=10**6)]
+Checkpoint = Annotated[str, Field(pattern=f"^{CHECKPOINT_NAME.pattern}$")]
 
 
 @dataclass(frozen=True)
@@ -65,23 +72,25 @@ class RunState:
     epochs added to the finished run, by each ``gare train --extend``.
     """
 
+    __pydantic_config__ = STRICT
+
     config_digest: str
     dataset_digest: str
     selected_by: str = ""
     version: str = __version__
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    seconds: float = 0.0
+    epoch: Count = 0
+    batch: Count = 0
+    step: Count = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
     finished: bool = False
-    last: str | None = None
-    best: str | None = None
+    last: Checkpoint | None = None
+    best: Checkpoint | None = None
     best_metrics: dict[str, float] = field(default_factory=dict)
-    kept: dict[str, float] = field(default_factory=dict)
+    kept: dict[Checkpoint, float] = field(default_factory=dict)
     init_from: dict[str, str] | None = None
     decided: dict[str, Any] = field(default_factory=dict)
-    objective: int = 1
-    extended: list[int] = field(default_factory=list)
+    objective: Count = 1
+    extended: list[Epochs] = field(default_factory=list)
 
     def epochs(self, config: Config) -> int:
         """Epochs of the run, those it was extended by included."""
@@ -290,16 +299,12 @@ def read_state(folder: Path) -> RunState | None:
     return None if text is None else parse_state(text, str(folder / RUN_FILE))
 
 
-def parse_state(text: str, place: str) -> RunState:
+def parse_state(content: str | bytes, place: str) -> RunState:
     """Read a run's record from its text; InputError, naming its ``place``, where it is damaged."""
     try:
-        state = RunState(**json.loads(text))
-    except (ValueError, TypeError) as error:
+        return checked(RunState, load_json(content))
+    except ValueError as error:
         raise InputError(f"{place} is damaged ({error}); remove the folder or choose another runtime.name.") from None
-    names = (state.last, state.best, *(state.kept if isinstance(state.kept, dict) else [0]))
-    if not all(isinstance(name, str | None) for name in names):
-        raise InputError(f"{place} is damaged; remove the folder or choose another runtime.name.")
-    return state
 
 
 def resumed(state: RunState) -> tuple[int, int] | None:

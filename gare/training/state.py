@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from gare.common.errors import InputError
 from gare.common.files import atomic_directory, write_json
 from gare.config import Config
+from gare.model.archive import check_entries
 from gare.model.checkpoint import load_model, save_model
 from gare.model.gare import GareModel
 from gare.training.ema import Ema
@@ -94,12 +96,15 @@ def restore(run_folder: Path, state: RunState, parts: Parts) -> None:
     if not path.is_file():
         raise InputError(f"{folder} has no {TRAINER_FILE}, so training cannot go on from it.")
     try:
+        if zipfile.is_zipfile(path):
+            check_entries(path)
         trainer: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         at_step = int(trainer["step"])
+        optimiser = _fitting(trainer["optimiser"], parts.optimiser)
         parts.model.load_state_dict(saved.state_dict())
         # A run that began before texts were cleaned, or statistics read, goes on as it began.
         parts.model.read_inputs_as(saved)
-        parts.optimiser.load_state_dict(trainer["optimiser"])
+        parts.optimiser.load_state_dict(optimiser)
         for name, part in parts.extras.items():
             part.load_state_dict(trainer["extras"][name])
     except OSError as error:
@@ -110,6 +115,24 @@ def restore(run_folder: Path, state: RunState, parts: Parts) -> None:
         raise InputError(f"{path} is damaged or is another model's ({type(error).__name__}).") from error
     if at_step != state.step:
         raise InputError(f"{path} is of step {at_step}, but the run is at step {state.step}; it is another run's.")
+
+
+def _fitting(saved: Mapping[str, Any], optimiser: Optimizer) -> dict[str, Any]:
+    """The optimiser's state out of a checkpoint, with its settings as they are now; ValueError unless it fits."""
+    groups = optimiser.state_dict()["param_groups"]
+    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
+        raise ValueError("other parameter groups")
+    every = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    kinds = {frozenset(entry) for entry in saved["state"].values()}
+    if len(kinds) > 1 or not kinds <= ({frozenset({"mean", "square"}), frozenset({"step", "exp_avg", "exp_avg_sq"})}):
+        raise ValueError("another optimiser")
+    for number, entry in saved["state"].items():
+        for name, value in entry.items():
+            if value.shape not in ({torch.Size()} if name == "step" else {every[number].shape}):
+                raise ValueError("another shape")
+            if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+                raise ValueError("no finite numbers")
+    return {"state": saved["state"], "param_groups": groups}
 
 
 def sweep(run_folder: Path, state: RunState) -> None:

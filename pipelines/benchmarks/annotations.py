@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gare.common.errors import InputError
+from gare.common.redact import names, shown
 from pipelines.reading import csv_rows, json_value, text_lines
 
 
@@ -124,7 +125,7 @@ class Folder:
         def check(header: list[str]) -> None:
             missing = [column for column in columns if column not in header]
             if missing:
-                raise InputError(f"{path} has no column {', '.join(missing)}; its columns are {', '.join(header)}.")
+                raise InputError(f"{path} has no column {names(missing)}; its columns are {names(header)}.")
 
         return [tuple(row[column].strip() for column in columns) for _, row in csv_rows(path, check)]
 
@@ -152,10 +153,10 @@ class Folder:
             raise InputError(f"{where} names no video.")
         repeated = [video_id for video_id, count in Counter(e.video_id for e in found).items() if count > 1]
         if repeated:
-            raise InputError(f"{where} names the video {repeated[0]!r} more than once.")
+            raise InputError(f"{where} names the video {shown(repeated[0])} more than once.")
         unreadable = [e.video_id for e in found if not e.video_id or not e.video_id.isprintable()]
         if unreadable:
-            raise InputError(f"{where} names the video {unreadable[0]!r}, which cannot be the name of a file.")
+            raise InputError(f"{where} names the video {shown(unreadable[0])}, which cannot be the name of a file.")
         return Split(name, files, published, found)
 
     def _use(self, name: str) -> Path:

@@ -39,6 +39,11 @@ SAYS_NOTHING: Final = frozenset(
 )
 """Kinds that say nothing about a source's content: it is gone, or was not decoded for other reasons."""
 
+MAY_BE_DAMAGE: Final = frozenset(
+    {"empty_file", "unreadable", "no_video", "no_decodable_video", "no_packets", "no_frames", "corrupt", "internal"}
+)
+"""Kinds that a source may have which was sound once, and was cut off or replaced since."""
+
 NOTES: Final[dict[str, str]] = {
     "partial": "some of the file is damaged, or missing at its end",
     "repaired_timestamps": "a few times in the file were missing or went back: those frames got a time between their "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gare.common.errors import InputError
+from gare.common.records import load_json
 from gare.common.shard_file import read_shard
 from gare.schema import DATASET_FILE
 from pipelines.output import Ledger, Output, ShardFile, Unfinished, existing_output
@@ -103,7 +103,7 @@ def _dataset(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path.read_bytes())
     except ValueError:
         values = None
     if not isinstance(values, dict):

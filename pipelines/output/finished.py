@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
+from gare.common.records import load_json
 from gare.common.storage import Folder
 from gare.schema import DATASET_FILE
-from pipelines.output.layout import ShardFile
+from pipelines.output.layout import ShardFile, listed_shards
 
 
 def once_finished(place: Folder) -> dict[int, list[ShardFile]] | None:
@@ -15,7 +14,7 @@ def once_finished(place: Folder) -> dict[int, list[ShardFile]] | None:
     if text is None:
         return {}
     try:
-        shards = [ShardFile(**entry) for entry in json.loads(text)["shards"]]
+        shards = listed_shards(load_json(text)["shards"])
     except (ValueError, KeyError, TypeError):
         return None
     units: dict[int, list[ShardFile]] = {}

@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from gare.common.errors import InputError
 from gare.common.files import digest_of
+from gare.common.records import STRICT, checked
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import LEDGER_FOLDER, SHARD_FOLDER
 from pipelines.manifest import rows_of
 from pipelines.output.recipe import Lacking
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 RECIPE_FILE = "recipe.json"
 MANIFEST_FILE = "manifest.arrow"
 
@@ -31,11 +34,21 @@ MANIFEST_FILE = "manifest.arrow"
 class ShardFile:
     """A finished shard: its name below the shard folder, its rows, size in bytes and SHA-256."""
 
+    __pydantic_config__ = STRICT
+
     file: str
-    unit: int
-    rows: int
-    bytes: int
+    unit: Count
+    rows: Count
+    bytes: Count
     sha256: str
+
+
+def listed_shards(entries: Any) -> list[ShardFile]:
+    """The shards that a record lists; ValueError for anything else, and for a name that leads elsewhere."""
+    shards = checked(list[ShardFile], entries)
+    if any(Path(shard.file).name != shard.file for shard in shards):
+        raise ValueError("a shard's name is a path")
+    return shards
 
 
 def unit_name(unit: int) -> str:

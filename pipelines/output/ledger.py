@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,8 +15,9 @@ import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
 from gare.common.files import canonical_json
+from gare.common.records import load_json
 from gare.schema import LEDGER, LEDGER_FOLDER, RECIPE_KEY, SCHEMA_VERSION, SHARD_FOLDER, VERSION_KEY, stamped
-from pipelines.output.layout import RECIPE_FILE, Output, ShardFile, unit_name
+from pipelines.output.layout import RECIPE_FILE, Output, ShardFile, listed_shards
 
 SHARDS_KEY = b"gare.shards"
 GENERATION_KEY = b"gare.generation"
@@ -158,10 +158,10 @@ def read_ledger(output: Output, unit: int) -> tuple[list[dict[str, Any]], list[S
 
 def remove_leftovers(output: Output, unfinished: Collection[int]) -> None:
     """Remove what an interrupted run left of the unfinished units."""
-    stems = {unit_name(unit) for unit in unfinished}
     for folder in (SHARD_FOLDER, LEDGER_FOLDER):
         for name in output.place.names(folder):
-            if name.lstrip(".")[: len(unit_name(0))] in stems:
+            unit = re.match(r"\.?unit-(\d{6,})(?!\d)", name)
+            if unit is not None and int(unit[1]) in unfinished:
                 output.place.remove(f"{folder}/{name}")
 
 
@@ -174,10 +174,9 @@ def remove_superseded(output: Output, listed: Collection[str]) -> None:
 
 def _listed(name: str, metadata: Mapping[bytes, bytes]) -> tuple[list[ShardFile], int]:
     try:
-        shards = [ShardFile(**entry) for entry in json.loads(metadata[SHARDS_KEY])]
-        generation = int(metadata.get(GENERATION_KEY, b"0"))
-        if all(isinstance(shard.file, str) and Path(shard.file).name == shard.file for shard in shards):
-            return shards, generation
-    except (KeyError, TypeError, ValueError):
+        generation = metadata.get(GENERATION_KEY, b"0").decode("ascii")
+        if re.fullmatch(r"\d{1,6}", generation):
+            return listed_shards(load_json(metadata[SHARDS_KEY])), int(generation)
+    except (KeyError, ValueError):
         pass
     raise Damaged(f"The ledger part {name} does not list its shards.")

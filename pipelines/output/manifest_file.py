@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gare.common.errors import InputError
 from gare.common.files import canonical_json
@@ -123,9 +124,8 @@ def open_units(place: Folder) -> Units:
     for _ in range(2):
         try:
             units = Units(place)
-            if units.schema.equals(MANIFEST):
-                for unit in range(len(units)):
-                    units.batch(unit).validate(full=True)  # unchecked offsets of a damaged file would end the process
+            batches = (units.batch(unit) for unit in range(len(units)))
+            if units.schema.equals(MANIFEST) and len(units) and all(map(_is_sound, batches)):
                 return units
         except (OSError, ValueError, pa.ArrowException):
             place.sha256(MANIFEST_FILE)  # an error of the storage is no damage: it ends here, with its own sentence
@@ -133,6 +133,15 @@ def open_units(place: Folder) -> Units:
         f"{place.named(MANIFEST_FILE)} is damaged. Nothing was changed; put the file back, or prepare into another "
         "folder."
     )
+
+
+def _is_sound(batch: pa.RecordBatch) -> bool:
+    """Whether rows are those of a manifest; raises what pyarrow does where they are not even rows."""
+    batch.validate(full=True)  # unchecked offsets of a damaged file would end the process
+    captions, times = batch.column("captions"), [batch.column(name) for name in ("start_s", "end_s")]
+    missing = any(batch.column(field.name).null_count for field in MANIFEST if not field.nullable)
+    finite = all(pc.all(pc.is_finite(column), min_count=0).as_py() for column in times)
+    return bool(batch.num_rows and finite and not missing and not captions.flatten().null_count)
 
 
 def _write(place: Folder, batches: Iterable[pa.RecordBatch]) -> Kept:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
 from gare.common.occupied import refuse_occupied
+from gare.common.records import load_json
+from gare.common.redact import names, shown
 from gare.common.storage import Folder
 from gare.config.prepare import BEFORE, PrepareConfig
 from gare.schema import LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
@@ -91,7 +92,8 @@ def existing_output(place: str | Path | Folder) -> Output:
     if there is None or not place.exists(MANIFEST_FILE):
         raise InputError(f"{place} has no {RECIPE_FILE} or no {MANIFEST_FILE}; it is no folder of gare prepare.")
     if there["schema_version"] != SCHEMA_VERSION:
-        raise InputError(f"{place} has schema version {there['schema_version']}; this software reads {SCHEMA_VERSION}.")
+        version = shown(there["schema_version"])
+        raise InputError(f"{place} has schema version {version}; this software reads {SCHEMA_VERSION}.")
     try:
         recipe, lacking = read_recipe(there["recipe"])
         output = Output(place, recipe, there["recipe_digest"], there["manifest_sha256"], lacking)
@@ -108,11 +110,11 @@ def _read_recipe(place: Folder) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        values = json.loads(text)
+        values = load_json(text)
     except ValueError:
         values = None
-    keys = {"recipe", "manifest_sha256", "schema_version"}
-    if not isinstance(values, dict) or not keys <= values.keys() or not isinstance(values["recipe"], dict):
+    kinds = {"recipe": dict, "recipe_digest": str, "manifest_sha256": str, "schema_version": int}
+    if not isinstance(values, dict) or not all(isinstance(values.get(key), kind) for key, kind in kinds.items()):
         raise InputError(
             f"{place.named(RECIPE_FILE)} is damaged. Nothing was changed; put the file back, or give another --out."
         )
@@ -123,7 +125,7 @@ def _refuse_other(place: Folder, there: Mapping[str, Any], wanted: Mapping[str, 
     again = "Give another --out, or remove the folder to make it anew."
     if there.get("schema_version") != wanted["schema_version"]:
         raise InputError(
-            f"{place} has schema version {there.get('schema_version')}; this software writes "
+            f"{place} has schema version {shown(there.get('schema_version'))}; this software writes "
             f"{wanted['schema_version']}. {again}"
         )
     if BEFORE.keys() - there["recipe"].keys():
@@ -132,7 +134,11 @@ def _refuse_other(place: Folder, there: Mapping[str, Any], wanted: Mapping[str, 
             "A finished folder trains as it is, but nothing can be added to it: give another --out."
         )
     old, new = _flat(there["recipe"], "prepare."), _flat(wanted["recipe"], "prepare.")
-    changed = [f"{k} was {old.get(k)}, now {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
+    changed = [
+        f"{names([k])} was {shown(old.get(k))}, now {shown(new.get(k))}"
+        for k in {**old, **new}
+        if old.get(k) != new.get(k)
+    ]
     if changed:
         raise InputError(f"{place} was made with another recipe: {'; '.join(changed)}. {again}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from gare.common.errors import InputError
 from gare.common.occupied import refuse_occupied
+from gare.common.records import load_json
 from gare.common.storage import Folder
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
 from pipelines.output import RECIPE_FILE, ShardFile, dataset_digest
@@ -123,7 +123,7 @@ def summed(datasets: Sequence[Dataset], name: str) -> Counter[str] | None:
 def _read(place: Folder, name: str) -> dict[str, Any] | None:
     text = place.read_text(name) if place.size(name) is not None else None
     try:
-        values = None if text is None else json.loads(text)
+        values = None if text is None else load_json(text)
     except ValueError:
         values = {}
     return values if values is None or isinstance(values, dict) else {}

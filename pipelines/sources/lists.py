@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any, Final
+
+from gare.common.records import load_json
 
 SHOWN: Final = 20
 CLOSING: Final = {"[": "]", "(": ")", "{": "}"}
@@ -36,8 +37,8 @@ def listed(cell: str) -> list[str | None] | None:
     """
     if cell[:1] in ("[", "{"):
         try:
-            return _texts(json.loads(cell))
-        except (ValueError, RecursionError):
+            return _texts(load_json(cell, nan=True))
+        except ValueError:
             pass  # not JSON
     opening = _OPENING.match(cell)
     if opening is None:
@@ -102,7 +103,12 @@ def _what_is_wrong(cell: str, at: int) -> str:
 
 def _unescaped(literal: str) -> str:
     body = literal[literal.index(literal[-1]) + 1 : -1]
-    return _ESCAPE.sub(_unescape, body) if "\\" in body else body
+    if "\\" not in body:
+        return body
+    try:  # two halves make a character, as in JSON
+        return _ESCAPE.sub(_unescape, body).encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise NotAListError("a text in it is not valid Unicode: it has half a character") from None
 
 
 def _unescape(escape: re.Match[str]) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from gare.common.errors import InputError
+from gare.common.redact import names, shown
 from gare.schema import MANIFEST
-
-SHOWN = 500
 
 
 @dataclass(frozen=True)
@@ -69,22 +68,16 @@ class Made:
     whole: Mapping[str, str] = field(default_factory=dict)
 
 
-def names(columns: Iterable[str]) -> str:
-    """Column names for a message, in quotes where it would not show what they are."""
-    text = ", ".join(name if name and name == name.strip() and name.isprintable() else repr(name) for name in columns)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
 def check_columns(path: Path, header: Sequence[str], options: SourceOptions) -> None:
     """Raise InputError unless a source with these columns can be read with these options."""
     if not header:
         raise InputError(f"{path} is empty.")
     repeated = [name for name, count in Counter(header).items() if name and count > 1]
     if repeated:
-        raise InputError(f"{path} has the column {repeated[0]!r} twice.")
+        raise InputError(f"{path} has the column {shown(repeated[0])} twice.")
     unknown = [name for name in options.columns if name not in MANIFEST.names]
     if unknown:
-        raise InputError(f"A manifest has no column {unknown[0]}; its columns are {', '.join(MANIFEST.names)}.")
+        raise InputError(f"A manifest has no column {names(unknown[:1])}; its columns are {', '.join(MANIFEST.names)}.")
     needed = ["video_id", "uri", *([] if options.allow_uncaptioned else ["captions"])]
     wanted = [*map(options.source_of, needed), *options.columns.values(), *options.attributes]
     missing = list(dict.fromkeys(name for name in wanted if name not in header))

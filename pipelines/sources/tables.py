@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.manifest import text_suffix
-from pipelines.reading import CsvForm, csv_rows, json_lines, parquet_file
+from pipelines.reading import CsvForm, csv_rows, json_lines, parquet_file, plain_rows
 from pipelines.sources.grouping import Row, group
 from pipelines.sources.options import Made, SourceOptions, check_columns
 
@@ -47,7 +47,7 @@ def from_parquet(path: Path, options: SourceOptions) -> Made:
         def rows() -> Iterator[Row]:
             number = 0
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-                for values in batch.to_pylist():
+                for values in plain_rows(batch, str(path)):
                     number += 1
                     yield Row(f"row {number}", values)
 

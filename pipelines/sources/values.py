@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from gare.common.errors import InputError
 from gare.common.files import canonical_json
+from gare.common.redact import shown
 from pipelines.sources.lists import NotAListError, listed
 
-SHOWN: Final = 60
 NO_CAPTION: Final = frozenset({"nan", "NaN", "None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>"})
 """What pandas, numpy, spreadsheets and databases write for a caption that is not there."""
 
@@ -53,7 +53,7 @@ def _of_cell(cell: str, where: str) -> list[str | None]:
         several = listed(cell)
     except NotAListError as error:
         raise InputError(
-            f"{where}: {_shown(cell)} looks like a list of captions, but {error}; write it as a JSON list of texts."
+            f"{where}: {shown(cell)} looks like a list of captions, but {error}; write it as a JSON list of texts."
         ) from None
     return ([cell] if cell else []) if several is None else several
 
@@ -96,9 +96,4 @@ def attribute(value: Any) -> str:
 
 
 def _refused(value: Any, wanted: str, where: str) -> InputError:
-    return InputError(f"{where}: {_shown(value)} is no {wanted}.")
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+    return InputError(f"{where}: {shown(value)} is no {wanted}.")

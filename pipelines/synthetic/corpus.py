@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,8 @@ from typing import Final
 from gare.common.errors import InputError, RunError
 from gare.common.files import atomic_file, make_folder, write_json
 from gare.common.nodes import usable_cpus
+from gare.common.records import load_json
+from gare.common.redact import shown
 from pipelines.synthetic.encode import encode
 from pipelines.synthetic.plan import SPLITS, Clip, plan
 from pipelines.synthetic.scenes import render
@@ -80,11 +81,13 @@ def _claim(out: Path, identity: dict[str, int]) -> bool:
     marker = out / CORPUS_FILE
     if marker.is_file():
         try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
+            found = load_json(marker.read_bytes())
         except (ValueError, OSError) as error:
             raise InputError(f"{marker} cannot be read ({error}); choose another folder.") from error
         if found != identity:
-            raise InputError(f"{out} holds another corpus ({found} instead of {identity}); choose another folder.")
+            raise InputError(
+                f"{out} holds another corpus ({shown(found)} instead of {identity}); choose another folder."
+            )
         return (out / CAPTIONS_FILE).is_file()
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out} holds other things than a corpus; choose a new or empty folder.")

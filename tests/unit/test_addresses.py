@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import string
+from types import SimpleNamespace
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
 
-from gare.common.addresses import advice_on, as_uri, without_options
+from gare.common import addresses
+from gare.common.addresses import _in_place, advice_on, as_uri, open_address, without_options
 from gare.common.errors import InputError
 from gare.common.storage import Folder
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.changes import _resolve
 from pipelines.decode import DecodeError
 from pipelines.decode.isolated.addresses import local_path, suffix_of
 from pipelines.manifest import load_manifest
@@ -35,7 +37,7 @@ def test_a_key_that_is_no_uri_is_read_letter_by_letter(key):
     assume(any(letter in ' "#<>?[\\]^`{|}é日\U0001f600' for letter in key))
     address = f"s3://bucket/x/{key}.mp4{REGION}"
     assert FileSystem.from_uri(as_uri(address))[1] == f"bucket/x/{key}.mp4"
-    assert _resolve(address)[1] == f"bucket/x/{key}.mp4"
+    assert _in_place(address)[1] == f"bucket/x/{key}.mp4"
     assert as_uri(as_uri(address)) == as_uri(address)
 
 
@@ -58,8 +60,21 @@ def test_a_key_that_is_no_uri_is_read_letter_by_letter(key):
 )
 def test_keys_as_they_are_listed(address, path):
     assert FileSystem.from_uri(as_uri(address + REGION))[1] == path
-    assert _resolve(address + REGION)[1] == path
+    assert _in_place(address + REGION)[1] == path
     assert without_options(address + REGION) == (as_uri(address), REGION)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_key_that_holds_a_percent_sign_is_found_by_its_letters_where_no_other_is_there(tmp_path, monkeypatch, keep):
+    (tmp_path / "bucket").mkdir()
+    bucket = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
+    kept = {"from_uri": lambda uri: (bucket, unquote(uri.removeprefix("s3://").partition("?")[0]))}
+    monkeypatch.setattr("pyarrow.fs.FileSystem", SimpleNamespace(**kept))
+    addresses._kept.cache_clear()
+    for name, found in (("a%20b.mp4", "bucket/a%20b.mp4"), ("a b.mp4", "bucket/a b.mp4")):
+        (tmp_path / "bucket" / name).touch()
+        assert open_address(f"s3://bucket/a%20b.mp4{REGION}", keep=keep)[1] == found
+    addresses._kept.cache_clear()
 
 
 @pytest.mark.parametrize(

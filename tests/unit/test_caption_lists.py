@@ -58,6 +58,10 @@ def test_nothing_in_a_list_is_told_from_text(cell):
     assert listed(cell) == ["a", None]
 
 
+def test_halves_of_a_character_in_a_list_make_it_as_in_json():
+    assert listed(r"['a \ud83d\ude00', 'b']") == ["a \U0001f600", "b"] == listed(r'["a \ud83d\ude00", "b"]')
+
+
 @pytest.mark.parametrize(
     "cell",
     [
@@ -73,6 +77,8 @@ def test_text_in_brackets_stays_text(cell):
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
+        (r"['a \ud83d']", "not valid Unicode"),
+        (r"['a', '\ude00\ud83d']", "not valid Unicode"),
         ("['a' 'b' ... 'y' 'z']", "left out its middle"),
         ("['a', 'b", "does not end"),
         ("['a', 'b'", "does not end"),

@@ -10,7 +10,7 @@ import threading
 import pyarrow as pa
 import pytest
 
-from gare.common.errors import RunError
+from gare.common.errors import InputError, RunError
 from gare.common.files import file_digest
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
@@ -19,6 +19,7 @@ from pipelines.attempts import attempts
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest import write_manifest
 from pipelines.output import Ledger, open_output
+from pipelines.writer import ShardWriter
 from tests.processes import decoders_below, ends, gare, run, start, wait_until
 from tests.videos import make_video
 
@@ -60,6 +61,29 @@ def test_a_decoder_that_cannot_be_started_ends_the_job_with_a_sentence(rows, tmp
     with pytest.raises(RunError, match="could not be started"):
         shards.prepare(tmp_path / "m.parquet", tmp_path / "out", RECIPE, workers=2, local=True)
     assert (threading.active_count(), decoders_below(os.getpid())) == before
+
+
+def test_a_disk_that_is_full_ends_the_decoders_at_once_and_the_same_command_goes_on(rows, tmp_path, monkeypatch):
+    write_manifest(pa.Table.from_pylist(rows, MANIFEST), tmp_path / "m.parquet")
+    before = threading.active_count(), decoders_below(os.getpid())
+    decoded, decode = [], Decoder.decode_clips
+
+    def counted(self, uri, **more):
+        decoded.append(uri)
+        return decode(self, uri, **more)
+
+    def full(self, row):
+        raise InputError("Cannot write the shard: No space left on device.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardWriter, "add", full)
+        patched.setattr(Decoder, "decode_clips", counted)
+        with pytest.raises(InputError, match="No space left"):
+            shards.prepare(tmp_path / "m.parquet", tmp_path / "out", RECIPE, workers=2, local=True)
+        assert (threading.active_count(), decoders_below(os.getpid())) == before
+        assert len(decoded) <= 4
+    report = shards.prepare(tmp_path / "m.parquet", tmp_path / "out", RECIPE, workers=2, local=True)
+    assert report.totals["ok"] == 8
 
 
 def test_interrupted_it_leaves_no_process_and_the_same_command_goes_on(rows, tmp_path):

@@ -199,6 +199,36 @@ def test_a_shard_that_is_damaged_is_made_again_or_the_unit_is_named(made, copy, 
     assert (frames(copy), ShardSet(copy).digest) == (stored, digest)
 
 
+@pytest.mark.parametrize("with_dataset", [True, False])
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_without_a_ledger_part_a_source_that_was_cut_off_is_no_answer(made, copy, with_dataset, content):
+    stored = frames(copy)
+    cut(copy / LEDGER)
+    remove(copy / SHARD)
+    if not with_dataset:
+        (copy / "shards/unit-000000-00.arrow").write_bytes(b"")
+        (copy / "dataset.json").unlink()
+    before, source = files(copy), made / "videos/b.mp4"
+    whole = source.read_bytes()
+    source.write_bytes(content)
+    try:
+        with pytest.raises(InputError, match=r"'b' cannot be decoded again \((empty_file|unreadable)"):
+            shards.prepare(made / "m.parquet", copy, RECIPE)
+    finally:
+        source.write_bytes(whole)
+    assert files(copy) == before
+    shards.prepare(made / "m.parquet", copy, RECIPE)
+    assert frames(copy) == stored
+
+
+def test_a_row_that_never_gave_anything_does_not_hold_up_a_repair(made, copy):
+    stored = frames(copy)
+    for name in ("ledger/unit-000001.parquet", "shards/unit-000001-00.arrow"):
+        cut(copy / name)
+    report = shards.prepare(made / "m.parquet", copy, RECIPE)
+    assert (frames(copy), report.totals["ok"]) == (stored, 3)
+
+
 def test_a_repair_killed_at_its_end_begins_again(made, copy, gone, monkeypatch):
     stored = frames(copy)
     cut(copy / LEDGER)

@@ -118,7 +118,7 @@ DAMAGES = [
     (lambda f: edit(f, lambda v: v.update(totals=[])), "is damaged"),
     (lambda f: edit(f, lambda v: first(v).update(file="../dataset.json")), "is damaged"),
     (lambda f: edit(f, lambda v: first(v).update(file="/etc/passwd")), "is damaged"),
-    (lambda f: edit(f, lambda v: first(v).update(rows="3")), "does not give unit, rows, bytes and SHA-256"),
+    (lambda f: edit(f, lambda v: first(v).update(rows="3")), "shards.0.rows"),
     (lambda f: edit(f, lambda v: v["shards"].append(first(v))), "lists a shard twice"),
     (lambda f: edit(f, lambda v: v["recipe"].update(max_frames=2)), "The recipe in"),
     (lambda f: edit(f, lambda v: v["recipe"].update(policy="best")), "The recipe in"),

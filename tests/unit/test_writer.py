@@ -176,6 +176,14 @@ def test_leftovers_of_unfinished_units_are_removed_and_nothing_else(tmp_path, vi
     remove_leftovers(output, [1])
     assert sorted(f.name for f in output.shards.iterdir()) == [".unit-000000-00.arrow.abc.tmp", "unit-000000-00.arrow"]
     assert not output.ledger(1).exists()
+    for name in ("unit-1000001-00.arrow", "unit-100000-00.arrow", ".unit-1000001-00.arrow.abc.tmp"):
+        (output.shards / name).touch()
+    remove_leftovers(output, [100_000])
+    left = {f.name for f in output.shards.iterdir()}
+    assert {"unit-1000001-00.arrow", ".unit-1000001-00.arrow.abc.tmp"} <= left
+    assert "unit-100000-00.arrow" not in left
+    remove_leftovers(output, [1_000_001])
+    assert not any("1000001" in f.name for f in output.shards.iterdir())
 
 
 def test_another_recipe_is_refused_naming_the_setting(tmp_path, videos):

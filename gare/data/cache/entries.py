@@ -7,7 +7,6 @@ who copies or removes, ``.used`` is shared by those who read. Its time is when t
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import weakref
@@ -18,6 +17,7 @@ from typing import Literal
 
 from gare.common.errors import InputError
 from gare.common.files import make_folder, write_json
+from gare.common.records import load_json
 from gare.data.cache import locks
 from gare.schema import DATASET_FILE
 
@@ -121,7 +121,7 @@ def write_note(folder: Path, source: str, size: int) -> None:
 
 def _note(folder: Path) -> tuple[str, int]:
     try:
-        values = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))
+        values = load_json((folder / NOTE_FILE).read_bytes())
         return str(values["source"]), int(values["bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         return "", 0

@@ -10,6 +10,7 @@ from typing import Any
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, write_json
 from gare.common.occupied import refuse_occupied
+from gare.common.records import load_json
 from gare.common.storage import read_file
 from gare.data.shards import Split
 from gare.retrieval.evaluation.measure import LEVEL, SEED, Measurement
@@ -38,7 +39,7 @@ def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool
         return
     model = Path(identity["checkpoint"]).absolute()
     try:
-        known = json.loads(text)
+        known = load_json(text, nan=True)
         other = [f"{name} {known[name]}" for name in SAME if known[name] != identity[name]]
         if model not in folder.absolute().parents and Path(known["checkpoint"]).absolute() != model:
             other.insert(0, f"checkpoint {known['checkpoint']}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,8 @@ import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, canonical_json
+from gare.common.records import load_json
+from gare.common.redact import first_line
 from gare.retrieval.metrics.counting import Ties
 from gare.retrieval.metrics.ranking import Ranking
 
@@ -85,8 +86,7 @@ def read_queries(path: str | Path) -> QueryTable:
         table = pq.ParquetFile(path).read()
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"Cannot read {path} as a table of ranks: {first_line}.") from None
+        raise InputError(f"Cannot read {path} as a table of ranks: {first_line(error)}.") from None
     said = _metadata(path, table)
     names, galleries, ties = pc.unique(table["ranking"]).to_pylist(), said["gallery"], said["ties"]
     if set(names) != set(galleries):
@@ -123,7 +123,7 @@ def _metadata(path: Path, table: pa.Table) -> dict[str, Any]:
         raise InputError(f"{path} has format {version.decode(errors='replace')}; this software reads {FORMAT}.")
     try:
         said: dict[str, Any] = {key: there[KEY + key].decode() for key in SAID}
-        said["gallery"] = json.loads(said["gallery"])
+        said["gallery"] = load_json(said["gallery"])
     except (KeyError, ValueError):
         raise foreign from None
     sizes = said["gallery"].values() if isinstance(said["gallery"], dict) else [None]

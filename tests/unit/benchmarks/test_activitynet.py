@@ -90,7 +90,7 @@ def test_a_share_that_is_none_is_a_mistake_of_the_command_line(small, command, t
         ("val_1.json", {"v_x": []}, "'v_x' has no list of sentences"),
         ("val_1.json", {"v_x": {"sentences": "one"}}, "'v_x' has no list of sentences"),
         ("val_1.json", {"v_x": {"sentences": ["one", None]}}, "'v_x' has no list of sentences"),
-        ("val_1.json", {"\ud800": {"sentences": ["one"]}}, "cannot be the name of a file"),
+        ("val_1.json", {"\ud800": {"sentences": ["one"]}}, "not valid Unicode"),
         ("train.json", {"v_\x00": {"sentences": ["one"]}}, "cannot be the name of a file"),
         ("val_ids.json", {"v_x": 1}, "is not a list of ids"),
         ("val_ids.json", [1], "is not a list of ids"),
