@@ -22,9 +22,8 @@ from rich.markup import escape
 import gare
 from gare.common.console import notes
 from gare.common.errors import GareError, InputError
-from gare.common.redact import sentence
+from gare.common.redact import printable_json, sentence
 from gare.common.signals import Stopped, stopping
-from gare.common.text import printable_json
 from gare.jobs.places import refuse_foreign_paths
 
 Result = Mapping[str, Any] | None

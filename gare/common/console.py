@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Column, Table
 from rich.text import Text
 
-from gare.common.text import printable
+from gare.common.redact import printable
 
 PLAIN_LINE_SECONDS = 5.0
 PLAIN_WIDTH = 160

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import GareError, InputError, RunError
-from gare.common.text import printable_json
+from gare.common.redact import printable_json
 
 DIGEST_CHARACTERS = 16
 LOCK_FILE = ".lock"

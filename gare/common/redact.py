@@ -8,8 +8,6 @@ from itertools import islice
 from reprlib import Repr
 from typing import Any
 
-from gare.common.text import printable
-
 LONGEST_MESSAGE = 2000
 MAX_SHOWN = 100
 MAX_NAMES = 12
@@ -20,11 +18,25 @@ _PARAMETER = re.compile(
     r"""=[^&;\s"'<>]+""",
     re.IGNORECASE,
 )
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+"""What is obeyed instead of shown: controls but tab and newline, changes of direction; and what is no character."""
 
 
 def redact(text: str) -> str:
     """Replace user names, passwords and secret parameters of every address in a text by ``***``."""
     return _PARAMETER.sub(r"\1=***", _USER.sub("***@", text))
+
+
+def printable(text: str) -> str:
+    """Write what a terminal or a page would obey as the escape sequence of its code point; leave the rest as it is."""
+    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def printable_json(text: str) -> str:
+    """The same JSON, with JSON's own escapes for what a terminal would obey and for halves of surrogate pairs."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def sentence(text: str) -> str:

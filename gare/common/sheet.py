@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gare.common.files import atomic_file
-from gare.common.text import printable
+from gare.common.redact import printable
 
 Picture = NDArray[np.uint8]
 PLAIN = "#bbbbbb"

@@ -32,21 +32,6 @@ LONGEST_TEXT: Final = 10_000
 PLAIN_NAME: Final = re.compile(r"\w[\w .+=@-]{0,99}")
 """Names that are safe as those of files and folders; in bytes they may still be too long (``folder_name``)."""
 
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
-"""What is obeyed instead of shown: controls but tab and newline, changes of direction; and what is no character."""
-
-
-def printable(text: str) -> str:
-    """Write what a terminal or a page would obey as the escape sequence of its code point; leave the rest as it is."""
-    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
-
-
-def printable_json(text: str) -> str:
-    """The same JSON, with JSON's own escapes for what a terminal would obey and for halves of surrogate pairs."""
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
-
 
 def folder_name(text: str) -> str:
     """The name of a folder for what is called ``text``: the text itself where it is plain, else one of its own."""

@@ -14,7 +14,7 @@ from rich.markup import escape
 from gare.common.console import note, notes
 from gare.common.errors import GareError, RunError
 from gare.common.records import load_json
-from gare.common.text import printable
+from gare.common.redact import printable
 from gare.jobs.client import Cluster, Job, UnreachableError
 
 AWAY_SECONDS = 300.0

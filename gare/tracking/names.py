@@ -11,8 +11,7 @@ from typing import Any
 
 from gare.common.files import canonical_json
 from gare.common.records import STRICT
-from gare.common.redact import redact
-from gare.common.text import printable
+from gare.common.redact import printable, redact
 
 NAME_CHARACTERS = 250
 PARAMETER_CHARACTERS = 6000

@@ -12,7 +12,7 @@ from gare.cli.jobs import _print_line
 from gare.common import console
 from gare.common.console import note, print_table, say, warn
 from gare.common.errors import InputError
-from gare.common.text import printable
+from gare.common.redact import printable
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[5;5H\x1b[31m\x9b31m\u202efdp.exe\u2066 [red]x[/red] :smile: \udcff\rover\x08\x00"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\x1b[5;5H\x1b[31m\x9b31m\u202efdp.exe\u2066 [red]x[/red] :smile: \udcff\rover\x08\x00"

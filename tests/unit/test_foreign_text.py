@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from gare.cli import main
 from gare.common.errors import InputError
 from gare.common.files import write_json
+from gare.common.redact import printable_json
 from gare.common.sheet import _plain
-from gare.common.text import LONGEST_TEXT, folder_name, printable_json
+from gare.common.text import LONGEST_TEXT, folder_name
 from gare.data.shards import ShardSet
 from gare.model import tokenizer as tokenizer_module
 from gare.model.tokenizer import Tokenizer

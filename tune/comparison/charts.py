@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gare.common.page.figures import BAR, FAINT, GOOD, GROUND, INK, LINE, canvas, inline_svg
-from gare.common.text import printable
+from gare.common.redact import printable
 from tune.comparison.axis import Axis, span_axis
 from tune.comparison.curves import Points
 

@@ -7,7 +7,7 @@ from typing import Any
 from gare.common.page import render as render_page
 from gare.common.page import share
 from gare.common.page.figures import drawing
-from gare.common.text import printable
+from gare.common.redact import printable
 from tune.comparison import names
 from tune.comparison.importance import PER_KEY
 from tune.comparison.names import duration, figure, plain_metric, short_keys

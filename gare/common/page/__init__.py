@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from gare.common.text import printable
+from gare.common.redact import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment

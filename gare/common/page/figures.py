@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
-from gare.common.text import printable
+from gare.common.redact import printable
 
 if TYPE_CHECKING:
     from markupsafe import Markup
