@@ -10,7 +10,7 @@ import pytest
 
 from tests.fuzz import SECONDS
 
-QUICK = 8
+QUICK = 6
 FULL = 200
 
 
@@ -30,7 +30,7 @@ def check(found: dict, count: int) -> None:
     assert not wrong, "\n".join(wrong)
     assert len(found) > 40
     for name, came in found.items():
-        assert came["mutants"] > 0.9 * count, name
+        assert came["mutants"] > 0.7 * count, name
         assert came["same"] + came["other"] + came["sentence"] == came["mutants"], name
     assert sum(came["sentence"] for came in found.values()) > len(found) * count / 2
 
