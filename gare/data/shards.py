@@ -58,7 +58,7 @@ class Split:
         for number, table in enumerate(tables):
             light = table.select(["video_id", "uri", "split", "captions", "attributes"]).to_pylist()
             for row, values in enumerate(light):
-                attributes = {name: _bounded(value) for name, value in values["attributes"] or []}
+                attributes = {name: _bounded(value) for name, value in values["attributes"] or [] if value is not None}
                 if belongs(values["split"], attributes):
                     self._where.append((number, row))
                     self.videos.append(

@@ -16,7 +16,7 @@ from gare.common.errors import InputError
 from gare.common.shard_file import read_shard
 from gare.config import DataConfig
 from gare.data.batches import load_frames
-from gare.data.shards import LIGHT, ShardSet
+from gare.data.shards import LIGHT, ShardSet, Split
 from gare.data.views import View
 from gare.schema import SHARD_FOLDER
 from tests import toy
@@ -136,3 +136,13 @@ def test_a_flipped_offset_is_refused_before_it_is_followed(folder):
     path.write_bytes(data)
     with pytest.raises(InputError, match="is damaged"):
         ShardSet(folder)
+
+
+def test_an_attribute_without_a_value_is_none_of_the_video(folder):
+    with pa.ipc.open_file(folder / SHARD_FOLDER / "unit-000000-00.arrow") as reader:
+        table = reader.read_all()
+    place = table.schema.get_field_index("attributes")
+    pairs = [[("colour", None), ("shape", "square")]] * len(table)
+    table = table.set_column(place, table.schema.field(place), pa.array(pairs, table.schema.field(place).type))
+    split = Split(folder, "train", [table], lambda *_: True)
+    assert {tuple(video.attributes.items()) for video in split.videos} == {(("shape", "square"),)}
