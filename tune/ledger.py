@@ -13,15 +13,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gare.common.errors import InputError
-from gare.common.files import canonical_json, write_json
+from gare.common.files import write_json
 from gare.common.records import STRICT, checked, load_json, read_small
 from gare.common.redact import first_line, shown
 from gare.config import Config
-from gare.config.tree import build_saved, with_overrides
+from gare.config.tree import build_saved, check_key
 
 SWEEP_FILE = "sweep.json"
 VERSION = 2
 READABLE = (1, 2)
+SEED = "train.seed"
 MAX_BYTES = 256 * 2**20
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -125,11 +126,14 @@ class Ledger:
                 raise InputError(
                     f"{path} has version {shown(values['version'])}; this gare reads versions 1 and {VERSION}."
                 )
-            config = build_saved(values["config"], str(path))
+            build_saved(values["config"], str(path))
             trials = [trial | {"metrics": finite(trial.get("metrics", {}))} for trial in values["trials"]]
             ledger = checked(cls, values | {"trials": trials, "version": VERSION})
-            for overrides in {canonical_json(trial.overrides): trial.overrides for trial in ledger.trials}.values():
-                with_overrides(config, overrides)
+            for trial in ledger.trials:
+                for key in trial.overrides:
+                    check_key(key)
+                if type(trial.overrides.get(SEED, 0)) is not int:
+                    raise ValueError(f"{SEED} is {shown(trial.overrides[SEED])}")  # noqa: TRY301
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {first_line(error)}).") from None
         return ledger
