@@ -13,17 +13,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gare.common.errors import InputError
-from gare.common.files import canonical_json, write_json
+from gare.common.files import write_json
 from gare.common.records import STRICT, checked, load_json
 from gare.common.redact import first_line, shown
 from gare.common.storage import read_file
 from gare.config import Config
-from gare.config.tree import build_saved, with_overrides
+from gare.config.tree import build_saved, check_key
 from gare.training.run import moved
 
 SWEEP_FILE = "sweep.json"
 VERSION = 2
 READABLE = (1, 2)
+SEED = "train.seed"
 MAX_BYTES = 256 * 2**20
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -136,8 +137,11 @@ class Ledger:
                 values["config"] = here.model_dump(mode="json")
             trials = [trial | {"metrics": finite(trial.get("metrics", {}))} for trial in values["trials"]]
             ledger = checked(cls, values | {"trials": trials, "version": VERSION})
-            for overrides in {canonical_json(trial.overrides): trial.overrides for trial in ledger.trials}.values():
-                with_overrides(config, overrides)
+            for trial in ledger.trials:
+                for key in trial.overrides:
+                    check_key(key)
+                if type(trial.overrides.get(SEED, 0)) is not int:
+                    raise ValueError(f"{SEED} is {shown(trial.overrides[SEED])}")  # noqa: TRY301
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {first_line(error)}).") from None
         for trial in ledger.trials:

@@ -53,11 +53,11 @@ def shown(value: Any) -> str:
     return _cut(_SHORT.repr(value))
 
 
-def names(values: Iterable[Any]) -> str:
+def names(values: Iterable[Any], most: int = MAX_NAMES) -> str:
     """Names from a file, such as columns: the first of them, in quotes where it would not show what they are."""
-    first = list(islice(values, MAX_NAMES + 1))
-    texts = [name if _is_plain(name) else shown(name) for name in first[:MAX_NAMES]]
-    return ", ".join([*map(_cut, texts), *(["..."] if len(first) > MAX_NAMES else [])])
+    first = list(islice(values, most + 1))
+    texts = [name if _is_plain(name) else shown(name) for name in first[:most]]
+    return ", ".join([*map(_cut, texts), *(["..."] if len(first) > most else [])])
 
 
 def first_line(error: BaseException) -> str:

@@ -110,4 +110,4 @@ def _span(entry: Any) -> tuple[tuple[int, int] | None, Shape]:
 
 
 def _some(missing: list[str]) -> str:
-    return f" ({names(missing)})" if missing else ""
+    return f" ({names(missing, 3)})" if missing else ""
