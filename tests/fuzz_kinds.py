@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from gare.cli.compare_runs import cautions_of
-from gare.tracking.feed import Tail
 
+from gare.cli.compare import cautions_of
 from gare.cli.selection import selection
 from gare.common.files import write_json
 from gare.common.storage import Folder
@@ -31,14 +30,15 @@ from gare.retrieval.metrics.paired import compare_tables
 from gare.retrieval.metrics.query_table import Queries, QueryTable, read_queries, write_queries
 from gare.retrieval.metrics.ranking import Ranking
 from gare.schema import MANIFEST
+from gare.tracking.record import Record, read_handle, read_record, write_record
 from gare.tracking.registry import check_index
+from gare.tracking.rows import Tail
 from gare.training.extras import Extras
 from gare.training.history import last_epoch, read_history
 from gare.training.local import fit_local
 from gare.training.loop import build_model
 from gare.training.run import RUN_FILE, outdated, progress, read_state, resolve_checkpoint, summary
 from gare.training.state import TRAINER_FILE, Parts, restore
-from gare.training.tracked import read_handle
 from pipelines.benchmarks import BENCHMARKS
 from pipelines.benchmarks.annotations import Options
 from pipelines.benchmarks.build import make_manifest
@@ -369,7 +369,7 @@ def runs(folder: Path) -> Iterator[Kind]:
 
         trial = Trial("a", {}, str(run), "done")
         rows = read_history(history)
-        tail = Tail(history).peek(100)
+        tail = [row for rows in Tail(history).batches() for row in rows]
         return [
             [one.as_json() for one in read_curves(run.parent, [trial], "dev/t2v/R@1")],
             len(rows),
@@ -384,7 +384,13 @@ def runs(folder: Path) -> Iterator[Kind]:
     )
     handle = run / "mlflow.json"
     write_json(handle, {"uri": "sqlite:///a.db", "experiment": "gare", "run_id": "abc"})
-    yield Kind("mlflow.json", handle, lambda: read_handle(run), "json")
+    yield Kind("mlflow.json", handle, lambda: str(read_handle(run)), "json")
+    told = folder / "told"
+    told.mkdir()
+    record = Record(uri="sqlite:///a.db", experiment="gare", run_id="abc", token="t", tags={"a": "b"}, begun_ms=5)
+    record.add_metrics({"best/dev": 1.5}, 3)
+    write_record(told, record)
+    yield Kind("tracking.json", told / "tracking.json", lambda: str(read_record(told)), "json")
     yield Kind("config.yaml of a run", run / "config.yaml", lambda: to_yaml(load_saved(run / "config.yaml")), "yaml")
 
     sweep_config = load_config(None, [

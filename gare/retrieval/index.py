@@ -13,6 +13,7 @@ from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, file_digest, write_json
 from gare.common.records import LENIENT, checked, load_json
 from gare.common.redact import first_line, shown
+from gare.common.storage import read_file
 from gare.config import Config
 from gare.data.shards import Split
 from gare.model.checkpoint import WEIGHTS
@@ -120,14 +121,15 @@ class IndexRecord(BaseModel):
 def read_index_file(folder: Path) -> IndexRecord:
     """The record of an index's folder; InputError where there is none of this version, or a damaged one."""
     path = folder / INDEX_FILE
-    if not path.is_file():
+    text = read_file(path)
+    if text is None:
         raise InputError(f"{folder} is not an index; make one with gare index CHECKPOINT --shards DIR --out {folder}.")
     try:
-        values = load_json(path.read_bytes())
+        values = load_json(text)
         version = values.get("version") if isinstance(values, dict) else None
         if version == INDEX_VERSION:
             return checked(IndexRecord, values)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is damaged ({first_line(error)}); make the index again.") from None
     raise InputError(
         f"The index {folder} has version {shown(version)}; this software reads {INDEX_VERSION}. Make it again."
@@ -156,8 +158,6 @@ def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
         index = VideoIndex.load(model, folder / VECTORS_FILE)
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"Cannot read {folder / VECTORS_FILE}: {first_line(error)}. Make the index again.") from None
-    if index.frames.shape[-1] != model.dim:
-        raise InputError(f"{folder / VECTORS_FILE} is of another width than the model; make the index again.")
     if len(videos) != len(index):
         raise InputError(f"{folder / INDEX_FILE} does not name the {len(index)} videos of the index. Make it again.")
     return SearchIndex(index, model, model.tokenizer, load_checkpoint_config(source), videos)

@@ -8,6 +8,7 @@ import pytest
 
 from gare.cli.register import best_run, register_run
 from gare.common.errors import ConfigError, InputError
+from gare.retrieval.index import INDEX_VERSION
 from gare.tracking import read_handle
 from gare.tracking.mlflow_tracker import client
 from gare.training.local import fit_local
@@ -83,7 +84,8 @@ def test_what_cannot_be_registered_is_said(trained, toy_shards, tmp_path):
         register_run(tmp_path, "x")
     with pytest.raises(InputError, match="is not an index"):
         register_run(trained, "x", index=tmp_path)
-    (tmp_path / "index.json").write_text(json.dumps({"weights_sha256": "0", "split": "test"}))
+    record = {"version": INDEX_VERSION, "checkpoint": str(trained), "split": "test", "videos": []}
+    (tmp_path / "index.json").write_text(json.dumps(record | {"weights_sha256": "0"}))
     with pytest.raises(InputError, match="other weights"):
         register_run(trained, "x", index=tmp_path)
     with pytest.raises(InputError, match="There is no folder"):
