@@ -371,7 +371,7 @@ def runs(folder: Path) -> Iterator[Kind]:
         rows = read_history(history)
         tail = [row for rows in Tail(history).batches() for row in rows]
         return [
-            [one.as_json() for one in read_curves(run.parent, [trial], "dev/t2v/R@1")],
+            [one.as_json() for one in read_curves([trial], "dev/t2v/R@1")],
             len(rows),
             len(tail),
             len(last_epoch(rows)),
@@ -387,7 +387,7 @@ def runs(folder: Path) -> Iterator[Kind]:
     yield Kind("mlflow.json", handle, lambda: str(read_handle(run)), "json")
     told = folder / "told"
     told.mkdir()
-    record = Record(uri="sqlite:///a.db", experiment="gare", run_id="abc", token="t", tags={"a": "b"}, begun_ms=5)
+    record = Record(uri="sqlite:///a.db", experiment="gare", run_id="abc", tags={"a": "b"}, begun_ms=5)
     record.add_metrics({"best/dev": 1.5}, 3)
     write_record(told, record)
     yield Kind("tracking.json", told / "tracking.json", lambda: str(read_record(told)), "json")
