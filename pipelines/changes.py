@@ -90,7 +90,7 @@ def _digest(uri: str) -> str:
         return file_digest(path)
     system, remote = open_address(uri, keep=True)
     digest = hashlib.sha256()
-    with system.open_input_stream(remote) as stream:
+    with system.open_input_stream(remote, compression=None) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -10,6 +10,7 @@ from typing import Any
 
 from gare.common.errors import GareError, RunError
 from gare.common.nodes import Selector
+from gare.common.redact import first_line
 from pipelines import data_context
 from pipelines.attempts import UnitCounts
 from pipelines.output import Output
@@ -81,8 +82,7 @@ def _counts(dataset: Any) -> Iterator[UnitCounts]:
                 raise RunError(f"Unit {row['unit']} could not be finished: {row['error'].rstrip('.')}. {AGAIN}")
             yield UnitCounts(*(int(row[name]) for name in COUNTS))
     except RayError as error:
-        first = str(error).strip().splitlines()[0]
-        raise RunError(f"The data job stopped: {first}. {AGAIN}") from error
+        raise RunError(f"The data job stopped: {first_line(error)}. {AGAIN}") from error
 
 
 def _task(batch: dict[str, Any], output: Output, work: Work) -> dict[str, Any]:

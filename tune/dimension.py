@@ -12,6 +12,7 @@ import numpy as np
 
 from gare.common.errors import ConfigError
 from gare.common.files import canonical_json, digest_of
+from gare.common.records import is_number
 from gare.config.tree import check_key
 
 Form = Literal["choice", "grid", "uniform", "loguniform", "int"]
@@ -102,7 +103,7 @@ def _nearest_form(spec: Any) -> str:
 def _bounds(key: str, form: str, values: Sequence[Any]) -> tuple[Any, Any]:
     kind: Callable[[Any], Any] = int if form == "int" else float
     wanted = int if form == "int" else (int, float)
-    numbers = [v for v in values if isinstance(v, wanted) and not isinstance(v, bool) and math.isfinite(v)]
+    numbers = [v for v in values if isinstance(v, wanted) and is_number(v, below=1e300)]
     if len(values) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
         what = "whole numbers" if form == "int" else "numbers"
         raise ConfigError(f"sweep.space: {key} needs two {what} [low, high] after {form}, not {list(values)!r}.")

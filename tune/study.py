@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from gare.common.console import warn
 from gare.common.errors import ConfigError, RunError
 from gare.common.files import canonical_json, make_folder
+from gare.common.redact import first_line
 from gare.common.sqlite import sqlite_uri
 from gare.config import Config
 from gare.config.tree import with_overrides
@@ -208,11 +209,11 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
     try:
         return _opened(path)
     except OperationalError as error:  # of the disk or of locks, not of what is in the file
-        raise RunError(f"Cannot use {path}: {_line(error)}.") from None
+        raise RunError(f"Cannot use {path}: {first_line(error)}.") from None
     except (SQLAlchemyError, RuntimeError) as error:
         aside = path.with_name(path.name + ".damaged")
         path.replace(aside)
-        warn(f"{path} cannot be read, so it is now {aside.name}, and made again from the ledger: {_line(error)}.")
+        warn(f"{path} cannot be read, so it is now {aside.name}, and made again from the ledger: {first_line(error)}.")
         return _opened(path)
 
 
@@ -220,10 +221,6 @@ def _opened(path: Path) -> optuna.storages.RDBStorage:
     storage = optuna.storages.RDBStorage(sqlite_uri(path))
     storage.get_all_studies()
     return storage
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
 
 
 def _searched(ledger: Ledger) -> list[Trial]:

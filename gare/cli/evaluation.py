@@ -117,9 +117,11 @@ def run_evaluation(
     from gare.retrieval.evaluation.report import REPORT_FILE, write_report
     from gare.retrieval.evaluation.results import METRICS_FILE, RESULT_FILES, refuse_another, write_results
     from gare.retrieval.sheet import contact_sheet
+    from gare.training.replicas import weights_digest
 
     config, bank = scorer.config, None
     identity = _identity(chosen, checkpoint, split, dataset, config, wanted)
+    identity["weights_digest"] = weights_digest(scorer.model)
     refuse_another(out, identity, overwrite=wanted.overwrite)
     if wanted.sheet is not None:
         refuse_part(wanted.sheet)

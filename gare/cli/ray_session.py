@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from gare.common.errors import RunError
-from gare.common.redact import redact
+from gare.common.redact import first_line, redact
 from gare.common.signals import keeping_signals
 from gare.common.token import make_token, protect_token, told_token, use_token, wrong_token
 from gare.config import RuntimeConfig
@@ -65,7 +65,7 @@ def _join(address: str) -> None:
     except ray.exceptions.AuthenticationError:
         raise RunError(wrong_token(f"The cluster at {address}")) from None
     except (OSError, RuntimeError, ValueError) as error:
-        why = str(error).splitlines()[0].rstrip(".")
+        why = first_line(error)
         raise RunError(
             f"Cannot reach Ray: {why}. Its head may be down, or want another token; {told_token()}."
         ) from None

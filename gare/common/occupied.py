@@ -36,6 +36,14 @@ OWNED = {name for _, sets in TELLING for names in sets for name in names} | {
     "mlflow.json",
 }
 OWNED_SUFFIXES = {".safetensors", ".pt", ".arrow", ".bin"}
+OWNED_BESIDE = {
+    "ranks.parquet": "metrics.json",
+    "report.html": "metrics.json",
+    "best.yaml": "comparison.html",
+    "comparison.json": "comparison.html",
+    "comparison.html": "comparison.json",
+}
+"""Files that anyone may name so, and the file beside which they are ours."""
 
 
 def lies_in(folder: Path) -> Kind | None:
@@ -57,6 +65,8 @@ def refuse_occupied(folder: Path, *allowed: Kind) -> None:
 
 def refuse_part(file: Path) -> None:
     """InputError where a file to write exists and is a part of a run, a checkpoint, a dataset or the like."""
-    if (file.name in OWNED or file.suffix in OWNED_SUFFIXES) and file.exists():
+    beside = OWNED_BESIDE.get(file.name)
+    owned = file.name in OWNED or file.suffix in OWNED_SUFFIXES
+    if (owned or (beside is not None and file.with_name(beside).exists())) and file.exists():
         kind = lies_in(file.parent)
         raise InputError(f"{file} is a part of {kind or 'something else'}, never written over; choose another file.")

@@ -57,6 +57,11 @@ def checked(kind: type[T], value: Any) -> T:
         raise ValueError(f"{place} is {shown(first['input'])}: {message[0].lower()}{message[1:]}") from None
 
 
+def is_number(value: Any, *, below: float = 1e6) -> bool:
+    """Whether a value of JSON is a number, finite and closer to zero than ``below``."""
+    return type(value) in (int, float) and abs(value) < below
+
+
 def read_small(path: Path, limit: int = MAX_BYTES) -> bytes:
     """A file's bytes; InputError when it cannot be read or has more than ``limit``."""
     try:

@@ -27,7 +27,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 from gare.common.addresses import as_uri, without_options
 from gare.common.errors import InputError, StorageError
 from gare.common.files import atomic_file, indented_json, make_folder, writing
-from gare.common.redact import redact
+from gare.common.redact import first_line, redact
 from gare.common.text import decode
 
 SCHEMES = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
@@ -58,10 +58,10 @@ class Folder:
 
     @classmethod
     def at(cls, place: str | Path) -> Folder:
-        """The folder of a path (made absolute) or an address; InputError for a scheme that cannot be opened."""
+        """The folder of a path (made absolute) or an address; InputError for one that cannot be opened."""
         text = str(place)
         if not is_address(text):
-            return cls(str(Path(text).absolute()))
+            return cls(_in_utf8(str(Path(text).absolute())))
         text = as_uri(text)
         parts = urlsplit(text)
         if parts.scheme == "file":
@@ -96,7 +96,7 @@ class Folder:
 
     def named(self, name: str) -> str:
         """What messages call a file of the folder."""
-        return f"{self}/{name}"
+        return f"{str(self).rstrip('/')}/{name}"
 
     def exists(self, name: str = "") -> bool:
         """Whether there is such a file or folder."""
@@ -113,8 +113,12 @@ class Folder:
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """Name and size in bytes of the files directly in a folder below."""
-        found = self._read(below, lambda system, path: system.get_file_info(FileSelector(path, allow_not_found=True)))
-        return {info.base_name: int(info.size or 0) for info in found if info.type == FileType.File}
+
+        def files(system: Any, path: str) -> dict[str, int]:
+            found = system.get_file_info(FileSelector(path, allow_not_found=True))
+            return {info.base_name: int(info.size or 0) for info in found if info.type == FileType.File}
+
+        return self._read(below, files)
 
     def tree(self, below: str = "") -> dict[str, int]:
         """Name and size in bytes of all files below a folder, at any depth; names are relative to it.
@@ -124,11 +128,11 @@ class Folder:
         system, path = self._open(below)
         with self._sentence("read", below):
             found = system.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
-        sizes = {
-            info.path.removeprefix(path).lstrip("/"): int(info.size or 0)
-            for info in found
-            if info.type == FileType.File
-        }
+            sizes = {
+                info.path.removeprefix(path).lstrip("/"): int(info.size or 0)
+                for info in found
+                if info.type == FileType.File
+            }
         for name in sizes:
             if not name or ".." in name.split("/"):
                 raise InputError(
@@ -150,7 +154,7 @@ class Folder:
 
         def digest(system: Any, path: str) -> str:
             found = hashlib.sha256()
-            with system.open_input_stream(path) as stream:
+            with system.open_input_stream(path, compression=None) as stream:
                 while chunk := stream.read(2**20):
                     found.update(chunk)
             return found.hexdigest()
@@ -161,7 +165,7 @@ class Folder:
         """Read a whole file; FileNotFoundError where it is not."""
 
         def content(system: Any, path: str) -> bytes:
-            with system.open_input_stream(path) as stream:
+            with system.open_input_stream(path, compression=None) as stream:
                 return bytes(stream.read())
 
         return self._read(name, content)
@@ -204,7 +208,7 @@ class Folder:
     def fetch(self, name: str, target: Path, *, on_chunk: Callable[[bytes], None] | None = None) -> None:
         """Copy a file to a local path; FileNotFoundError where it is not. ``on_chunk`` gets each piece that came."""
         system, path = self._open(name)
-        with self._sentence("read", name), system.open_input_stream(path) as source:
+        with self._sentence("read", name), system.open_input_stream(path, compression=None) as source:
             with writing(target):
                 sink = target.open("wb", buffering=0)
             with sink:
@@ -217,7 +221,8 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         if self.is_local:
-            (self.local / name).unlink(missing_ok=True)
+            with self._sentence("remove", name):
+                (self.local / name).unlink(missing_ok=True)
             return
         system, path = self._open(name)
         with self._sentence("remove", name):
@@ -236,7 +241,7 @@ class Folder:
 
     def _open(self, name: str) -> tuple[Any, str]:
         system, root = _file_system(self.address)
-        return system, f"{root}/{name}".rstrip("/") if name else root
+        return system, f"{root.rstrip('/')}/{name}".rstrip("/") if name else root
 
     def _info(self, name: str) -> Any:
         return self._read(name, lambda system, path: system.get_file_info(path))
@@ -275,14 +280,23 @@ class Folder:
             yield
         except FileNotFoundError:
             raise
-        except (OSError, pa.ArrowException) as error:
-            first = redact((str(error).splitlines() or [type(error).__name__])[0])
-            raise StorageError(f"Cannot {verb} {self.named(name) if name else self}: {first}") from None
+        except (OSError, pa.ArrowException, UnicodeError) as error:
+            why = "a name there is not UTF-8; rename it." if isinstance(error, UnicodeError) else first_line(error)
+            raise StorageError(f"Cannot {verb} {self.named(name) if name else self}: {why}") from None
 
 
 def read_file(path: Path) -> str | None:
     """Read a UTF-8 file of the file system here, as ``Folder.read_text`` does: again where it fails."""
     return Folder.at(path.parent).read_text(path.name)
+
+
+def _in_utf8(path: str) -> str:
+    """A path as it is; InputError for one that pyarrow cannot open."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path} cannot be used: its name is not UTF-8; rename it.") from None
+    return path
 
 
 def _write_all(sink: FileIO, data: bytes) -> None:
@@ -298,10 +312,9 @@ def _file_system(address: str) -> tuple[Any, str]:
     if not is_address(address):
         from pyarrow.fs import LocalFileSystem
 
-        return LocalFileSystem(), address.rstrip("/")
+        return LocalFileSystem(), address.rstrip("/") or "/"
     try:
         system, path = FileSystem.from_uri(as_uri(address))
     except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as error:
-        first = redact((str(error).splitlines() or [type(error).__name__])[0])
-        raise InputError(f"{redact(address)} cannot be opened: {first}") from None
-    return system, path.rstrip("/")
+        raise InputError(f"{redact(address)} cannot be opened: {first_line(error)}") from None
+    return system, path.rstrip("/") or path[:1]

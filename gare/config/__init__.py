@@ -6,6 +6,7 @@ Defaults are the published MSR-VTT ViT-B/32 recipe. ``runtime.*`` may change bet
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
@@ -23,14 +24,26 @@ from gare.config.sweep import SweepConfig
 from gare.config.train import TrainConfig
 
 NOT_THE_EXPERIMENT = frozenset({"runtime", "sweep"})
-ADDED: dict[str, dict[str, Any]] = {
-    "model": {"head": "gare", "attention_heads": 1},
-    "train": {"tf32": False, "deterministic": False},
-}
-"""Settings of the experiment that came later, with the value at which digests leave them out: earlier runs keep their
-names."""
-IMPLIED: dict[str, set[str]] = {"prepare": {"square_pixels"}, "protocol": {"test"}}
-"""Settings that came later and that digests always leave out: the dataset or the names of the splits imply them."""
+LATER: tuple[tuple[str, str, Any], ...] = (
+    ("prepare", "square_pixels", True),
+    ("train", "tf32", False),
+    ("train", "deterministic", False),
+    ("prepare", "square_pixels", None),
+    ("protocol", "test", None),
+    ("model", "head", "gare"),
+    ("model", "attention_heads", 1),
+)
+"""Settings of the experiment that came later, in the order in which digests began to leave them out, so that earlier
+runs keep their names: at this value, or (None) always, as the dataset or the names of the splits imply them."""
+
+
+def without_later(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Take what came ``LATER`` out of a plain tree, one after the other; yields it before and after each."""
+    yield tree
+    for name, key, value in LATER:
+        if key in tree.get(name, {}) and value in (None, tree[name][key]):
+            del tree[name][key]
+        yield tree
 
 
 class Config(Section):
@@ -91,12 +104,9 @@ class Config(Section):
     def experiment(self) -> dict[str, Any]:
         """The plain tree of what defines the experiment.
 
-        Settings that were ``ADDED`` are in it only where they change something, and those ``IMPLIED`` never, so that
-        earlier runs keep their names.
+        Settings that came ``LATER`` are in it only where they change something, so that earlier runs keep their names.
         """
-        tree = self.model_dump(mode="json", exclude={**dict.fromkeys(NOT_THE_EXPERIMENT, True), **IMPLIED})
-        for name, added in ADDED.items():
-            tree[name] = {key: value for key, value in tree[name].items() if key not in added or value != added[key]}
+        *_, tree = without_later(self.model_dump(mode="json", exclude=set(NOT_THE_EXPERIMENT)))
         return tree
 
     def shared_anchor(self) -> Literal["text", "video"] | None:

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gare.common.errors import ConfigError
+from gare.common.redact import first_line
 from gare.common.text import decode
 
 
@@ -34,7 +35,7 @@ def parse(text: str, where: str) -> Any:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or first_line(error)
         raise ConfigError(f"{where}{line} is not valid YAML: {problem}.") from None
     except (ValueError, RecursionError) as error:  # a date that is none, a number of thousands of digits, [[[[...
         raise ConfigError(f"{where} holds a value that cannot be read: {error}.") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from gare.common.errors import InputError
-from gare.common.records import read_object
+from gare.common.records import is_number, read_object
 from gare.common.redact import first_line, shown
 from gare.model.tokenizer import Tokenizer
 from gare.model.towers import FAMILIES, NAFLEX, family_of, new_model
@@ -158,7 +157,7 @@ def _check_tower(tower: Any, sizes: list[str], where: str) -> None:
         raise InputError(f"{where} names the activation {shown(tower.hidden_act)}, which transformers does not know.")
     for key, low in (("layer_norm_eps", 0.0), ("attention_dropout", -1e-9)):
         value = getattr(tower, key)
-        if type(value) not in (int, float) or not math.isfinite(value) or not low < value < 1:
+        if not is_number(value) or not low < value < 1:
             raise InputError(f"{where} has {key}: {shown(value)}, which has to lie between 0 and 1.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing_extensions import override
 
 from gare.common.errors import InputError
 from gare.common.files import write_json
-from gare.common.records import parse_object, read_object, read_small
-from gare.common.redact import shown
+from gare.common.records import is_number, parse_object, read_object, read_small
+from gare.common.redact import first_line, shown
 from gare.model.cleaning import Cleaning, canonical
 from gare.model.tokenizer import RECORD, Tokenizer, recorded_cleaning
 from gare.model.vocabulary import SETTINGS, TOKENIZER, UnfitError, added_tokens, check_added, piece_ids, piece_pairs
@@ -176,7 +175,7 @@ def _scored(value: Any) -> tuple[dict[str, int], list[float]]:
         raise UnfitError("its vocabulary is no list of pieces")
     for entry in value:
         match entry:
-            case [str(), int() | float() as score] if math.isfinite(score):
+            case [str(), score] if is_number(score, below=1e30):
                 pass
             case _:
                 raise UnfitError(f"{shown(entry)} is no piece with its score")
@@ -242,7 +241,7 @@ def _encoder(pieces: Pieces) -> Any:
             words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE)]
             encoder.pre_tokenizer = pre_tokenizers.Sequence(words)
     except Exception as error:  # noqa: BLE001 - whatever it makes of tables that do not fit each other
-        raise UnfitError(f"its tables do not fit each other ({str(error).splitlines()[0]:.100})") from None
+        raise UnfitError(f"its tables do not fit each other ({first_line(error):.100})") from None
     encoder.add_tokens(
         [AddedToken(token, **{name: name in held for name in PROPERTIES}) for token, held in pieces.added.items()]
     )

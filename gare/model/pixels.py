@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gare.common.errors import InputError
 from gare.common.files import write_json
-from gare.common.records import read_object
+from gare.common.records import is_number, read_object
 from gare.common.redact import shown
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
@@ -124,7 +123,7 @@ def _check_steps(values: dict[str, Any], path: Path) -> None:
                 f"{path} says {key}: {shown(values[key])}; here frames are always rescaled and normalised."
             )
     factor = values.get("rescale_factor", 1 / 255)
-    if not _is_number(factor) or abs(factor * 255 - 1) > 1e-4:
+    if not is_number(factor) or abs(factor * 255 - 1) > 1e-4:
         raise InputError(f"{path} says rescale_factor: {shown(factor)}; frames are divided by 255 here.")
 
 
@@ -160,11 +159,7 @@ def _shape(values: dict[str, Any], image_size: int, path: Path) -> tuple[bool, i
 
 
 def _triple(value: Any, key: str, path: Path) -> Triple:
-    values = [value] * 3 if _is_number(value) else value
-    if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
+    values = [value] * 3 if is_number(value) else value
+    if not isinstance(values, list) or len(values) != 3 or not all(map(is_number, values)):
         raise InputError(f"{path} has the {key} {shown(value)}; three finite numbers are needed, one for each colour.")
     return float(values[0]), float(values[1]), float(values[2])
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e6 and math.isfinite(value)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gare.common.records import load_json
+from gare.common.records import is_number, load_json
 from gare.tracking.names import Point, numbers, points
 
 HISTORY, SYSTEM = "history.jsonl", "system-*.jsonl"
@@ -96,4 +95,4 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     if not isinstance(row, dict):
         return None
     step, at = row.get("step", 0), row.get("time", 0.0)
-    return row if isinstance(step, int) and isinstance(at, int | float) and math.isfinite(at) else None
+    return row if isinstance(step, int) and is_number(at, below=1e15) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from gare.common.files import digest_of, make_folder, write_json, write_text
 from gare.common.occupied import refuse_occupied
 from gare.common.records import STRICT, checked, load_json
 from gare.common.storage import is_address, read_file
-from gare.config import ADDED, IMPLIED, NOT_THE_EXPERIMENT, Config, yaml
+from gare.config import NOT_THE_EXPERIMENT, Config, without_later, yaml
 from gare.config.tree import build, build_saved, diff, to_yaml
 
 RUN_FILE = "run.json"
@@ -282,15 +281,9 @@ def _was_moved(before: str | None, now: str | None) -> bool:
 
 
 def _names(values: Mapping[str, Any]) -> set[str]:
-    """The digests that versions of this software gave to saved settings: with and without those that came later."""
-    later = [(section, key) for keys in (ADDED, IMPLIED) for section, found in keys.items() for key in found]
-    names = set()
-    for left_out in (kept for count in range(len(later) + 1) for kept in combinations(later, count)):
-        plain = {name: value for name, value in values.items() if name not in NOT_THE_EXPERIMENT}
-        for section, key in left_out:
-            plain[section] = {name: value for name, value in plain[section].items() if name != key}
-        names.add(digest_of(plain))
-    return names
+    """The digests that versions of this software gave to saved settings: each left out some of what came later."""
+    tree = {name: dict(value) for name, value in values.items() if name not in NOT_THE_EXPERIMENT}
+    return {digest_of(earlier) for earlier in without_later(tree)}
 
 
 def read_state(folder: Path) -> RunState | None:

@@ -57,6 +57,7 @@ def test_an_evaluation_leaves_its_figures_ranks_page_and_scores(gare, runs, toy_
     assert written["dataset_digest"] == ShardSet(toy_shards).digest
     assert written["settings"] == {"data.frames": 3, "data.words": 12}
     assert written["config_digest"] == json.loads((runs / "held/run.json").read_text())["config_digest"]
+    assert len(written["weights_digest"]) == 64
     assert (written["t2v/queries"], written["t2v/gallery"], written["v2t_qbnorm/gallery"]) == (12, 6, 12)
     assert written["postprocessing"]["qbnorm"]["captions"] == 4
     saved = load_file(out / "scores.safetensors")

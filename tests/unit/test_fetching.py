@@ -170,7 +170,7 @@ class Odd(FileSystemHandler):
     def get_file_info(self, paths):
         return [FileInfo(path, FileType.File, size=self.size) for path in paths]
 
-    def open_input_stream(self, _):
+    def open_input_stream(self, _, **_options):
         if isinstance(self.content, Exception):
             raise self.content
         return pa.PythonFile(Breaking(self.content, self.error), mode="r")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from gare.common.errors import InputError, RunError
 from gare.common.lease import lease
+from gare.common.occupied import lies_in
 from gare.common.redact import redact
-from gare.common.storage import Folder
+from gare.common.storage import Folder, read_file
 
 QUICK = {"beat_s": 0.05, "dead_s": 0.3, "settle_s": 0.05}
 
@@ -33,6 +38,45 @@ def test_a_relative_path_and_a_file_address_are_folders_here(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert Folder.at("x").local == tmp_path / "x"
     assert Folder.at(f"file://{tmp_path}/x%20y").local == tmp_path / "x y"
+
+
+def test_a_gzipped_file_is_read_copied_and_digested_as_it_is(tmp_path):
+    content = gzip.compress(b"a" * 1000)
+    (tmp_path / "x.gz").write_bytes(content)
+    folder, copied = Folder.at(tmp_path), tmp_path / "copy"
+    folder.fetch("x.gz", copied)
+    assert folder.read_bytes("x.gz") == copied.read_bytes() == content
+    assert folder.sha256("x.gz") == hashlib.sha256(content).hexdigest()
+
+
+def test_the_root_is_a_folder():
+    root = Folder.at("/")
+    assert root.exists()
+    assert root.exists("etc")
+    assert root.below("etc").local == Path("/etc")
+    assert root.names("etc") == Folder.at("/etc").names() != []
+    assert root.named("x") == "/x"
+
+
+def test_names_that_are_not_utf8_are_one_sentence(tmp_path):
+    odd = tmp_path / os.fsdecode(b"a\xff")
+    odd.mkdir()
+    (odd / "x").touch()
+    for call in (lambda: Folder.at(odd), lambda: read_file(odd / "x"), lambda: lies_in(odd)):
+        with pytest.raises(InputError, match="its name is not UTF-8; rename it"):
+            call()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / odd.name).touch()
+    folder = Folder.at(tmp_path / "b")
+    for call in (folder.names, folder.tree, lambda: folder.read_bytes(odd.name)):
+        with pytest.raises(InputError, match=r"Cannot read \S+: a name there is not UTF-8"):
+            call()
+
+
+def test_what_cannot_be_removed_is_one_sentence(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(InputError, match=r"Cannot remove \S+/x: "):
+        Folder.at(tmp_path).remove("x")
 
 
 @pytest.mark.parametrize("address", ["http://host/x", "ftp://host/x", "x://y"])

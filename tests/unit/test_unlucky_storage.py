@@ -7,17 +7,20 @@ import os
 import re
 import resource
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from sqlalchemy.exc import OperationalError
 
 from gare.cli import main
-from gare.common.errors import RunError
+from gare.common.errors import InputError, RunError
 from gare.common.files import file_digest
-from gare.common.occupied import lies_in
+from gare.common.occupied import lies_in, refuse_part
 from gare.config.tree import to_yaml, with_overrides
+from gare.retrieval.evaluation.results import refuse_another
 from gare.training import loop
 from gare.training.local import fit_local
 from gare.training.run import read_state
@@ -202,9 +205,18 @@ def test_no_command_writes_over_what_another_one_made(copy, toy_clip, toy_shards
             assert files(copy) == before
 
 
+def trained_again(run, place):
+    """A copy of a run whose checkpoint has other weights."""
+    weights = next(shutil.copytree(run, place).glob("checkpoints/*/model.safetensors"))
+    tensors = load_file(weights)
+    tensors["clip.logit_scale"] = np.asarray(tensors["clip.logit_scale"] + 0.25, np.float32)
+    save_file(tensors, weights)
+    return place
+
+
 def test_an_evaluation_of_something_else_is_replaced_only_when_asked(copy, toy_shards, call):
     evaluate = ("--shards", toy_shards, "--resamples", 0, "--no-report", "--out", copy / "results")
-    whole, other = copy / "runs/whole", shutil.copytree(copy / "runs/whole", copy / "runs/other")
+    whole, other = copy / "runs/whole", trained_again(copy / "runs/whole", copy / "runs/other")
     assert call("evaluate", whole, *evaluate, "--overwrite")[0] == 0
     assert call("evaluate", whole, *evaluate)[0] == 0
     before = files(copy)
@@ -221,7 +233,66 @@ def test_an_evaluation_of_something_else_is_replaced_only_when_asked(copy, toy_s
     assert not (copy / "results/report.html").exists()  # it was of the one that is replaced
 
 
-@pytest.mark.parametrize("name", ["runs/whole/history.jsonl", "runs/whole/checkpoints/epoch-0001/model.safetensors"])
+def test_an_evaluation_is_of_its_weights_wherever_their_checkpoint_lies(copy, toy_shards, call, monkeypatch):
+    evaluate = ("--shards", toy_shards, "--resamples", 0, "--no-report", "--out", copy / "new")
+    monkeypatch.chdir(copy)
+    assert call("evaluate", "runs/whole", *evaluate)[0] == 0
+    monkeypatch.chdir(copy / "runs")
+    assert call("evaluate", "whole", *evaluate)[0] == 0
+    shutil.copytree(copy / "runs/whole", copy / "runs/copied")
+    assert call("evaluate", "copied", *evaluate)[0] == 0
+    shutil.rmtree(copy / "runs/whole")
+    trained_again(copy / "runs/copied", copy / "runs/whole")
+    monkeypatch.chdir(copy)
+    before = files(copy)
+    code, said = call("evaluate", "runs/whole", *evaluate)
+    assert (code, "holds another evaluation (checkpoint " in said[-1]) == (3, True)
+    assert files(copy) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"checkpoint": "elsewhere"}, True),
+        ({"weights_digest": "other"}, False),
+        ({"config_digest": "other"}, False),
+        ({"config_digest": None}, True),
+        ({"weights_digest": None}, True),  # of an older version: its place tells
+        ({"weights_digest": None, "checkpoint": "elsewhere"}, False),
+        ({"weights_digest": None, "config_digest": "other"}, False),
+    ],
+)
+def test_the_model_of_an_evaluation_is_told_by_digests(tmp_path, changes, same):
+    identity = {"checkpoint": "a", "split": "test", "frames": "all", "dataset_digest": "d"}
+    identity |= {"weights_digest": "w", "config_digest": "c"}
+    (tmp_path / "metrics.json").write_text(json.dumps(identity | changes))
+    with nullcontext() if same else pytest.raises(InputError, match="another evaluation"):
+        refuse_another(tmp_path, identity, overwrite=False)
+    refuse_another(tmp_path, identity | {"checkpoint": str(tmp_path.parent)}, overwrite=False)  # a part of the model
+
+
+PARTS = ("ranks.parquet", "report.html", "best.yaml", "comparison.json", "comparison.html")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_evaluations_and_comparisons_are_not_written_over(tmp_path, name):
+    (tmp_path / name).touch()
+    refuse_part(tmp_path / name)  # anyone's file of that name
+    for beside in ("metrics.json", "comparison.json", "comparison.html"):
+        (tmp_path / beside).touch()
+    with pytest.raises(InputError, match="is a part of an evaluation, never written over"):
+        refuse_part(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "runs/whole/history.jsonl",
+        "runs/whole/checkpoints/epoch-0001/model.safetensors",
+        "runs/whole/checkpoints/epoch-0001/evaluation/test/ranks.parquet",
+    ],
+)
 def test_no_picture_or_table_is_written_over_a_part_of_a_run(copy, toy_shards, call, name):
     before, whole = files(copy), copy / "runs/whole"
     for command in (

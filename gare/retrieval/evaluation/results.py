@@ -20,7 +20,8 @@ METRICS_FILE = "metrics.json"
 SCORES_FILE = "scores.safetensors"
 RESULT_FILES = (METRICS_FILE, RANKS_FILE, SCORES_FILE)
 SAME = ("split", "frames", "dataset_digest")
-"""Of the identity of an evaluation: what is the same when it is done again."""
+"""Of the identity of an evaluation: what is the same when it is done again, and ``MODEL``: of the same model."""
+MODEL = ("weights_digest", "config_digest")
 
 
 def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -37,12 +38,12 @@ def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool
         return
     if overwrite:
         return
-    model = Path(identity["checkpoint"]).absolute()
     try:
         known = load_json(text, nan=True)
         other = [f"{name} {known[name]}" for name in SAME if known[name] != identity[name]]
-        if model not in folder.absolute().parents and Path(known["checkpoint"]).absolute() != model:
-            other.insert(0, f"checkpoint {known['checkpoint']}")
+        if not _same_model(folder, known, identity):
+            same_place = Path(known["checkpoint"]) == Path(identity["checkpoint"])
+            other.insert(0, f"checkpoint {known['checkpoint']}" + " of other weights or settings" * same_place)
     except (ValueError, TypeError, KeyError):
         other = [f"a damaged {METRICS_FILE}"]
     if other:
@@ -50,6 +51,20 @@ def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool
             f"{folder} holds another evaluation ({', '.join(other)}): give another --out, or replace it with "
             "--overwrite."
         )
+
+
+def _same_model(folder: Path, known: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether the evaluation in a folder is of this model: by digests, and by its place where it has none of weights.
+
+    The folder may be a part of the checkpoint, and is always of that model then.
+    """
+    model = Path(identity["checkpoint"]).absolute()
+    if model in folder.absolute().parents:
+        return True
+    digests = [(known[name], identity[name]) for name in MODEL if known.get(name) and identity[name]]
+    if any(before != now for before, now in digests):
+        return False
+    return bool(known.get("weights_digest")) or Path(known["checkpoint"]).absolute() == model
 
 
 def write_results(

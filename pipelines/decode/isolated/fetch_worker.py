@@ -48,7 +48,7 @@ def copy(system: Any, path: str, target: Path, limits: LimitsConfig) -> Copied:
     try:
         info = system.get_file_info(path)
         stated = _stated_size(info, limits)
-        source = system.open_input_stream(path)
+        source = system.open_input_stream(path, compression=None)
     except FileNotFoundError:
         raise DecodeError("missing", "There is no such remote file.") from None
     except (OSError, pa.ArrowException) as error:

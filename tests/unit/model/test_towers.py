@@ -229,6 +229,7 @@ def test_tokenizer_files_that_cannot_be_used(folders, tmp_path):
     for value, message in (
         (good | {"model": model | {"vocab": {"a": 1}}}, "is no list of pieces"),
         (good | {"model": model | {"vocab": [*model["vocab"], ["a"]]}}, "is no piece with its score"),
+        (good | {"model": model | {"vocab": [*model["vocab"], ["a", 10**400]]}}, "is no piece with its score"),
         (good | {"model": model | {"vocab": [*model["vocab"], lone]}}, "are the same"),
         (good | {"model": model | {"vocab": [["a", 0.0]]}}, "its vocabulary of 1 pieces has no"),
         (good | {"added_tokens": [{"id": 5, "content": "<video>"}]}, "adds the token '<video>'"),

@@ -11,14 +11,14 @@ import pytest
 from gare.cli import main
 from gare.common.errors import ConfigError
 from gare.common.files import digest_of
-from gare.config import NOT_THE_EXPERIMENT, Config
+from gare.config import LATER, NOT_THE_EXPERIMENT, Config
 from gare.config import yaml as config_yaml
 from gare.config.protocol import names_test
 from gare.config.tree import load_config, load_saved, to_yaml, with_overrides
 from gare.model.checkpoint import load_checkpoint_config
 from gare.training.dry_run.plan import make_plan
 from gare.training.local import fit_local
-from gare.training.run import open_run, read_state, write_state
+from gare.training.run import _names, open_run, read_state, write_state
 from tests import toy
 from tests.unit.tune.made_sweep import seeds, sweep_config, write
 from tune.comparison import compare
@@ -151,6 +151,17 @@ def test_what_an_older_version_chose_on_test_still_loads_and_is_told_apart(used,
     plain.write_text(to_yaml(Config()))
     forgotten(plain)
     assert load_saved(plain).protocol.test == "held_out"
+
+
+def test_names_of_older_versions_are_as_few_as_what_came_later():
+    config = with_overrides(Config(), {"train.tf32": True, "prepare.square_pixels": False})
+    values = config.model_dump(mode="json")
+    names = _names(values)
+    assert config.digest() in names
+    assert len(names) <= len(LATER) + 1
+    tree = {name: dict(value) for name, value in values.items() if name not in NOT_THE_EXPERIMENT}
+    del tree["train"]["deterministic"]  # left out at its default, as tf32 would have been
+    assert digest_of(tree) in names
 
 
 def test_a_run_of_an_older_version_goes_on_where_only_a_setting_with_its_default_is_new(used, tmp_path):
