@@ -36,10 +36,10 @@ from gare.data.shards import ShardSet, Split
 from gare.model.tokenizer import Tokenizer
 from gare.schema import MANIFEST
 from gare.training.inputs import open_data
+from pipelines.dataset import open_output
+from pipelines.dataset.finished import dataset_manifest
 from pipelines.decode import decode_video
-from pipelines.output import open_output
-from pipelines.shards import dataset_manifest
-from pipelines.work import process_unit
+from pipelines.prepare.work import process_unit
 
 SIDE, CAPTIONS, BATCH = 224, 20, 8
 WANTED = 10

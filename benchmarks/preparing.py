@@ -41,7 +41,7 @@ from scale.decoding import made_manifest
 
 from gare.config import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.output import Output
+from pipelines.dataset import Output
 
 CLIPS = 12
 TINY = 8  # the side of common.grey's picture
@@ -77,7 +77,7 @@ def job(manifest: Path, out: Path, workers: int) -> None:
     """In a process of its own: the Ray job; prints its rate and what its processes' time went to."""
     import ray
 
-    from pipelines import shards
+    from pipelines.prepare import job as shards
 
     seen: list[tuple[float, int]] = []
     ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -128,7 +128,7 @@ class NoDecoder:
 
 def without_decoding(output: Output, unit: int, again: object = None) -> object:
     """What a task does with a unit, without decoding."""
-    from pipelines.work import process_unit
+    from pipelines.prepare.work import process_unit
 
     return process_unit(output, unit, NoDecoder(), again=again)  # type: ignore[arg-type]
 
@@ -137,7 +137,7 @@ def many_rows(rows: int, workers: int) -> None:
     """In a process of its own: the job over a made-up manifest; prints seconds and the driver's memory."""
     import ray
 
-    from pipelines import shards
+    from pipelines.prepare import job as shards
 
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "manifest.parquet"
@@ -196,9 +196,9 @@ def once_and_in_clips(path: Path, manifest: Path, out: Path) -> None:
     import av
 
     from gare.common.files import file_digest
-    from pipelines.manifest import stream_manifest
-    from pipelines.output import open_output, read_ledger
-    from pipelines.work import process_unit
+    from pipelines.dataset import open_output, read_ledger
+    from pipelines.manifest.reading import stream_manifest
+    from pipelines.prepare.work import process_unit
 
     output = open_output(out, stream_manifest(manifest), PrepareConfig())
     units = range(output.units())

@@ -34,10 +34,11 @@ from gare.config.tree import load_config
 from gare.data.order import epoch_batches
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
+from pipelines.dataset import open_output
+from pipelines.dataset.finished import dataset_manifest
 from pipelines.decode.isolated.decoder import Decoder
-from pipelines.output import open_output
-from pipelines.shards import dataset_manifest, open_job
-from pipelines.work import process_unit
+from pipelines.prepare.job import open_job
+from pipelines.prepare.work import process_unit
 
 CLIPS, TINY, READS = 12, 8, 20
 RECIPE = Path(__file__).parents[1] / "configs" / "msrvtt.yaml"

@@ -6,12 +6,12 @@
 Every node is a raylet of its own on this machine with ``--slots`` CPUs, beside a head without any. Each size is
 measured in a process and on a cluster of its own.
 
-prepare: gare's data job (pipelines/shards.py) does ``--units`` work units of 64 videos per slot. All is real, shards
-and ledger too, but for the decoding, which sleeps the measured time of a video. Start-up is left out: worker processes
-are there before, and the rate is taken from the moment when all slots are at work to the one when the last unit
-begins. Efficiency is that rate over N times the rate of one node; it holds what happens between two executions of the
-job too, whose size ``--portion`` sets in place of the job's own rule. The tail, in which slots have nothing left to do,
-and the whole job, start and tail included, have columns of their own.
+prepare: gare's data job (pipelines/prepare/job.py) does ``--units`` work units of 64 videos per slot. All is real,
+shards and ledger too, but for the decoding, which sleeps the measured time of a video. Start-up is left out: worker
+processes are there before, and the rate is taken from the moment when all slots are at work to the one when the last
+unit begins. Efficiency is that rate over N times the rate of one node; it holds what happens between two executions
+of the job too, whose size ``--portion`` sets in place of the job's own rule. The tail, in which slots have nothing
+left to do, and the whole job, start and tail included, have columns of their own.
 
 dispatch: the same job with units of one video that takes no time, on all slots of the largest size: how many units
 per second one driver can hand out, and what a unit costs it in CPU and memory.
@@ -53,7 +53,8 @@ EPOCHS, STEPS, STEP_S = 6, 10, 0.25
 def prepare(nodes: int, slots: int, units: int, unit_videos: int, portion: int, video_s: float) -> dict[str, Any]:
     """In a process of its own: the job on so many nodes, ``units`` per slot; ``portion``: units per execution, or 0."""
     from gare.config import PrepareConfig
-    from pipelines import execution, shards
+    from pipelines.prepare import execution
+    from pipelines.prepare import job as shards
 
     if portion:
         execution.PORTION, execution.PER_SLOT = portion, 0

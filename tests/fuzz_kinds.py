@@ -39,17 +39,18 @@ from gare.training.local import fit_local
 from gare.training.loop import build_model
 from gare.training.run import RUN_FILE, outdated, progress, read_state, resolve_checkpoint, summary
 from gare.training.state import TRAINER_FILE, Parts, restore
-from pipelines.benchmarks import BENCHMARKS
-from pipelines.benchmarks.annotations import Options
-from pipelines.benchmarks.build import make_manifest
-from pipelines.inspection.contents import read_contents
-from pipelines.manifest import load_manifest, write_manifest
-from pipelines.output import Ledger, existing_output, open_output, read_ledger
-from pipelines.output.ledger import Damaged
-from pipelines.shard_tools.check import validate
-from pipelines.shard_tools.dataset import open_dataset
-from pipelines.shard_tools.target import UNFINISHED_FILE, Target
-from pipelines.sources import SourceOptions, from_csv, from_jsonl, from_parquet
+from pipelines.dataset import Ledger, existing_output, open_output, read_ledger
+from pipelines.dataset.inspection.contents import read_contents
+from pipelines.dataset.ledger import Damaged
+from pipelines.dataset.tools.check import validate
+from pipelines.dataset.tools.dataset import open_dataset
+from pipelines.dataset.tools.target import UNFINISHED_FILE, Target
+from pipelines.manifest.benchmarks import BENCHMARKS
+from pipelines.manifest.benchmarks.annotations import Options
+from pipelines.manifest.benchmarks.build import make_manifest
+from pipelines.manifest.reading import load_manifest
+from pipelines.manifest.rows import write_manifest
+from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl, from_parquet
 from pipelines.synthetic.corpus import CORPUS_FILE
 from tests import toy
 from tests.fuzz import Kind

@@ -62,7 +62,7 @@ def where(output: Any, unit: int, *, again: Any) -> Any:
     """Process a unit and note on which node."""
     import ray
 
-    from pipelines.work import process_unit
+    from pipelines.prepare.work import process_unit
 
     (Path(str(output.place)) / f"at-{ray.get_runtime_context().get_node_id()}").touch()
     return process_unit(output, unit, again=again)
@@ -71,7 +71,7 @@ def where(output: Any, unit: int, *, again: Any) -> Any:
 def decode(folder: Path, manifest: Path, names: dict[str, str], on: dict[str, str] | None) -> list[str]:
     """The nodes that decoded."""
     from gare.config.prepare import PrepareConfig
-    from pipelines.shards import open_job, run_job
+    from pipelines.prepare.job import open_job, run_job
 
     out = folder / f"shards-{time.monotonic_ns()}"
     recipe = PrepareConfig(max_frames=2, short_side=32, crop=32, unit_videos=1)

@@ -11,10 +11,10 @@ from gare.common.files import write_json
 from gare.common.storage import Folder
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.output import open_output, write_ledger
-from pipelines.shard_tools.dataset import open_dataset
-from pipelines.shards import dataset_manifest
-from pipelines.writer import ShardWriter
+from pipelines.dataset import open_output, write_ledger
+from pipelines.dataset.finished import dataset_manifest
+from pipelines.dataset.tools.dataset import open_dataset
+from pipelines.dataset.writer import ShardWriter
 
 SIDE = 8
 RECIPE = PrepareConfig(max_frames=3, short_side=SIDE, crop=SIDE, unit_videos=3, shard_bytes=1000)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gare.common.spread import thin
 from gare.config import PrepareConfig
-from pipelines import sampling
+from pipelines.decode import sampling
 
 RECIPE: Final = PrepareConfig(short_side=224, crop=224)
 SIDE: Final = 224

@@ -45,7 +45,7 @@ def _unit(output: Any, unit: int, again: object = None, *, video_s: float) -> ob
     """Process a unit without decoding, and leave a note of when and where that was."""
     import ray
 
-    from pipelines.work import process_unit
+    from pipelines.prepare.work import process_unit
 
     start = time.time()
     counts = process_unit(output, unit, Sleeper(video_s), again=again)  # type: ignore[arg-type]
@@ -55,7 +55,7 @@ def _unit(output: Any, unit: int, again: object = None, *, video_s: float) -> ob
 
 
 def sleeping(video_s: float) -> Any:
-    """The ``work`` of pipelines.shards.run_job whose videos cost ``video_s`` seconds in the mean."""
+    """The ``work`` of pipelines.prepare.job.run_job whose videos cost ``video_s`` seconds in the mean."""
     return partial(_unit, video_s=video_s)
 
 
@@ -88,10 +88,10 @@ def warm_up(slots: int, seconds: float = 120.0) -> None:
         import common.grey
         import ray.data
 
-        import pipelines.shards
-        import pipelines.work
+        import pipelines.prepare.job
+        import pipelines.prepare.work
 
-        assert all((common.grey, ray.data, pipelines.shards, pipelines.work))
+        assert all((common.grey, ray.data, pipelines.prepare.job, pipelines.prepare.work))
         time.sleep(max(0.0, until - time.time()))
 
     def wait(pause: float) -> Iterable[None]:

@@ -38,7 +38,8 @@ def dry_run(config: Config, manifest: Path | None, *, local: bool) -> dict[str, 
 
 def _of_manifest(path: Path, config: Config) -> Corpus:
     from gare.training.dry_run import Corpus
-    from pipelines.manifest import load_manifest, rows_of
+    from pipelines.manifest.reading import load_manifest
+    from pipelines.manifest.rows import rows_of
 
     table = load_manifest(path).select(["split", "captions", "attributes"])
     rows = ((row["split"], len(row["captions"]), dict(row["attributes"] or [])) for row in rows_of(table))

@@ -12,7 +12,7 @@ from gare.cli.command import gare_command
 from gare.common.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from pipelines.inspection import Contents, Verdict
+    from pipelines.dataset.inspection import Contents, Verdict
 
 PRINTED_SIZES = 8
 PRINTED_PROBLEMS = 50
@@ -52,7 +52,7 @@ def inspect(
     """
     from gare.common.console import note, warn
     from gare.common.occupied import refuse_part
-    from pipelines.inspection import draw_sheet, leak_sentence, leaks, read_contents, summarise
+    from pipelines.dataset.inspection import draw_sheet, leak_sentence, leaks, read_contents, summarise
 
     count = _count(sample)
     if sheet is not None:
@@ -92,7 +92,7 @@ def _count(sample: str) -> int | None:
 
 def _verified(contents: Contents, sample: int | None, seed: int) -> Verdict:
     from gare.common.console import meter, note, say, warn
-    from pipelines.inspection import verify
+    from pipelines.dataset.inspection import verify
 
     with meter("verified", None) as progress:
 

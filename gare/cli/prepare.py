@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gare.jobs.places import Place
-    from pipelines.shards import Job, PrepareReport, Progress
+    from pipelines.prepare.job import Job, PrepareReport, Progress
 
 
 @gare_command("prepare", short_help="Decode and sample videos into Arrow shards.")
@@ -60,7 +60,7 @@ def prepare(
     from gare.cli.ray_session import ray_session
     from gare.common.console import meter
     from gare.config.tree import load_config
-    from pipelines import shards
+    from pipelines.prepare import job as shards
 
     config = load_config(config_file, overrides)
     # Before Ray starts: what cannot be used is known at once, and a finished folder needs no Ray.

@@ -13,7 +13,7 @@ from gare.common.errors import InputError, RunError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pipelines.shard_tools import Cut, Made
+    from pipelines.dataset.tools import Cut, Made
 
 PRINTED = 20
 
@@ -45,7 +45,7 @@ def stat(*, folder: str, verify: bool) -> dict[str, Any]:
     """
     from gare.common.console import say, warn
     from gare.common.storage import Folder
-    from pipelines import shard_tools
+    from pipelines.dataset import tools as shard_tools
 
     with _steps("shards") as show:
         result = shard_tools.stat(Folder.at(folder), verify=verify, on_progress=show)
@@ -76,7 +76,7 @@ def merge(*, folders: tuple[str, ...], out: str, copy: bool) -> dict[str, Any]:
       gare shards merge shards-a shards-b --out shards
     """
     from gare.common.storage import Folder
-    from pipelines import shard_tools
+    from pipelines.dataset import tools as shard_tools
 
     with _steps("shards") as show:
         places = [Folder.at(folder) for folder in folders]
@@ -108,7 +108,7 @@ def split(*, folder: str, out: str, shard_bytes: int | None, **how: Any) -> dict
     """
     from gare.common.console import warn
     from gare.common.storage import Folder
-    from pipelines import shard_tools
+    from pipelines.dataset import tools as shard_tools
 
     cut = _cut(**how, recut=shard_bytes is not None)
     with _steps("shards") as show:
@@ -127,7 +127,7 @@ for _command in (stat, merge, split):
 def _cut(
     *, by: str | None, parts: int | None, take: tuple[str, ...], ids: str | None, allow_missing: bool, recut: bool
 ) -> Cut:
-    from pipelines import shard_tools
+    from pipelines.dataset import tools as shard_tools
 
     given = [name for name, value in {"--by": by, "--parts": parts, "--take": take, "--ids": ids}.items() if value]
     if len(given) > 1:

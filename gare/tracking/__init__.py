@@ -1,4 +1,4 @@
-"""Trackers: MLflow, and what else ``gare.tracking.tracker.TRACKERS`` names.
+"""Trackers: MLflow, and what else ``gare.tracking.trackers.TRACKERS`` names.
 
 A run's own files are its record; ``sync`` brings a tracker up to date with them.
 """

@@ -16,7 +16,8 @@ from gare.common.errors import ConfigError, InputError, RunError
 from gare.common.redact import redact
 from gare.tracking.mlflow_tracker import MlflowTracker
 from gare.tracking.names import RunHandle, tag_value
-from gare.tracking.tracker import Refused, Unreachable, tracker_at
+from gare.tracking.tracker import Refused, Unreachable
+from gare.tracking.trackers import tracker_at
 
 MODEL_NAME = "text-to-video"
 REQUIREMENTS = (

@@ -26,7 +26,8 @@ from gare.tracking.former import replay
 from gare.tracking.names import metric_name, parameter, tag_value
 from gare.tracking.record import Record, held, read_handle, read_record, updating, warn_once
 from gare.tracking.rows import Rows
-from gare.tracking.tracker import Changes, Denied, Found, Refused, Tracker, Unreachable, tracker_at
+from gare.tracking.tracker import Changes, Denied, Found, Refused, Tracker, Unreachable
+from gare.tracking.trackers import tracker_at
 
 SETTINGS = "config.yaml"
 FLUSH_SECONDS = 3.0

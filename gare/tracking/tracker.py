@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from gare.common.errors import InputError
 from gare.tracking.names import Point
 
 if TYPE_CHECKING:
@@ -67,22 +65,3 @@ class Tracker(Protocol):
 
     def copy(self, run_id: str, path: Path, to: str) -> None:
         """Copy a file, or what a folder holds, to ``to`` among the run's artifacts."""
-
-
-def _mlflow(uri: str, experiment: str) -> Tracker:
-    from gare.tracking.mlflow_tracker import MlflowTracker
-
-    return MlflowTracker(uri, experiment)
-
-
-TRACKERS: dict[str, Callable[[str, str], Tracker]] = {"": _mlflow}
-"""By scheme of the address (before ``:``), what makes a tracker of address and experiment; ``""`` takes the rest."""
-
-
-@lru_cache
-def tracker_at(uri: str, experiment: str) -> Tracker:
-    """Return this process's tracker of an experiment; InputError for an address that makes no sense."""
-    make = TRACKERS.get(uri.partition(":")[0], TRACKERS[""])
-    if not uri:
-        raise InputError("The tracker's address is empty.")
-    return make(uri, experiment)

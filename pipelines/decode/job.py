@@ -14,7 +14,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
-from pipelines import sampling
+from pipelines.decode import sampling
 from pipelines.decode.errors import Budget, DecodeError
 from pipelines.decode.orientation import AS_STORED, Picture
 from pipelines.decode.picture import picture

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gare.schema import MANIFEST
-from pipelines.manifest import write_manifest
+from pipelines.manifest.rows import write_manifest
 from tests.processes import below, command, peak_bytes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -17,7 +17,7 @@ import pytest
 from gare.common.files import file_digest
 from gare.config.tree import to_yaml
 from gare.schema import MANIFEST
-from pipelines.manifest import write_manifest
+from pipelines.manifest.rows import write_manifest
 from tests.processes import SECONDS, below, ends, gare, kill, run, start, wait_until
 from tests.processes import command as command_line
 from tests.videos import make_video

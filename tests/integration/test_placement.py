@@ -13,7 +13,7 @@ import pytest
 from gare.config.tree import to_yaml
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
-from pipelines.manifest import write_manifest
+from pipelines.manifest.rows import write_manifest
 from tests.autoscaled import autoscaled
 from tests.videos import make_video
 

@@ -16,9 +16,9 @@ from gare.common.files import file_digest
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
-from pipelines import shards
-from pipelines.manifest import write_manifest
-from pipelines.work import process_unit
+from pipelines.manifest.rows import write_manifest
+from pipelines.prepare import job as shards
+from pipelines.prepare.work import process_unit
 from tests.processes import decoders_below
 from tests.videos import make_video
 

@@ -22,11 +22,11 @@ from gare.data.shards import ShardSet
 from gare.model import load_model
 from gare.schema import MANIFEST
 from gare.training.storage import find_checkpoint
-from pipelines import shards
+from pipelines.dataset.tools import by_split, merge, split
 from pipelines.decode import DecodeError
 from pipelines.decode.isolated.decoder import Decoder
-from pipelines.manifest import write_manifest
-from pipelines.shard_tools import by_split, merge, split
+from pipelines.manifest.rows import write_manifest
+from pipelines.prepare import job as shards
 from tests.prepared import make_sources
 from tests.processes import gare, run
 from tests.s3 import s3_bucket

@@ -16,10 +16,10 @@ from gare.config.tree import to_yaml
 from gare.model import load_model
 from gare.schema import MANIFEST
 from gare.training.history import read_history
-from pipelines.manifest import write_manifest
-from pipelines.output import open_output
-from pipelines.shards import dataset_manifest
-from pipelines.work import process_unit
+from pipelines.dataset import open_output
+from pipelines.dataset.finished import dataset_manifest
+from pipelines.manifest.rows import write_manifest
+from pipelines.prepare.work import process_unit
 from tests import toy
 from tests.videos import make_video
 

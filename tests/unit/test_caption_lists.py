@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gare.common.errors import InputError
-from pipelines.sources import SourceOptions, from_csv, from_jsonl
-from pipelines.sources.lists import NotAListError, listed
-from pipelines.sources.values import NO_CAPTION
+from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl
+from pipelines.manifest.sources.lists import NotAListError, listed
+from pipelines.manifest.sources.values import NO_CAPTION
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12), max_size=5)
 HEADER = "video_id,uri,split,captions\n"

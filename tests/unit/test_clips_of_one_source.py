@@ -13,12 +13,12 @@ import pytest
 from gare.common.errors import InputError
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from gare.schema import MANIFEST, SHARD, stamped
-from pipelines import attempts, writer
-from pipelines.attempts import Aside, in_order
+from pipelines.dataset import open_output, read_ledger, writer
 from pipelines.decode import Clip, DecodeError, decode_video, job, room
 from pipelines.decode.isolated.decoder import Decoder
-from pipelines.output import open_output, read_ledger
-from pipelines.work import process_unit
+from pipelines.prepare import attempts
+from pipelines.prepare.attempts import Aside, in_order
+from pipelines.prepare.work import process_unit
 from tests.videos import make_video
 
 LIMITS = LimitsConfig(cpu_seconds=1.0, wait_seconds=60.0, memory_bytes=256 * 2**20)

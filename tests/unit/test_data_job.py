@@ -20,13 +20,15 @@ from gare.common.nodes import Node
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
-from pipelines import execution, shards, writer
 from pipelines import manifest as manifests
+from pipelines.dataset import Absent, Ledger, Part, existing_output, open_output, writer
+from pipelines.dataset.manifest_file import _cut
 from pipelines.decode.isolated.decoder import Decoder
-from pipelines.manifest import content_digest, stream_manifest, write_manifest
-from pipelines.output import Absent, Ledger, Part, existing_output, open_output
-from pipelines.output.manifest_file import _cut
-from pipelines.todo import UnitTask
+from pipelines.manifest.reading import stream_manifest
+from pipelines.manifest.rows import content_digest, write_manifest
+from pipelines.prepare import execution
+from pipelines.prepare import job as shards
+from pipelines.prepare.todo import UnitTask
 from tests.prepared import make_sources
 from tests.videos import make_video
 

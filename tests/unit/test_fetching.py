@@ -15,15 +15,15 @@ from pyarrow.fs import FileInfo, FileSystemHandler, FileType, PyFileSystem
 from gare.common.files import file_digest
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from gare.schema import MANIFEST
+from pipelines.dataset import open_output, read_ledger
 from pipelines.decode import KINDS, DecodeError, decode_video
 from pipelines.decode.isolated import scratch
 from pipelines.decode.isolated.addresses import FETCHED, local_path, suffix_of
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.decode.isolated.fetch_worker import fetch
 from pipelines.decode.isolated.messages import FetchRequest
-from pipelines.manifest import located
-from pipelines.output import open_output, read_ledger
-from pipelines.work import process_unit
+from pipelines.manifest.rows import located
+from pipelines.prepare.work import process_unit
 from tests.videos import make_video
 
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, limits=LimitsConfig(max_bytes=200_000, wait_seconds=60.0))

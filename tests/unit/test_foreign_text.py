@@ -20,7 +20,7 @@ from gare.data.shards import ShardSet
 from gare.model import tokenizer as tokenizer_module
 from gare.model.tokenizer import Tokenizer
 from gare.schema import MANIFEST
-from pipelines.manifest import checked
+from pipelines.manifest.rows import checked
 from tests import toy
 from tests.page import HOSTILE
 

@@ -102,3 +102,54 @@ def test_importing_loads_no_more_than_it_must(modules, forbidden):
     code = f"import {modules}; import sys; print([m for m in {forbidden.split()!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def module_of(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def known_imports():
+    """(module, imported module of ours) for every import that runs, inside functions too; not those for types alone."""
+    ours = {module_of(path) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for_types = {
+                id(inner)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+                for inner in ast.walk(node)
+            }
+            for node in ast.walk(tree):
+                if id(node) in for_types:
+                    continue
+                found = []
+                if isinstance(node, ast.Import):
+                    found = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    whole = [f"{node.module}.{alias.name}" for alias in node.names]
+                    found = [name if name in ours else node.module for name in whole]
+                yield from ((module_of(path), name) for name in found if name in ours)
+
+
+def on_circles(edges):
+    """What is left when what imports nothing, or is imported by nothing, is taken away again and again."""
+    edges = {(a, b) for a, b in edges if a != b}
+    while True:
+        kept = {(a, b) for a, b in edges if any(b == c for c, _ in edges) and any(a == d for _, d in edges)}
+        if kept == edges:
+            return sorted(edges)
+        edges = kept
+
+
+def room_of(module):
+    return ".".join(module.split(".")[:2])
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert on_circles(known_imports()) == []
+
+
+def test_no_rooms_import_each_other_in_a_circle():
+    assert on_circles((room_of(a), room_of(b)) for a, b in known_imports()) == []

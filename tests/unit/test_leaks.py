@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from gare.cli import main
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.inspection import leaks, read_contents
-from pipelines.inspection.leaks import Stretch, _overlapping
-from pipelines.output import open_output
-from pipelines.work import process_unit
+from pipelines.dataset import open_output
+from pipelines.dataset.inspection import leaks, read_contents
+from pipelines.dataset.inspection.leaks import Stretch, _overlapping
+from pipelines.prepare.work import process_unit
 from tests.videos import make_video
 
 RECIPE = PrepareConfig(max_frames=2, short_side=32, crop=32, unit_videos=3)

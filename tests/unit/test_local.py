@@ -14,12 +14,13 @@ from gare.common.errors import InputError, RunError
 from gare.common.files import file_digest
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines import local, shards
-from pipelines.attempts import attempts
+from pipelines.dataset import Ledger, open_output
+from pipelines.dataset.writer import ShardWriter
 from pipelines.decode.isolated.decoder import Decoder
-from pipelines.manifest import write_manifest
-from pipelines.output import Ledger, open_output
-from pipelines.writer import ShardWriter
+from pipelines.manifest.rows import write_manifest
+from pipelines.prepare import job as shards
+from pipelines.prepare import local
+from pipelines.prepare.attempts import attempts
 from tests.processes import decoders_below, ends, gare, run, start, wait_until
 from tests.videos import make_video
 

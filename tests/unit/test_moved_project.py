@@ -13,7 +13,7 @@ from gare.common.errors import ConfigError
 from gare.config.tree import build
 from gare.tracking import begin, note_down, read_handle, sync
 from gare.tracking.mlflow_tracker import client
-from gare.tracking.tracker import tracker_at
+from gare.tracking.trackers import tracker_at
 from gare.training.local import fit_local
 from gare.training.run import read_state
 from gare.training.tracked import record_evaluation, tracked

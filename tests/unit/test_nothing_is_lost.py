@@ -15,10 +15,11 @@ from gare.common.storage import Folder
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
-from pipelines import changes, shards
+from pipelines.dataset import Ledger, existing_output
 from pipelines.decode.isolated.decoder import Decoder
-from pipelines.manifest import write_manifest
-from pipelines.output import Ledger, existing_output
+from pipelines.manifest.rows import write_manifest
+from pipelines.prepare import changes
+from pipelines.prepare import job as shards
 from tests.failing import ERRORS, failing_reads, full_from
 from tests.prepared import make_sources
 
@@ -233,7 +234,7 @@ def test_a_repair_killed_at_its_end_begins_again(made, copy, gone, monkeypatch):
     stored = frames(copy)
     cut(copy / LEDGER)
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.writer.write_ledger", _killed)
+        patch.setattr("pipelines.dataset.writer.write_ledger", _killed)
         with pytest.raises(KeyboardInterrupt):
             shards.prepare(made / "m.parquet", copy, RECIPE)
     shards.prepare(made / "m.parquet", copy, RECIPE)

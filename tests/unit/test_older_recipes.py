@@ -18,10 +18,10 @@ from gare.config.tree import build, build_saved
 from gare.data.shards import ShardSet
 from gare.schema import RECIPE_KEY, SCHEMA_VERSION
 from gare.training.inputs import check_recipe
-from pipelines.inspection import read_contents, summarise, verify
-from pipelines.output import SHARDS_KEY, existing_output, open_output, read_recipe, recipe_digest
-from pipelines.shard_tools import in_parts, merge, split, stat
-from pipelines.shards import dataset_manifest
+from pipelines.dataset import SHARDS_KEY, existing_output, open_output, read_recipe, recipe_digest
+from pipelines.dataset.finished import dataset_manifest
+from pipelines.dataset.inspection import read_contents, summarise, verify
+from pipelines.dataset.tools import in_parts, merge, split, stat
 from tests.prepared import RECIPE, make_sources, prepare
 
 

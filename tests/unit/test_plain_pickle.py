@@ -94,7 +94,7 @@ def test_damage_is_refused_or_harmless(data):
 
 
 def test_the_machine_and_the_benchmarks_need_neither_torch_nor_ray():
-    code = "import gare.common.plain_pickle, pipelines.benchmarks, pipelines.benchmarks.build, sys; "
+    code = "import gare.common.plain_pickle, pipelines.manifest.benchmarks, pipelines.manifest.benchmarks.build, sys; "
     code += "print([m for m in ('torch', 'ray', 'av') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

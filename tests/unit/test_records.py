@@ -13,7 +13,7 @@ from gare.common.redact import LONGEST_MESSAGE, MAX_SHOWN, names, sentence, show
 from gare.model import load_model
 from gare.model.archive import check_entries
 from gare.training.run import RunState, parse_state
-from pipelines.manifest import load_manifest
+from pipelines.manifest.reading import load_manifest
 from tests.unit.retrieval.test_index import make_checkpoint
 
 

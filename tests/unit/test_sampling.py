@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gare.common.spread import segment_middles, segments, thin
-from pipelines.sampling import POLICIES, candidates_at, in_clip, is_truncated, sample
+from pipelines.decode.sampling import POLICIES, candidates_at, in_clip, is_truncated, sample
 
 
 def seconds(count: int, fps: float) -> list[float]:

@@ -20,10 +20,10 @@ from gare.common.errors import InputError, RunError
 from gare.common.files import only_one
 from gare.common.storage import Folder
 from gare.data.shards import ShardSet
-from pipelines.output import dataset_digest
-from pipelines.shard_tools import by_split, in_parts, merge, of_ids, of_splits, split, stat, whole
-from pipelines.shard_tools.dataset import open_dataset
-from pipelines.shard_tools.target import UNFINISHED_FILE
+from pipelines.dataset import dataset_digest
+from pipelines.dataset.tools import by_split, in_parts, merge, of_ids, of_splits, split, stat, whole
+from pipelines.dataset.tools.dataset import open_dataset
+from pipelines.dataset.tools.target import UNFINISHED_FILE
 from tests.made_shards import RECIPE, made_row, make_dataset, stored_rows
 
 ROOT = Path(__file__).parents[2]
@@ -192,11 +192,11 @@ def test_an_interrupted_merge_leaves_no_dataset_and_goes_on(made, tmp_path, step
 KILLED = """
 import os, signal, sys
 from gare.common.storage import Folder
-from pipelines import shard_tools
+from pipelines.dataset import tools as shard_tools
 def stop(done, _):
     if done == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
-from pipelines import writer
+from pipelines.dataset import writer
 real = writer.file_digest
 writer.file_digest = lambda path: os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == "0" else real(path)
 shard_tools.split(Folder.at(sys.argv[2]), Folder.at(sys.argv[3]), shard_tools.by_split(), on_progress=stop)

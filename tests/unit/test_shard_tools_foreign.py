@@ -16,9 +16,9 @@ from gare.common.files import file_digest
 from gare.common.storage import Folder
 from gare.data.shards import ShardSet
 from gare.schema import SHARD
-from pipelines.output import dataset_digest
-from pipelines.shard_tools import merge, split, stat, whole
-from pipelines.shard_tools.dataset import open_dataset
+from pipelines.dataset import dataset_digest
+from pipelines.dataset.tools import merge, split, stat, whole
+from pipelines.dataset.tools.dataset import open_dataset
 from tests.made_shards import made_row, make_dataset, stored_rows
 
 FIRST = "unit-000000-00.arrow"

@@ -22,8 +22,8 @@ from gare.schema import MANIFEST
 from gare.training import loop, state
 from gare.training.local import fit_local
 from gare.training.run import read_state
-from pipelines import local
-from pipelines.manifest import write_manifest
+from pipelines.manifest.rows import write_manifest
+from pipelines.prepare import local
 from tests.prepared import make_sources
 from tests.processes import decoders_below
 

@@ -10,7 +10,7 @@ from gare.common import ray_cluster
 from gare.common.nodes import Node
 from gare.config.tree import load_config
 from gare.training.ray_nodes import lacking
-from pipelines.placing import lacking as nobody_decodes
+from pipelines.prepare.nodes import lacking as nobody_decodes
 
 ONE, TWO = [Node({"CPU": 1.0}, id="a")], [Node({"CPU": 1.0}, id="a"), Node({"CPU": 1.0}, id="b")]
 GPUS = [Node({"CPU": 4.0, "GPU": 1.0}, {"ray.io/node-id": name}, name) for name in "ab"]

@@ -16,9 +16,9 @@ from gare.common import text
 from gare.common.errors import ConfigError, InputError
 from gare.common.storage import Folder
 from gare.config import yaml
-from pipelines.manifest import load_manifest
-from pipelines.reading import CsvForm, csv_rows, json_lines, json_value, text_lines
-from pipelines.sources import SourceOptions, from_csv, from_jsonl
+from pipelines.manifest.files import CsvForm, csv_rows, json_lines, json_value, text_lines
+from pipelines.manifest.reading import load_manifest
+from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl
 
 HEADER = "video_id,uri,split,captions\n"
 ROW = {"video_id": "é", "uri": "a.mp4", "split": "train", "captions": ["ein Hund läuft"]}

@@ -18,7 +18,8 @@ from gare.retrieval.metrics.ranking import METRIC_NAMES
 from gare.tracking import begin, markdown_table, metric_name, note_down, read_handle, resolve_uri, sync, syncing
 from gare.tracking.mlflow_tracker import client
 from gare.tracking.names import parameter, tag_value
-from gare.tracking.tracker import TRACKERS, Found, tracker_at
+from gare.tracking.tracker import Found
+from gare.tracking.trackers import TRACKERS, tracker_at
 from tests.failing import ERRORS, failing_reads
 from tests.page import HOSTILE, SHOWN
 

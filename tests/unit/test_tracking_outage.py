@@ -15,7 +15,7 @@ from gare.tracking import begin, note_down, read_handle, sync, syncing
 from gare.tracking import mlflow_tracker as mlflow_module
 from gare.tracking.record import read_record, updating
 from gare.tracking.system import watching
-from gare.tracking.tracker import tracker_at
+from gare.tracking.trackers import tracker_at
 
 sync_module = sys.modules["gare.tracking.sync"]
 

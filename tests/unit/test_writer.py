@@ -15,10 +15,11 @@ from gare.common.files import file_digest
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import LEDGER, MANIFEST, SHARD, VERSION_KEY
-from pipelines import attempts, shards
+from pipelines.dataset import open_output, read_ledger, remove_leftovers
 from pipelines.decode import decode_video
-from pipelines.output import open_output, read_ledger, remove_leftovers
-from pipelines.work import process_unit
+from pipelines.prepare import attempts
+from pipelines.prepare import job as shards
+from pipelines.prepare.work import process_unit
 from tests.videos import make_video
 
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, unit_videos=2)
@@ -104,7 +105,7 @@ def test_shards_close_at_their_size_and_are_named_in_the_ledger(tmp_path, videos
 
 
 def test_batches_inside_a_shard_are_bounded(tmp_path, videos, monkeypatch):
-    monkeypatch.setattr("pipelines.writer.BATCH_ROWS", 2)
+    monkeypatch.setattr("pipelines.dataset.writer.BATCH_ROWS", 2)
     output = done(tmp_path / "out", manifest(videos), RECIPE.model_copy(update={"unit_videos": 4}))
     reader = pa.ipc.open_file(pa.memory_map(str(output.shards / "unit-000000-00.arrow")))
     assert [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)] == [2, 1]
@@ -140,7 +141,7 @@ def test_an_unexpected_error_inside_one_video_is_a_ledger_row(tmp_path, videos, 
 
 def test_a_failure_while_writing_leaves_no_ledger_part_and_no_half_shard(tmp_path, videos, monkeypatch):
     output = open_output(tmp_path / "out", manifest(videos, ["a", "b"]), RECIPE)
-    monkeypatch.setattr("pipelines.writer.BATCH_ROWS", 1)
+    monkeypatch.setattr("pipelines.dataset.writer.BATCH_ROWS", 1)
     of_one_source = attempts.of_one_source
 
     def disk_full_at_b(rows, *arguments):
@@ -228,7 +229,7 @@ def test_the_dataset_manifest_adds_up_and_the_trainer_reads_it(tmp_path, videos)
 
 def test_a_finished_folder_needs_no_ray_and_is_left_as_it_is(tmp_path, videos):
     table = manifest(videos)
-    from pipelines.manifest import write_manifest
+    from pipelines.manifest.rows import write_manifest
 
     write_manifest(table, tmp_path / "m.parquet")
     done(tmp_path / "out", table)
@@ -237,7 +238,7 @@ def test_a_finished_folder_needs_no_ray_and_is_left_as_it_is(tmp_path, videos):
 
 
 def test_no_video_at_all_is_an_error_that_names_the_ledger(tmp_path, videos):
-    from pipelines.manifest import write_manifest
+    from pipelines.manifest.rows import write_manifest
 
     table = manifest(videos, ["bad"])
     write_manifest(table, tmp_path / "m.parquet")

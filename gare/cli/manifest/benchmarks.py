@@ -13,7 +13,7 @@ from gare.cli.command import gare_command
 from gare.common.errors import InputError
 
 if TYPE_CHECKING:
-    from pipelines.benchmarks.build import Made
+    from pipelines.manifest.benchmarks.build import Made
 
 _COLUMNS = {
     "published": "published",
@@ -146,10 +146,10 @@ def _make(
     name: str, *, annotations: Path, videos: Path, out: Path, strict: bool, **protocol: Any
 ) -> dict[str, Any]:  # fmt: skip
     from gare.common.occupied import refuse_part
-    from pipelines.benchmarks import BENCHMARKS
-    from pipelines.benchmarks.annotations import Options
-    from pipelines.benchmarks.build import make_manifest, write_missing
-    from pipelines.manifest import write_manifest
+    from pipelines.manifest.benchmarks import BENCHMARKS
+    from pipelines.manifest.benchmarks.annotations import Options
+    from pipelines.manifest.benchmarks.build import make_manifest, write_missing
+    from pipelines.manifest.rows import write_manifest
 
     refuse_part(out)
     made = make_manifest(BENCHMARKS[name], annotations, videos, Options(**protocol), strict=strict)
@@ -172,7 +172,7 @@ def _make(
 def _show(made: Made, annotations: Path, videos: Path, out: Path, listed: Path) -> None:
     """Print the counts, and say all that is not as published, and what to do."""
     from gare.common.console import note, print_table, warn
-    from pipelines.splits import some
+    from pipelines.manifest.splits import some
 
     rows = [
         [split, *("" if getattr(counts, key) is None else getattr(counts, key) for key in _COLUMNS)]

@@ -12,7 +12,7 @@ import click
 from gare.common.errors import InputError
 
 if TYPE_CHECKING:
-    from pipelines.sources import Made, SourceOptions
+    from pipelines.manifest.sources import Made, SourceOptions
 
 Command = Callable[..., Any]
 
@@ -74,8 +74,8 @@ def make_manifest(
 ) -> dict[str, Any]:
     """Read a source with the options of the command line, write its manifest, print and return what it holds."""
     from gare.common.occupied import refuse_part
-    from pipelines.manifest import splits_of, write_manifest
-    from pipelines.sources import SourceOptions
+    from pipelines.manifest.rows import splits_of, write_manifest
+    from pipelines.manifest.sources import SourceOptions
 
     if split is not None and carve is not None:
         raise InputError("--split puts all videos into one split and --carve draws them; give one of the two.")

@@ -35,7 +35,7 @@ def csv_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
       gare manifest csv crawl.tsv.gz --out manifest.parquet --unquoted --header captions,uri \\
         --columns video_id=uri --split train
     """
-    from pipelines.sources import from_csv
+    from pipelines.manifest.sources import from_csv
 
     return make_manifest(from_csv, file, out, **options)
 
@@ -53,7 +53,7 @@ def jsonl_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
       gare manifest jsonl clips.jsonl --out manifest.parquet --columns video_id=id,uri=path,captions=text \\
         --root /data/clips --carve dev=0.1
     """
-    from pipelines.sources import from_jsonl
+    from pipelines.manifest.sources import from_jsonl
 
     return make_manifest(from_jsonl, file, out, **options)
 
@@ -70,7 +70,7 @@ def parquet_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
     Example:
       gare manifest parquet clips.parquet --out manifest.parquet --columns uri=path,captions=caption --split train
     """
-    from pipelines.sources import from_parquet
+    from pipelines.manifest.sources import from_parquet
 
     return make_manifest(from_parquet, file, out, **options)
 
@@ -101,7 +101,7 @@ def folder_command(
       gare prepare manifest.parquet --out shards
       gare index runs/demo --shards shards --split gallery --out index
     """
-    from pipelines.sources import VIDEO_SUFFIXES, Segments, from_folder
+    from pipelines.manifest.sources import VIDEO_SUFFIXES, Segments, from_folder
 
     if overlap is not None and segment is None:
         raise InputError("--overlap is about the clips of --segment; give that, too.")

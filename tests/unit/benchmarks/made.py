@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from pipelines.benchmarks import BENCHMARKS
-from pipelines.benchmarks.annotations import Options
-from pipelines.benchmarks.build import make_manifest
-from pipelines.manifest import load_manifest
+from pipelines.manifest.benchmarks import BENCHMARKS
+from pipelines.manifest.benchmarks.annotations import Options
+from pipelines.manifest.benchmarks.build import make_manifest
+from pipelines.manifest.reading import load_manifest
 
 
 def write(folder, files):

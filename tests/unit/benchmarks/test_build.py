@@ -10,8 +10,8 @@ import pytest
 from gare.cli import main
 from gare.common.errors import InputError
 from gare.schema import TAKEN_FROM
-from pipelines.benchmarks import BENCHMARKS
-from pipelines.manifest import load_manifest
+from pipelines.manifest.benchmarks import BENCHMARKS
+from pipelines.manifest.reading import load_manifest
 from tests.unit.benchmarks.made import make, reading, touch, write
 
 ABSENT = {
@@ -64,7 +64,7 @@ def test_a_manifest_made_anew_leaves_no_old_list_of_missing_videos(msvd, command
 
 
 def test_strict_writes_nothing_where_a_video_is_missing(msvd, command, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.benchmarks.build.Counts.differences", lambda _: [])
+    monkeypatch.setattr("pipelines.manifest.benchmarks.build.Counts.differences", lambda _: [])
     out = tmp_path / "m.parquet"
     code, result, _ = command("msvd", *msvd, out, "--strict")
     assert code == 3

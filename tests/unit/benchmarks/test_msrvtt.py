@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from gare.common.errors import InputError
-from pipelines.benchmarks.msrvtt import CATEGORIES, FULL_INSIDE_9K
+from pipelines.manifest.benchmarks.msrvtt import CATEGORIES, FULL_INSIDE_9K
 from tests.unit.benchmarks.made import ids, make, numbers, reading, rows, touch, write
 
 DATA = "MSRVTT_data.json"

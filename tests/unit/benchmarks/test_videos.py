@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gare.common.errors import InputError
-from pipelines.benchmarks.videos import BESIDE_VIDEOS, find_videos, stem_of
-from pipelines.walking import BROKEN_LINK, UNREADABLE
+from pipelines.manifest.benchmarks.videos import BESIDE_VIDEOS, find_videos, stem_of
+from pipelines.manifest.walking import BROKEN_LINK, UNREADABLE
 from tests.unit.benchmarks.made import touch
 
 

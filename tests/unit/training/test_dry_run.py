@@ -18,7 +18,7 @@ from gare.schema import MANIFEST, TAKEN_FROM
 from gare.training.dry_run import Corpus, make_plan
 from gare.training.local import fit_local
 from gare.training.optimiser import freeze, parameter_groups
-from pipelines.manifest import write_manifest
+from pipelines.manifest.rows import write_manifest
 
 ROOT = Path(__file__).parents[3]
 TAKEN = {TAKEN_FROM: "train"}

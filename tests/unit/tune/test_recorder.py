@@ -9,7 +9,8 @@ import pytest
 
 from gare.common.errors import RunError
 from gare.config.tree import with_overrides
-from gare.tracking.tracker import TRACKERS, Found, tracker_at
+from gare.tracking.tracker import Found
+from gare.tracking.trackers import TRACKERS, tracker_at
 from tests.unit.tune.made_sweep import IB, sweep_config, trial
 from tune.ledger import Ledger
 from tune.recorder import Recorder, TuneCallback

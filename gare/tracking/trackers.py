@@ -1,0 +1,28 @@
+"""Which trackers there are, by the scheme of their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from gare.common.errors import InputError
+from gare.tracking.tracker import Tracker
+
+
+def _mlflow(uri: str, experiment: str) -> Tracker:
+    from gare.tracking.mlflow_tracker import MlflowTracker
+
+    return MlflowTracker(uri, experiment)
+
+
+TRACKERS: dict[str, Callable[[str, str], Tracker]] = {"": _mlflow}
+"""By scheme of the address (before ``:``), what makes a tracker of address and experiment; ``""`` takes the rest."""
+
+
+@lru_cache
+def tracker_at(uri: str, experiment: str) -> Tracker:
+    """Return this process's tracker of an experiment; InputError for an address that makes no sense."""
+    make = TRACKERS.get(uri.partition(":")[0], TRACKERS[""])
+    if not uri:
+        raise InputError("The tracker's address is empty.")
+    return make(uri, experiment)

@@ -1,0 +1,156 @@
+"""What lies where in the folder that prepare writes, and the work units of the manifest it was made from.
+
+A unit's ledger part is written last, so it is the unit's commit: its metadata lists the shards that belong to it.
+The folder also keeps the manifest it was made from (``manifest.arrow``, one record batch per unit) and the recipe
+(``recipe.json``), both written first, so an interrupted folder knows what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from gare.common.errors import InputError
+from gare.common.files import digest_of
+from gare.common.records import STRICT, checked
+from gare.common.storage import Folder
+from gare.config import PrepareConfig
+from gare.schema import LEDGER_FOLDER, SHARD_FOLDER
+from pipelines.dataset.recipe import Lacking
+from pipelines.manifest.rows import rows_of
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+RECIPE_FILE = "recipe.json"
+MANIFEST_FILE = "manifest.arrow"
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A finished shard: its name below the shard folder, its rows, size in bytes and SHA-256."""
+
+    __pydantic_config__ = STRICT
+
+    file: str
+    unit: Count
+    rows: Count
+    bytes: Count
+    sha256: str
+
+
+def listed_shards(entries: Any) -> list[ShardFile]:
+    """The shards that a record lists; ValueError for anything else, and for a name that leads elsewhere."""
+    shards = checked(list[ShardFile], entries)
+    if any(Path(shard.file).name != shard.file for shard in shards):
+        raise ValueError("a shard's name is a path")
+    return shards
+
+
+def unit_name(unit: int) -> str:
+    """What the names of a unit's files start with."""
+    return f"unit-{unit:06d}"
+
+
+def shard_name(unit: int, number: int, generation: int = 0) -> str:
+    """Name a unit's shard; the same for every run. ``generation``: how often rows of the unit were done again.
+
+    A new generation lies beside the old one until the ledger part that names it is there.
+    """
+    again = f"-r{generation:02d}" if generation else ""
+    return f"{unit_name(unit)}{again}-{number:02d}.arrow"
+
+
+def dataset_digest(recipe: str, shards: Sequence[ShardFile]) -> str:
+    """Name a dataset: 16 hex digits over its recipe's digest and the SHA-256 of its shards, in order."""
+    return digest_of({"recipe": recipe, "shards": [shard.sha256 for shard in shards]})
+
+
+class Units:
+    """The manifest as the folder keeps it, a record batch per work unit, read one at a time."""
+
+    def __init__(self, place: Folder) -> None:
+        self._place = place
+        self._open()
+
+    def _open(self) -> None:
+        self._file = pa.ipc.open_file(self._place.source(MANIFEST_FILE, mapped=False))
+
+    def __len__(self) -> int:
+        return int(self._file.num_record_batches)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns."""
+        return self._file.schema
+
+    def batch(self, unit: int, *, again: bool = False) -> pa.RecordBatch:
+        """Read the manifest rows of one unit; ``again``: this is the second try."""
+        try:
+            return self._file.get_batch(unit)
+        except (OSError, pa.ArrowException) as error:
+            self._place.sha256(MANIFEST_FILE)  # says what is wrong with the storage, if anything is still
+            if again:
+                raise InputError(f"{self._place.named(MANIFEST_FILE)} is damaged: {error}.") from None
+            self._open()
+            return self.batch(unit, again=True)
+
+    def rows(self, unit: int) -> list[dict[str, Any]]:
+        """Read the manifest rows of one unit as plain values."""
+        return list(rows_of(self.batch(unit)))
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output folder on any storage, its recipe and the digest of its manifest.
+
+    ``lacking``: settings that the stored recipe lacks, as it is an older one.
+    """
+
+    place: Folder
+    recipe: PrepareConfig
+    digest: str
+    manifest_sha256: str
+    lacking: Lacking = frozenset()
+
+    @property
+    def folder(self) -> Path:
+        """The folder's path; InputError where it is not a local one."""
+        return self.place.local
+
+    @property
+    def shards(self) -> Path:
+        """Path of the local folder of the shards."""
+        return self.folder / SHARD_FOLDER
+
+    def ledger(self, unit: int) -> Path:
+        """Path of a unit's ledger part in a local folder."""
+        return self.folder / self.ledger_name(unit)
+
+    @staticmethod
+    def ledger_name(unit: int) -> str:
+        """Name of a unit's ledger part below the folder."""
+        return f"{LEDGER_FOLDER}/{unit_name(unit)}.parquet"
+
+    @cached_property
+    def _units(self) -> Units:
+        return Units(self.place)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_units"}  # an open file stays here
+
+    def units(self) -> int:
+        """Count the work units."""
+        return len(self._units)
+
+    def batch(self, unit: int) -> pa.RecordBatch:
+        """Read the manifest rows of one unit."""
+        return self._units.batch(unit)
+
+    def rows(self, unit: int) -> list[dict[str, Any]]:
+        """Read the manifest rows of one unit as plain values."""
+        return self._units.rows(unit)

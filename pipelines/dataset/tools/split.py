@@ -1,0 +1,131 @@
+"""A dataset cut into others, or into other shards: the same rows, bit for bit and in their order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import pyarrow as pa
+
+from gare.common.errors import InputError, StorageError
+from gare.common.lease import held
+from gare.common.storage import Folder
+from pipelines.dataset import Ledger, Output, existing_output
+from pipelines.dataset.tools.check import OnProgress, Steps, validate
+from pipelines.dataset.tools.cuts import Cut, PartOf
+from pipelines.dataset.tools.dataset import Dataset, Tally, open_dataset, rows_in_brief
+from pipelines.dataset.tools.target import Made, Target, dataset_values
+from pipelines.dataset.writer import ShardWriter
+
+Notes = Mapping[str, list[str]]
+"""Video id -> its notes, of videos that have any."""
+
+
+class Part:
+    """A dataset that is written: its shards, and what they hold so far."""
+
+    def __init__(self, target: Target, output: Output, stack: ExitStack) -> None:
+        self.target, self.tally, self.notes = target, Tally(), Counter[str]()
+        target.begin()
+        self.writer = stack.enter_context(ShardWriter(output, unit=0))
+
+    def add(self, table: pa.Table, rows: list[int], brief: pa.Table, notes: Notes) -> None:
+        """Write these rows of a shard."""
+        for row in rows:
+            values = table.slice(row, 1).to_pylist()[0]
+            self.writer.add(values)
+            self.notes.update(notes.get(values["video_id"], []))
+        self.tally.add(brief.take(pa.array(rows, pa.int64())))
+
+
+def split(
+    place: Folder,
+    out: Folder,
+    cut: Cut,
+    *,
+    shard_bytes: int | None = None,
+    on_progress: OnProgress = lambda *_: None,
+) -> dict[str, Made]:
+    """Make a dataset of every part of another one, below ``out`` (in ``out`` itself for the part without a name).
+
+    ``shard_bytes``: a shard is closed once its frames hold so much; as in the recipe when None. ``on_progress`` is
+    told how many shards are done, checked or cut, and of how many. Everything is validated before anything is written.
+    Raises InputError for a dataset that is damaged or cannot be cut so, and where ``out`` holds something else;
+    RunError when it is held by another process.
+    """
+    dataset = open_dataset(place)
+    steps = Steps(2 * len(dataset.shards), on_progress)
+    (tally,) = validate([dataset], steps)
+    names, part_of = cut.plan(dataset, tally)
+    size = shard_bytes or dataset.recipe.shard_bytes
+    made_from = {"command": "split", "datasets": [dataset.digest], "shard_bytes": size, **cut.described}
+    targets = {name: Target(out.below(name) if name else out, made_from | {"part": name}) for name in names}
+    made = _finished(targets)
+    if len(made) == len(targets):
+        return made
+    with held(out):
+        made = _finished(targets)
+        todo = {name: target for name, target in targets.items() if name not in made}
+        made |= _write(dataset, todo, part_of, size, steps)
+    return {name: made[name] for name in names}
+
+
+def _finished(targets: Mapping[str, Target]) -> dict[str, Made]:
+    found = {name: target.finished() for name, target in targets.items()}
+    return {name: made for name, made in found.items() if made}
+
+
+def _write(
+    dataset: Dataset, targets: Mapping[str, Target], part_of: PartOf, shard_bytes: int, steps: Steps
+) -> dict[str, Made]:
+    known = _notes(dataset)
+    recipe = dataset.recipe.model_copy(update={"shard_bytes": shard_bytes})
+    with ExitStack() as stack:
+        parts = {
+            name: Part(target, Output(target.place, recipe, dataset.recipe_digest, ""), stack)
+            for name, target in targets.items()
+        }
+        first = 0
+        for shard in dataset.shards:
+            table = dataset.table(shard, digest=True)
+            brief = rows_in_brief(table)
+            for name, rows in _rows_of_parts(table, part_of, first).items():
+                if name in parts:
+                    parts[name].add(table, rows, brief, known or {})
+            first += table.num_rows
+            steps()
+    made = {}
+    for name, part in parts.items():
+        notes = None if known is None else part.notes
+        values = dataset_values(dataset, part.writer.finished, part.tally, filtered={}, failed={}, notes=notes)
+        made[name] = part.target.finish(values)
+    return made
+
+
+def _rows_of_parts(table: pa.Table, part_of: PartOf, first: int) -> dict[str, list[int]]:
+    """The rows of a shard that go into each part, in order. ``first``: how many rows the shards before it have."""
+    found: dict[str, list[int]] = {}
+    for row, (video_id, name) in enumerate(zip(*(table[c].to_pylist() for c in ("video_id", "split")), strict=True)):
+        part = part_of(first + row, video_id, name)
+        if part is not None:
+            found.setdefault(part, []).append(row)
+    return found
+
+
+def _notes(dataset: Dataset) -> Notes | None:
+    """The notes of every video, which only the ledger gives; None where it is not there, or tells another number."""
+    counted = dataset.values["totals"].get("notes")
+    if not counted:
+        return None if counted is None else {}
+    try:
+        output = existing_output(dataset.place)
+        ledger = Ledger(output)
+        tables = [ledger.part(unit).table.select(["video_id", "status", "notes"]) for unit in range(output.units())]
+    except StorageError:
+        raise
+    except InputError:
+        return None
+    rows = (row for table in tables for row in table.to_pylist())
+    notes = {row["video_id"]: row["notes"] for row in rows if row["status"] == "ok" and row["notes"]}
+    return notes if Counter(note for each in notes.values() for note in each) == Counter(counted) else None

@@ -1,0 +1,129 @@
+"""A dataset that is being made: never in place of anything else, ``dataset.json`` last, and taken up after a kill."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gare.common.errors import InputError
+from gare.common.occupied import refuse_occupied
+from gare.common.records import load_json
+from gare.common.storage import Folder
+from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
+from pipelines.dataset import RECIPE_FILE, ShardFile, dataset_digest
+from pipelines.dataset.tools.dataset import Dataset, Tally, open_dataset
+
+UNFINISHED_FILE = "unfinished.json"
+"""What the folder is to become. Written first and removed last: with it, what lies there may be written anew."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A dataset that was made. ``reused``: it was there already, finished, and made of the same."""
+
+    place: Folder
+    values: dict[str, Any]
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """A folder for a new dataset. ``made_from``: what it is made of and how, which names it among others."""
+
+    place: Folder
+    made_from: dict[str, Any]
+
+    def finished(self) -> Made | None:
+        """The dataset, where it is finished already; None where it can be made. InputError for anything else there."""
+        if self.place.is_local and self.place.local.exists() and not self.place.local.is_dir():
+            raise InputError(f"{self.place} is a file; --out is a folder.")
+        if self.place.is_local:
+            refuse_occupied(self.place.local, "prepared shards")
+        there = _read(self.place, DATASET_FILE)
+        if there is not None and there.get("made_from") == self.made_from:
+            dataset, sizes = open_dataset(self.place), self.place.sizes(SHARD_FOLDER)
+            whole = all(sizes.get(shard.file) == shard.bytes for shard in dataset.shards)
+            return Made(self.place, dataset.values, reused=True) if whole else None
+        if there is not None or any(self.place.exists(name) for name in (RECIPE_FILE, LEDGER_FOLDER)):
+            raise InputError(f"{self.place} holds another dataset; give another --out.")
+        begun = _read(self.place, UNFINISHED_FILE)
+        if begun is not None and begun != self.made_from:
+            raise InputError(
+                f"{self.place} holds an unfinished dataset of other data; remove it or give another --out."
+            )
+        if begun is None and self.place.names(SHARD_FOLDER):
+            raise InputError(f"{self.place} holds shards of something else; give another --out.")
+        return None
+
+    def begin(self) -> None:
+        """Say what the folder is going to be."""
+        self.place.write_json(UNFINISHED_FILE, self.made_from)
+        self.place.make(SHARD_FOLDER)
+
+    def finish(self, values: Mapping[str, Any]) -> Made:
+        """Remove what an earlier attempt left, write ``dataset.json``, and that is it."""
+        self._remove_leftovers({shard["file"] for shard in values["shards"]})
+        made = {**values, "made_from": self.made_from}
+        self.place.write_json(DATASET_FILE, made)
+        self.place.remove(UNFINISHED_FILE)
+        return Made(self.place, made, reused=False)
+
+    def _remove_leftovers(self, listed: Collection[str]) -> None:
+        for name in self.place.names(SHARD_FOLDER):
+            if name not in listed:
+                self.place.remove(f"{SHARD_FOLDER}/{name}")
+        for name in self.place.names():
+            if re.fullmatch(rf"\.({DATASET_FILE}|{UNFINISHED_FILE})\..*\.tmp", name):
+                self.place.remove(name)
+
+
+def dataset_values(
+    origin: Dataset,
+    shards: Sequence[ShardFile],
+    tally: Tally,
+    *,
+    filtered: Mapping[str, int],
+    failed: Mapping[str, int],
+    notes: Mapping[str, int] | None,
+) -> dict[str, Any]:
+    """Make the ``dataset.json`` of ``shards`` of the recipe of ``origin``; ``notes``: None where they are not known."""
+    totals = {
+        "rows": tally.rows + sum(filtered.values()) + sum(failed.values()),
+        "ok": tally.rows,
+        "filtered": dict(sorted(filtered.items())),
+        "failed": dict(sorted(failed.items())),
+        "frames": tally.frames,
+        "bytes": sum(shard.bytes for shard in shards),
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": origin.values["recipe"],
+        "recipe_digest": origin.recipe_digest,
+        "digest": dataset_digest(origin.recipe_digest, shards),
+        "shards": [asdict(shard) for shard in shards],
+        "totals": totals if notes is None else totals | {"notes": dict(sorted(notes.items()))},
+        "splits": dict(sorted(tally.splits.items())),
+    }
+
+
+def summed(datasets: Sequence[Dataset], name: str) -> Counter[str] | None:
+    """Add up counts of the totals (filtered, failed or notes); None where a dataset does not have them."""
+    total: Counter[str] = Counter()
+    for dataset in datasets:
+        counts = dataset.values["totals"].get(name)
+        if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
+            return None
+        total.update(counts)
+    return total
+
+
+def _read(place: Folder, name: str) -> dict[str, Any] | None:
+    text = place.read_text(name) if place.size(name) is not None else None
+    try:
+        values = None if text is None else load_json(text)
+    except ValueError:
+        values = {}
+    return values if values is None or isinstance(values, dict) else {}

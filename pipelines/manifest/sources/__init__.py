@@ -1,0 +1,20 @@
+"""Making a manifest of what others keep: a table of captions in CSV, JSON lines or Parquet, or a folder of videos."""
+
+from __future__ import annotations
+
+from pipelines.manifest.sources.folder import GALLERY, VIDEO_SUFFIXES, from_folder
+from pipelines.manifest.sources.options import Made, SourceOptions
+from pipelines.manifest.sources.segments import Segments
+from pipelines.manifest.sources.tables import from_csv, from_jsonl, from_parquet
+
+__all__ = [
+    "GALLERY",
+    "VIDEO_SUFFIXES",
+    "Made",
+    "Segments",
+    "SourceOptions",
+    "from_csv",
+    "from_folder",
+    "from_jsonl",
+    "from_parquet",
+]

@@ -1,0 +1,95 @@
+"""A folder of videos without captions: they can be prepared, indexed and searched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from gare.common.errors import InputError
+from pipelines.manifest.sources.grouping import Row, distinct_ids, group, without_suffix
+from pipelines.manifest.sources.options import Made, SourceOptions
+from pipelines.manifest.sources.segments import SOURCE, Segments, clip_id
+from pipelines.manifest.walking import UNREADABLE, as_text, files_below
+
+GALLERY: Final = "gallery"
+"""The split of videos that have no captions and that nobody put into another one."""
+
+VIDEO_SUFFIXES: Final = frozenset(
+    {
+        "3g2", "3gp", "asf", "avi", "f4v", "flv", "ivf", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4", "mpe", "mpeg",
+        "mpg", "mts", "mxf", "nut", "ogv", "rm", "rmvb", "ts", "vob", "webm", "wmv",
+    }
+)  # fmt: skip
+"""Suffixes of video files, in lower case. Not gif, which is a picture as often."""
+
+
+def from_folder(
+    folder: Path,
+    options: SourceOptions,
+    suffixes: Collection[str] = VIDEO_SUFFIXES,
+    segments: Segments | None = None,
+) -> Made:
+    """Make a manifest of every video file below ``folder``, by path, in any case of its suffix, without captions.
+
+    A video's id is its path below the folder without suffix; where two files share that, the path. Hidden files and
+    folders do not count, and symbolic links are followed. Files that cannot be named in a manifest and folders that
+    cannot be read are left out and told. The split is ``gallery`` unless the options say another.
+
+    ``segments``: make a row of each clip of a file, with the file's id as attribute ``source``; a file that cannot be
+    measured stays whole. Raises InputError when there is no video file, and for a folder that cannot be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.")
+    root = os.path.abspath(folder)  # noqa: PTH100 - symlinks stay
+    files, left_out = _video_files(root, suffixes)
+    if left_out.get(as_text(root)) == UNREADABLE:
+        raise InputError(f"Cannot read the folder {folder}.")
+    if not files:
+        first = "".join(f" {path} {why}." for path, why in islice(left_out.items(), 1))
+        ends = ", ".join(sorted(suffixes))
+        raise InputError(f"{as_text(root)} holds no video file; files count that end in {ends}.{first}")
+    ids = distinct_ids(files, (without_suffix,))
+    whole: dict[str, str] = {}
+    rows = _whole_rows(ids, files) if segments is None else _clips(ids, files, root, segments, whole)
+    split = GALLERY if options.split is None and options.carve is None else options.split
+    made = group(folder, rows, replace(options, split=split, allow_uncaptioned=True), root=Path(root))
+    if len(set(made.table["uri"].to_pylist())) != len(files):
+        raise RuntimeError(f"{folder} holds {len(files)} video files, and its manifest does not.")
+    return replace(made, left_out=left_out, whole=whole)
+
+
+def _video_files(root: str, suffixes: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """Paths of the video files relative to ``root``, sorted, and what was left out of what may be one."""
+
+    def counts(name: str) -> bool:
+        return "." in name and name.rpartition(".")[2].lower() in suffixes
+
+    left_out: dict[str, str] = {}
+    files = [os.path.relpath(path, root) for name, path in files_below(root, left_out) if counts(name)]
+    return sorted(files), {path: why for path, why in left_out.items() if why == UNREADABLE or counts(path)}
+
+
+def _whole_rows(ids: Sequence[str], files: Sequence[str]) -> Iterator[Row]:
+    for name, file in zip(ids, files, strict=True):
+        yield Row(file, {"video_id": name, "uri": file})
+
+
+def _clips(
+    ids: Sequence[str], files: Sequence[str], root: str, segments: Segments, whole: dict[str, str]
+) -> Iterator[Row]:
+    from pipelines.manifest.sources.measuring import durations  # loads what decoding needs
+
+    measured = durations([os.path.join(root, file) for file in files])  # noqa: PTH118
+    for row, duration in zip(_whole_rows(ids, files), measured, strict=True):
+        cells = {**row.cells, "attributes": {SOURCE: row.cells["video_id"]}}
+        if isinstance(duration, str):
+            whole[row.place] = duration
+            yield Row(row.place, cells)
+            continue
+        for start_s, end_s in segments.cut(duration):
+            clip = {"video_id": clip_id(cells["video_id"], start_s, end_s), "start_s": start_s, "end_s": end_s}
+            yield Row(row.place, {**cells, **clip})

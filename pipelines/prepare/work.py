@@ -1,0 +1,93 @@
+"""One work unit from its manifest rows to its shards and ledger part: what runs inside a task."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from itertools import chain
+
+from gare.common.errors import InputError
+from gare.common.shard_file import read_shard
+from gare.schema import SHARD_FOLDER
+from pipelines.dataset import Ledger, Output, Part, write_ledger
+from pipelines.dataset.writer import Row, write_unit
+from pipelines.decode.isolated.decoder import shared_decoder
+from pipelines.prepare.attempts import Attempt, Decodes, Tries, UnitCounts, attempts
+from pipelines.prepare.repair import repair_unit
+
+
+def process_unit(
+    output: Output,
+    unit: int,
+    decoder: Decodes | None = None,
+    again: Collection[int] | None = None,
+    *,
+    repair: bool = False,
+    tries: Tries | None = None,
+) -> UnitCounts:
+    """Decode a unit's videos, write its shards, then its ledger part. Doing it twice gives the same files.
+
+    ``decoder``: this process's own when None. ``again``: the rows (by position) of a finished unit that are decoded
+    once more; the others are taken from its shards, and so is one that was ok before and fails now. ``repair``: the
+    unit's files are damaged, see ``pipelines.prepare.repair``. ``tries``: tries the rows, in place of ``decoder``.
+    """
+    tries = tries or partial(attempts, decoder=decoder or shared_decoder())
+    if repair:
+        return repair_unit(output, unit, tries)
+    rows = dict(enumerate(output.rows(unit)))
+    if again is not None:
+        return _redo(output, unit, tries, {position: rows[position] for position in sorted(again)})
+    entries = write_unit(output, unit, tries(rows, output.recipe), generation=0)
+    return UnitCounts(unit, len(entries), sum(entry["status"] == "failed" for entry in entries))
+
+
+def _redo(output: Output, unit: int, tries: Tries, again: Mapping[int, Row]) -> UnitCounts:
+    """Decode some rows of a finished unit once more. Its files change at one moment."""
+    part = Ledger(output).part(unit)
+    before, tally = part.table.to_pylist(), Counter[str]()
+    made, failures = tries(again, output.recipe), list[Attempt]()
+    for one in made:
+        if one[1] is not None:
+            merged = _merged(before, again, chain(failures, [one], made), _stored(output, part), tally)
+            write_unit(output, unit, merged, part.generation + 1)
+            break
+        failures.append(one)  # which hold no frames
+    else:
+        merged = _merged(before, again, iter(failures), None, tally)
+        write_ledger(output, unit, [entry for entry, _ in merged], part.shards, part.generation)
+    return UnitCounts(unit, len(again), tally["failed"], tally["kept"])
+
+
+def _merged(
+    before: list[Row],
+    again: Collection[int],
+    made: Iterator[Attempt],
+    stored: Iterator[Row] | None,
+    tally: Counter[str],
+) -> Iterator[Attempt]:
+    """Put the new attempts in the place of the old ones, unless they are worse; ``stored``: None where not wanted."""
+    for position, entry in enumerate(before):
+        kept = next(stored) if stored is not None and entry["status"] == "ok" else None
+        if position not in again:
+            yield entry, kept
+            continue
+        new, fresh = next(made)
+        attempts_so_far = new["attempts"] + entry["attempts"]
+        tally["failed"] += fresh is None
+        if fresh is None and entry["status"] == "ok":
+            tally["kept"] += 1
+            yield entry | {"attempts": attempts_so_far}, kept
+        else:
+            yield new | {"attempts": attempts_so_far}, fresh
+
+
+def _stored(output: Output, part: Part) -> Iterator[Row]:
+    """Yield the rows of a unit's shards in order. Raises InputError for one that is not as it was written."""
+    for shard in part.shards:
+        if output.place.sha256(f"{SHARD_FOLDER}/{shard.file}") != shard.sha256:
+            raise InputError(f"The shard {shard.file} has another SHA-256 than its ledger part says; remove it.")
+        with output.place.source(f"{SHARD_FOLDER}/{shard.file}") as source:
+            table = read_shard(source, recipe_digest=output.digest, rows=shard.rows, name=shard.file)
+            for position in range(table.num_rows):
+                yield table.slice(position, 1).to_pylist()[0]
