@@ -37,7 +37,8 @@ from gare.training.extras import Extras
 from gare.training.history import last_epoch, read_history
 from gare.training.local import fit_local
 from gare.training.loop import build_model
-from gare.training.run import RUN_FILE, outdated, progress, read_state, resolve_checkpoint, summary
+from gare.training.opening import outdated
+from gare.training.run import RUN_FILE, progress, read_state, resolve_checkpoint, summary
 from gare.training.state import TRAINER_FILE, Parts, restore
 from pipelines.dataset import Ledger, existing_output, open_output, read_ledger
 from pipelines.dataset.inspection.contents import read_contents

@@ -5,7 +5,8 @@ from __future__ import annotations
 from gare.common.errors import ConfigError
 from gare.common.files import only_one
 from gare.config import Config
-from gare.training.run import absolute, progress, read_state, refuse_other, run_directory, write_state
+from gare.training.opening import refuse_other
+from gare.training.run import absolute, progress, read_state, run_directory, write_state
 from gare.training.storage import RunStorage
 
 

@@ -28,10 +28,19 @@ from gare.training.history import History, OnRow
 from gare.training.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device, open_data
 from gare.training.numerics import numerics
 from gare.training.observe import Observer, Watched
+from gare.training.opening import open_run
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates, staged_factor
 from gare.training.precision import prepare_towers
 from gare.training.replicas import check_same_weights, share_weights
-from gare.training.run import HISTORY_FILE, RunState, RunSummary, clip_source, open_run, resumed, run_directory, summary
+from gare.training.run import (
+    HISTORY_FILE,
+    RunState,
+    RunSummary,
+    clip_source,
+    resumed,
+    run_directory,
+    summary,
+)
 from gare.training.state import Parts, restore, sweep
 from gare.training.step import train_step
 from gare.training.storage import RunStorage

@@ -32,12 +32,13 @@ from gare.tracking import note_down, syncing
 from gare.tracking.system import watching
 from gare.training.inputs import is_copied, open_shards, warm
 from gare.training.loop import train
+from gare.training.opening import open_run
 from gare.training.placement import placement_tags, rank_resources, rank_selector, uses_gpu, workers_that_fit
 from gare.training.progress import follow, training_view
 from gare.training.ray_fence import ending_without_head, head_seconds
 from gare.training.ray_group import RankGroup
 from gare.training.ray_nodes import CloseRanks, lacking, nodes_for, say_if_spread
-from gare.training.run import HISTORY_FILE, RunSummary, absolute, open_run, read_state, resumed, run_directory, summary
+from gare.training.run import HISTORY_FILE, RunSummary, absolute, read_state, resumed, run_directory, summary
 from gare.training.storage import RunStorage
 
 FAILURE_FILE = "failure.json"

@@ -13,13 +13,13 @@ from gare.config import Config
 from gare.data.shards import ShardSet
 from gare.model.checkpoint import MODEL_PARTS
 from gare.tracking import begin, forget, note_down, sync
+from gare.training.opening import open_run
 from gare.training.run import (
     CHECKPOINTS,
     DIAGNOSTICS,
     HISTORY_FILE,
     RunSummary,
     absolute,
-    open_run,
     read_state,
     resolve_checkpoint,
     run_directory,

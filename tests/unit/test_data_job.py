@@ -20,10 +20,11 @@ from gare.common.nodes import Node
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
-from pipelines import manifest as manifests
 from pipelines.dataset import Absent, Ledger, Part, existing_output, open_output, writer
 from pipelines.dataset.manifest_file import _cut
 from pipelines.decode.isolated.decoder import Decoder
+from pipelines.manifest import reading as manifest_reading
+from pipelines.manifest import rows as manifest_rows
 from pipelines.manifest.reading import stream_manifest
 from pipelines.manifest.rows import content_digest, write_manifest
 from pipelines.prepare import execution
@@ -282,7 +283,7 @@ def test_units_are_cut_alike_whatever_the_pieces(lengths, size):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_a_manifest_is_read_in_pieces(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(manifests, "CHECK_ROWS", 3)
+    monkeypatch.setattr(manifest_reading, "CHECK_ROWS", 3)
     table = pa.Table.from_pylist([row(str(n), tmp_path) for n in range(8)], MANIFEST)
     path = tmp_path / f"m{suffix}"
     if suffix == ".parquet":
@@ -295,10 +296,10 @@ def test_a_manifest_is_read_in_pieces(tmp_path, monkeypatch, suffix):
     assert content_digest(pa.concat_tables(pieces)) == content_digest(table)
 
 
-@pytest.mark.parametrize("hashed", [manifests._hash, len], ids=["hash", "all collide"])
+@pytest.mark.parametrize("hashed", [manifest_rows._hash, len], ids=["hash", "all collide"])
 def test_a_repeated_id_is_found_across_pieces_and_never_by_a_collision(tmp_path, monkeypatch, hashed):
-    monkeypatch.setattr(manifests, "CHECK_ROWS", 2)
-    monkeypatch.setattr(manifests, "_hash", hashed)
+    monkeypatch.setattr(manifest_reading, "CHECK_ROWS", 2)
+    monkeypatch.setattr(manifest_rows, "_hash", hashed)
     path = tmp_path / "m.jsonl"
     lines = [f'{{"video_id": "{name}", "uri": "x.mp4", "split": "s", "captions": []}}\n' for name in "abcde"]
     path.write_text("".join(lines))

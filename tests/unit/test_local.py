@@ -109,8 +109,8 @@ def test_what_it_imports_is_light(rows, tmp_path):
     write_manifest(pa.Table.from_pylist(rows[:1], MANIFEST), tmp_path / "m.parquet")
     code = (
         "import sys\n"
-        "from pipelines import shards\n"
-        "shards.prepare(sys.argv[1], sys.argv[2], shards.PrepareConfig(crop=32, short_side=32), local=True)\n"
+        "from pipelines.prepare import job\n"
+        "job.prepare(sys.argv[1], sys.argv[2], job.PrepareConfig(crop=32, short_side=32), local=True)\n"
         "print([m for m in ('ray', 'torch', 'mlflow', 'transformers') if m in sys.modules])"
     )
     done = run([sys.executable, "-c", code, str(tmp_path / "m.parquet"), str(tmp_path / "out")])

@@ -32,17 +32,9 @@ from gare.training.inputs import (
     head_remarks,
     open_shards,
 )
+from gare.training.opening import initial_checkpoint, refuse_other
 from gare.training.optimiser import freeze, parameter_groups
-from gare.training.run import (
-    absolute,
-    clip_source,
-    initial_checkpoint,
-    progress,
-    read_state,
-    refuse_other,
-    run_directory,
-    selected_by,
-)
+from gare.training.run import absolute, clip_source, progress, read_state, run_directory, selected_by
 
 JPEG_SHARE = 0.08
 """Of raw frames: ordinary footage at 224 pixels and quality 90."""

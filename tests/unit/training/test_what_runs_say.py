@@ -19,7 +19,8 @@ from gare.training.extend import extend_run
 from gare.training.inputs import open_data
 from gare.training.local import fit_local
 from gare.training.loop import build_model, train
-from gare.training.run import RunState, absolute, outdated, read_state, write_state
+from gare.training.opening import outdated
+from gare.training.run import RunState, absolute, read_state, write_state
 from tests import toy
 
 CANNOT = "The split 'dev' has one video, which every checkpoint finds: it cannot choose one"
