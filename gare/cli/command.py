@@ -80,6 +80,9 @@ def call(group: click.Group, arguments: Sequence[str], name: str) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return error.exit_code
+    except click.exceptions.Abort:  # what click makes of Ctrl-C before a command runs
+        with _results(json_output=JSON in arguments) as emit:
+            return _fail(*_explain(KeyboardInterrupt()), emit)
     except click.ClickException as error:
         message = error.format_message()
         context = getattr(error, "ctx", None)

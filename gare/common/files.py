@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ def fsync_directory(path: Path) -> None:
 
 def errno_of(error: BaseException) -> int | None:
     """The system's number of what went wrong; also of an OSError that safetensors or torch made another error of."""
-    inner: BaseException | None = error if isinstance(error, OSError | RuntimeError) else None
+    of_torch = isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
+    inner: BaseException | None = error if isinstance(error, OSError) or of_torch else None
     while inner is not None:
         if isinstance(inner, OSError) and inner.errno is not None:
             return inner.errno
@@ -67,12 +68,18 @@ def errno_of(error: BaseException) -> int | None:
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn an error of the system inside the block into an InputError that names ``path`` as what cannot be written."""
+    """Turn an error of the system inside the block into an InputError that names ``path`` as what cannot be written.
+
+    One that names a file outside the folder of ``path`` passes: that file was read.
+    """
     try:
         yield
     except GareError:
         raise
     except Exception as error:
+        named = error.filename if isinstance(error, OSError) else None
+        if isinstance(named, str) and not Path(named).absolute().is_relative_to(Path(path).absolute().parent):
+            raise
         number = errno_of(error)
         if number is None and not isinstance(error, OSError):
             raise
@@ -188,17 +195,20 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staged_files(folder: str | os.PathLike[str], names: Collection[str]) -> Iterator[Path]:
+def staged_files(folder: str | os.PathLike[str], names: Sequence[str]) -> Iterator[Path]:
     """Yield an empty folder for some of the files ``names``, which on success replace all of those in ``folder``.
 
-    A failure inside the block leaves ``folder`` as it was.
+    A failure inside the block leaves ``folder`` as it was. The first of the names is that of the record: it goes first
+    and comes last, so that no moment has a record beside files of another time.
     """
     target = make_folder(folder)
     with writing(target):
         staging = Path(tempfile.mkdtemp(prefix=".staged.", suffix=".tmp", dir=target))
         try:
             yield staging
-            for name in names:
+            record, *others = names
+            (target / record).unlink(missing_ok=True)
+            for name in (*others, record):
                 if (staging / name).is_file():
                     (staging / name).replace(target / name)
                 else:

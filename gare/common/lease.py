@@ -61,7 +61,10 @@ def lease(
         thread.join(timeout=2 * dead_s)
         if not lost.is_set():
             with suppress(InputError):
-                folder.remove(LOCK_FILE)
+                if _owner(folder) == mine["owner"]:
+                    folder.remove(LOCK_FILE)
+                else:
+                    lost.set()
     if lost.is_set():
         raise _taken(folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ class Stopped(KeyboardInterrupt):
 def stopping() -> Iterator[None]:
     """Raise Stopped in the block at the first signal that ends; a second one is answered, a third one kills.
 
-    A signal that the caller ignores, as nohup does, stays ignored.
+    If nothing is ending at the second signal, because a library dropped the exception, it raises Stopped again. A
+    signal that the caller ignores, as nohup does, stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -35,7 +37,7 @@ def stopping() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
         told.append(number)
-        if len(told) == 1:
+        if len(told) == 1 or (len(told) == 2 and not _is_ending()):
             raise Stopped(number)
         if len(told) == 2:
             os.write(2, STILL)
@@ -49,7 +51,7 @@ def stopping() -> Iterator[None]:
         signal.signal(number, handle)
     try:
         yield
-    except (KeyboardInterrupt, Exception):
+    except (KeyboardInterrupt, SystemExit, Exception):
         if told:  # Ray makes a plain one of it, and Tune ends its trials
             raise Stopped(told[0]) from None
         raise
@@ -74,4 +76,13 @@ def keeping_signals(theirs: int) -> Iterator[None]:
         raise Stopped(theirs) from None
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that C code set cannot be set from here
+                signal.signal(number, handler)
+
+
+def _is_ending() -> bool:
+    """Whether the code that a signal interrupted runs because of a Stopped: in a finally, an except or an exit."""
+    handled = sys.exception()
+    while handled is not None and not isinstance(handled, KeyboardInterrupt):
+        handled = handled.__context__
+    return handled is not None

@@ -1,12 +1,13 @@
 """Files appear whole, with the modes that the user's umask gives."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from gare.common.files import atomic_directory, atomic_file
+from gare.common.files import atomic_directory, atomic_file, staged_files, writing
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o002])
@@ -35,3 +36,37 @@ def test_a_file_has_the_mode_of_the_umask(tmp_path, umask):
     with atomic_file(tmp_path / "file") as temporary:
         temporary.write_text("x")
     assert mode(tmp_path / "file") == 0o666 & ~umask
+
+
+def test_a_stop_between_two_files_of_a_result_leaves_no_record_of_it(tmp_path, monkeypatch):
+    names = ["metrics.json", "ranks", "page"]
+    for name in names:
+        (tmp_path / name).write_text("old")
+    replace, calls = Path.replace, []
+
+    def stopped(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt), staged_files(tmp_path, names) as staged:
+        [(staged / name).write_text("new") for name in names]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"ranks": "new", "page": "old"}
+
+
+def test_a_source_that_is_missing_is_no_error_of_writing(tmp_path):
+    with pytest.raises(FileNotFoundError), staged_files(tmp_path / "out" / "put", ["a"]):
+        (tmp_path / "elsewhere" / "source").read_text()
+
+
+def test_an_error_while_another_was_handled_is_told_as_it_is(tmp_path):
+    def fails():
+        try:
+            (tmp_path / "missing").read_text()
+        except OSError:
+            raise RuntimeError("CUDA error: out of memory") from None
+
+    with pytest.raises(RuntimeError, match="CUDA error"), writing(tmp_path / "a"):
+        fails()

@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 
+import click
 import pyarrow as pa
 import pytest
 
 from gare.cli import main
+from gare.common.signals import Stopped, stopping
 from gare.config.tree import to_yaml
 from gare.model.checkpoint import load_model
 from gare.retrieval import index
@@ -159,3 +161,41 @@ def test_a_third_signal_ends_at_once_and_one_that_is_ignored_stays_so(tmp_path):
         time.sleep(0.05)
     assert process.wait() == -signal.SIGTERM
     process.stdout.close()
+
+
+class Dropped:
+    """What is raised in its end, Python drops."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_whose_exception_was_dropped_ends_the_command_at_the_next(monkeypatch):
+    def work():
+        Dropped()
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+    with pytest.raises(Stopped), stopping():
+        work()
+
+
+def test_an_exit_that_a_library_makes_of_a_signal_is_still_the_signals():
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise SystemExit(0) from None
+
+    with pytest.raises(Stopped), stopping():
+        work()
+
+
+def test_ctrl_c_before_a_command_runs_is_a_sentence(monkeypatch, call):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(click.Group, "invoke", interrupted)
+    code, said = call("config")
+    assert (code, len(said)) == (130, 1)

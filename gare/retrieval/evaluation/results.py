@@ -32,9 +32,10 @@ def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool
     refuse_occupied(folder, "an evaluation")
     text = read_file(folder / METRICS_FILE)
     if text is None:
-        there = next((name for name in (*RESULT_FILES, "report.html") if (folder / name).exists()), None)
-        if there is not None:
-            raise InputError(f"{folder} holds a {there} that is of no evaluation; choose another folder.")
+        # Without a record, ranks are what an interrupted exchange of results leaves; a lone page is somebody's.
+        there = [name for name in (*RESULT_FILES, "report.html") if (folder / name).exists()]
+        if there and RANKS_FILE not in there:
+            raise InputError(f"{folder} holds a {there[0]} that is of no evaluation; choose another folder.")
         return
     if overwrite:
         return
