@@ -12,6 +12,7 @@ import click
 
 from gare import __version__
 from gare.common.console import note, print_table, say, warn
+from gare.common.errors import InputError
 from gare.common.text import folder_name
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ def run_evaluation(
     refuse_another(out, identity, overwrite=wanted.overwrite)
     if wanted.sheet is not None:
         refuse_part(wanted.sheet)
+        if wanted.sheet.name in (*RESULT_FILES, REPORT_FILE) and wanted.sheet.parent.resolve() == out.resolve():
+            raise InputError(f"--sheet {wanted.sheet} is a file of the results; give the picture another name.")
     if wanted.query_bank:
         train = dataset.split(config.data.train_split)
         bank = draw_bank(train, split, wanted.query_bank, config.train.seed)

@@ -272,6 +272,14 @@ def test_the_model_of_an_evaluation_is_told_by_digests(tmp_path, changes, same):
     refuse_another(tmp_path, identity | {"checkpoint": str(tmp_path.parent)}, overwrite=False)  # a part of the model
 
 
+@pytest.mark.parametrize("name", ["report.html", "metrics.json"])
+def test_a_sheet_does_not_take_the_place_of_the_results_beside_it(copy, toy_shards, call, name):
+    new = copy / "new"
+    code, said = call("evaluate", copy / "runs/whole", "--shards", toy_shards, "--out", new, "--sheet", new / name)
+    assert (code, "is a file of the results; give the picture another name" in said[-1]) == (3, True)
+    assert not new.exists()
+
+
 PARTS = ("ranks.parquet", "report.html", "best.yaml", "comparison.json", "comparison.html")
 
 

@@ -248,6 +248,14 @@ def test_tokenizer_files_that_cannot_be_used(folders, tmp_path):
     assert "has no tokenizer.json; docs/training.md says how" in refusal(folder)
 
 
+def test_tables_that_the_library_refuses_without_a_word_are_one_sentence(folders, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError
+
+    monkeypatch.setattr("tokenizers.models.Unigram", refuse)
+    assert "its tables do not fit each other (ValueError)" in refusal(folders["metaclip_2"])
+
+
 def test_siglip_padded_on_the_left_is_refused(folders, tmp_path):
     folder = copied(folders, "siglip2", tmp_path)
     edit(folder / "tokenizer_config.json", padding_side="left")

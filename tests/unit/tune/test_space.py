@@ -82,6 +82,7 @@ def test_every_trial_is_a_valid_config():
         ({TR: {"uniform": [1, 0]}}, r"two numbers \[low, high\]"),
         ({TR: {"uniform": [0, 1, 2]}}, r"two numbers \[low, high\]"),
         ({TR: {"uniform": [False, True]}}, r"two numbers \[low, high\]"),
+        ({TR: {"uniform": [0, 10**400]}}, r"two numbers \[low, high\]"),
         ({TR: {"loguniform": [0, 1]}}, "bounds above 0"),
         ({"train.epochs": {"int": [1, 2.5]}}, "two whole numbers"),
         ({"train.epochs": {"uniform": [1, 3]}}, r"train\.epochs cannot be 1\.0"),
