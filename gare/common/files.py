@@ -56,7 +56,7 @@ def fsync_directory(path: Path) -> None:
 
 def errno_of(error: BaseException) -> int | None:
     """The system's number of what went wrong; also of an OSError that safetensors or torch made another error of."""
-    of_torch = isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
+    of_torch = isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|inline_container", str(error))
     inner: BaseException | None = error if isinstance(error, OSError) or of_torch else None
     while inner is not None:
         if isinstance(inner, OSError) and inner.errno is not None:
