@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
+from gare.common.redact import shown
 from gare.config.heads import HEADS
 from gare.config.model import ModelConfig
 from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slices, without_autocast
@@ -131,7 +132,7 @@ class VideoIndex:
             raise InputError(f"{path} is not a video index.")
         if settings != _settings(model.head.config):
             raise ConfigError(
-                f"The video index {path} was built with model settings {settings}, this model has "
+                f"The video index {path} was built with model settings {shown(settings)}, this model has "
                 f"{_settings(model.head.config)}; build it again."
             )
         factors = factors_of(model.head)
@@ -152,7 +153,10 @@ def _are_built(tensors: dict[str, Tensor], factors: Factors[Any], head: PairHead
         return False
     exact = torch.float64 if any(x.dtype == torch.float64 for x in tensors.values()) else torch.float32
     one = Videos(torch.zeros(1, frames, head.dim, dtype=exact), torch.ones(1, frames, dtype=torch.bool))
-    made = factors.build(one, stored.dtype, first_stage=True).tensors()
+    try:
+        made = factors.build(one, stored.dtype, first_stage=True).tensors()
+    except RuntimeError:  # of another type than the model
+        return False
     found = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in tensors.items() if tensor.ndim}
     expected = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in made.items()}
     return expected.items() <= found.items() and len({len(tensors[name]) for name in made}) == 1
