@@ -176,6 +176,7 @@ class Recorder:
 
     def conclude(self, comparison: Comparison) -> None:
         """End the parent run, with the best trial's metrics and the comparison's files."""
+        self._sync(again=True)
         for trial in self._ledger.trials:  # what they could not send in their time, too
             self._sync(trial)
         self.write()
@@ -194,12 +195,12 @@ class Recorder:
     def _since(self, index: int) -> float:
         return time.monotonic() - self._started.pop(index, time.monotonic())
 
-    def _sync(self, trial: Trial | None = None) -> None:
+    def _sync(self, trial: Trial | None = None, *, again: bool = False) -> None:
         """Bring the tracker up to date with a trial, or with the sweep, and note the id that it has there."""
         row = trial or self._ledger
         folder = self._folder if trial is None else Path(trial.directory)
         if self._config.runtime.tracking:
-            sync(folder)
+            sync(folder, again=again)
             handle = read_handle(folder)
             row.run_id = row.run_id if handle is None else handle.run_id
 

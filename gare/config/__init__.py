@@ -28,6 +28,7 @@ LATER: tuple[tuple[str, str, Any], ...] = (
     ("prepare", "square_pixels", True),
     ("train", "tf32", False),
     ("train", "deterministic", False),
+    ("protocol", "test", "held_out"),
     ("prepare", "square_pixels", None),
     ("protocol", "test", None),
     ("model", "head", "gare"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from gare.tracking.record import (
     write_record,
 )
 from gare.tracking.sync import LOCK_SECONDS, SETTINGS, Sync, line_to
-from gare.tracking.tracker import Denied, Refused, Unreachable
+from gare.tracking.tracker import Denied, Gone, Refused, Unreachable
 
 ELSEWHERE = "Set runtime.tracking_uri to a server or a sqlite:/// file, or runtime.tracking to false."
 
@@ -98,11 +99,13 @@ def begin(
 def _first_sync(folder: Path, uri: str, *, under_way: bool) -> None:
     """Reach the tracker, with another run where it has lost the folder's; RunError where a new one cannot begin."""
     way = Sync(folder)
+    if under_way and time.monotonic() < line_to(uri).again_at:
+        return
     try:
         with held(folder / ".sync.lock", LOCK_SECONDS):
             try:
                 way.push()
-            except Refused:
+            except Gone:
                 with updating(folder) as record:
                     if record is None or record.run_id is None:
                         raise

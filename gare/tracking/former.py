@@ -22,7 +22,8 @@ def replay(folder: Path, record: Record, tracker: Tracker, refused: Callable[[Re
     """
     named = hashlib.sha256(record.address(folder).encode()).hexdigest()[:8]
     files = list(folder.glob("mlflow-spool-*.jsonl"))
-    for path in files if len(files) == 1 else [file for file in files if named in file.name]:
+    moved = len(files) == 1 and record.address(folder).startswith("sqlite:")  # a moved project's store is the same one
+    for path in files if moved else [file for file in files if named in file.name]:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 _apply(tracker, json.loads(line), record.experiment)

@@ -18,7 +18,7 @@ from gare.common.redact import redact
 from gare.common.sqlite import sqlite_path
 from gare.tracking.mlflow_place import artifact_place
 from gare.tracking.record import Record, held
-from gare.tracking.tracker import Changes, Denied, Found, Refused, Unreachable
+from gare.tracking.tracker import Changes, Denied, Found, Gone, Refused, Unreachable
 
 START_TAG, PARENT_TAG, NOTE_TAG = "gare.start", "mlflow.parentRunId", "mlflow.note.content"
 EXPERIMENT_TAGS = (
@@ -52,11 +52,11 @@ class MlflowTracker:
         experiment = self.experiment_id
         with self.asking() as mlflow:
             if record.run_id is not None:
-                run = mlflow.get_run(record.run_id)
+                run = self._known(mlflow, record.run_id)
                 if run.info.lifecycle_stage != "active":
-                    raise Refused(f"the run {record.run_id} is deleted")
+                    raise Gone(f"the run {record.run_id} is deleted")
                 if run.info.experiment_id != experiment:
-                    raise Refused(f"the run {record.run_id} is of another experiment than {self.experiment!r}")
+                    raise Gone(f"the run {record.run_id} is of another experiment than {self.experiment!r}")
             else:
                 found = mlflow.search_runs([experiment], f"tags.`{START_TAG}` = '{record.token}'", max_results=1)
                 if not found and record.begun_ms is None:
@@ -66,6 +66,16 @@ class MlflowTracker:
             metrics = run.data._metric_objs  # noqa: SLF001
         latest = {metric.key: (int(metric.step), int(metric.timestamp), float(metric.value)) for metric in metrics}
         return Found(str(run.info.run_id), latest, frozenset(run.data.params))
+
+    def _known(self, mlflow: Any, run_id: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return mlflow.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise Gone(first_line(error)) from error
+            raise
 
     def _create(self, mlflow: Any, experiment: str, record: Record, parent: str | None) -> Any:
         tags = record.tags | {START_TAG: record.token} | ({PARENT_TAG: parent} if parent else {})
@@ -114,14 +124,16 @@ class MlflowTracker:
     @contextmanager
     def asking(self) -> Iterator[Any]:
         """Yield the client; whatever MLflow raises becomes Refused, Denied or Unreachable."""
-        from mlflow.exceptions import MlflowException
+        from mlflow.exceptions import MlflowException, RestException
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield client(self.uri)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             code, says = getattr(error, "error_code", None), first_line(error).rstrip(".")
-            if code in FINAL:
+            # A proxy's 404, while the server starts again, is no answer of MLflow's.
+            of_proxy = str(code).endswith("NOT_FOUND") and not isinstance(error, RestException)
+            if code in FINAL and not of_proxy:
                 raise Refused(says) from error
             raise (Denied(says, CREDENTIALS) if code in DENIED else Unreachable(says)) from error
 

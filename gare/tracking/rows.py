@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,11 @@ class Rows:
         for path in (self._folder / HISTORY, *sorted(self._folder.glob(SYSTEM))):
             for rows in self._tails.setdefault(path, Tail(path)).batches():
                 warnings = [str(row["warning"]) for row in rows if "warning" in row]
-                yield [point for row in rows for point in self._points(row, path)], warnings[-1] if warnings else None
+                found: list[Point] = []
+                for row in rows:
+                    with suppress(ValueError, OverflowError):  # a name or a number that no tracker takes
+                        found.extend(self._points(row, path))
+                yield found, warnings[-1] if warnings else None
 
     def stamp(self) -> list[tuple[str, int, int]]:
         """Return what changes when a file does."""

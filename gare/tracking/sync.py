@@ -241,12 +241,13 @@ class Sync:
                 record.synced = stamp
 
 
-def sync(folder: Path) -> bool:
+def sync(folder: Path, *, again: bool = True) -> bool:
     """Bring the tracker up to date with a run's folder; returns whether nothing waits any more.
 
-    Does nothing where the folder has no record. Never raises for the tracker's sake.
+    Does nothing where the folder has no record and, unless ``again``, where the tracker was away a moment ago. Never
+    raises for the tracker's sake.
     """
-    return Sync(folder).attempt()
+    return Sync(folder).attempt(again=again)
 
 
 @contextmanager

@@ -29,6 +29,10 @@ class Refused(Exception):  # noqa: N818
     """The tracker answered no, and would again."""
 
 
+class Gone(Refused):
+    """The tracker has no such run any more, or has it in another experiment."""
+
+
 @dataclass
 class Found:
     """A run of a tracker: its id, each metric's last point (step, time in ms, value), the parameters it has."""

@@ -340,3 +340,12 @@ def test_mlflow_takes_any_text_and_keeps_what_it_can(output, tmp_path):
 
 def test_what_mlflow_is_given_has_no_character_that_a_database_refuses():
     assert parameter("a\0b\ud800") == tag_value("a\0b\ud800") == r"a\x00b\ud800"
+
+
+def test_a_history_row_that_no_tracker_takes_costs_itself_alone(run):
+    folder = run()
+    rows = [{"step": 1, "time": 1, "train/a//b": 1.0}, {"step": 2, "time": 2, "train/loss": 10**400}]
+    rows.append({"step": 3, "time": 3, "train/loss": 0.5})
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert sync(folder)
+    assert read(folder).data.metrics["train/loss"] == 0.5

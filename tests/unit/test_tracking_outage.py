@@ -340,3 +340,19 @@ print(begin(Path("{tmp_path}") / sys.argv[1], config, "run", tags={{}}, dataset=
     assert [process.returncode for process in several] == [0, 0], said
     assert len({out for out, _ in said}) == 2
     assert "warning" not in "".join(err for _, err in said)
+
+
+def test_a_proxys_404_is_silence_and_no_lost_run(net):
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+
+    def get_run(_):
+        raise MlflowException("<html>404</html>", error_code=ENDPOINT_NOT_FOUND)
+
+    first = start(net)
+    net.get_run = get_run
+    assert start(net) == first
+    assert read_record(net.folder).run_id == first
+    del net.get_run
+    assert sync(net.folder)
+    assert list(all_runs(net)) == ["run"]

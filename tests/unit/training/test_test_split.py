@@ -189,3 +189,26 @@ def test_a_run_of_an_older_version_goes_on_where_only_a_setting_with_its_default
     (folder / "config.yaml").write_text(config_yaml.dump(values))
     with pytest.raises(ConfigError, match=r"another experiment \(run\.json differ\)"):
         open_run(with_overrides(config, {"train.lr_new": 0.5}), state.dataset_digest)
+
+
+FORMER = {
+    "prepare": {"square_pixels": True},
+    "train": {"tf32": False, "deterministic": False},
+    "protocol": {"test": "held_out"},
+}
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+@pytest.mark.parametrize("test", ["held_out", "used"])
+@pytest.mark.parametrize("tf32", [True, False])
+def test_runs_of_the_version_before_keep_their_name_whatever_their_settings(pixels, test, tf32):
+    config = with_overrides(Config(), {"train.tf32": tf32, "prepare.square_pixels": pixels, "protocol.test": test})
+    values = config.model_dump(mode="json")
+    saved = {name: dict(part) for name, part in values.items() if name not in NOT_THE_EXPERIMENT}
+    for name in ("head", "attention_heads"):
+        del values["model"][name], saved["model"][name]
+    for section, keys in FORMER.items():
+        for key, default in keys.items():
+            if saved[section][key] == default:
+                del saved[section][key]
+    assert digest_of(saved) in _names(values)
