@@ -81,3 +81,18 @@ def toy_run(toy_clip, toy_shards, tmp_path):
     from tests import toy
 
     return lambda *overrides, output="runs": toy.toy_config(toy_clip, toy_shards, tmp_path / output, *overrides)
+
+
+@pytest.fixture
+def call(capfd):
+    """Run a command line here: exit code and the lines of standard error."""
+
+    from gare.cli import main
+
+    def call(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return ended.value.code, capfd.readouterr().err.strip().splitlines()
+
+    return call

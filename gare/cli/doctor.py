@@ -1,4 +1,4 @@
-"""``gare doctor``: what is wrong with this machine, or with every node of a cluster, and how to mend it."""
+"""``gare doctor``: what is wrong with this machine, or with every node of a cluster, and how to fix it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HERE = "here"
 
 
-@gare_command("doctor", short_help="Say what is wrong with this machine or cluster, and how to mend it.")
+@gare_command("doctor", short_help="Say what is wrong with this machine or cluster, and how to fix it.")
 @click.option("--cluster", is_flag=True, help="Look at every node of the cluster too (RAY_ADDRESS, else the one here).")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="A YAML file whose runtime.* places to try."
@@ -114,7 +114,7 @@ def _report(found: Found) -> dict[str, Any]:
     from gare.common.console import print_table
 
     several = len({node for node, _ in found}) > 1
-    columns = ["node"] * several + ["check", "state", "what is there", "how to mend it"]
+    columns = ["node"] * several + ["check", "state", "what is there", "how to fix it"]
     print_table(
         "Doctor",
         columns,
@@ -125,6 +125,6 @@ def _report(found: Found) -> dict[str, Any]:
     if counts["fail"]:
         bad = ", ".join(dict.fromkeys(each.check for _, each in found if each.state == "fail"))
         raise RunError(
-            f"{counts['fail']} of {len(found)} checks fail: {bad}; the table says how to mend it.", result=result
+            f"{counts['fail']} of {len(found)} checks fail: {bad}; the table says how to fix it.", result=result
         )
     return result

@@ -1,9 +1,9 @@
 """Who is at work in a folder of an object store, where nothing lets go of a dead process's lock by itself.
 
-The holder writes a new beat into the folder's lock file every few seconds. Whoever finds a lock watches it: a lock
-that beats is respected, one that stays as it is belongs to a dead process and is taken over. Object stores that
-pyarrow opens have no conditional writes, so of two that start within the same moment both write and the last one
-stays: each looks once more before it begins, and the holder looks at every beat.
+The holder writes a new beat into the folder's lock file every few seconds. A process that finds a lock watches it: a
+lock that beats is respected, one that does not change belongs to a dead process and is taken over. The object stores
+that pyarrow opens have no conditional writes, so if two processes start at the same moment, both write and the last one
+wins: each looks once more before it begins, and the holder looks at every beat.
 """
 
 from __future__ import annotations

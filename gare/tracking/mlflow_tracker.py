@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gare.common.redact import redact
+from gare.common.redact import first_line, redact
 from gare.common.sqlite import sqlite_path
 from gare.tracking.mlflow_place import artifact_place
 from gare.tracking.record import Record, held
@@ -130,7 +130,7 @@ class MlflowTracker:
         try:
             yield client(self.uri)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            code, says = getattr(error, "error_code", None), first_line(error).rstrip(".")
+            code, says = getattr(error, "error_code", None), first_line(error)
             # A proxy's 404, while the server starts again, is no answer of MLflow's.
             of_proxy = str(code).endswith("NOT_FOUND") and not isinstance(error, RestException)
             if code in FINAL and not of_proxy:
@@ -185,11 +185,6 @@ def client(uri: str) -> Any:
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return mlflow.MlflowClient(tracking_uri=uri)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, without credentials."""
-    return redact((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def _log_dataset(mlflow: Any, run_id: str, changes: Changes) -> None:

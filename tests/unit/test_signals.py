@@ -14,7 +14,6 @@ import click
 import pyarrow as pa
 import pytest
 
-from gare.cli import main
 from gare.common.signals import Stopped, stopping
 from gare.config.tree import to_yaml
 from gare.model.checkpoint import load_model
@@ -30,19 +29,6 @@ from tests.prepared import make_sources
 from tests.processes import decoders_below
 
 SIGNALS = [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGHUP, 1)]
-
-
-@pytest.fixture
-def call(capfd):
-    """Run a command line here: exit code and the lines of standard error."""
-
-    def call(*arguments):
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        return ended.value.code, capfd.readouterr().err.strip().splitlines()
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -34,19 +34,6 @@ class Killed(BaseException):
     pass
 
 
-@pytest.fixture
-def call(capfd):
-    """Run a command line here: exit code and the lines of standard error."""
-
-    def call(*arguments):
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        return ended.value.code, capfd.readouterr().err.strip().splitlines()
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, toy_clip, toy_shards):
     """A finished run, evaluated and indexed; one stopped in its second epoch; a sweep; a cache with the shards."""

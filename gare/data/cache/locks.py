@@ -14,7 +14,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 def take(path: Path, *, shared: bool = False) -> int:
-    """Lock a file, made where missing, after whoever has it; its descriptor, whose closing unlocks.
+    """Lock a file, made where missing, once its holder lets go; returns a descriptor that unlocks when closed.
 
     A file system without locks lets everyone pass. OSError where the file can neither be made nor read.
     """
