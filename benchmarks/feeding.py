@@ -34,8 +34,8 @@ from gare.data.feed import Feed
 from gare.data.order import Sample
 from gare.data.shards import ShardSet, Split
 from gare.model.tokenizer import Tokenizer
+from gare.runs.inputs import open_data
 from gare.schema import MANIFEST
-from gare.training.inputs import open_data
 from pipelines.dataset import open_output
 from pipelines.dataset.finished import dataset_manifest
 from pipelines.decode import decode_video

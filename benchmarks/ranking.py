@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gare.data.shards import VideoInfo
-from gare.retrieval.evaluation.measure import measure
-from gare.retrieval.evaluation.query_bank import draw_bank
+from gare.evaluation.measure import measure
+from gare.evaluation.query_bank import draw_bank
 
 FULL = 100_000
 BANK = 1000

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gare.config import ModelConfig
-from gare.retrieval import ScoreStats, VideoIndex
 from gare.scoring.increment.head import GareHead
+from gare.search import ScoreStats, VideoIndex
 
 BLOCK = 16
 

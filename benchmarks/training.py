@@ -87,13 +87,13 @@ def train_here(way: str, folder: Path, epochs: int) -> None:
     """In a process of its own: train, and print samples/s per worker and the share of the time waited for data."""
     if way == "ray":
         from gare.cli.ray_session import ray_session
-        from gare.training.ray_train import fit
+        from gare.launch.ray_train import fit
 
         config = demo_config(folder, 2, 2 * epochs)
         with ray_session(config.runtime):
             summary = fit(config, quiet=True)
     else:
-        from gare.training.local import fit_local
+        from gare.launch.local import fit_local
 
         summary = fit_local(demo_config(folder, 1, epochs), quiet=True)
     taken = of_history(summary, PER_WORKER, LEFT_OUT)

@@ -29,8 +29,8 @@ def main() -> None:
     from gare.config.tree import load_config
     from gare.data.cache import Cache, hold, locks
     from gare.data.cache.entries import copy_lock, entries
-    from gare.training import ray_train
-    from gare.training.ray_group import RankGroup
+    from gare.launch import ray_train
+    from gare.launch.ray_group import RankGroup
 
     config = load_config(sys.argv[1])
     hold(Folder.at(config.runtime.shards), Cache.of(config.runtime)).close()

@@ -22,24 +22,24 @@ from gare.common.files import write_json
 from gare.common.storage import Folder
 from gare.config.tree import load_config, load_saved, to_yaml
 from gare.data.shards import ShardSet
+from gare.evaluation.metrics.paired import compare_tables
+from gare.evaluation.metrics.query_table import Queries, QueryTable, read_queries, write_queries
+from gare.evaluation.metrics.ranking import Ranking
+from gare.evaluation.results import METRICS_FILE
+from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
 from gare.model.clip_source import load_clip
-from gare.retrieval.evaluation.results import METRICS_FILE
-from gare.retrieval.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
-from gare.retrieval.metrics.paired import compare_tables
-from gare.retrieval.metrics.query_table import Queries, QueryTable, read_queries, write_queries
-from gare.retrieval.metrics.ranking import Ranking
+from gare.runs.history import last_epoch, read_history
+from gare.runs.opening import outdated
+from gare.runs.run import RUN_FILE, progress, read_state, resolve_checkpoint, summary
+from gare.runs.state import TRAINER_FILE, restore
 from gare.schema import MANIFEST
+from gare.search.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
 from gare.tracking.record import Record, read_handle, read_record, write_record
 from gare.tracking.registry import check_index
 from gare.tracking.rows import Tail
 from gare.training.extras import Extras
-from gare.training.history import last_epoch, read_history
-from gare.training.local import fit_local
 from gare.training.loop import build_model
-from gare.training.opening import outdated
-from gare.training.run import RUN_FILE, progress, read_state, resolve_checkpoint, summary
-from gare.training.state import TRAINER_FILE, Parts, restore
 from pipelines.dataset import Ledger, existing_output, open_output, read_ledger
 from pipelines.dataset.inspection.contents import read_contents
 from pipelines.dataset.ledger import Damaged
@@ -436,7 +436,7 @@ def checkpoints(folder: Path, config: Any, run: Path, dataset: ShardSet) -> Iter
     extras = Extras(model, config)
 
     def resumed() -> Any:
-        restore(run, state, Parts(model, optimiser, extras.by_name))
+        restore(run, state, extras.parts(model, optimiser))
         torch.manual_seed(0)
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None

@@ -94,7 +94,7 @@ def refused(folder: Path, manifest: Path) -> str:
 def train(config: Any, names: dict[str, str]) -> list[list[str]]:
     """The nodes of each group of processes while a run with two ranks trains."""
     from gare.config.tree import with_overrides
-    from gare.training.ray_train import fit
+    from gare.launch.ray_train import fit
 
     with watched(names) as seen:
         fit(with_overrides(config, {"runtime.workers": 2}), quiet=True)

@@ -30,10 +30,23 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("gare/model", "gare/objective", "gare/data", "gare/training", "gare/retrieval", "tune")
+PACKAGES = (
+    "gare/model",
+    "gare/objective",
+    "gare/data",
+    "gare/training",
+    "gare/runs",
+    "gare/launch",
+    "gare/evaluation",
+    "gare/search",
+    "tune",
+)
 UNIT = "tests/unit"
 TESTS = (
-    *(f"{UNIT}/{name}" for name in ("model", "objective", "retrieval", "training", "tune", "cache")),
+    *(
+        f"{UNIT}/{name}"
+        for name in ("model", "objective", "evaluation", "search", "training", "runs", "launch", "tune", "cache")
+    ),
     *(f"{UNIT}/test_{name}.py" for name in ("order", "noise", "views", "augment", "feed", "shards_reading")),
     *(f"{UNIT}/test_{name}.py" for name in ("stored_against_used", "published_defaults", "older_recipes")),
     *(f"{UNIT}/test_{name}.py" for name in ("diagnostics", "evaluate_command", "diagnose_command")),

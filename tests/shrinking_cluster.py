@@ -18,8 +18,8 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     from gare.config.tree import load_config
-    from gare.training.ray_train import fit
-    from gare.training.run import run_directory
+    from gare.launch.ray_train import fit
+    from gare.runs.run import run_directory
 
     config = load_config(sys.argv[1])
     small = {"object_store_memory": 100 * 2**20}

@@ -18,9 +18,9 @@ from ray.tune.search import Searcher
 from gare.common.errors import ConfigError
 from gare.config import Config
 from gare.config.tree import build
-from gare.training.history import read_history
-from gare.training.placement import rank_selector
-from gare.training.run import HISTORY_FILE
+from gare.launch.placement import rank_selector
+from gare.runs.history import read_history
+from gare.runs.run import HISTORY_FILE
 from tune.ledger import Ledger
 from tune.recorder import TuneCallback
 from tune.space import parse_space

@@ -12,9 +12,9 @@ from gare.common.nodes import Nodes
 from gare.config import Config
 from gare.config.tree import with_overrides
 from gare.data.protocol import test_cautions
-from gare.training.inputs import open_data
-from gare.training.measure import Cost, measure
-from gare.training.placement import group_zones, groups_that_fit, offered, rank_nodes, rank_resources, uses_gpu
+from gare.launch.measure import Cost, measure
+from gare.launch.placement import group_zones, groups_that_fit, offered, rank_nodes, rank_resources, uses_gpu
+from gare.runs.inputs import open_data
 from tune.opening import missing, open_ledger, resolved
 from tune.space import Overrides, Planned, repeated
 

@@ -12,10 +12,10 @@ from ray import tune as ray_tune
 
 from gare.config import Config
 from gare.config.tree import with_overrides
+from gare.launch.ray_here import release
+from gare.launch.tracked import record_files
+from gare.runs.run import CHECKPOINTS, read_state
 from gare.tracking import Status, begin, markdown_table, note_down, read_handle, sync
-from gare.training.ray_here import release
-from gare.training.run import CHECKPOINTS, read_state
-from gare.training.tracked import record_files
 from tune.comparison import Comparison
 from tune.ledger import SWEEP_FILE, Launch, Ledger, Stage, Trial, finite
 from tune.space import Planned

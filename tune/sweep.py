@@ -16,8 +16,8 @@ from gare.common.files import only_one
 from gare.common.nodes import Nodes
 from gare.common.ray_cluster import telling
 from gare.config import Config, RuntimeConfig
-from gare.training.placement import group_zones, one_number, uses_gpu
-from gare.training.ray_nodes import lacking, nodes_for
+from gare.launch.placement import group_zones, one_number, uses_gpu
+from gare.launch.ray_nodes import lacking, nodes_for
 from tune.comparison import Comparison, check_metric, compare
 from tune.launch import Listed, asha, launch
 from tune.ledger import Ledger, Stage
@@ -155,8 +155,8 @@ def _expected(config: Config) -> int:
 def _dataset(config: Config) -> dict[str, str]:
     if config.runtime.shards is None:
         return {}
-    from gare.training.inputs import open_shards
-    from gare.training.tracked import dataset_digests
+    from gare.launch.tracked import dataset_digests
+    from gare.runs.inputs import open_shards
 
     return dataset_digests(open_shards(config, frames=False))
 

@@ -15,14 +15,14 @@ from ray import tune as ray_tune
 
 from gare.config import Config
 from gare.config.tree import build, with_overrides
-from gare.training.run import RunSummary
+from gare.runs.run import RunSummary
 
 OUTCOME = "outcome"
 END_SECONDS = 60.0
 
 
 class Trainer(Protocol):
-    """What trains a trial: ``gare.training.ray_train.fit``, or a stand-in for it."""
+    """What trains a trial: ``gare.launch.ray_train.fit``, or a stand-in for it."""
 
     def __call__(
         self,
@@ -71,12 +71,12 @@ def train_with_ray(
     **place: str,
 ) -> RunSummary:
     """Train with Ray Train workers. This process, which tells the tracker of the run, ends where its workers do."""
-    from gare.training.ray_fence import ending_without_head
-    from gare.training.ray_here import LIGHTER
+    from gare.launch.ray_fence import ending_without_head
+    from gare.launch.ray_here import LIGHTER
 
     for name, value in LIGHTER.items():
         os.environ.setdefault(name, value)
-    from gare.training.ray_train import fit
+    from gare.launch.ray_train import fit
 
     with ending_without_head():
         return fit(config, callbacks=callbacks, quiet=quiet, stop=stop, **place)

@@ -12,15 +12,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gare.config import Config
 from gare.data.batches import Batch, make_batch
+from gare.launch.local import fit_local
+from gare.launch.progress import data_wait
 from gare.model import GareModel
 from gare.objective import objective
+from gare.runs.history import read_history
+from gare.runs.inputs import choose_device, open_data
+from gare.runs.run import HISTORY_FILE, RunSummary
 from gare.scoring.head import PairDropout
-from gare.training.history import read_history
-from gare.training.inputs import choose_device, open_data
-from gare.training.local import fit_local
 from gare.training.optimiser import freeze, learning_rate_factor, make_optimiser, set_learning_rates
-from gare.training.progress import data_wait
-from gare.training.run import HISTORY_FILE, RunSummary
 
 LEFT_OUT = 10
 

@@ -34,9 +34,9 @@ def open_checkpoint(
     """
     from gare.config.tree import with_overrides
     from gare.model.checkpoint import load_checkpoint_config, load_model
-    from gare.training.inputs import check_recipe, choose_device
+    from gare.runs.inputs import check_recipe, choose_device
+    from gare.runs.storage import find_checkpoint
     from gare.training.numerics import numerics
-    from gare.training.storage import find_checkpoint
 
     changes = usable(overrides, "is part of what was trained; a checkpoint")
     folder = find_checkpoint(checkpoint)

@@ -16,8 +16,8 @@ from gare.common.redact import first_line
 from gare.common.text import folder_name
 
 if TYPE_CHECKING:
-    from gare.retrieval.metrics.paired import PairedRanking
-    from gare.retrieval.metrics.query_table import QueryTable
+    from gare.evaluation.metrics.paired import PairedRanking
+    from gare.evaluation.metrics.query_table import QueryTable
     from tune.comparison import Comparison
 
 PLACE = click.Path(path_type=Path)
@@ -119,7 +119,7 @@ def _refuse_options(foreign: frozenset[str], places: int) -> None:
 
 def _compare_sweep(place: Path, out: Path | None, baseline: str | None) -> dict[str, Any]:
     import tune.comparison
-    from gare.retrieval.metrics.query_table import RANKS_FILE
+    from gare.evaluation.metrics.query_table import RANKS_FILE
     from tune.ledger import SWEEP_FILE
 
     folder = find_sweep(place)
@@ -135,8 +135,8 @@ def _compare_evaluations(
 ) -> dict[str, Any]:
     from gare.common.files import write_json
     from gare.common.occupied import refuse_part
-    from gare.retrieval.metrics.paired import compare_tables
-    from gare.retrieval.metrics.query_table import read_queries
+    from gare.evaluation.metrics.paired import compare_tables
+    from gare.evaluation.metrics.query_table import read_queries
 
     if out is not None:
         refuse_part(out)
@@ -167,8 +167,8 @@ def _compare_evaluations(
 
 def ranks_file(place: Path, split: str) -> Path:
     """The ranks per query of an evaluation's folder, or of the evaluation of ``split`` by a checkpoint or a run."""
-    from gare.retrieval.metrics.query_table import RANKS_FILE
-    from gare.training.run import resolve_checkpoint
+    from gare.evaluation.metrics.query_table import RANKS_FILE
+    from gare.runs.run import resolve_checkpoint
 
     if (place / RANKS_FILE).is_file():
         return place / RANKS_FILE
@@ -186,7 +186,7 @@ def ranks_file(place: Path, split: str) -> Path:
 def cautions_of(evaluation: Path) -> list[str]:
     """What an evaluation's own record says to know before its figures; nothing where it has none."""
     from gare.common.storage import read_file
-    from gare.retrieval.evaluation.results import METRICS_FILE
+    from gare.evaluation.results import METRICS_FILE
 
     path = evaluation / METRICS_FILE
     text = read_file(path)

@@ -10,7 +10,7 @@ from gare.common.console import note, print_table
 
 if TYPE_CHECKING:
     from gare.config import Config
-    from gare.training.dry_run import Corpus, Memory, Parameters, Plan, SplitCounts
+    from gare.launch.dry_run import Corpus, Memory, Parameters, Plan, SplitCounts
 
 GIB = 2**30
 MEMORY = {
@@ -28,7 +28,7 @@ MEMORY = {
 
 def dry_run(config: Config, manifest: Path | None, *, local: bool) -> dict[str, Any]:
     """Plan the run of ``config``, print it, and return it with the resolved settings."""
-    from gare.training.dry_run import make_plan
+    from gare.launch.dry_run import make_plan
 
     corpus = _of_manifest(manifest, config) if manifest is not None else None
     plan = make_plan(config, corpus, workers=1 if local else None)
@@ -37,7 +37,7 @@ def dry_run(config: Config, manifest: Path | None, *, local: bool) -> dict[str, 
 
 
 def _of_manifest(path: Path, config: Config) -> Corpus:
-    from gare.training.dry_run import Corpus
+    from gare.launch.dry_run import Corpus
     from pipelines.manifest.reading import load_manifest
     from pipelines.manifest.rows import rows_of
 

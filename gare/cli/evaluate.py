@@ -44,8 +44,8 @@ def evaluate(
     """
     from gare.cli.selection import selection
     from gare.data.batches import check_fit
+    from gare.evaluation.scorer import GareScorer
     from gare.model.checkpoint import load_checkpoint_config
-    from gare.retrieval.evaluation.scorer import GareScorer
 
     wanted = Wanted(**options)
     with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):
@@ -56,7 +56,7 @@ def evaluate(
         place = out or folder / "evaluation" / wanted.folder(split)
         values = run_evaluation(scorer, chosen, str(folder), rows, dataset, place, wanted)
     if config.runtime.tracking:
-        from gare.training.tracked import record_evaluation
+        from gare.launch.tracked import record_evaluation
 
         record_evaluation(folder, wanted.folder(split), values)
     return values
@@ -85,7 +85,7 @@ def zero_shot(
     """
     from gare.cli.selection import zero_shot as chosen
     from gare.data.batches import check_fit
-    from gare.retrieval.evaluation.scorer import GareScorer
+    from gare.evaluation.scorer import GareScorer
     from gare.training.numerics import numerics
 
     wanted = Wanted(**options)
@@ -102,7 +102,7 @@ def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[Gare
     from gare.config.tree import build, with_overrides
     from gare.data.fit import unlike_prepared
     from gare.model.gare import GareModel
-    from gare.training.inputs import choose_device
+    from gare.runs.inputs import choose_device
 
     changes = usable(overrides, "is part of training, which there is none of; gare zero-shot")
     dataset = open_dataset(shards, changes)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from gare.cli.selection import Selection
     from gare.config import Config
     from gare.data.shards import ShardSet, Split
-    from gare.retrieval.evaluation.measure import Measurement
-    from gare.retrieval.evaluation.report import Subject
-    from gare.retrieval.evaluation.scorer import GareScorer
-    from gare.retrieval.metrics.counting import Ties
+    from gare.evaluation.measure import Measurement
+    from gare.evaluation.metrics.counting import Ties
+    from gare.evaluation.report import Subject
+    from gare.evaluation.scorer import GareScorer
 
 DSL = "_dsl: dual softmax, over all queries of the split together, which a search for one sentence does not have."
 QBNORM = "_qbnorm: QB-Norm with a query bank of the train split."
@@ -113,11 +113,11 @@ def run_evaluation(
     """Measure a model on a split, write what was asked for into ``out``, print the table; returns metrics.json."""
     from gare.common.files import staged_files
     from gare.common.occupied import refuse_part
-    from gare.retrieval.evaluation.measure import measure
-    from gare.retrieval.evaluation.query_bank import draw_bank
-    from gare.retrieval.evaluation.report import REPORT_FILE, write_report
-    from gare.retrieval.evaluation.results import METRICS_FILE, RESULT_FILES, refuse_another, write_results
-    from gare.retrieval.sheet import contact_sheet
+    from gare.evaluation.measure import measure
+    from gare.evaluation.query_bank import draw_bank
+    from gare.evaluation.report import REPORT_FILE, write_report
+    from gare.evaluation.results import METRICS_FILE, RESULT_FILES, refuse_another, write_results
+    from gare.search.sheet import contact_sheet
     from gare.training.replicas import weights_digest
 
     config, bank = scorer.config, None
@@ -189,7 +189,7 @@ def _identity(
 
 def _subject(scorer: GareScorer, chosen: Selection, identity: dict[str, Any], measured: Measurement) -> Subject:
     """What the page says of the model."""
-    from gare.retrieval.evaluation.report import Subject
+    from gare.evaluation.report import Subject
 
     config = scorer.config
     cautions = list(chosen.cautions)

@@ -54,9 +54,9 @@ def register_run(
     from gare.common.files import file_digest
     from gare.data.protocol import test_cautions
     from gare.model.checkpoint import WEIGHTS, load_checkpoint_config
+    from gare.runs.run import resolve_checkpoint
     from gare.tracking.registry import check_index
     from gare.tracking.registry import register as into_mlflow
-    from gare.training.run import resolve_checkpoint
 
     handle = _handle(folder)
     checkpoint = resolve_checkpoint(folder)
@@ -120,8 +120,8 @@ def _model_alone(checkpoint: Path, temporary: Path) -> Path:
 def _make_index(out: Path, folder: Path, checkpoint: Path, shards: str | None, split: str) -> None:
     from gare.cli.checkpoint import open_checkpoint
     from gare.data.batches import check_fit
-    from gare.retrieval.index import write_index
-    from gare.training.run import CONFIG_FILE, moved
+    from gare.runs.run import CONFIG_FILE, moved
+    from gare.search.index import write_index
 
     if shards is None:
         from gare.config.tree import load_saved

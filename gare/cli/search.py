@@ -26,7 +26,7 @@ def index(checkpoint: str, shards: str, split: str, out: Path, overrides: tuple[
       gare index runs/demo --shards shards --split test --out index
     """
     from gare.data.batches import check_fit
-    from gare.retrieval.index import write_index
+    from gare.search.index import write_index
 
     with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):
         check_fit(model, dataset, config)
@@ -52,8 +52,8 @@ def search(index_folder: Path, query: str, top: int, checkpoint: str | None, fir
     Example:
       gare search index "a small red circle moving left" --top 5
     """
-    from gare.retrieval.index import open_index
-    from gare.training.storage import find_checkpoint
+    from gare.runs.storage import find_checkpoint
+    from gare.search.index import open_index
 
     opened = open_index(index_folder, find_checkpoint(checkpoint) if checkpoint else None)
     hits = opened.search(query, top, first_stage=first_stage)

@@ -42,7 +42,7 @@ def _nodes(config: Config) -> tuple[list[Node], str]:
 
 def _print(plan: SweepPlan, config: Config, where: str) -> None:
     from gare.config.tree import flatten
-    from gare.training.progress import duration
+    from gare.launch.progress import duration
     from tune.comparison import cell, short_keys
 
     own = flatten(config)

@@ -13,7 +13,7 @@ from gare.cli.command import config_options, gare_command
 from gare.common.console import note, print_table
 
 if TYPE_CHECKING:
-    from gare.training.run import RunSummary
+    from gare.runs.run import RunSummary
 
 
 def _size(name: str, default: int, says: str, least: int, most: int) -> Callable[[Callable[..., Any]], Any]:
@@ -110,9 +110,9 @@ def train(
     if manifest is not None:
         raise InputError("--manifest goes with --dry-run; training reads the shards that gare prepare makes of it.")
     from gare.jobs.places import setting_places
-    from gare.training.inputs import open_data
-    from gare.training.run import absolute
-    from gare.training.tracked import tracked
+    from gare.launch.tracked import tracked
+    from gare.runs.inputs import open_data
+    from gare.runs.run import absolute
 
     # What cannot be trained on is known before anything starts; on Ray this process needs no copy of the shards.
     data = open_data(absolute(config), frames=local)
@@ -121,18 +121,18 @@ def train(
     for remark in data.remarks(config):
         note(remark)
     if extend:
-        from gare.training.extend import extend_run
+        from gare.runs.extend import extend_run
 
         note(extend_run(config, data.digest, extend))
     if local:
-        from gare.training.local import fit_local
+        from gare.launch.local import fit_local
 
         summary = tracked(config, lambda: fit_local(config))
     else:
         from gare.cli.ray_session import ray_session
 
         with ray_session(config.runtime, places=setting_places(absolute(config))):
-            from gare.training.ray_train import fit
+            from gare.launch.ray_train import fit
 
             summary = tracked(config, lambda: fit(config))
     _show(summary)
@@ -140,7 +140,7 @@ def train(
 
 
 def _show(summary: RunSummary) -> None:
-    from gare.training.run import progress
+    from gare.runs.run import progress
 
     if summary.already_finished:
         note(f"The run {summary.name} is finished; nothing was done.")

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch.optim import Optimizer
+
 from gare.config import Config
 from gare.model.gare import GareModel
+from gare.runs.state import Parts
 from gare.training.ema import Ema
 from gare.training.precision import make_scaler
 
@@ -24,6 +27,11 @@ class Extras:
         """Those that are there, by the names under which a checkpoint keeps their state."""
         both = {"scaler": self.scaler, "ema": self.ema}
         return {name: extra for name, extra in both.items() if extra is not None}
+
+    def parts(self, model: GareModel, optimiser: Optimizer) -> Parts:
+        """All that a checkpoint holds."""
+        averaged = None if self.ema is None else self.ema.model_state
+        return Parts(model, optimiser, self.by_name, averaged)
 
     def restart(self) -> None:
         """Begin anew after the model was given other weights."""

@@ -18,21 +18,15 @@ from gare.data.batches import check_fit
 from gare.data.feed import Feed
 from gare.data.fit import check_random_crop, unlike_prepared
 from gare.data.shards import ShardSet
+from gare.evaluation.evaluate import evaluate
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import Ranks
-from gare.retrieval.evaluation.evaluate import evaluate
-from gare.training.checkpoints import Checkpoints
-from gare.training.extras import Extras
-from gare.training.history import History, OnRow
-from gare.training.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device, open_data
-from gare.training.numerics import numerics
-from gare.training.observe import Observer, Watched
-from gare.training.opening import open_run
-from gare.training.optimiser import freeze, make_optimiser, set_learning_rates, staged_factor
-from gare.training.precision import prepare_towers
-from gare.training.replicas import check_same_weights, share_weights
-from gare.training.run import (
+from gare.runs.checkpoints import Checkpoints
+from gare.runs.history import History, OnRow
+from gare.runs.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device, open_data
+from gare.runs.opening import open_run
+from gare.runs.run import (
     HISTORY_FILE,
     RunState,
     RunSummary,
@@ -41,9 +35,15 @@ from gare.training.run import (
     run_directory,
     summary,
 )
-from gare.training.state import Parts, restore, sweep
+from gare.runs.state import Parts, restore, sweep
+from gare.runs.storage import RunStorage
+from gare.training.extras import Extras
+from gare.training.numerics import numerics
+from gare.training.observe import Observer, Watched
+from gare.training.optimiser import freeze, make_optimiser, set_learning_rates, staged_factor
+from gare.training.precision import prepare_towers
+from gare.training.replicas import check_same_weights, share_weights
 from gare.training.step import train_step
-from gare.training.storage import RunStorage
 from gare.training.warm_start import warm_start
 
 Report = Callable[[dict[str, Any]], None]
@@ -72,7 +72,7 @@ def _train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None, d
     model, tokenizer, optimiser = build_model(config, data.shards, device)
     share_weights(model, ranks)
     extras = Extras(model, config)
-    parts = Parts(model, optimiser, extras.by_name)
+    parts = extras.parts(model, optimiser)
     _take_up(config, state, parts, extras)
     check_same_weights(model, ranks, "At the start")
     state.decided = decided(config, ranks, device)

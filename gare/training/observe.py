@@ -26,9 +26,9 @@ from gare.diagnostics.pairs import batch_state, split_state
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import Ranks
-from gare.training.history import History
-from gare.training.inputs import TrainingData
-from gare.training.run import DIAGNOSTICS, run_directory
+from gare.runs.history import History
+from gare.runs.inputs import TrainingData
+from gare.runs.run import DIAGNOSTICS, run_directory
 from gare.training.usage import gpu_utilisation, peak_cuda, peak_rss
 
 DIAGNOSED_PAIRS = 64

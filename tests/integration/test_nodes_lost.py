@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gare.training.local import fit_local
+from gare.launch.local import fit_local
 from tests.nodes.cluster import RayMachines, ray_machines
 from tests.nodes.machines import Machine, leftovers, wait_for, why_not
 from tests.nodes.work import RUN, SWEEP, VIDEOS, Data, epochs_done, prepared, same_weights, steps, units_done

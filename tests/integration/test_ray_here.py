@@ -14,11 +14,11 @@ from ray.util.placement_group import placement_group, placement_group_table
 
 from gare.common.errors import RunError
 from gare.common.files import write_json
-from gare.training import ray_train
-from gare.training.ray_group import RankGroup
-from gare.training.ray_here import PLACEMENT_FILE, StoppedError, release
-from gare.training.ray_train import fit
-from gare.training.run import read_state, run_directory
+from gare.launch import ray_train
+from gare.launch.ray_group import RankGroup
+from gare.launch.ray_here import PLACEMENT_FILE, StoppedError, release
+from gare.launch.ray_train import fit
+from gare.runs.run import read_state, run_directory
 
 pytestmark = pytest.mark.ray
 

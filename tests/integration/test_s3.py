@@ -20,8 +20,8 @@ from gare.config.tree import to_yaml
 from gare.data.cache import CACHE_VARIABLE, entries
 from gare.data.shards import ShardSet
 from gare.model import load_model
+from gare.runs.storage import find_checkpoint
 from gare.schema import MANIFEST
-from gare.training.storage import find_checkpoint
 from pipelines.dataset.tools import by_split, merge, split
 from pipelines.decode import DecodeError
 from pipelines.decode.isolated.decoder import Decoder

@@ -11,8 +11,8 @@ from ray import cloudpickle
 from gare.common.errors import ConfigError, RunError
 from gare.common.nodes import Node
 from gare.config.tree import build, load_config
-from gare.training.placement import groups_that_fit
-from gare.training.run import RunSummary, run_directory
+from gare.launch.placement import groups_that_fit
+from gare.runs.run import RunSummary, run_directory
 from tune.ledger import Ledger
 from tune.sweep import run_sweep
 

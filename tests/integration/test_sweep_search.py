@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from ray import cloudpickle
 
 from gare.config.tree import build
-from gare.training.run import RunSummary, run_directory
+from gare.runs.run import RunSummary, run_directory
 from tune.study import STUDY_FILE, STUDY_NAME
 from tune.sweep import run_sweep
 

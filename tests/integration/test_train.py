@@ -17,9 +17,9 @@ import torch
 from gare.common.errors import GareError, RunError
 from gare.common.nodes import Node
 from gare.config.tree import to_yaml
+from gare.launch.local import fit_local
 from gare.model import load_model
 from gare.model.checkpoint import load_checkpoint_config
-from gare.training.local import fit_local
 
 pytestmark = pytest.mark.ray
 
@@ -34,7 +34,7 @@ def losses(summary):
 
 
 def fit(config):
-    from gare.training.ray_train import fit as fit_on_ray
+    from gare.launch.ray_train import fit as fit_on_ray
 
     return fit_on_ray(config, quiet=True)
 
@@ -121,7 +121,7 @@ class Launches:
     """Stands in for Ray Train on a cluster that has fewer CPUs at each launch; ``failing`` of them end in an error."""
 
     def __init__(self, monkeypatch, cpus, failing):
-        from gare.training import ray_train
+        from gare.launch import ray_train
 
         self.workers, self._failing = [], failing
         rooms = iter(cpus)
@@ -140,7 +140,7 @@ class Launches:
 
 
 def launch(config, folder):
-    from gare.training.ray_train import _launch_until_done
+    from gare.launch.ray_train import _launch_until_done
 
     _launch_until_done(config, folder, [], None, None)
 

@@ -13,8 +13,8 @@ import torch
 
 from gare.config.tree import to_yaml
 from gare.model import load_model
-from gare.training.history import read_history
-from gare.training.run import read_state
+from gare.runs.history import read_history
+from gare.runs.run import read_state
 from tests.processes import gare, kill, run, start, training_workers_below, wait_until
 
 pytestmark = [

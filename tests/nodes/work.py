@@ -14,8 +14,8 @@ from gare.common.files import file_digest, write_json
 from gare.config import PrepareConfig
 from gare.config.tree import to_yaml
 from gare.model import load_model
+from gare.runs.history import read_history
 from gare.schema import MANIFEST
-from gare.training.history import read_history
 from pipelines.dataset import open_output
 from pipelines.dataset.finished import dataset_manifest
 from pipelines.manifest.rows import write_manifest

@@ -22,8 +22,8 @@ import gare
 from gare.cli import cli, main
 from gare.common.files import only_one
 from gare.config.tree import load_config, to_yaml
+from gare.launch.local import fit_local
 from gare.model.open_clip import KEYS
-from gare.training.local import fit_local
 
 ROOT = Path(__file__).parents[2]
 LINE = "video_id,uri,split,captions\n"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gare.cli import main
-from gare.training.local import fit_local
+from gare.launch.local import fit_local
 
 
 def test_it_measures_and_draws_a_checkpoint(toy_run, tmp_path, capfd):

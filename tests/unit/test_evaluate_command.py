@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 from gare.cli import main
 from gare.config.tree import with_overrides
 from gare.data.shards import ShardSet
-from gare.retrieval.metrics.ranking import rankings
+from gare.evaluation.metrics.ranking import rankings
+from gare.launch.local import fit_local
 from gare.schema import TAKEN_FROM
-from gare.training.local import fit_local
 from tests import toy
 from tests.page import Page
 

@@ -17,10 +17,10 @@ from gare.data import feed as feed_module
 from gare.data.augment import augmented
 from gare.data.batches import make_batch
 from gare.data.feed import Feed
+from gare.launch.local import fit_local
 from gare.model.gare import GareModel
-from gare.training.inputs import open_data
-from gare.training.local import fit_local
-from gare.training.run import HISTORY_FILE
+from gare.runs.inputs import open_data
+from gare.runs.run import HISTORY_FILE
 from tests import toy
 
 CPU = torch.device("cpu")

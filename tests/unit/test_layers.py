@@ -14,7 +14,7 @@ PACKAGES = ("gare", "pipelines", "tune")
 RAY_HERE = (
     "pipelines/",
     "tune/",
-    "gare/training/ray_",
+    "gare/launch/ray_",
     "gare/common/ray_cluster.py",  # nodes and the autoscaler, for the data job and training alike
     "gare/jobs/",
     "gare/cli/",
@@ -93,7 +93,7 @@ def test_inside_tune_ray_tune_has_its_own_name():
             "gare, gare.cli, gare.config.tree, gare.schema, gare.common.console, gare.common.files",
             "torch ray mlflow av",
         ),
-        ("gare.model, gare.objective, gare.retrieval.index, gare.retrieval.evaluation.evaluate", "ray mlflow av"),
+        ("gare.model, gare.objective, gare.search.index, gare.evaluation.evaluate", "ray mlflow av"),
         ("gare.scoring.video_index, gare.scoring.increment.head", "ray mlflow av transformers"),
         ("gare.tracking", "mlflow"),
     ],

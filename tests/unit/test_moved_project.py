@@ -11,12 +11,12 @@ import pytest
 from gare.cli.sweep import _settings
 from gare.common.errors import ConfigError
 from gare.config.tree import build
+from gare.launch.local import fit_local
+from gare.launch.tracked import record_evaluation, tracked
+from gare.runs.run import read_state
 from gare.tracking import begin, note_down, read_handle, sync
 from gare.tracking.mlflow_tracker import client
 from gare.tracking.trackers import tracker_at
-from gare.training.local import fit_local
-from gare.training.run import read_state
-from gare.training.tracked import record_evaluation, tracked
 from tests import toy
 from tune.ledger import Ledger, Trial
 from tune.opening import missing, open_ledger, resolved

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gare.common.errors import ConfigError
 from gare.data.noise import noisy_captions, with_noise
 from gare.data.shards import ShardSet
-from gare.training.inputs import open_data
+from gare.runs.inputs import open_data
 
 
 def captions_of(counts):

@@ -16,8 +16,8 @@ from gare.common.storage import Folder
 from gare.config import Config, PrepareConfig
 from gare.config.tree import build, build_saved
 from gare.data.shards import ShardSet
+from gare.runs.inputs import check_recipe
 from gare.schema import RECIPE_KEY, SCHEMA_VERSION
-from gare.training.inputs import check_recipe
 from pipelines.dataset import SHARDS_KEY, existing_output, open_output, read_recipe, recipe_digest
 from pipelines.dataset.finished import dataset_manifest
 from pipelines.dataset.inspection import read_contents, summarise, verify

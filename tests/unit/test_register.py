@@ -8,12 +8,12 @@ import pytest
 
 from gare.cli.register import best_run, register_run
 from gare.common.errors import ConfigError, InputError
-from gare.retrieval.index import INDEX_VERSION
+from gare.launch.local import fit_local
+from gare.launch.tracked import record_evaluation, tracked
+from gare.runs.run import read_state
+from gare.search.index import INDEX_VERSION
 from gare.tracking import read_handle
 from gare.tracking.mlflow_tracker import client
-from gare.training.local import fit_local
-from gare.training.run import read_state
-from gare.training.tracked import record_evaluation, tracked
 
 
 @pytest.fixture(scope="module")

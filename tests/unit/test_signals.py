@@ -16,13 +16,14 @@ import pytest
 
 from gare.common.signals import Stopped, stopping
 from gare.config.tree import to_yaml
+from gare.evaluation import measure
+from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
-from gare.retrieval import index
-from gare.retrieval.evaluation import measure
+from gare.runs import state
+from gare.runs.run import read_state
 from gare.schema import MANIFEST
-from gare.training import loop, state
-from gare.training.local import fit_local
-from gare.training.run import read_state
+from gare.search import index
+from gare.training import loop
 from pipelines.manifest.rows import write_manifest
 from pipelines.prepare import local
 from tests.prepared import make_sources

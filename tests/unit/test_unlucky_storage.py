@@ -20,10 +20,10 @@ from gare.common.errors import InputError, RunError
 from gare.common.files import file_digest
 from gare.common.occupied import lies_in, refuse_part
 from gare.config.tree import to_yaml, with_overrides
-from gare.retrieval.evaluation.results import refuse_another
+from gare.evaluation.results import refuse_another
+from gare.launch.local import fit_local
+from gare.runs.run import read_state
 from gare.training import loop
-from gare.training.local import fit_local
-from gare.training.run import read_state
 from tests import toy
 from tests.failing import ERRORS, failing_reads, full_from
 from tests.unit.tune.made_sweep import trial, write

@@ -166,7 +166,7 @@ def test_a_count_of_truncated_videos_that_cannot_be_is_refused(tmp_path):
 
 
 def test_training_refuses_inexact_sampling_before_it_starts(toy_clip, tmp_path):
-    from gare.training.inputs import open_data
+    from gare.runs.inputs import open_data
 
     shards = toy.make_shards(tmp_path / "s", {"train": 12, "dev": 4}, stored=8)
     config = toy.toy_config(toy_clip, shards, tmp_path / "runs", "prepare.max_frames=8")
@@ -188,8 +188,8 @@ def test_random_crops_need_something_to_crop(tmp_path):
 
 
 def test_a_run_trains_on_uncropped_frames_with_draws_and_repeats_itself(toy_clip, tmp_path):
-    from gare.training.local import fit_local
-    from gare.training.run import HISTORY_FILE
+    from gare.launch.local import fit_local
+    from gare.runs.run import HISTORY_FILE
 
     shards = toy.make_shards(
         tmp_path / "s", {"train": 8, "dev": 4}, stored=5, shape=(36, 44), crop=None, short_side=36, max_frames=6

@@ -10,7 +10,7 @@ from gare.common.files import staged_files, write_json, write_text
 from gare.common.occupied import refuse_occupied
 from gare.config import Config
 from gare.config.tree import build, to_yaml, with_overrides
-from gare.retrieval.metrics.ranking import HIGHER_IS_BETTER, METRIC_NAMES
+from gare.evaluation.metrics.ranking import HIGHER_IS_BETTER, METRIC_NAMES
 from tune.comparison.names import DEV, cell, plain_metric, short_keys
 from tune.comparison.result import Comparison, gather
 from tune.ledger import Ledger, Trial

@@ -18,10 +18,10 @@ from torch import nn
 from gare.common.errors import InputError
 from gare.config import Config, ModelConfig
 from gare.config.tree import with_overrides
+from gare.launch.dry_run.plan import make_plan
 from gare.model import GareModel, Tokenizer, load_model, save_model
 from gare.model.clip_source import inspect_clip, load_clip
 from gare.model.pixels import OPENAI_PIXELS
-from gare.training.dry_run.plan import make_plan
 from tests import toy
 
 PLAIN = ModelConfig(temporal_layers=1)

@@ -13,10 +13,10 @@ from gare.config.tree import with_overrides
 from gare.objective import direction_diversity, information_bottleneck, trust_region
 from gare.objective.increments import as_increments
 from gare.objective.spread import PairSpread
+from gare.runs.inputs import check_increments
 from gare.scoring.head import PairDropout
 from gare.scoring.increment.factorised import factorised_scores
 from gare.scoring.increment.head import GareHead
-from gare.training.inputs import check_increments
 
 B, L, D, DRAWS, RATE = 12, 4, 192, 60, 0.3
 OWN = {"frames": "video", "words": "text"}

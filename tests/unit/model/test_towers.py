@@ -17,19 +17,19 @@ from gare.common.errors import InputError
 from gare.config import ModelConfig
 from gare.data.batches import make_batch
 from gare.data.shards import ShardSet
+from gare.launch.dry_run.memory import memory_of_step
+from gare.launch.dry_run.plan import make_plan
+from gare.launch.local import fit_local
 from gare.model import GareModel, load_model, save_model
 from gare.model.clip_source import inspect_clip, load_clip
 from gare.objective import ALONE
-from gare.training.dry_run.memory import memory_of_step
-from gare.training.dry_run.plan import make_plan
-from gare.training.local import fit_local
 from gare.training.optimiser import freeze, make_optimiser, parameter_groups
 from gare.training.precision import prepare_towers
 from gare.training.step import backward, train_step
 from tests import made_towers, toy
 from tests.made_towers import TEXTS, WORDS
+from tests.unit.launch.test_memory import kept, parts
 from tests.unit.model.test_clip_source import PREPROCESSOR, damaged, edit, refusal
-from tests.unit.training.test_memory import kept, parts
 
 PLAIN = ModelConfig(temporal_layers=1)
 

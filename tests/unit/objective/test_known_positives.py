@@ -12,7 +12,7 @@ from gare.data.batches import group
 from gare.data.shards import VideoInfo
 from gare.objective import ALONE, info_nce, objective
 from gare.objective.nce import known_pairs
-from gare.training.inputs import open_data
+from gare.runs.inputs import open_data
 from tests.ranks import on_ranks
 
 B = 8

@@ -17,15 +17,15 @@ from gare.config import Config, ModelConfig
 from gare.config.heads import HEADS
 from gare.config.tree import build_saved, load_config, with_overrides
 from gare.data.shards import ShardSet
+from gare.evaluation.encode import encode_texts, encode_videos
+from gare.launch.dry_run.plan import make_plan
+from gare.launch.local import fit_local
 from gare.model import GareModel, load_model
-from gare.retrieval import ScoreStats, VideoIndex
-from gare.retrieval.encode import encode_texts, encode_videos
-from gare.retrieval.index import open_index, write_index
 from gare.scoring.blocked import blocked_scores
 from gare.scoring.gallery import score_all
 from gare.scoring.head import PairDropout, make_head
-from gare.training.dry_run.plan import make_plan
-from gare.training.local import fit_local
+from gare.search import ScoreStats, VideoIndex
+from gare.search.index import open_index, write_index
 from tests.reference import layer_norm
 from tests.unit.model.test_head import random_case
 

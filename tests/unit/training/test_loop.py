@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from gare.common.errors import ConfigError, InputError, RunError
+from gare.launch.local import fit_local
 from gare.model import load_model
 from gare.objective import ALONE
-from gare.training.local import fit_local
+from gare.runs.run import absolute, clip_source, read_state, resolve_checkpoint
 from gare.training.loop import train
-from gare.training.run import absolute, clip_source, read_state, resolve_checkpoint
 from gare.training.step import train_step
 
 
@@ -184,7 +184,7 @@ def test_a_train_split_without_captions_is_refused_before_training(toy_run, tmp_
 
 
 def test_a_video_without_captions_is_in_no_batch(toy_run, tmp_path):
-    from gare.training.inputs import open_data
+    from gare.runs.inputs import open_data
     from tests import toy
 
     shards = toy.make_shards(tmp_path / "bare", {"train": 8, "dev": 4}, uncaptioned="train3")
@@ -197,7 +197,7 @@ def test_a_video_without_captions_is_in_no_batch(toy_run, tmp_path):
 
 
 def test_a_lost_store_or_a_damaged_handle_costs_the_record_and_not_the_training(toy_run):
-    from gare.training.tracked import tracked
+    from gare.launch.tracked import tracked
 
     config = toy_run("train.epochs=1", "runtime.tracking=true")
     first = tracked(config, lambda: fit_local(config, quiet=True))

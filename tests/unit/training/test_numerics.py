@@ -10,8 +10,9 @@ import torch
 from gare.common.errors import RunError
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.training import loop, measure
-from gare.training.local import fit_local
+from gare.launch import measure
+from gare.launch.local import fit_local
+from gare.training import loop
 from gare.training.numerics import CUBLAS_WORKSPACE, numerics, set_numerics
 from tests import toy
 

@@ -13,17 +13,17 @@ from gare.common.errors import RunError
 from gare.data.batches import make_batch
 from gare.diagnostics import increment_spread, relative_length
 from gare.diagnostics.pairs import batch_state, split_state
+from gare.launch.local import fit_local
+from gare.launch.tracked import tracked
 from gare.model import GareModel
 from gare.objective.ranks import ALONE, Ranks
+from gare.runs.history import History, read_history
+from gare.runs.inputs import open_data
 from gare.tracking import read_handle
 from gare.training import observe
-from gare.training.history import History, read_history
-from gare.training.inputs import open_data
-from gare.training.local import fit_local
 from gare.training.observe import Observer, Watched, collapse_warning
 from gare.training.optimiser import make_optimiser, set_learning_rates
 from gare.training.step import train_step
-from gare.training.tracked import tracked
 from gare.training.usage import gpu_utilisation, peak_cuda
 
 

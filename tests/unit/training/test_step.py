@@ -380,10 +380,10 @@ def test_the_average_follows_its_formula_and_leaves_the_weights_alone(toy_run):
 
 
 def test_a_run_with_an_average_resumes_bit_for_bit_and_saves_what_it_evaluated(toy_run):
+    from gare.launch.local import fit_local
     from gare.model import load_model
-    from gare.training.local import fit_local
+    from gare.runs.run import absolute
     from gare.training.loop import train
-    from gare.training.run import absolute
 
     more = ("train.ema=0.5", "train.epochs=2", "train.precision=bf16")
     whole = fit_local(toy_run(*more, output="whole"), quiet=True)

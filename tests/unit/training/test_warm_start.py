@@ -11,10 +11,10 @@ import torch
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import file_digest
+from gare.launch.local import fit_local
 from gare.model import load_model
+from gare.runs.run import read_state
 from gare.training import loop
-from gare.training.local import fit_local
-from gare.training.run import read_state
 from tests import toy
 
 
@@ -142,7 +142,7 @@ def test_other_pixel_statistics_are_refused(toy_run, source, toy_clip, tmp_path)
 
 
 def test_a_dry_run_says_where_a_run_would_begin_and_what_would_be_refused(toy_run, source):
-    from gare.training.dry_run import make_plan
+    from gare.launch.dry_run import make_plan
 
     (problem,) = make_plan(toy_run("train.init_from=/nowhere")).problems
     assert "There is no folder /nowhere" in problem

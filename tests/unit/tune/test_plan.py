@@ -8,7 +8,7 @@ from gare.cli import main
 from gare.common.errors import RunError
 from gare.common.nodes import Node
 from gare.config.tree import to_yaml, with_overrides
-from gare.training.measure import Cost, measure
+from gare.launch.measure import Cost, measure
 from tests.toy import make_shards, make_toy_clip, toy_config
 from tune.ledger import Ledger, Trial
 from tune.opening import resolved

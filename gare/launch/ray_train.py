@@ -1,0 +1,255 @@
+"""Training on Ray Train workers. Ray is initialised by the caller."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.collective
+from ray.exceptions import RayTaskError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from gare.common.console import warn
+from gare.common.errors import GareError, RunError
+from gare.common.files import only_one, write_json
+from gare.common.nodes import Nodes
+from gare.common.ray_cluster import cluster_nodes, telling
+from gare.common.signals import keeping_signals
+from gare.common.storage import Folder, read_file
+from gare.config import Config, RuntimeConfig
+from gare.config.tree import build, with_overrides
+from gare.launch.placement import placement_tags, rank_resources, rank_selector, uses_gpu, workers_that_fit
+from gare.launch.progress import follow, training_view
+from gare.launch.ray_fence import ending_without_head, head_seconds
+from gare.launch.ray_group import RankGroup
+from gare.launch.ray_nodes import CloseRanks, lacking, nodes_for, say_if_spread
+from gare.objective.ranks import ALONE, TorchRanks
+from gare.runs.inputs import is_copied, open_shards, warm
+from gare.runs.opening import open_run
+from gare.runs.run import HISTORY_FILE, RunSummary, absolute, read_state, resumed, run_directory, summary
+from gare.runs.storage import RunStorage
+from gare.tracking import note_down, syncing
+from gare.tracking.system import watching
+from gare.training.loop import train
+
+FAILURE_FILE = "failure.json"
+RAY_FOLDER = ".ray"
+NODE_LOSS_SECONDS = 25.0
+WRITER_SECONDS = 120.0
+"""Beyond the time after which a rank without the head ends: an NFS server frees a lost machine's locks after 90 s."""
+GOES_ON = "Training goes on from its last checkpoint"
+NO_RETRY = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
+
+
+def fit(
+    config: Config,
+    *,
+    callbacks: Sequence[Any] = (),
+    quiet: bool = False,
+    stop: threading.Event | None = None,
+    zone: str | None = None,
+) -> RunSummary:
+    """Train with ``runtime.workers`` Ray Train workers and return what the run came to.
+
+    This process alone sends the run's rows to the tracker, from the run's files, so that workers need no route to it.
+    ``stop``: run Ray Train's controller in this process, a Ray actor, and end with its StoppedError once this is set.
+    ``zone``: value of ``runtime.close_by`` of the nodes to run on, if they have room.
+    Raises the GareError a worker met, or RunError when the workers failed too often.
+    """
+    config = absolute(config)
+    folder = run_directory(config)
+    storage = RunStorage(config)
+    storage.pull()
+    state = open_run(config, open_shards(config, frames=False).digest)
+    if state.finished:
+        return summary(config, state, already=True)
+    went_on = resumed(state)
+    (folder / FAILURE_FILE).unlink(missing_ok=True)
+    with (
+        training_view(config, quiet=quiet) as on_row,
+        follow(folder / HISTORY_FILE, on_row),
+        syncing(folder, wanted=config.runtime.tracking),
+        keeping_signals(signal.SIGINT),
+    ):
+        _launch_until_done(config, folder, callbacks, stop, zone)
+        storage.pull()
+    finished = read_state(folder)
+    if finished is None or not finished.finished:
+        raise RunError(f"Training ended early; its folder is {folder}. The same command goes on.")
+    return summary(config, finished, resumed=went_on)
+
+
+def _launch_until_done(
+    config: Config,
+    folder: Path,
+    callbacks: Sequence[Any],
+    stop: threading.Event | None,
+    zone: str | None = None,
+) -> None:
+    """Launch workers, and again after a failure that another try may mend.
+
+    A fixed count is Ray Train's to start again: it waits until that many fit. Of a range, each launch takes what fits
+    then. (Ray's own elastic range knows nothing of a batch that must be shared evenly.)
+    """
+    elastic = not isinstance(config.runtime.workers, int)
+    retries = config.runtime.max_failures
+    nodes = nodes_for(config.runtime)
+    for left in range(retries if elastic else 0, -1, -1):
+        workers = workers_that_fit(config, nodes, "This run")
+        device = "cuda" if uses_gpu(config.runtime, nodes) else "cpu"
+        note_down(folder, tags=placement_tags(workers, device))
+        say_if_spread(config.runtime, nodes, workers)
+        failures = NO_RETRY if elastic else FailureConfig(retries)
+        trainer = _trainer(config, workers, nodes, failures, callbacks, stop, zone)
+        runtime = config.runtime.model_copy(update={"device": device})
+        lack = partial(lacking, runtime, workers=workers, then=GOES_ON)
+        try:
+            with telling(lack) if stop is None else nullcontext():
+                trainer.fit()
+        except Exception as error:
+            if stop is not None and stop.is_set():
+                raise
+            _raise_failure(folder / FAILURE_FILE)
+            failure = f"Training stopped: {_root(error)} (run folder {folder})."
+            if not left:
+                raise RunError(failure) from error
+            warn(f"{failure} It starts again with as many workers as fit then, at most {left} times more.")
+            nodes = _after_loss(nodes, config.runtime)
+        else:
+            break
+    _raise_failure(folder / FAILURE_FILE)
+
+
+def _after_loss(before: Nodes, runtime: RuntimeConfig) -> Nodes:
+    """The nodes after a failure: Ray knows of a lost one only after it has missed some signs of life."""
+    deadline = time.monotonic() + NODE_LOSS_SECONDS
+    while len(cluster_nodes()) >= len(before) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return nodes_for(runtime)
+
+
+def _trainer(
+    config: Config,
+    workers: int,
+    nodes: Nodes,
+    failures: FailureConfig,
+    callbacks: Sequence[Any],
+    stop: threading.Event | None,
+    zone: str | None,
+) -> TorchTrainer:
+    use_gpu = uses_gpu(config.runtime, nodes)
+    # Ray hides no GPU from a worker that has none, so auto must be decided here, once for all.
+    decided = with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu", "runtime.workers": workers})
+    return _kind(config, stop)(
+        _worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "device": decided.runtime.device},
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker=rank_resources(config.runtime, use_gpu=use_gpu),
+            label_selector=rank_selector(config.runtime) or None,
+        ),
+        # Both: tensors stay on their device, and what ranks say to each other in words goes over gloo.
+        torch_config=RankGroup(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
+        run_config=RunConfig(
+            # A name of its own per launch: resuming is the run folder's business, never Ray's by name.
+            name=f"launch-{time.time_ns()}",
+            storage_path=_ray_folder(config),
+            failure_config=failures,
+            callbacks=[*callbacks, CloseRanks(decided, zone)],
+        ),
+    )
+
+
+def _ray_folder(config: Config) -> str:
+    """Where Ray Train keeps its own records, which all nodes must see."""
+    if config.runtime.storage is None:
+        return str(run_directory(config) / RAY_FOLDER)
+    return Folder.at(config.runtime.storage).below(config.run_name()).below(RAY_FOLDER).address
+
+
+def _kind(config: Config, stop: threading.Event | None) -> Any:
+    """What makes the trainer: Ray's own class, or the one that runs in this process and can be stopped."""
+    if stop is None:
+        return TorchTrainer
+    from gare.launch.ray_here import HereTrainer
+
+    return partial(HereTrainer, stop=stop, folder=run_directory(config))
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    config = build(settings["config"])
+    failure = run_directory(config) / FAILURE_FILE
+    failed = failure.is_file()
+    ranks = TorchRanks() if ray.train.get_context().get_world_size() > 1 else ALONE
+    try:
+        with ending_without_head(), closing(warm(config)) if is_copied(config) and not failed else nullcontext():
+            if is_copied(config) and ranks.size > 1:
+                ray.train.collective.barrier()  # a collective of torch would give up after half an hour
+            if failed:
+                return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
+            with _alone(config), _watched(config):
+                train(config, ranks, ray.train.report, device=settings["device"])
+    except GareError as error:
+        write_json(failure, {"message": str(error), "exit_code": error.exit_code})
+        raise
+
+
+def _watched(config: Config) -> AbstractContextManager[None]:
+    """Sample what the machine does, for the tracker: one of the workers of each node."""
+    context, wanted = ray.train.get_context(), config.runtime.system_metrics if config.runtime.tracking else None
+    every_s = wanted if context.get_local_rank() == 0 else None
+    return watching(run_directory(config), context.get_node_rank(), every_s)
+
+
+@contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    """Hold the run's folder on the rank that writes to it, for as long as its process lives.
+
+    Workers whose driver or cluster was killed go on for a moment, those of a node that was cut off for longer: those
+    that take their place wait until they are gone.
+    """
+    if ray.train.get_context().get_world_rank() > 0:
+        yield
+        return
+    deadline = time.monotonic() + head_seconds() + WRITER_SECONDS
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(only_one(run_directory(config) / RAY_FOLDER))
+                break
+            except RunError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        yield
+
+
+def _raise_failure(path: Path) -> None:
+    text = read_file(path)
+    if text is None:
+        return
+    values = json.loads(text)
+    error = RunError(values["message"])
+    error.exit_code = values["exit_code"]
+    raise error
+
+
+def _root(error: BaseException) -> str:
+    """A line of the error that the first worker met, or that met Ray Train's controller."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        error = next(iter(failures.values()))
+    elif isinstance(error, ControllerError):
+        error = error.controller_failure
+    text = (str(error).strip() or type(error).__name__).splitlines()
+    return text[-1] if failures or isinstance(error, RayTaskError) else text[0]

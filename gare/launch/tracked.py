@@ -1,0 +1,126 @@
+"""A training run with its record for trackers around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from gare.common.errors import InputError
+from gare.common.files import only_one
+from gare.config import Config
+from gare.data.shards import ShardSet
+from gare.model.checkpoint import MODEL_PARTS
+from gare.runs.opening import open_run
+from gare.runs.run import (
+    CHECKPOINTS,
+    DIAGNOSTICS,
+    HISTORY_FILE,
+    RunSummary,
+    absolute,
+    read_state,
+    resolve_checkpoint,
+    run_directory,
+)
+from gare.runs.storage import RunStorage
+from gare.tracking import begin, forget, note_down, sync
+
+MB = 1e6
+REPORT_FILE, METRICS_FILE = "report.html", "metrics.json"
+
+
+def tracked(config: Config, fit: Callable[[], RunSummary]) -> RunSummary:
+    """Call ``fit``, and have a tracker told of the run in its own run there, or in the one an interrupted run had.
+
+    Raises RunError when another process is training the same run, and when a new run's tracker cannot be used; a run
+    that was tracked before goes on without it.
+    """
+    from gare.runs.inputs import open_shards
+
+    config = absolute(config)
+    shards = open_shards(config, frames=False)
+    storage = RunStorage(config)
+    with only_one(run_directory(config)), storage.held():
+        storage.pull()
+        return _track(config, fit, shards) if config.runtime.tracking else fit()
+
+
+def _track(config: Config, fit: Callable[[], RunSummary], shards: ShardSet) -> RunSummary:
+    folder = run_directory(config)
+    before, state = read_state(folder), open_run(config, shards.digest)
+    if before is not None and (before.config_digest, before.dataset_digest) != (
+        state.config_digest,
+        state.dataset_digest,
+    ):
+        forget(folder)  # of other settings, and ended before its first checkpoint
+    dataset = dataset_digests(shards) | {"name": Path(shards.folder).name, "source": str(shards.folder)}
+    begin(folder, config, config.run_name(), tags={"gare.kind": "run"}, dataset=dataset, ended=state.finished)
+    try:
+        result = fit()
+    except BaseException as error:
+        record_files(folder, config)
+        note_down(folder, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        sync(folder)
+        raise
+    record_files(folder, config)
+    best = {f"best/{name}": value for name, value in result.best_metrics.items()}
+    tags = {"gare.selected_by": result.selected_by}
+    note_down(folder, tags=tags, metrics=best, step=result.steps, status="FINISHED")
+    sync(folder)
+    return result
+
+
+def dataset_digests(shards: ShardSet) -> dict[str, str]:
+    """What a tracker is told of the data, for ``gare.tracking.begin``."""
+    return {"dataset_digest": shards.digest, "recipe_digest": str(shards.manifest["recipe_digest"])}
+
+
+def record_files(folder: Path, config: Config) -> None:
+    """Record which files of a run's folder a tracker gets, also those from before a resume.
+
+    They are its history, its pictures and its best checkpoint: a copy up to ``runtime.checkpoint_artifact_mb``, else
+    only where it is.
+    """
+    artifacts, tags = {}, {}
+    if (folder / HISTORY_FILE).is_file():
+        artifacts[HISTORY_FILE] = folder / HISTORY_FILE
+    if any((folder / DIAGNOSTICS).glob("*.png")):
+        artifacts[DIAGNOSTICS] = folder / DIAGNOSTICS
+    with suppress(InputError):  # no checkpoint yet
+        best = resolve_checkpoint(folder)
+        parts = [best / name for name in MODEL_PARTS] if best != folder else []
+        files = [file for part in parts for file in (part, *part.rglob("*")) if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        if parts:
+            tags = {"gare.best_checkpoint": str(best), "gare.best_checkpoint_mb": f"{size / MB:.1f}"}
+        if size <= MB * config.runtime.checkpoint_artifact_mb:
+            artifacts |= {f"best_checkpoint/{part.name}": part for part in parts}
+    note_down(folder, tags=tags, artifacts=artifacts)
+
+
+def record_evaluation(checkpoint: Path, name: str, values: Mapping[str, Any]) -> None:
+    """Record the outcome of an evaluation of a checkpoint in a run's folder; nothing where the run has no record.
+
+    ``name``: what was evaluated, such as ``test``; the figures of the run's best checkpoint are its metrics
+    ``test/...``, those of others are files only. ``values``: of metrics.json, and ``out``, the folder of the files.
+    """
+    if checkpoint.parent.name != CHECKPOINTS:
+        return
+    folder = checkpoint.parent.parent
+    state = read_state(folder)
+    best = state is not None and state.best == checkpoint.name
+    figures = {
+        f"{name}/{key}": value
+        for key, value in values.items()
+        if isinstance(value, int | float) and "/" in key and not key.endswith(("/gallery", "/queries"))
+    }
+    place = f"evaluation/{name}" if best else f"evaluation/{name}-{checkpoint.name}"
+    files = [Path(values["out"]) / file for file in (REPORT_FILE, METRICS_FILE)]
+    note_down(
+        folder,
+        metrics=figures if best else {},
+        step=state.step if state is not None else 0,
+        artifacts={f"{place}/{file.name}": file for file in files if file.is_file()},
+    )
+    sync(folder)

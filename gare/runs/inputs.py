@@ -1,0 +1,234 @@
+"""What a run trains on: its shards, its splits and its device, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gare.common.errors import ConfigError, InputError
+from gare.common.files import canonical_json
+from gare.common.storage import Folder
+from gare.config import Config
+from gare.config.heads import HEADS, NO_INCREMENTS
+from gare.data.augment import check_augment
+from gare.data.cache import Cache, Held, hold
+from gare.data.fit import check_sampling
+from gare.data.noise import with_noise
+from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
+from gare.data.protocol import test_cautions, training_split
+from gare.data.shards import ShardSet, Split
+from gare.evaluation.metrics.ranking import HIGHER_IS_BETTER
+from gare.scoring.increment.cell import PairCell
+
+LAYOUT = ("unit_videos", "shard_bytes", "limits")
+"""Keys of ``prepare`` that decide how shards are cut and what is refused, not what a stored frame looks like."""
+
+TEMPORAL_AT_RANDOM = "The CLIP text tower does not fit the temporal transformer; its blocks start at random."
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The videos of a run and how many steps they make. ``dev`` is None where nothing chooses the checkpoint.
+
+    ``steps``: of the whole run; ``per_epoch``: of an epoch. ``replaced``: how many training captions are those of other
+    videos (``data.caption_noise``).
+    """
+
+    shards: ShardSet
+    train: Split
+    dev: Split | None
+    captions: list[int]
+    steps: int
+    per_epoch: int
+    replaced: int = 0
+
+    @property
+    def digest(self) -> str:
+        """The dataset's digest."""
+        return self.shards.digest
+
+    @property
+    def uncaptioned(self) -> int:
+        """Videos of the train split that have no caption, so that no batch holds them."""
+        return self.captions.count(0)
+
+    def batches(self, config: Config, epoch: int) -> list[list[Sample]]:
+        """The global batches of an epoch."""
+        train, data = config.train, config.data
+        return epoch_batches(
+            self.captions,
+            train.global_batch,
+            data.captions,
+            seed=train.seed,
+            epoch=epoch,
+            repeat_videos=data.repeat_videos,
+        )
+
+    def remarks(self, config: Config) -> list[str]:
+        """What is to be said once of the data of a run: captions replaced, batches left out."""
+        said = test_cautions(config) + head_remarks(config)
+        if self.replaced:
+            said.append(
+                f"{self.replaced} of {sum(self.captions)} training captions are those of other videos "
+                f"(data.caption_noise = {config.data.caption_noise:g})."
+            )
+        if self.dev is not None:
+            said += dev_remarks(self.dev.name, len(self.dev))
+        missing = left_out(self.captions, config.train.global_batch, config.data.captions)
+        if missing and not config.data.repeat_videos:
+            said.append(
+                f"{missing} batches of each epoch are not made, as they would hold two captions of one video; "
+                "data.repeat_videos=true makes them."
+            )
+        return said
+
+
+def open_data(config: Config, *, frames: bool = True) -> TrainingData:
+    """Open the splits of the settings, and refuse what cannot be trained on. ``frames``: as in ``ShardSet``."""
+    check_select_by(config)
+    check_increments(config)
+    check_augment(config.data.augment)
+    shards = open_shards(config, frames=frames)
+    check_recipe(config, shards)
+    check_sampling(shards, config)
+    repeated = shards.repeated()
+    if repeated:
+        raise InputError(f"{shards.folder} holds the video {repeated[0]!r} more than once; run gare prepare again.")
+    split = training_split(shards, config)
+    dev = shards.split(config.data.dev_split) if config.protocol.dev == "held_out" else None
+    if dev is not None:
+        check_dev(dev.name, sum(len(video.captions) for video in dev.videos), str(shards.folder))
+    check_positives(config, split)
+    split, replaced = with_noise(split, config.data.caption_noise, config.train.seed)
+    captions = [len(video.captions) for video in split.videos]
+    per_epoch = check_steps(config, captions, str(shards.folder))
+    return TrainingData(shards, split, dev, captions, per_epoch * config.train.epochs, per_epoch, replaced)
+
+
+def check_select_by(config: Config) -> None:
+    """Refuse a metric that cannot choose a checkpoint."""
+    if config.train.select_by not in HIGHER_IS_BETTER:
+        known = ", ".join(HIGHER_IS_BETTER)
+        raise ConfigError(
+            f"train.select_by is {config.train.select_by!r}, which cannot choose a checkpoint; there are {known}."
+        )
+
+
+def check_increments(config: Config) -> None:
+    """Refuse settings for which factorised increments would optimise something else than dense ones.
+
+    With frames as context the pairs of a video share a mask of psi's dropout, with words those of a text.
+    """
+    if config.train.increments == "dense":
+        return
+    PairCell(config.model).check_factorises()
+    shared = config.shared_anchor()
+    tr, dd = config.objective.trust_region, config.objective.direction_diversity
+    anchors = {"trust_region": (tr.anchor, tr.weight), "direction_diversity": (dd.anchor, dd.weight)}
+    for name, (anchor, weight) in anchors.items():
+        if weight and anchor == shared:
+            raise ConfigError(
+                f"objective.{name}.anchor is {shared}, whose pairs share one mask of psi's dropout where increments "
+                "are factorised, so the term would measure something else: set train.increments to dense, or "
+                "model.dropout to 0."
+            )
+
+
+def head_remarks(config: Config) -> list[str]:
+    """What a run says of settings that its pair head gives nothing to do."""
+    if config.runtime.diagnose_every is None or HEADS[config.model.head].increments:
+        return []
+    return [f"{NO_INCREMENTS.format(config.model.head)}, so runtime.diagnose_every has nothing to measure."]
+
+
+def check_dev(split: str, captions: int, where: str) -> None:
+    """Refuse a dev split without captions."""
+    if not captions:
+        raise InputError(f"The split {split!r} of {where} has no captions to choose the checkpoint by.")
+
+
+def dev_remarks(split: str, videos: int) -> list[str]:
+    """What is to be said of a dev split of so many videos: one alone is found by every model."""
+    if videos > 1:
+        return []
+    said = (
+        f"The split {split!r} has one video, which every checkpoint finds: it cannot choose one, and the first epoch's "
+        "is kept as the best. Hold out more videos, or set protocol.dev=none, which keeps the last."
+    )
+    return [said]
+
+
+def check_positives(config: Config, split: Split) -> None:
+    """Refuse an attribute of known positives that no training video has."""
+    name = config.data.positives_attribute
+    if name is not None and not any(name in video.attributes for video in split.videos):
+        raise ConfigError(f"data.positives_attribute is {name!r}, an attribute that no video of {split.folder} has.")
+
+
+def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
+    """Steps of an epoch over videos with these caption counts; InputError when they make no batch."""
+    if not any(captions):
+        raise InputError(
+            f"No video of the split {config.data.train_split!r} of {where} has a caption: such videos can be indexed "
+            "and searched, not trained on. data.train_split names the split to train on."
+        )
+    batch, data = config.train.global_batch, config.data
+    per_epoch = steps_per_epoch(captions, batch, data.captions, repeat_videos=data.repeat_videos)
+    if per_epoch == 0:
+        repeating = left_out(captions, batch, data.captions)
+        raise InputError(
+            f"The split {data.train_split!r} of {where} has {sum(captions)} captions over {len(captions)} "
+            f"videos, less than one batch of train.global_batch = {batch}"
+            + (
+                " different videos; data.repeat_videos=true lets a batch hold two captions of one."
+                if repeating
+                else "."
+            )
+        )
+    return per_epoch
+
+
+def open_shards(config: Config, *, frames: bool = True) -> ShardSet:
+    """The shards of the settings; ConfigError when none are named. ``frames``: as in ``ShardSet``."""
+    if config.runtime.shards is None:
+        raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
+    return ShardSet(config.runtime.shards, Cache.of(config.runtime), frames=frames)
+
+
+def is_copied(config: Config) -> bool:
+    """Whether the shards of the settings are copied to each node."""
+    shards = config.runtime.shards
+    return shards is not None and Cache.of(config.runtime).wants(Folder.at(shards))
+
+
+def warm(config: Config) -> Held:
+    """Have a copy of the shards on this node, made where there is none, and keep it; for settings that are copied."""
+    return hold(Folder.at(str(config.runtime.shards)), Cache.of(config.runtime))
+
+
+def check_recipe(config: Config, shards: ShardSet) -> None:
+    """Refuse shards that were decoded by another recipe than the experiment says, so that what is recorded is true."""
+    ours = config.prepare.model_dump(mode="json", exclude=set(LAYOUT))
+    other = {name: shards.recipe[name] for name in ours if name in shards.recipe and shards.recipe[name] != ours[name]}
+    if other:
+        wanted = ", ".join(f"prepare.{name}={_shown(ours[name])}" for name in other)
+        there = " ".join(f"--set prepare.{name}={_shown(value)}" for name, value in other.items())
+        raise ConfigError(
+            f"The shards in {shards.folder} were prepared by another recipe than these settings ({wanted}): prepare "
+            f"again, or train with {there}."
+        )
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else canonical_json(value)
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device for ``auto``, ``cpu`` or ``cuda``; ConfigError when cuda is asked for and absent."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device is cuda, but torch sees no GPU here; use auto or cpu.")
+    use_cuda = asked != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu")

@@ -1,0 +1,173 @@
+"""A run's copy on storage (``runtime.storage``): every checkpoint goes there, and a run goes on from there.
+
+With it ``runtime.output`` may be a disk that other nodes do not see: a rank or a driver that comes up elsewhere finds
+the run on the storage. ``run.json`` goes last, so what it names is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+from gare.common.errors import ConfigError, InputError
+from gare.common.files import atomic_directory, atomic_file, digest_of, make_folder
+from gare.common.lease import held
+from gare.common.storage import Folder, is_address
+from gare.config import Config
+from gare.data.cache import cache_folder
+from gare.runs.run import (
+    CHECKPOINT_FILE,
+    CHECKPOINT_NAME,
+    CHECKPOINTS,
+    CONFIG_FILE,
+    HISTORY_FILE,
+    RUN_FILE,
+    RunState,
+    parse_state,
+    read_state,
+    resolve_checkpoint,
+    run_directory,
+    write_state,
+)
+from gare.tracking.record import FORMER_FILE, RECORD_FILE
+
+ALONGSIDE = (CONFIG_FILE, HISTORY_FILE, RECORD_FILE, FORMER_FILE)
+
+
+class RunStorage:
+    """The copy of one run; without ``runtime.storage`` every method does nothing.
+
+    Whatever goes wrong with the storage is an InputError that names the file.
+    """
+
+    def __init__(self, config: Config) -> None:
+        storage = config.runtime.storage
+        self._folder = run_directory(config)
+        self._place = None if storage is None else Folder.at(storage).below(config.run_name())
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the copy while the block runs; RunError when another driver, perhaps elsewhere, is at this run."""
+        return nullcontext() if self._place is None else held(self._place)
+
+    def pull(self) -> None:
+        """Bring the run's folder to where the copy is, if that is further; the other way round, bring the copy.
+
+        Raises ConfigError when they hold different experiments.
+        """
+        if self._place is None:
+            return
+        theirs, ours = _state_at(self._place), read_state(self._folder)
+        if ours is not None and ours.last is not None:
+            if theirs is not None and _experiment(theirs) != _experiment(ours):
+                raise ConfigError(f"{self._folder} and {self._place} hold different runs; choose another runtime.name.")
+            if theirs is None or theirs.step < ours.step:
+                self.push(ours)
+        if theirs is not None and (ours is None or ours.last is None or ours.step < theirs.step):
+            self._fetch(self._place, theirs)
+
+    def push(self, state: RunState) -> None:
+        """Copy the run as ``state`` names it, and remove from the copy what it no longer names."""
+        if self._place is None:
+            return
+        before = _state_at(self._place)
+        there = set() if before is None else before.named
+        for name in sorted(state.named - there):
+            folder = self._folder / CHECKPOINTS / name
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    self._place.put(path, f"{CHECKPOINTS}/{name}/{path.relative_to(folder).as_posix()}")
+        for name in ALONGSIDE:
+            if (self._folder / name).is_file():
+                self._place.put(self._folder / name, name)
+        self._place.put(self._folder / RUN_FILE, RUN_FILE)
+        for file in self._place.tree(CHECKPOINTS):
+            name = file.partition("/")[0]
+            if CHECKPOINT_NAME.fullmatch(name) and name not in state.named:
+                self._place.remove(f"{CHECKPOINTS}/{file}")
+
+    def checkpoint(self, name: str) -> None:
+        """Have a checkpoint in the run's folder, fetched where it is not; processes of one node wait for each other."""
+        if self._place is not None:
+            above = self._folder / CHECKPOINTS
+            with _waiting(above / f".{_checked(name, self._place)}.lock"):
+                _fetch_files(self._place.below(CHECKPOINTS).below(name), above / name)
+
+    def _fetch(self, place: Folder, state: RunState) -> None:
+        make_folder(self._folder)
+        for name in sorted(state.named):
+            self.checkpoint(name)
+        for name in ALONGSIDE:
+            if place.exists(name):
+                with atomic_file(self._folder / name) as temporary:
+                    place.fetch(name, temporary)
+        write_state(self._folder, state)
+
+
+def find_checkpoint(place: str | Path) -> Path:
+    """A checkpoint folder here from a folder or an address, of itself or of its run (then the best one)."""
+    if not is_address(str(place)):
+        return resolve_checkpoint(place)
+    folder, above = Folder.at(str(place)), cache_folder() / "runs"
+    text = folder.read_text(RUN_FILE)
+    if text is None:
+        return _cached(folder, above)
+    state = parse_state(text, folder.named(RUN_FILE))
+    if state.best is None:
+        raise InputError(f"The run {folder} has no checkpoint yet.")
+    # As in the run's own folder: its record says how the checkpoint came to be the best one.
+    run = above / digest_of([str(folder), text])
+    _cached(folder.below(CHECKPOINTS).below(_checked(state.best, folder)), run / CHECKPOINTS, state.best)
+    write_state(run, state)
+    return run / CHECKPOINTS / state.best
+
+
+def _cached(folder: Folder, above: Path, name: str | None = None) -> Path:
+    """The copy of a remote checkpoint in the folder ``above``, by its own name or by what it says it is."""
+    mark = folder.read_text(CHECKPOINT_FILE)
+    if mark is None:
+        raise InputError(f"{folder} is neither a run nor a checkpoint: it has no {RUN_FILE} and no {CHECKPOINT_FILE}.")
+    target = above / (name or digest_of([str(folder), mark]))
+    with _waiting(above / f".{target.name}.lock"):
+        _fetch_files(folder, target)
+    return target
+
+
+def _state_at(place: Folder) -> RunState | None:
+    text = place.read_text(RUN_FILE)
+    return None if text is None else parse_state(text, place.named(RUN_FILE))
+
+
+def _experiment(state: RunState) -> tuple[str, str]:
+    return state.config_digest, state.dataset_digest
+
+
+def _checked(name: str, run: Folder) -> str:
+    if not CHECKPOINT_NAME.fullmatch(name):
+        raise InputError(f"{run.named(RUN_FILE)} names a checkpoint {name!r}, which is no checkpoint's name: refused.")
+    return name
+
+
+def _fetch_files(place: Folder, target: Path) -> None:
+    """Copy a checkpoint's folder, whole or not at all; nothing where it is already."""
+    if (target / CHECKPOINT_FILE).is_file():
+        return
+    files = place.tree()
+    if CHECKPOINT_FILE not in files:
+        raise InputError(f"The checkpoint {place} is missing or not whole.")
+    with atomic_directory(target, marker=CHECKPOINT_FILE) as folder:
+        for name, size in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            place.fetch(name, path)
+            if path.stat().st_size != size:
+                raise InputError(f"{place.named(name)} changed while it was copied; try again.")
+
+
+@contextmanager
+def _waiting(lock: Path) -> Iterator[None]:
+    make_folder(lock.parent)
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
