@@ -36,6 +36,10 @@ JSON_OPTION = click.Option(
 )
 DEBUG_OPTION = click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
 
+CHECKPOINT = click.argument("checkpoint")
+SHARDS = click.option("--shards", required=True, help="Folder or address of gare prepare.")
+SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
+
 EMBEDDED = object()
 """As the root context's ``obj``: a command is called by another one, returns its result and lets errors pass."""
 
