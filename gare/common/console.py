@@ -35,26 +35,29 @@ class _PlainConsole(Console):
         return super().render_str(printable(text), **options)
 
 
-def _console(stream: object, *, terminal: bool) -> Console:
-    width = None if terminal else PLAIN_WIDTH
+def _console(stream: Any) -> Console:
+    """A console; a kernel's streams call themselves terminals, and are plain text here."""
+    notebook = _kernel() is not None
+    terminal = stream.isatty() and not notebook
     return _PlainConsole(
-        file=stream,  # type: ignore[arg-type]
-        width=width,
+        file=stream,
+        width=None if terminal else PLAIN_WIDTH,
         highlight=False,
         emoji=False,
         soft_wrap=not terminal,
-        force_jupyter=False,  # plain text reads the same in a notebook, and in what is saved of it
+        force_terminal=False if notebook else None,
+        force_jupyter=False,
     )
 
 
 def output() -> Console:
     """The console for results (standard output)."""
-    return _console(sys.stdout, terminal=sys.stdout.isatty())
+    return _console(sys.stdout)
 
 
 def notes() -> Console:
     """The console for progress and remarks (standard error)."""
-    return _console(sys.stderr, terminal=sys.stderr.isatty())
+    return _console(sys.stderr)
 
 
 def say(text: str) -> None:
@@ -90,18 +93,19 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     output().print(table)
 
 
-def notebook_line() -> Any:
-    """Open a line of the running notebook cell, whose ``update(text)`` replaces it; None outside a notebook."""
-    if "ipykernel" not in sys.modules:
+def _kernel() -> Any:
+    """The notebook kernel that this process is; None where it is none, as IPython on a terminal."""
+    if "ipykernel" not in sys.modules or "IPython" not in sys.modules:
         return None
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-    except ImportError:
+    return getattr(sys.modules["IPython"].get_ipython(), "kernel", None)
+
+
+def _notebook_line() -> Any:
+    """Open a line of the running notebook cell, whose ``update`` replaces it; None outside a notebook."""
+    if _kernel() is None:
         return None
-    shell = get_ipython()
-    if getattr(shell, "kernel", None) is None:  # IPython on a terminal, with ipykernel imported by something else
-        return None
+    from IPython.display import display
+
     return display({"text/plain": ""}, raw=True, display_id=True)
 
 
@@ -158,7 +162,7 @@ def meter(title: str, total: int | None = None, *, start: int = 0, timed: bool =
     """
     console = notes()
     if is_quiet() or not console.is_terminal:
-        line = None if is_quiet() else notebook_line()
+        line = None if is_quiet() else _notebook_line()
         yield Meter(title, total, None, start=start, timed=timed, line=line)
         return
     columns = (
