@@ -11,7 +11,7 @@ import pytest
 from gare.common.errors import ConfigError, InputError
 from gare.common.storage import Folder
 from gare.data.cache import CACHE_VARIABLE
-from gare.runs.run import read_state
+from gare.runs.state import read_state
 from gare.runs.storage import find_checkpoint
 from tests.unit.runs.test_interruptions import RUN, Killed, fit, interrupt_before, losses, same_runs
 
