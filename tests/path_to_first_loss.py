@@ -28,9 +28,13 @@ class FirstLossError(BaseException):
 
 
 class Counter:
-    """A profile function that counts what is entered of ours, but for what importing a module runs."""
+    """A profile function that counts what is entered of ours, but for what importing a module runs.
 
-    def __init__(self) -> None:
+    ``until``: function at whose return it stops counting and raises FirstLossError.
+    """
+
+    def __init__(self, until: str | None = None) -> None:
+        self._until = until
         self.calls: dict[tuple[str, str], int] = {}
         self._importing: dict[int, int] = {}
 
@@ -48,7 +52,7 @@ class Counter:
         if event == "call":
             place = ".".join(Path(code.co_filename).relative_to(ROOT).with_suffix("").parts), code.co_qualname
             self.calls[place] = self.calls.get(place, 0) + 1
-        elif code.co_name == "train_step":
+        elif code.co_name == self._until:
             self.stop()
             raise FirstLossError
 
@@ -72,7 +76,7 @@ def path_to_first_loss(folder: Path, *, tracking: bool = False) -> dict[tuple[st
     settings = folder / "settings.yaml"
     wanted = f"runtime.tracking={str(tracking).lower()}"
     settings.write_text(to_yaml(toy_config(make_toy_clip(folder / "clip"), shards, folder / "runs", wanted)))
-    counter = Counter()
+    counter = Counter(until="train_step")
     counter.start()
     try:
         with contextlib.suppress(FirstLossError):

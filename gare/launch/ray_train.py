@@ -20,9 +20,9 @@ from ray.train.torch import TorchTrainer
 
 from gare.common.console import warn
 from gare.common.errors import GareError, RunError
-from gare.common.files import only_one, write_json
+from gare.common.files import exclusive_lock, write_json
 from gare.common.nodes import Nodes
-from gare.common.ray_cluster import cluster_nodes, telling
+from gare.common.ray_cluster import cluster_nodes, warn_on_lost_nodes
 from gare.common.signals import keeping_signals
 from gare.common.storage import read_file
 from gare.config import Config, RuntimeConfig
@@ -31,7 +31,7 @@ from gare.launch.placement import placement_tags, rank_resources, rank_selector,
 from gare.launch.progress import follow, training_view
 from gare.launch.ray_fence import ending_without_head, head_seconds
 from gare.launch.ray_group import RankGroup
-from gare.launch.ray_nodes import CloseRanks, lacking, nodes_for, say_if_spread
+from gare.launch.ray_nodes import CloseRanks, capacity_message, nodes_for, say_if_spread
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.runs.inputs import is_copied
 from gare.runs.layout import HISTORY_FILE
@@ -111,9 +111,9 @@ def _launch_until_done(
         failures = NO_RETRY if elastic else FailureConfig(retries)
         trainer = _trainer(run, workers, nodes, failures, callbacks, stop, zone)
         runtime = config.runtime.model_copy(update={"device": device})
-        lack = partial(lacking, runtime, workers=workers, then=GOES_ON)
+        lack = partial(capacity_message, runtime, workers=workers, then=GOES_ON)
         try:
-            with telling(lack) if stop is None else nullcontext():
+            with warn_on_lost_nodes(lack) if stop is None else nullcontext():
                 trainer.fit()
         except Exception as error:
             if stop is not None and stop.is_set():
@@ -227,7 +227,7 @@ def _alone(folder: Path) -> Iterator[None]:
     with ExitStack() as held:
         while True:
             try:
-                held.enter_context(only_one(folder / RAY_FOLDER))
+                held.enter_context(exclusive_lock(folder / RAY_FOLDER))
                 break
             except RunError:
                 if time.monotonic() > deadline:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import InputError
-from gare.common.files import only_one
+from gare.common.files import exclusive_lock
 from gare.config import Config
 from gare.data.shards import ShardSet
 from gare.model.checkpoint import MODEL_PARTS
@@ -28,7 +28,7 @@ def tracked(run: Run, fit: Callable[[Run], RunSummary]) -> RunSummary:
     that was tracked before goes on without it.
     """
     _ = run.shards  # where there are none, no folder is made
-    with only_one(run.folder), run.storage.held():
+    with exclusive_lock(run.folder), run.storage.held():
         return _track(run, fit) if run.config.runtime.tracking else fit(run)
 
 

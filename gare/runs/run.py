@@ -9,7 +9,7 @@ from typing import Any
 
 from gare.common.console import note
 from gare.common.errors import ConfigError, InputError
-from gare.common.files import digest_of, make_folder, only_one, write_text
+from gare.common.files import digest_of, exclusive_lock, make_folder, write_text
 from gare.common.occupied import refuse_occupied
 from gare.common.storage import is_address
 from gare.config import NOT_THE_EXPERIMENT, Config, without_later, yaml
@@ -121,7 +121,7 @@ class Run:
         it is. Raises ConfigError where there is no finished run of these settings and shards.
         """
         folder, config, digest = self.folder, self.config, self.shards.digest
-        with only_one(folder), self.storage.held():
+        with exclusive_lock(folder), self.storage.held():
             self.storage.pull()
             state = read_state(folder)
             if state is None or state.last is None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, atomic_file, digest_of, make_folder
 from gare.common.lease import held
-from gare.common.storage import Folder, is_address
+from gare.common.storage import Folder, is_address, read_file
 from gare.config import Config
 from gare.data.cache import cache_folder
 from gare.runs.layout import CHECKPOINT_FILE, CHECKPOINT_NAME, CHECKPOINTS, CONFIG_FILE, HISTORY_FILE, RUN_FILE
 from gare.runs.state import RunState, parse_state, read_state, resolve_checkpoint, write_state
-from gare.tracking.record import FORMER_FILE, RECORD_FILE
+from gare.tracking.record import FORMER_FILE, RECORD_FILE, changed_at
 
 ALONGSIDE = (CONFIG_FILE, HISTORY_FILE, RECORD_FILE, FORMER_FILE)
 
@@ -66,8 +66,9 @@ class RunStorage:
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
                     self.place.put(path, f"{CHECKPOINTS}/{name}/{path.relative_to(folder).as_posix()}")
+        ours, theirs = self._records(self.place)
         for name in ALONGSIDE:
-            if (self._folder / name).is_file():
+            if (self._folder / name).is_file() and not (name == RECORD_FILE and theirs > ours):
                 self.place.put(self._folder / name, name)
         self.place.put(self._folder / RUN_FILE, RUN_FILE)
         for file in self.place.tree(CHECKPOINTS):
@@ -86,11 +87,16 @@ class RunStorage:
         make_folder(self._folder)
         for name in sorted(state.named):
             self.checkpoint(name)
+        ours, theirs = self._records(place)
         for name in ALONGSIDE:
-            if place.exists(name):
+            if place.exists(name) and not (name == RECORD_FILE and ours > theirs):
                 with atomic_file(self._folder / name) as temporary:
                     place.fetch(name, temporary)
         write_state(self._folder, state)
+
+    def _records(self, place: Folder) -> tuple[int, int]:
+        """When the tracker's record was written, here and there: the driver does, which need not hold checkpoints."""
+        return changed_at(read_file(self._folder / RECORD_FILE)), changed_at(place.read_text(RECORD_FILE))
 
 
 def find_checkpoint(place: str | Path) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gare.common.errors import InputError
+from gare.common.errors import InputError, StorageError
 from gare.launch.local import fit_local
 from gare.model import load_model
 from gare.model.pixels import OPENAI_PIXELS
@@ -255,6 +255,23 @@ def test_what_ended_the_run_comes_before_an_error_of_writing(running, monkeypatc
     with pytest.raises(ZeroDivisionError):
         end()
     assert "Cannot write it." in capsys.readouterr().err
+
+
+def test_an_error_of_writing_keeps_its_kind_its_exit_code_and_its_result(running, monkeypatch):
+    config, parts, _ = running
+
+    def cannot(*_):
+        error = StorageError("Cannot write it.", result={"free": 0})
+        error.exit_code = 9
+        raise error
+
+    monkeypatch.setattr(checkpoints_module, "write_checkpoint", cannot)
+    with (
+        pytest.raises(StorageError, match=r"Cannot write it\. There is none before it") as raised,
+        Checkpoints(Run.open(config), ALONE, parts, None) as checkpoints,
+    ):
+        checkpoints.after_epoch(RunState("c", "d", epoch=1), 0.0, {})
+    assert (raised.value.exit_code, raised.value.result) == (9, {"free": 0})
 
 
 def test_a_checkpoint_of_another_step_than_the_record_says_is_refused(toy_run):
