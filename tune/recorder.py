@@ -12,7 +12,7 @@ from ray import tune as ray_tune
 
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.launch.ray_here import release
+from gare.launch.ray_controller import release
 from gare.launch.tracked import record_files
 from gare.runs.layout import CHECKPOINTS
 from gare.runs.state import read_state

@@ -17,7 +17,7 @@ from gare.common.nodes import Nodes
 from gare.common.ray_cluster import warn_on_lost_nodes
 from gare.config import Config, RuntimeConfig
 from gare.launch.placement import group_zones, one_number, uses_gpu
-from gare.launch.ray_nodes import capacity_message, nodes_for
+from gare.launch.ray_controller import capacity_message, nodes_for
 from tune.comparison import Comparison, check_metric, compare
 from tune.launch import Listed, asha, launch
 from tune.ledger import Ledger, Stage

@@ -52,7 +52,7 @@ def register_run(
     Raises InputError when the run is not in MLflow or has no checkpoint, or the index is of other weights.
     """
     from gare.common.files import file_digest
-    from gare.data.protocol import test_cautions
+    from gare.data.samples import test_cautions
     from gare.model.checkpoint import WEIGHTS, load_checkpoint_config
     from gare.runs.state import resolve_checkpoint
     from gare.tracking.registry import check_index

@@ -76,7 +76,7 @@ def _in_run(name: str, epoch: Any, config: Config, state: RunState, dataset: Sha
 
 
 def _cautions(rule: str, config: Config, split: Split) -> list[str]:
-    from gare.data.protocol import test_cautions, trained_on
+    from gare.data.samples import test_cautions, trained_on
 
     if rule == "imported":
         return []

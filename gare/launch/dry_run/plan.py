@@ -12,9 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 from gare.common.errors import GareError
 from gare.config import Config
 from gare.config.tree import diff
-from gare.data.batches import NO_TOKENIZER, check_sizes
-from gare.data.fit import unlike_prepared
-from gare.data.protocol import test_cautions
+from gare.data.batches import NO_TOKENIZER, check_sizes, unlike_prepared
+from gare.data.samples import test_cautions
 from gare.data.shards import ShardSet
 from gare.launch.dry_run.corpus import Corpus
 from gare.launch.dry_run.memory import Memory, memory_of_step
