@@ -15,7 +15,7 @@ from ray import tune as ray_tune
 
 from gare.config import Config
 from gare.config.tree import build, with_overrides
-from gare.runs.run import RunSummary
+from gare.runs.state import RunSummary
 
 OUTCOME = "outcome"
 END_SECONDS = 60.0

@@ -11,7 +11,7 @@ from gare.data.feed import Feed
 from gare.evaluation.evaluate import evaluate
 from gare.objective.ranks import ALONE
 from gare.runs.inputs import TrainingData, choose_device, open_data
-from gare.runs.run import absolute
+from gare.runs.layout import absolute
 from gare.training.extras import Extras
 from gare.training.loop import build_model
 from gare.training.numerics import numerics

@@ -58,7 +58,7 @@ def say_if_spread(runtime: RuntimeConfig, nodes: Nodes, workers: int) -> None:
         note(f"No one {runtime.close_by} has room for {workers} workers ({rooms}), so they are spread over several.")
 
 
-def lacking(runtime: RuntimeConfig, nodes: Nodes, workers: int, then: str) -> str | None:
+def capacity_message(runtime: RuntimeConfig, nodes: Nodes, workers: int, then: str) -> str | None:
     """Say that ``workers`` no longer fit, and what goes on when they do again; None when they fit."""
     if fits(runtime, nodes, workers):
         return None

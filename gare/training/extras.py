@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gare.config import Config
 from gare.model.gare import GareModel
-from gare.runs.state import Parts
+from gare.runs.checkpoints import Parts
 from gare.training.ema import Ema
 from gare.training.precision import make_scaler
 

@@ -11,7 +11,6 @@ import torch
 from torch.optim import Optimizer
 
 from gare.common.files import make_folder
-from gare.config import Config
 from gare.config.heads import HEADS
 from gare.data.batches import Batch
 from gare.diagnostics import (
@@ -26,9 +25,10 @@ from gare.diagnostics.pairs import batch_state, split_state
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import Ranks
-from gare.runs.history import History
 from gare.runs.inputs import TrainingData
-from gare.runs.run import DIAGNOSTICS, run_directory
+from gare.runs.layout import DIAGNOSTICS
+from gare.runs.run import Run
+from gare.runs.state import History
 from gare.training.usage import gpu_utilisation, peak_cuda, peak_rss
 
 DIAGNOSED_PAIRS = 64
@@ -68,15 +68,16 @@ class Observer:
     """
 
     def __init__(
-        self, config: Config, ranks: Ranks, watched: Watched, history: History | None, elapsed_s: float = 0.0
+        self, run: Run, ranks: Ranks, watched: Watched, history: History | None, elapsed_s: float = 0.0
     ) -> None:
-        self._config, self._ranks, self._watched, self._history = config, ranks, watched, history
+        self._config, self._pictures = run.config, run.folder / DIAGNOSTICS
+        self._ranks, self._watched, self._history = ranks, watched, history
         self._begun = time.monotonic() - elapsed_s
         self._device = watched.model.clip.logit_scale.device
         self._window = Window()
         self._before: tuple[Batch, PairState] | None = None
         self._looking_s = 0.0
-        self._warned = not config.model.makes_increments
+        self._warned = not run.config.model.makes_increments
 
     @property
     def seconds(self) -> float:
@@ -153,7 +154,7 @@ class Observer:
             figures |= step_diagnostics(before, batch_state(self._watched.model, batch, DIAGNOSED_PAIRS))
             self._before = None
         if len(state.text) > 1:
-            path = make_folder(run_directory(self._config) / DIAGNOSTICS) / f"step-{step:06d}.png"
+            path = make_folder(self._pictures) / f"step-{step:06d}.png"
             increment_figure(state, path, title=f"What the increment does after {step} steps")
         self._add(step, {f"diagnostics/{name}": value for name, value in figures.items() if math.isfinite(value)})
         self._warn(step, state)

@@ -11,7 +11,7 @@ from gare.config import Config
 from gare.config.tree import diff
 from gare.model.checkpoint import WEIGHTS, load_checkpoint_config, load_model
 from gare.model.gare import GareModel
-from gare.runs.opening import initial_checkpoint
+from gare.runs.run import initial_checkpoint
 
 
 def warm_start(model: GareModel, config: Config) -> dict[str, str]:

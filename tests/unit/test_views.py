@@ -189,7 +189,7 @@ def test_random_crops_need_something_to_crop(tmp_path):
 
 def test_a_run_trains_on_uncropped_frames_with_draws_and_repeats_itself(toy_clip, tmp_path):
     from gare.launch.local import fit_local
-    from gare.runs.run import HISTORY_FILE
+    from gare.runs.layout import HISTORY_FILE
 
     shards = toy.make_shards(
         tmp_path / "s", {"train": 8, "dev": 4}, stored=5, shape=(36, 44), crop=None, short_side=36, max_frames=6

@@ -32,8 +32,9 @@ from gare.runs.inputs import (
     head_remarks,
     open_shards,
 )
-from gare.runs.opening import initial_checkpoint, refuse_other
-from gare.runs.run import absolute, clip_source, progress, read_state, run_directory, selected_by
+from gare.runs.layout import absolute, clip_source, run_directory
+from gare.runs.run import initial_checkpoint, refuse_other
+from gare.runs.state import progress, read_state, selected_by
 from gare.training.optimiser import freeze, parameter_groups
 
 JPEG_SHARE = 0.08
