@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gare.config.tree import load_config
     from gare.model import GareModel, load_model
     from gare.retrieval.index import Hit, SearchIndex
-    from gare.runs.run import RunSummary
+    from gare.runs.state import RunSummary
     from gare.scoring.video_index import VideoIndex
     from pipelines.prepare.job import PrepareReport
     from tune.comparison import Comparison
@@ -41,7 +41,7 @@ _MODULES = {
     "gare.config.tree": ("load_config",),
     "gare.model": ("GareModel", "load_model"),
     "gare.retrieval.index": ("Hit", "SearchIndex"),
-    "gare.runs.run": ("RunSummary",),
+    "gare.runs.state": ("RunSummary",),
     "gare.scoring.video_index": ("VideoIndex",),
     "pipelines.prepare.job": ("PrepareReport",),
     "tune.comparison": ("Comparison",),

@@ -22,7 +22,7 @@ from gare.evaluation.metrics.bootstrap import RESAMPLES
 from gare.evaluation.metrics.paired import PairedRanking, compare_tables
 from gare.evaluation.metrics.query_table import RANKS_FILE, QueryTable, read_queries
 from gare.evaluation.results import METRICS_FILE
-from gare.runs.run import resolve_checkpoint
+from gare.runs.state import resolve_checkpoint
 from tune.comparison import Comparison
 from tune.ledger import SWEEP_FILE
 

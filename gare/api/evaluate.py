@@ -18,8 +18,7 @@ from gare.common.occupied import refuse_part
 from gare.common.text import folder_name
 from gare.config import Config, ModelConfig, PrepareConfig
 from gare.config.tree import Overrides, build, with_overrides
-from gare.data.batches import check_fit
-from gare.data.fit import unlike_prepared
+from gare.data.batches import check_fit, unlike_prepared
 from gare.data.shards import ShardSet, Split
 from gare.evaluation.encode import FrameChoice
 from gare.evaluation.measure import Measurement, measure
@@ -36,7 +35,7 @@ from gare.model.gare import GareModel
 from gare.runs.inputs import choose_device
 from gare.runs.selection import Selection, selection, zero_shot_selection
 from gare.training.numerics import numerics
-from gare.training.replicas import weights_digest
+from gare.training.weights import weights_digest
 
 MOST = 10**6
 

@@ -12,9 +12,10 @@ from gare.common.console import note
 from gare.common.errors import InputError
 from gare.common.files import file_digest, make_folder
 from gare.config.tree import load_saved
-from gare.data.protocol import test_cautions
+from gare.data.samples import test_cautions
 from gare.model.checkpoint import MODEL_PARTS, WEIGHTS, load_checkpoint_config
-from gare.runs.run import CONFIG_FILE, moved, resolve_checkpoint
+from gare.runs.layout import CONFIG_FILE, moved
+from gare.runs.state import resolve_checkpoint
 from gare.tracking import read_handle, sync
 from gare.tracking.registry import Registered, check_index
 from gare.tracking.registry import register as into_mlflow

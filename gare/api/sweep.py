@@ -13,7 +13,7 @@ from gare.config.tree import Overrides, Source, parse_overrides, with_overrides
 from gare.jobs.places import setting_places
 from gare.launch.ray_session import ray_session
 from gare.runs.inputs import open_shards
-from gare.runs.run import absolute, run_directory
+from gare.runs.layout import absolute, run_directory
 from tune.comparison import cell, check_metric, short_keys
 from tune.ledger import SWEEP_FILE, Ledger, Trial
 from tune.space import Planned, expand

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from gare.api.settings import Place, between, resolve
@@ -10,9 +9,8 @@ from gare.common.console import note
 from gare.config.tree import Overrides, Source
 from gare.jobs.places import setting_places
 from gare.launch.tracked import tracked
-from gare.runs.extend import extend_run
-from gare.runs.inputs import open_data
-from gare.runs.run import RunSummary, absolute
+from gare.runs.run import Run
+from gare.runs.state import RunSummary
 
 
 def train(
@@ -50,20 +48,17 @@ def train(
         between("extend", extend, 1, 10**6)
     own = resolve(config, set, settings, shards=shards)
     # Before anything starts, so that a mistake is an error at once; with Ray this process needs no copy of the shards.
-    data = open_data(absolute(own), frames=local)
-    if data.uncaptioned:
-        note(f"{data.uncaptioned} of {len(data.train)} videos of {data.train.name} have no caption and are left out.")
-    for remark in data.remarks(own):
-        note(remark)
+    run = Run.open(own, frames=local)
+    run.announce()
     if extend:
-        note(extend_run(own, data.digest, extend))
+        note(run.extend(extend))
     if local:
         from gare.launch.local import fit_local
 
-        return tracked(own, partial(fit_local, own))
+        return tracked(run, fit_local)
     from gare.launch.ray_session import ray_session
 
-    with ray_session(own.runtime, places=setting_places(absolute(own))):
+    with ray_session(own.runtime, places=setting_places(run.config)):
         from gare.launch.ray_train import fit
 
-        return tracked(own, partial(fit, own))
+        return tracked(run, fit)

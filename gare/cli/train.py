@@ -14,7 +14,7 @@ from gare.common.console import note, print_table, say
 from gare.common.errors import InputError
 
 if TYPE_CHECKING:
-    from gare.runs.run import RunSummary
+    from gare.runs.state import RunSummary
 
 
 @gare_command("config", short_help="Print the resolved settings, what they mean, how two files differ.")
@@ -147,7 +147,7 @@ def train(
 
 
 def _show(summary: RunSummary) -> None:
-    from gare.runs.run import progress
+    from gare.runs.state import progress
 
     if summary.already_finished:
         note(f"The run {summary.name} is finished; nothing was done.")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from gare.common.records import load_json
 from gare.common.storage import read_file
-from gare.data.protocol import test_cautions, trained_on
+from gare.data.samples import test_cautions, trained_on
 from gare.model.import_checkpoint import IMPORT_FILE
-from gare.runs.run import CHECKPOINT_FILE, CHECKPOINTS, RunState, read_state
+from gare.runs.layout import CHECKPOINT_FILE, CHECKPOINTS
+from gare.runs.state import RunState, read_state
 
 if TYPE_CHECKING:
     from gare.config import Config
