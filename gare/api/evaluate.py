@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gare import __version__
+from gare.api import public
 from gare.api.checkpoint import open_checkpoint, open_dataset, usable
 from gare.api.settings import Place, between, one_of
 from gare.common.console import note, warn
@@ -94,6 +95,7 @@ class Options:
         return folder_name(split) + ("" if self.frames == "all" else f"-{self.frames}-frame")
 
 
+@public
 def evaluate(
     checkpoint: Place,
     shards: Place,
