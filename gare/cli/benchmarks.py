@@ -202,6 +202,6 @@ def _show(made: Made, annotations: Path, videos: Path, out: Path, listed: Path) 
     if made.missing:
         warn(
             f"{some([video.video_id for video in made.missing])} missing in {videos} and not in the manifest; {listed} "
-            "lists them all. Add their files and run this again, or go on without them: results on a test split that "
-            "lacks videos are not comparable with published ones."
+            "lists them all. Add their files and run this again, or continue without them: results on a test split "
+            "that lacks videos are not comparable with published ones."
         )

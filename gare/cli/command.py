@@ -1,4 +1,4 @@
-"""What every command shares: ``--json``, ``--debug`` and one clear sentence for every error."""
+"""Shared by all commands: ``--json``, ``--debug`` and one clear sentence for every error."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         how = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
-        return 128 + number, f"{how}; the same command goes on where it can."
+        return 128 + number, f"{how}; the same command continues where it can."
     if isinstance(error, OSError) and error.filename is not None:
         return (
             InputError.exit_code,

@@ -203,7 +203,7 @@ def _detaching(name: str) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if interrupted:
         raise JobError(
-            f"Interrupted here; the job {name} goes on. Follow it with gare logs {name} --follow, stop it with "
+            f"Interrupted here; the job {name} keeps running. Follow it with gare logs {name} --follow, stop it with "
             f"gare stop {name}.",
             INTERRUPTED,
             result={"job": name},

@@ -188,7 +188,8 @@ def test_a_foreign_package_of_our_name_is_named_and_not_run(tmp_path):
     (tmp_path / "tune.py").write_text("raise SystemExit('the foreign package ran')")
     code = "import gare\ntry:\n    gare.sweep\nexcept gare.GareError as error:\n    print(error)"
     path = os.pathsep.join([str(tmp_path), str(Path(gare.__file__).parent.parent)])
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True)
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True)
     assert f"{tmp_path}/tune.py is found in place of" in done.stdout.decode()
 
 
