@@ -29,10 +29,10 @@ from gare.evaluation.results import METRICS_FILE
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
 from gare.model.clip_source import load_clip
-from gare.runs.history import last_epoch, read_history
-from gare.runs.opening import outdated
-from gare.runs.run import RUN_FILE, progress, read_state, resolve_checkpoint, summary
-from gare.runs.state import TRAINER_FILE, restore
+from gare.runs.checkpoints import TRAINER_FILE, restore
+from gare.runs.layout import RUN_FILE
+from gare.runs.run import outdated
+from gare.runs.state import last_epoch, progress, read_history, read_state, resolve_checkpoint, summary
 from gare.schema import MANIFEST
 from gare.search.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
 from gare.tracking.record import Record, read_handle, read_record, write_record

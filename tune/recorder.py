@@ -12,9 +12,10 @@ from ray import tune as ray_tune
 
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.launch.ray_here import release
+from gare.launch.ray_controller import release
 from gare.launch.tracked import record_files
-from gare.runs.run import CHECKPOINTS, read_state
+from gare.runs.layout import CHECKPOINTS
+from gare.runs.state import read_state
 from gare.tracking import Status, begin, markdown_table, note_down, read_handle, sync
 from tune.comparison import Comparison
 from tune.ledger import SWEEP_FILE, Launch, Ledger, Stage, Trial, finite

@@ -168,7 +168,7 @@ def _compare_evaluations(
 def ranks_file(place: Path, split: str) -> Path:
     """The ranks per query of an evaluation's folder, or of the evaluation of ``split`` by a checkpoint or a run."""
     from gare.evaluation.metrics.query_table import RANKS_FILE
-    from gare.runs.run import resolve_checkpoint
+    from gare.runs.state import resolve_checkpoint
 
     if (place / RANKS_FILE).is_file():
         return place / RANKS_FILE

@@ -100,7 +100,7 @@ def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[Gare
     """CLIP's towers on their device, the shards, and settings that fit both, with the overrides."""
     from gare.config import Config, ModelConfig, PrepareConfig
     from gare.config.tree import build, with_overrides
-    from gare.data.fit import unlike_prepared
+    from gare.data.batches import unlike_prepared
     from gare.model.gare import GareModel
     from gare.runs.inputs import choose_device
 

@@ -118,7 +118,7 @@ def run_evaluation(
     from gare.evaluation.report import REPORT_FILE, write_report
     from gare.evaluation.results import METRICS_FILE, RESULT_FILES, refuse_another, write_results
     from gare.search.sheet import contact_sheet
-    from gare.training.replicas import weights_digest
+    from gare.training.weights import weights_digest
 
     config, bank = scorer.config, None
     identity = _identity(chosen, checkpoint, split, dataset, config, wanted)

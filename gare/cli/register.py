@@ -52,9 +52,9 @@ def register_run(
     Raises InputError when the run is not in MLflow or has no checkpoint, or the index is of other weights.
     """
     from gare.common.files import file_digest
-    from gare.data.protocol import test_cautions
+    from gare.data.samples import test_cautions
     from gare.model.checkpoint import WEIGHTS, load_checkpoint_config
-    from gare.runs.run import resolve_checkpoint
+    from gare.runs.state import resolve_checkpoint
     from gare.tracking.registry import check_index
     from gare.tracking.registry import register as into_mlflow
 
@@ -120,7 +120,7 @@ def _model_alone(checkpoint: Path, temporary: Path) -> Path:
 def _make_index(out: Path, folder: Path, checkpoint: Path, shards: str | None, split: str) -> None:
     from gare.cli.checkpoint import open_checkpoint
     from gare.data.batches import check_fit
-    from gare.runs.run import CONFIG_FILE, moved
+    from gare.runs.layout import CONFIG_FILE, moved
     from gare.search.index import write_index
 
     if shards is None:

@@ -12,7 +12,7 @@ from gare.common.records import load_json
 if TYPE_CHECKING:
     from gare.config import Config
     from gare.data.shards import ShardSet, Split
-    from gare.runs.run import RunState
+    from gare.runs.state import RunState
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Selection:
 
 def selection(folder: Path, config: Config, dataset: ShardSet, split: Split) -> Selection:
     """How the checkpoint in ``folder`` came to be the one that is evaluated on ``split`` of ``dataset``."""
-    from gare.runs.run import CHECKPOINTS, read_state
+    from gare.runs.layout import CHECKPOINTS
+    from gare.runs.state import read_state
 
     folder = folder.resolve()
     run, made = folder.parent.parent, _made(folder)
@@ -75,7 +76,7 @@ def _in_run(name: str, epoch: Any, config: Config, state: RunState, dataset: Sha
 
 
 def _cautions(rule: str, config: Config, split: Split) -> list[str]:
-    from gare.data.protocol import test_cautions, trained_on
+    from gare.data.samples import test_cautions, trained_on
 
     if rule == "imported":
         return []
@@ -92,7 +93,7 @@ def _cautions(rule: str, config: Config, split: Split) -> list[str]:
 def _made(folder: Path) -> dict[str, Any]:
     """What training wrote of the checkpoint; nothing where it is no training's or is damaged."""
     from gare.common.storage import read_file
-    from gare.runs.run import CHECKPOINT_FILE
+    from gare.runs.layout import CHECKPOINT_FILE
 
     try:
         made = load_json(read_file(folder / CHECKPOINT_FILE) or "{}", nan=True)

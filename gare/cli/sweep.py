@@ -57,7 +57,7 @@ def sweep(
     from gare.cli.ray_session import ray_session
     from gare.jobs.places import setting_places
     from gare.runs.inputs import open_shards
-    from gare.runs.run import absolute
+    from gare.runs.layout import absolute
     from tune.comparison import check_metric
     from tune.space import expand
 
@@ -107,7 +107,7 @@ def _settings(
 ) -> Config:
     """The settings of a new sweep, or those that one under way was begun with."""
     from gare.config.tree import load_config, parse_override, with_overrides
-    from gare.runs.run import run_directory
+    from gare.runs.layout import run_directory
     from tune.ledger import SWEEP_FILE, Ledger
 
     if (config_file is None) == (resume is None):

@@ -13,7 +13,7 @@ from gare.cli.command import config_options, gare_command
 from gare.common.console import note, print_table
 
 if TYPE_CHECKING:
-    from gare.runs.run import RunSummary
+    from gare.runs.state import RunSummary
 
 
 def _size(name: str, default: int, says: str, least: int, most: int) -> Callable[[Callable[..., Any]], Any]:
@@ -109,38 +109,32 @@ def train(
         return plan(config, manifest, local=local)
     if manifest is not None:
         raise InputError("--manifest goes with --dry-run; training reads the shards that gare prepare makes of it.")
-    from gare.jobs.places import setting_places
     from gare.launch.tracked import tracked
-    from gare.runs.inputs import open_data
-    from gare.runs.run import absolute
+    from gare.runs.run import Run
 
     # What cannot be trained on is known before anything starts; on Ray this process needs no copy of the shards.
-    data = open_data(absolute(config), frames=local)
-    if data.uncaptioned:
-        note(f"{data.uncaptioned} of {len(data.train)} videos of {data.train.name} have no caption and are left out.")
-    for remark in data.remarks(config):
-        note(remark)
+    run = Run.open(config, frames=local)
+    run.announce()
     if extend:
-        from gare.runs.extend import extend_run
-
-        note(extend_run(config, data.digest, extend))
+        note(run.extend(extend))
     if local:
         from gare.launch.local import fit_local
 
-        summary = tracked(config, lambda: fit_local(config))
+        summary = tracked(run, fit_local)
     else:
         from gare.cli.ray_session import ray_session
+        from gare.jobs.places import setting_places
 
-        with ray_session(config.runtime, places=setting_places(absolute(config))):
+        with ray_session(config.runtime, places=setting_places(run.config)):
             from gare.launch.ray_train import fit
 
-            summary = tracked(config, lambda: fit(config))
+            summary = tracked(run, fit)
     _show(summary)
     return asdict(summary)
 
 
 def _show(summary: RunSummary) -> None:
-    from gare.runs.run import progress
+    from gare.runs.state import progress
 
     if summary.already_finished:
         note(f"The run {summary.name} is finished; nothing was done.")

@@ -107,7 +107,7 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def only_one(path: str | os.PathLike[str]) -> Iterator[None]:
+def exclusive_lock(path: str | os.PathLike[str]) -> Iterator[None]:
     """Hold a folder, made where missing, while the block runs; RunError when another process holds it.
 
     The system lets go of it when the process ends, however that happens.

@@ -18,7 +18,7 @@ CODE = ("gare", "pipelines", "tune")
 
 LEFT_OUT = (
     ".*", "__pycache__", "build", "*.egg-info", "node_modules", "venv", "auth_token",
-    "runs", "shards", "demo", "mlruns", "videos", "checkpoints", "*.db", "*.arrow", "*.parquet", "*.pt",
+    "shards", "demo", "mlruns", "videos", "checkpoints", "*.db", "*.arrow", "*.parquet", "*.pt",
     "*.safetensors", "*.mp4", "*.mkv", "*.webm", "*.avi", "*.mov",
 )  # fmt: skip
 """Names of files and folders that are never code, whether git ignores them or not."""

@@ -231,7 +231,7 @@ class Sync:
 
     def _stamp(self, record: Record) -> str:
         """What changes when there is something new."""
-        values = record.model_dump(mode="json", exclude={"sent", "synced", "run_id"})
+        values = record.model_dump(mode="json", exclude={"sent", "synced", "run_id", "changed_ms"})
         artifacts = [_stamp_of(self._folder / name) for name in record.artifacts.values()]
         return digest_of([values, self._rows.stamp(), artifacts])
 

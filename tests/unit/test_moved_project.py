@@ -13,7 +13,8 @@ from gare.common.errors import ConfigError
 from gare.config.tree import build
 from gare.launch.local import fit_local
 from gare.launch.tracked import record_evaluation, tracked
-from gare.runs.run import read_state
+from gare.runs.run import Run
+from gare.runs.state import read_state
 from gare.tracking import begin, note_down, read_handle, sync
 from gare.tracking.mlflow_tracker import client
 from gare.tracking.trackers import tracker_at
@@ -80,7 +81,7 @@ def test_a_moved_project_goes_on_where_it_is(toy_clip, toy_shards, empty_store, 
         as_another_process()
         sets = ("train.epochs=1", "runtime.tracking=true", f"runtime.name={name}")
         config = toy.toy_config("clip", "shards", "runs", *sets)
-        return Path(tracked(config, lambda: fit_local(config, quiet=True)).directory)
+        return Path(tracked(Run.open(config), fit_local).directory)
 
     first = read_handle(train(old, "toy"))
     monkeypatch.chdir(tmp_path)

@@ -13,9 +13,8 @@ from gare.common.errors import GareError
 from gare.common.files import refuse_unwritable
 from gare.config import Config
 from gare.config.tree import diff
-from gare.data.batches import NO_TOKENIZER, check_sizes
-from gare.data.fit import unlike_prepared
-from gare.data.protocol import test_cautions
+from gare.data.batches import NO_TOKENIZER, check_sizes, unlike_prepared
+from gare.data.samples import test_cautions
 from gare.data.shards import ShardSet
 from gare.launch.dry_run.corpus import Corpus
 from gare.launch.dry_run.memory import Memory, memory_of_step
@@ -33,8 +32,9 @@ from gare.runs.inputs import (
     head_remarks,
     open_shards,
 )
-from gare.runs.opening import initial_checkpoint, refuse_other
-from gare.runs.run import absolute, clip_source, progress, read_state, run_directory, selected_by
+from gare.runs.layout import absolute, clip_source, run_directory
+from gare.runs.run import initial_checkpoint, refuse_other
+from gare.runs.state import progress, read_state, selected_by
 from gare.training.optimiser import freeze, parameter_groups
 
 JPEG_SHARE = 0.08

@@ -23,8 +23,8 @@ from gare.launch.local import fit_local
 from gare.model import GareModel, load_model, save_model
 from gare.model.clip_source import inspect_clip, load_clip
 from gare.objective import ALONE
+from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze, make_optimiser, parameter_groups
-from gare.training.precision import prepare_towers
 from gare.training.step import backward, train_step
 from tests import made_towers, toy
 from tests.made_towers import TEXTS, WORDS
