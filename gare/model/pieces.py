@@ -24,7 +24,7 @@ MAX_BYTES = 96 * 2**20
 MAX_MARKS = 12_000_000
 """Most brackets, quotes and commas of a tokenizer.json, which its memory follows; XLM-V's has about 5 million."""
 MAX_PIECES = 12 * 2**20
-"""Most bytes of all unigrams together: each takes about 100 in the tokenizers library's tree, and XLM-V's has 10 MiB."""
+"""Most bytes of all unigrams together, of which XLM-V has 10 MiB: each takes about 100 in the tokenizers library."""
 SPACE, UNKNOWN = "\u2581", "<unk>"
 START, PAD, ENDS = "<s>", "<pad>", ("<eos>", "</s>")
 LEAF = 2**31
@@ -182,8 +182,8 @@ def _scored(value: Any) -> tuple[dict[str, int], list[float]]:
     size = sum(len(piece.encode(errors="replace")) for piece, _ in value)
     if size > MAX_PIECES:
         raise UnfitError(
-            f"its pieces have {size / 2**20:.0f} MiB together, more than the {MAX_PIECES // 2**20} that are allowed, and "
-            f"would take about {size / 1e7:.1f} GB of memory"
+            f"its pieces have {size / 2**20:.0f} MiB together and would take about {size / 1e7:.1f} GB of memory; the "
+            f"limit is {MAX_PIECES // 2**20} MiB"
         )
     ids = {piece: id_ for id_, (piece, _) in enumerate(value)}
     if len(ids) < len(value):

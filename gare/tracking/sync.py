@@ -122,8 +122,8 @@ class Sync:
                 return isinstance(error, Refused)
         if again and not mine:
             warn_once(
-                f"Another process is sending {self._folder} to its tracker; what this one added is sent by the folder's "
-                "next command."
+                f"Another process is sending {self._folder} to its tracker; what this one added is sent by the next "
+                "command on that folder."
             )
         return mine
 
