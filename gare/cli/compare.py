@@ -120,7 +120,7 @@ def _refuse_options(foreign: frozenset[str], places: int) -> None:
 def _compare_sweep(place: Path, out: Path | None, baseline: str | None) -> dict[str, Any]:
     import tune.comparison
     from gare.evaluation.metrics.query_table import RANKS_FILE
-    from tune.ledger import SWEEP_FILE
+    from tune.record import SWEEP_FILE
 
     folder = find_sweep(place)
     if (folder / RANKS_FILE).is_file() or not (folder / SWEEP_FILE).exists():

@@ -80,15 +80,15 @@ def register_run(
 def best_run(folder: Path) -> Path:
     """A run's folder from itself, or from a sweep's folder that of the best trial of its best setting."""
     from tune.comparison.result import gather
-    from tune.ledger import SWEEP_FILE, Ledger
+    from tune.record import SWEEP_FILE, SweepRecord
 
     if not (folder / SWEEP_FILE).is_file():
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}; give the folder of a run or of a sweep.")
         return folder
-    ledger = Ledger.read(folder)
-    config = ledger.settings()
-    best = gather(ledger, config, None).best
+    record = SweepRecord.read(folder)
+    config = record.settings()
+    best = gather(record, config, None).best
     if best is None:
         raise InputError(f"The sweep {folder} has no finished trial yet.")
     note(f"The sweep's best trial by {config.sweep.metric}: {best.name}")

@@ -14,7 +14,7 @@ from gare.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from gare.config import Config
-    from tune.ledger import Ledger, Trial
+    from tune.record import SweepRecord, Trial
     from tune.space import Planned
 
 
@@ -84,8 +84,8 @@ def sweep(
             config, extend=extend, on_progress=lambda trial, done, total: _progress(config, trial, done, total)
         )
     print_sweep(report.comparison)
-    _print_cost(report.ledger)
-    result = report.comparison.as_json() | {"directory": str(report.directory), "mlflow_run": report.ledger.run_id}
+    _print_cost(report.record)
+    result = report.comparison.as_json() | {"directory": str(report.directory), "mlflow_run": report.record.run_id}
     return result | _register(report.directory, registered)
 
 
@@ -108,7 +108,7 @@ def _settings(
     """The settings of a new sweep, or those that one under way was begun with."""
     from gare.config.tree import load_config, parse_override, with_overrides
     from gare.runs.layout import run_directory
-    from tune.ledger import SWEEP_FILE, Ledger
+    from tune.record import SWEEP_FILE, SweepRecord
 
     if (config_file is None) == (resume is None):
         raise ConfigError("Name a CONFIG for a new sweep, or give --resume NAME to go on with one; one of the two.")
@@ -117,14 +117,14 @@ def _settings(
     if sweep_file is not None:
         raise ConfigError("--sweep describes a new sweep, and --resume goes on with one as it is; leave one out.")
     folder = find_sweep(resume).resolve()
-    ledger = Ledger.read(folder)
-    config = with_overrides(ledger.settings(), dict(parse_override(override) for override in overrides))
+    record = SweepRecord.read(folder)
+    config = with_overrides(record.settings(), dict(parse_override(override) for override in overrides))
     if run_directory(config).resolve() != folder:
         raise ConfigError(
             f"{folder / SWEEP_FILE} belongs to {run_directory(config)}; a sweep's folder may be moved, not renamed."
         )
-    ended = sum(trial.settled for trial in ledger.trials)
-    note(f"The sweep {ledger.name}: {ended} of {len(ledger.trials)} trials are done.")
+    ended = sum(trial.settled for trial in record.trials)
+    note(f"The sweep {record.name}: {ended} of {len(record.trials)} trials are done.")
     return config
 
 
@@ -152,9 +152,9 @@ def _progress(config: Config, trial: Trial, done: int, total: int) -> None:
     note(f"[{done}/{total}] {trial.name} {trial.status} in {trial.seconds:.0f} s  {text}  {result}")
 
 
-def _print_cost(ledger: Ledger) -> None:
-    overhead = ledger.overhead()
+def _print_cost(record: SweepRecord) -> None:
+    overhead = record.overhead()
     if overhead is not None:
-        training = sum(trial.train_s for trial in ledger.trials)
-        rest = overhead * training / len(ledger.trials)
+        training = sum(trial.train_s for trial in record.trials)
+        rest = overhead * training / len(record.trials)
         note(f"{training:.0f} s of training in all; {rest:.1f} s a trial were not training (overhead {overhead:.2f})")

@@ -10,12 +10,12 @@ from gare.common.nodes import Node
 
 if TYPE_CHECKING:
     from gare.config import Config
-    from tune.plan import SweepPlan
+    from tune.dry_run import SweepPlan
 
 
 def plan_sweep(config: Config, extend: int) -> dict[str, Any]:
     """Plan the sweep of ``config``, print it and return it. Nothing is written, and no cluster is started."""
-    from tune.plan import make_plan
+    from tune.dry_run import make_plan
 
     nodes, where = _nodes(config)
     plan = make_plan(config, nodes, extend=extend)

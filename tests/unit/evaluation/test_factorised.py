@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gare.common.errors import ConfigError, InputError
 from gare.config import ModelConfig
 from gare.evaluation.encode import score_pairs
-from gare.objective.ranks import Ranks
+from gare.objective.world import World
 from gare.scoring.factors import Texts, Videos
 from gare.scoring.gallery import score_all
 from gare.scoring.head import masked_mean
@@ -385,7 +385,7 @@ def test_the_first_stage_keeps_the_best_of_an_untrained_model():
     assert all(set(row.tolist()) <= set(few.tolist()) for row, few in zip(best, kept, strict=True))
 
 
-class TwoRanks(Ranks):
+class TwoWorld(World):
     """One of two ranks, alone: what it would gather from the other is a copy of its own."""
 
     size = 2
@@ -405,7 +405,7 @@ def test_score_pairs_is_the_head_and_each_rank_scores_its_texts(context):
     texts, videos = Texts(case[0], case[3], case[4]), Videos(case[1], case[2])
     whole = score_pairs(model, texts, videos, 2)
     assert (whole - dense(head, case)).abs().max() <= 1e-5
-    first, second = (score_pairs(model, texts, videos, 2, TwoRanks(rank)) for rank in (0, 1))
+    first, second = (score_pairs(model, texts, videos, 2, TwoWorld(rank)) for rank in (0, 1))
     assert torch.allclose(first[:4], whole[:4], atol=1e-6)
     assert torch.allclose(second[:3], whole[4:], atol=1e-6)
 
