@@ -40,8 +40,8 @@ def objective(
 ) -> Terms:
     """The loss of this rank's rows of scores [b, B] and increments (None for the plain baseline).
 
-    ``logit_scale`` is exp of the learned scale. Terms of weight 0 are not computed. ``false_negatives`` [b, B]: pairs that
-    InfoNCE leaves out of the negatives; the regularisers take every pair.
+    ``logit_scale`` is exp of the learned scale. Terms of weight 0 are not computed. ``false_negatives`` [b, B]: pairs
+    that InfoNCE leaves out of its negatives; the regularisers take every pair.
     """
     share = nce = info_nce(logit_scale * scores, world, false_negatives)
     parts = {"info_nce": nce.detach()}

@@ -11,9 +11,12 @@ from gare.objective.world import SINGLE, World
 def info_nce(logits: Tensor, world: World = SINGLE, false_negatives: Tensor | None = None) -> Tensor:
     """L_nce: half the mean over rows of -log softmax at the diagonal, plus half the same over columns.
 
-    ``logits``: this rank's rows [b, B] of exp(logit_scale) cos, B = b x ranks; row i matches column
-    rank b + i. ``false_negatives`` [b, B], bool: pairs known to match, which are left out of both softmaxes; what it says of the
-    diagonal does not matter. Returns a scalar, this rank's share: the shares over all ranks sum to the loss.
+    Args:
+        logits: this rank's rows [b, B] of exp(logit_scale) cos, B = b x ranks; row i matches column rank b + i.
+        world: the ranks.
+        false_negatives: bool [b, B], pairs known to match, which both softmaxes leave out; its diagonal is ignored.
+
+    Returns a scalar, this rank's share: the shares of all ranks sum to the loss.
     """
     rows, columns = logits.shape
     own = world.own(rows)
@@ -31,5 +34,5 @@ def info_nce(logits: Tensor, world: World = SINGLE, false_negatives: Tensor | No
 
 
 def known_pairs(groups: Tensor, world: World = SINGLE) -> Tensor:
-    """Which pairs [b, B] of this rank's rows are known to match: those of one group. ``groups``: its rows' ids [b]."""
+    """Mark the pairs [b, B] of this rank's rows that share a group. ``groups``: the ids of its rows [b]."""
     return groups[:, None] == world.gather_constant(groups)[None, :]
