@@ -17,6 +17,7 @@ def info_nce(logits: Tensor, world: World = SINGLE, false_negatives: Tensor | No
         false_negatives: bool [b, B], pairs known to match, which both softmaxes leave out; its diagonal is ignored.
 
     Returns a scalar, this rank's share: the shares of all ranks sum to the loss.
+
     """
     rows, columns = logits.shape
     own = world.own(rows)
