@@ -13,7 +13,7 @@ from gare.data.shards import Split
 from gare.evaluation.encode import FrameChoice, encode_texts, encode_videos, score_pairs
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
-from gare.objective.ranks import ALONE, Ranks
+from gare.objective.world import SINGLE, World
 from gare.scoring.factors import Texts, Videos
 
 
@@ -46,7 +46,7 @@ class GareScorer:
     tokenizer: Tokenizer
     config: Config
     frames: FrameChoice = "all"
-    ranks: Ranks = ALONE
+    world: World = SINGLE
 
     @property
     def scale(self) -> float:
@@ -56,13 +56,13 @@ class GareScorer:
     def encode_texts(self, texts: Sequence[str]) -> Texts:
         """Text vectors, with word vectors where the model reads them."""
         words, batch = self.config.data.words, self.config.runtime.eval_batch
-        return encode_texts(self.model, self.tokenizer, texts, words, batch, self.ranks)
+        return encode_texts(self.model, self.tokenizer, texts, words, batch, self.world)
 
     def encode_videos(self, split: Split, videos: Sequence[int]) -> Videos:
         """Frame vectors."""
         data, batch = self.config.data, self.config.runtime.eval_batch
-        return encode_videos(self.model, split, data, batch, self.ranks, self.frames, videos=videos)
+        return encode_videos(self.model, split, data, batch, self.world, self.frames, videos=videos)
 
     def score(self, texts: Texts, videos: Videos) -> Tensor:
         """Cosines of the head."""
-        return score_pairs(self.model, texts, videos, self.config.runtime.score_rows, self.ranks)
+        return score_pairs(self.model, texts, videos, self.config.runtime.score_rows, self.world)
