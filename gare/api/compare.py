@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tune.comparison
+from gare.api import public
 from gare.api.settings import Place, between
 from gare.common.console import warn
 from gare.common.errors import InputError
@@ -50,6 +51,7 @@ class EvaluationComparison:
         return {**self.sides, **settings, "rankings": found, "verdict": self.verdict}
 
 
+@public
 def compare(
     *places: Place,
     out: Place | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gare.api import public
 from gare.api.compare import find_sweep
 from gare.api.settings import Place, between, resolve
 from gare.common.console import note
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tune.sweep import SweepReport
 
 
+@public
 def sweep(
     config: Source = None,
     *,
