@@ -21,7 +21,7 @@ from typing import Literal
 
 from gare.common.errors import InputError
 from gare.common.files import make_folder, write_json
-from gare.common.records import load_json
+from gare.common.records import is_number, load_json
 from gare.schema import DATASET_FILE
 
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -181,7 +181,8 @@ def write_note(folder: Path, source: str, size: int) -> None:
 def _note(folder: Path) -> tuple[str, int]:
     try:
         values = load_json((folder / NOTE_FILE).read_bytes())
-        return str(values["source"]), int(values["bytes"])
+        source, size = values["source"], values["bytes"]
+        return (source, size) if isinstance(source, str) and is_number(size, below=1e18) and size >= 0 else ("", 0)
     except (OSError, ValueError, KeyError, TypeError):
         return "", 0
 
