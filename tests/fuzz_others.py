@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from gare.common.dataset_file import read_dataset_file
 from gare.common.lease import LOCK_FILE, lease
 from gare.common.storage import Folder
 from gare.data.cache import Cache, entries, hold
@@ -76,7 +77,7 @@ def left_behind(folder: Path) -> Iterator[Kind]:
     def whole() -> Any:
         hold(Folder.at(place), cache).close()
         made_cache.same_files(place, copy)
-        return (copy / "dataset.json").read_text() == (place / "dataset.json").read_text()
+        return read_dataset_file(Folder.at(copy)) == read_dataset_file(Folder.at(place))
 
     yield Kind("dataset.json of a copy", copy / "dataset.json", whole, "json", whole=True)
 
