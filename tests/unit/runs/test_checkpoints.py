@@ -177,7 +177,7 @@ def full_disk(monkeypatch):
     true_sync = os.fsync
 
     def fsync(handle):
-        if "step-00000008" in os.readlink(f"/proc/self/fd/{handle}"):
+        if "step-00000008" in str(Path(f"/proc/self/fd/{handle}").readlink()):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         true_sync(handle)
 
