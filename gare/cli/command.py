@@ -37,6 +37,10 @@ JSON_OPTION = click.Option(
 )
 DEBUG_OPTION = click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
 
+CHECKPOINT = click.argument("checkpoint")
+SHARDS = click.option("--shards", required=True, help="Folder or address of gare prepare.")
+SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
+
 ASK = "choose another place, or ask its owner for access"
 WHAT_TO_DO = {
     os.strerror(errno.EMFILE): "raise the limit of open files (ulimit -n 65536)",
