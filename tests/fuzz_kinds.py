@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -54,7 +53,8 @@ from pipelines.manifest.rows import write_manifest
 from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl, from_parquet
 from pipelines.synthetic.corpus import CORPUS_FILE
 from tests import toy
-from tests.fuzz import Kind
+from tests.fuzz import Kind, finite
+from tests.fuzz_others import checkpoints_of_others, left_behind, packed
 from tests.made_shards import RECIPE, made_row, make_dataset
 from tune.comparison import compare
 from tune.opening import open_record
@@ -69,7 +69,9 @@ ROWS = [
 
 def every_kind(folder: Path) -> Iterator[Kind]:
     """All kinds, each with its whole file."""
-    for make in (manifests, annotations, settings, datasets, evaluations, runs, models):
+    for make in (
+        manifests, annotations, settings, datasets, left_behind, evaluations, runs, models, checkpoints_of_others,
+    ):  # fmt: skip
         place = folder / make.__name__
         place.mkdir()
         yield from make(place)
@@ -123,6 +125,7 @@ def manifests(folder: Path) -> Iterator[Kind]:
     cells.write_text("video_id,uri,split,captions,start_s,end_s\n" + "".join(
         f"v{n},v{n}.mp4,train,a cat {n},0.5,2.5\n" for n in range(6)))  # fmt: skip
     yield Kind("manifest CSV", cells, written(cells), "csv")
+    yield from packed(folder, ROWS, letters_are_no_captions)
     options = SourceOptions(columns={"video_id": "uri"}, split="train", attributes=("start_s",))
 
     def source(make: Any, path: Path) -> Callable[[], Any]:
@@ -324,15 +327,6 @@ def evaluations(folder: Path) -> Iterator[Kind]:
     yield Kind("ranks.parquet", path, compared, "columns", finite, **PARQUET)
     write_json(folder / METRICS_FILE, {"selection": {"rule": "dev", "cautions": ["a little too good"]}, "t2v/R@1": 5.0})
     yield Kind("metrics.json", folder / METRICS_FILE, lambda: cautions_of(folder), "json")
-
-
-def finite(found: Any) -> bool:
-    """Whether every number in a plain value is one."""
-    if isinstance(found, dict):
-        return all(map(finite, found.values()))
-    if isinstance(found, list | tuple):
-        return all(map(finite, found))
-    return not isinstance(found, float) or math.isfinite(found)
 
 
 # What training makes

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import RunError
-from gare.common.files import exclusive_lock
+from gare.common.locks import exclusive_lock
 from gare.common.nodes import Nodes
 from gare.common.ray_cluster import warn_on_lost_nodes
 from gare.config import Config, RuntimeConfig
