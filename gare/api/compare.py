@@ -25,7 +25,7 @@ from gare.evaluation.metrics.query_table import RANKS_FILE, QueryTable, read_que
 from gare.evaluation.results import METRICS_FILE
 from gare.runs.state import resolve_checkpoint
 from tune.comparison import Comparison
-from tune.ledger import SWEEP_FILE
+from tune.record import SWEEP_FILE
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from gare.evaluation.metrics.ranking import Ranking, tiled_rankings
 from gare.evaluation.scorer import SIDE, GareScorer, Scorer, Scores
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
-from gare.objective.ranks import ALONE, Ranks
+from gare.objective.world import SINGLE, World
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ def evaluate(
     split: Split,
     config: Config,
     *,
-    ranks: Ranks = ALONE,
+    world: World = SINGLE,
     frames: FrameChoice = "all",
 ) -> Evaluation:
     """Score all captions of a split against all its videos; the same on every rank. Leaves the model in eval mode."""
     model.eval()
-    return score_split(GareScorer(model, tokenizer, config, frames, ranks), split)
+    return score_split(GareScorer(model, tokenizer, config, frames, world), split)
 
 
 def score_split(scorer: Scorer, split: Split, *, ties: Ties = "pessimistic") -> Evaluation:

@@ -16,7 +16,7 @@ from gare.evaluation.encode import FrameChoice, encode_texts, encode_videos, sco
 from gare.evaluation.metrics.counting import grid
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
-from gare.objective.ranks import ALONE, Ranks
+from gare.objective.world import SINGLE, World
 from gare.scoring.factors import Texts, Videos
 
 KEPT = 2**26
@@ -55,7 +55,7 @@ class GareScorer:
     tokenizer: Tokenizer
     config: Config
     frames: FrameChoice = "all"
-    ranks: Ranks = ALONE
+    world: World = SINGLE
 
     @property
     def scale(self) -> float:
@@ -65,16 +65,16 @@ class GareScorer:
     def encode_texts(self, texts: Sequence[str]) -> Texts:
         """Text vectors, with word vectors where the model reads them."""
         words, batch = self.config.data.words, self.config.runtime.eval_batch
-        return encode_texts(self.model, self.tokenizer, texts, words, batch, self.ranks)
+        return encode_texts(self.model, self.tokenizer, texts, words, batch, self.world)
 
     def encode_videos(self, split: Split, videos: Sequence[int]) -> Videos:
         """Frame vectors."""
         data, batch = self.config.data, self.config.runtime.eval_batch
-        return encode_videos(self.model, split, data, batch, self.ranks, self.frames, videos=videos)
+        return encode_videos(self.model, split, data, batch, self.world, self.frames, videos=videos)
 
     def score(self, texts: Texts, videos: Videos) -> Tensor:
         """Cosines of the head."""
-        return score_pairs(self.model, texts, videos, self.config.runtime.score_rows, self.ranks)
+        return score_pairs(self.model, texts, videos, self.config.runtime.score_rows, self.world)
 
 
 class Scores:

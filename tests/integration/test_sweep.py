@@ -19,7 +19,7 @@ from gare.config.tree import build, load_config
 from gare.launch.placement import groups_that_fit
 from gare.runs.layout import run_directory
 from gare.runs.state import RunSummary
-from tune.ledger import Ledger
+from tune.record import SweepRecord
 from tune.sweep import run_sweep
 
 METRIC = "dev/t2v/R@1"
@@ -62,9 +62,9 @@ def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster,
     seen = []
     report = run_sweep(config, on_progress=lambda *event: seen.append(event), trainer=pretend)
 
-    assert [trial.status for trial in report.ledger.trials] == ["done", "done", "failed", "failed"]
-    assert report.ledger.trials[2].error == "RunError: the videos are upside down"
-    assert "process died" in report.ledger.trials[3].error
+    assert [trial.status for trial in report.record.trials] == ["done", "done", "failed", "failed"]
+    assert report.record.trials[2].error == "RunError: the videos are upside down"
+    assert "process died" in report.record.trials[3].error
     assert [event[1:] for event in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert report.comparison.best.name == "trial-001"
     best = load_config(report.comparison.best_config)
@@ -73,15 +73,15 @@ def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster,
 
     client = mlflow.MlflowClient(tracking_uri=config.runtime.tracking_uri)
     experiment = client.get_experiment_by_name("gare").experiment_id
-    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{report.ledger.run_id}'")
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{report.record.run_id}'")
     by_name = {run.info.run_name: run for run in children}
     assert [by_name[f"weights/trial-00{n}"].info.status for n in range(4)] == ["FINISHED"] * 2 + ["FAILED"] * 2
     assert by_name["weights/trial-001"].data.metrics["dev/t2v/R_at_1"] == pytest.approx(30)
     assert by_name["weights/trial-001"].data.params[WEIGHT] == "0.2"
-    parent = client.get_run(report.ledger.run_id)
+    parent = client.get_run(report.record.run_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["gare.best_trial"] == "trial-001"
-    assert {item.path for item in client.list_artifacts(report.ledger.run_id)} == {
+    assert {item.path for item in client.list_artifacts(report.record.run_id)} == {
         "best.yaml",
         "config.yaml",
         "comparison.html",
@@ -91,13 +91,13 @@ def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster,
 
     (tmp_path / "weights" / "mended").touch()
     again = run_sweep(config, on_progress=lambda *_: None, trainer=pretend)
-    assert [trial.status for trial in again.ledger.trials] == ["done", "done", "done", "failed"]
-    launches = [len((Path(trial.directory) / "launches").read_text()) for trial in again.ledger.trials]
+    assert [trial.status for trial in again.record.trials] == ["done", "done", "done", "failed"]
+    launches = [len((Path(trial.directory) / "launches").read_text()) for trial in again.record.trials]
     # A process that dies is started once more.
     assert launches == [1, 1, 2, 4]
-    assert [trial.attempts for trial in again.ledger.trials] == [1, 1, 2, 4]
+    assert [trial.attempts for trial in again.record.trials] == [1, 1, 2, 4]
     assert again.comparison.best.name == "trial-002"
-    assert Ledger.read(tmp_path / "weights").trials == again.ledger.trials
+    assert SweepRecord.read(tmp_path / "weights").trials == again.record.trials
 
     with pytest.raises(ConfigError, match="holds another sweep"):
         run_sweep(sweep_config(tmp_path, [0.1]), on_progress=lambda *_: None, trainer=pretend)

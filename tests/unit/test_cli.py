@@ -20,7 +20,7 @@ import torch
 
 import gare
 from gare.cli import cli, main
-from gare.common.files import exclusive_lock
+from gare.common.locks import exclusive_lock
 from gare.config.tree import load_config, to_yaml
 from gare.launch.local import fit_local
 from gare.model.open_clip import KEYS
@@ -436,7 +436,7 @@ def test_a_first_attempt_that_trained_nothing_does_not_hold_its_name(capfd, plac
 
 
 def test_a_run_that_another_process_trains_is_left_alone(capfd, place):
-    take = "from gare.common.files import exclusive_lock as lock"
+    take = "from gare.common.locks import exclusive_lock as lock"
     program = f"import sys; {take}\nwith lock(sys.argv[1]): print(1, flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", program, place / "runs/toy"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
