@@ -17,7 +17,7 @@ from gare.common.nodes import Nodes
 from gare.common.ray_cluster import warn_on_lost_nodes
 from gare.config import Config, RuntimeConfig
 from gare.launch.placement import group_zones, one_number, uses_gpu
-from gare.launch.ray_nodes import capacity_message, nodes_for
+from gare.launch.ray_controller import capacity_message, nodes_for
 from tune.comparison import Comparison, check_metric, compare
 from tune.launch import Listed, asha, launch
 from tune.ledger import Ledger, Stage
@@ -35,6 +35,10 @@ class SweepReport:
     directory: Path
     ledger: Ledger
     comparison: Comparison
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the comparison as plain values, with the sweep's folder and its run in MLflow."""
+        return self.comparison.as_json() | {"directory": str(self.directory), "mlflow_run": self.ledger.run_id}
 
 
 def run_sweep(

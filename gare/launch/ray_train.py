@@ -29,9 +29,8 @@ from gare.config import Config, RuntimeConfig
 from gare.config.tree import with_overrides
 from gare.launch.placement import placement_tags, rank_resources, rank_selector, uses_gpu, workers_that_fit
 from gare.launch.progress import follow, training_view
-from gare.launch.ray_fence import ending_without_head, head_seconds
-from gare.launch.ray_group import RankGroup
-from gare.launch.ray_nodes import CloseRanks, capacity_message, nodes_for, say_if_spread
+from gare.launch.ray_controller import CloseRanks, capacity_message, nodes_for, say_if_spread
+from gare.launch.ray_ranks import RankGroup, ending_without_head, head_seconds
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.runs.inputs import is_copied
 from gare.runs.layout import HISTORY_FILE
@@ -181,7 +180,7 @@ def _kind(run: Run, stop: threading.Event | None) -> Any:
     """What makes the trainer: Ray's own class, or the one that runs in this process and can be stopped."""
     if stop is None:
         return TorchTrainer
-    from gare.launch.ray_here import HereTrainer
+    from gare.launch.ray_controller import HereTrainer
 
     return partial(HereTrainer, stop=stop, folder=run.folder)
 

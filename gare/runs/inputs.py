@@ -14,11 +14,17 @@ from gare.common.storage import Folder
 from gare.config import Config
 from gare.config.heads import HEADS, NO_INCREMENTS
 from gare.data.augment import check_augment
+from gare.data.batches import check_sampling
 from gare.data.cache import Cache
-from gare.data.fit import check_sampling
-from gare.data.noise import with_noise
-from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
-from gare.data.protocol import test_cautions, training_split
+from gare.data.samples import (
+    Sample,
+    epoch_batches,
+    left_out,
+    steps_per_epoch,
+    test_cautions,
+    training_split,
+    with_noise,
+)
 from gare.data.shards import ShardSet, Split
 from gare.evaluation.metrics.ranking import HIGHER_IS_BETTER
 from gare.scoring.increment.cell import PairCell

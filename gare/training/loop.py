@@ -14,9 +14,8 @@ from torch.optim import Optimizer
 
 from gare.common.console import warn
 from gare.config import Config
-from gare.data.batches import check_fit
+from gare.data.batches import check_fit, check_random_crop, unlike_prepared
 from gare.data.feed import Feed
-from gare.data.fit import check_random_crop, unlike_prepared
 from gare.data.shards import ShardSet
 from gare.evaluation.evaluate import evaluate
 from gare.model.gare import GareModel
@@ -28,13 +27,11 @@ from gare.runs.layout import HISTORY_FILE, clip_source
 from gare.runs.run import Run
 from gare.runs.state import History, OnRow, RunState, RunSummary, resumed, summary
 from gare.training.extras import Extras
-from gare.training.numerics import numerics
+from gare.training.numerics import numerics, prepare_towers
 from gare.training.observe import Observer, Watched
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates, staged_factor
-from gare.training.precision import prepare_towers
-from gare.training.replicas import check_same_weights, share_weights
 from gare.training.step import train_step
-from gare.training.warm_start import warm_start
+from gare.training.weights import check_same_weights, share_weights, warm_start
 
 Report = Callable[[dict[str, Any]], None]
 """Called on every rank after each epoch with its metrics; ``history`` holds the rows recorded since the last."""

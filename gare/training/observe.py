@@ -1,8 +1,10 @@
-"""What is measured while training: the entries of the run's history, the diagnostics, and a word when psi gives up."""
+"""Measures a run while it trains: the history's entries, diagnostics, collapsed increments, use of the machine."""
 
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,11 +31,14 @@ from gare.runs.inputs import TrainingData
 from gare.runs.layout import DIAGNOSTICS
 from gare.runs.run import Run
 from gare.runs.state import History
-from gare.training.usage import gpu_utilisation, peak_cuda, peak_rss
 
 DIAGNOSED_PAIRS = 64
 SHORTEST, LEAST_SPREAD = 0.01, 0.01
 """Below these shares the increments count as collapsed; untrained ones have 0.1 to 1 and at least 0.08."""
+
+
+GIB = 2**30
+_without_utilisation: set[torch.device] = set()
 
 
 @dataclass(frozen=True)
@@ -191,3 +196,28 @@ def collapse_warning(state: PairState) -> str | None:
             "objective.trust_region.weight spread them; train.lr_new may be too high."
         )
     return None
+
+
+def peak_rss() -> float:
+    """Most memory this process has held at once, in GiB; one started by another may have that one's peak."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / GIB
+
+
+def peak_cuda(device: torch.device) -> float:
+    """Most memory torch has held for tensors on a GPU at once, in GiB; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0
+
+
+def gpu_utilisation(device: torch.device) -> float | None:
+    """Share of the last moments in which a GPU was at work, 0 to 1; None on a CPU and where nothing tells it.
+
+    torch asks pynvml, which need not be installed.
+    """
+    if device.type != "cuda" or device in _without_utilisation:
+        return None
+    try:
+        return torch.cuda.utilization(device) / 100
+    except Exception:  # whatever pynvml raises without a driver, in a container, on a part of a GPU  # noqa: BLE001
+        _without_utilisation.add(device)
+        return None

@@ -109,6 +109,8 @@ def _read_parquet(path: Path) -> Iterator[pa.Table]:
             for batch in file.batches():
                 yield pa.Table.from_batches([batch])
     except InputError as error:
+        if isinstance(error.__context__, OSError):
+            raise
         raise InputError(f"{error} A manifest is Parquet, CSV or JSONL.") from None
 
 

@@ -9,7 +9,7 @@ import pytest
 from gare.common import ray_cluster
 from gare.common.nodes import Node
 from gare.config.tree import load_config
-from gare.launch.ray_nodes import capacity_message
+from gare.launch.ray_controller import capacity_message
 from pipelines.prepare.nodes import lacking as nobody_decodes
 
 ONE, TWO = [Node({"CPU": 1.0}, id="a")], [Node({"CPU": 1.0}, id="a"), Node({"CPU": 1.0}, id="b")]

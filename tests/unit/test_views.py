@@ -11,10 +11,8 @@ import pytest
 from gare.common.errors import ConfigError, InputError
 from gare.config import Config, DataConfig
 from gare.config.tree import load_config
-from gare.data.batches import load_frames, make_batch
-from gare.data.fit import check_random_crop, check_sampling
+from gare.data.batches import View, check_random_crop, check_sampling, draws, load_frames, make_batch
 from gare.data.shards import ShardSet
-from gare.data.views import View, draws
 from tests import toy
 
 

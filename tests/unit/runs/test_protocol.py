@@ -13,7 +13,7 @@ import torch
 from gare.cli import main
 from gare.common.errors import ConfigError, InputError
 from gare.config.tree import to_yaml, with_overrides
-from gare.data.protocol import trained_on
+from gare.data.samples import trained_on
 from gare.data.shards import ShardSet
 from gare.launch.local import fit_local
 from gare.model import load_model

@@ -22,10 +22,9 @@ from gare.runs.run import Run
 from gare.runs.state import History, read_history
 from gare.tracking import read_handle
 from gare.training import observe
-from gare.training.observe import Observer, Watched, collapse_warning
+from gare.training.observe import Observer, Watched, collapse_warning, gpu_utilisation, peak_cuda
 from gare.training.optimiser import make_optimiser, set_learning_rates
 from gare.training.step import train_step
-from gare.training.usage import gpu_utilisation, peak_cuda
 
 
 class Made:

@@ -11,7 +11,7 @@ from gare.common.errors import RunError
 from gare.launch.local import fit_local
 from gare.objective import ALONE, Ranks, TorchRanks
 from gare.training import loop
-from gare.training.replicas import check_same_weights, share_weights, weights_digest
+from gare.training.weights import check_same_weights, share_weights, weights_digest
 
 TIMEOUT_S = 60
 

@@ -14,10 +14,10 @@ from gare.data.shards import ShardSet
 from gare.model import GareModel
 from gare.objective import ALONE
 from gare.scoring import blocked
-from gare.training.ema import Ema
 from gare.training.encoding import encode
+from gare.training.extras import Ema
+from gare.training.numerics import make_scaler, prepare_towers
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates
-from gare.training.precision import make_scaler, prepare_towers
 from gare.training.step import backward, train_step
 from tests.ranks import on_ranks
 

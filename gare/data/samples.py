@@ -1,18 +1,100 @@
-"""Which (video, caption) pairs make up each batch: a pure function of the seed and the epoch, not of the workers."""
+"""Which (video, caption) pairs a run trains on and which make up each batch: a function of seed and epoch alone."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 import numpy as np
+
+from gare.common.errors import ConfigError
+from gare.config import Config
+from gare.data.shards import ShardSet, Split
+from gare.schema import TAKEN_FROM
+
+NOISE_STREAM: Final = 0x6E6F6973
+"""Keeps these draws apart from the others made from the same seed."""
+
+DRAWS: Final = 1000
+"""Draws of another video's caption before giving up: all captions say the same."""
 
 Sample = tuple[int, int]
 """(index of the video in its split, index of the caption of that video)"""
 
 Captions = Literal["one_per_video", "all"]
 """What an epoch visits (``data.captions``)."""
+
+
+def trains_on(config: Config, split: str, attributes: Mapping[str, str]) -> bool:
+    """Whether a run of these settings trains on a video with this split and these attributes.
+
+    With ``protocol.dev`` none that is all of train: the train split, and what the dev split had taken from it. A dev
+    split that comes with the benchmark stays out.
+    """
+    data = config.data
+    if split == data.train_split:
+        return True
+    taken = attributes.get(TAKEN_FROM) == data.train_split
+    return config.protocol.dev == "none" and split == data.dev_split and taken
+
+
+def training_split(shards: ShardSet, config: Config) -> Split:
+    """The videos that are trained on, in manifest order; InputError when there is no train split."""
+    return shards.split(config.data.train_split, belongs=lambda split, attributes: trains_on(config, split, attributes))
+
+
+def test_cautions(config: Config) -> list[str]:
+    """Say what ``protocol.test`` at used means for every figure of such a run, in a sentence; nothing otherwise."""
+    says = (
+        "The run was free to train on the test split or to choose its checkpoint by it (protocol.test is used), so its "
+        "figures on test say little about new videos."
+    )
+    return [says] if config.protocol.test == "used" else []
+
+
+def trained_on(config: Config, split: Split) -> int:
+    """How many videos of a split a run of these settings trained on: figures on those say little about new ones."""
+    return sum(trains_on(config, split.name, video.attributes) for video in split.videos)
+
+
+def noisy_captions(captions: list[list[str]], share: float, seed: int) -> tuple[list[list[str]], int]:
+    """The captions of each video with round(``share`` x their number) of them replaced, and that number.
+
+    Which ones and by what is a function of the captions, ``share`` and ``seed``, the same in every epoch: wrong labels
+    stay wrong. A caption is replaced by one drawn uniformly from those of the other videos, as they were before, and
+    never by a text that its own video has. A larger share replaces the captions that a smaller one does, and more.
+    """
+    places = [(video, caption) for video, texts in enumerate(captions) for caption in range(len(texts))]
+    count = round(share * len(places))
+    made = [list(texts) for texts in captions]
+    order = np.random.default_rng([seed, NOISE_STREAM]).permutation(len(places))
+    for place in order[:count].tolist():
+        video, caption = places[place]
+        random = np.random.default_rng([seed, NOISE_STREAM, place])
+        made[video][caption] = _other(captions, places, video, random)
+    return made, count
+
+
+def _other(captions: list[list[str]], places: list[tuple[int, int]], video: int, random: np.random.Generator) -> str:
+    """A caption of another video."""
+    for _ in range(DRAWS):
+        other, caption = places[int(random.integers(len(places)))]
+        text = captions[other][caption]
+        if other != video and text not in captions[video]:
+            return text
+    raise ConfigError(
+        "data.caption_noise takes captions of other videos, but the training videos hardly have different ones; "
+        "set data.caption_noise=0."
+    )
+
+
+def with_noise(split: Split, share: float, seed: int) -> tuple[Split, int]:
+    """A training split with that share of its captions replaced, and how many that is; its frames are the same."""
+    if not share:
+        return split, 0
+    captions, count = noisy_captions([video.captions for video in split.videos], share, seed)
+    return split.with_captions(captions), count
 
 
 def steps_per_epoch(captions: Sequence[int], batch: int, mode: Captions, *, repeat_videos: bool = False) -> int:

@@ -1,9 +1,9 @@
-"""Ray Train with its controller in this process, for the many short runs of a sweep.
+"""Ray Train's controller: the nodes it waits for and places ranks on, and how it runs inside a sweep's trial.
 
 Around its workers, Ray Train starts a controller, a cleaner that watches it and a watcher of preemptions, each a
 process that imports much before it does little. A trial already is a process of its own, which lives on for the next
-trial, so the controller can run in it: the run is a Ray Train run all the same. It relies on insides of the Ray version
-that ``constraints.txt`` pins.
+trial, so the controller can run in it: the run is a Ray Train run all the same. This file alone uses private names of
+Ray Train, of the version that ``constraints.txt`` pins.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,30 @@ from ray._raylet import PlacementGroupID
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from gare.common.console import note
 from gare.common.errors import RunError
 from gare.common.files import write_json
+from gare.common.nodes import Nodes, in_words
+from gare.common.ray_cluster import cluster_nodes, free_nodes, requested
+from gare.config import Config, RuntimeConfig
+from gare.launch.placement import (
+    choose_zone,
+    fits,
+    offered,
+    rank_nodes,
+    rank_resources,
+    rank_selector,
+    uses_gpu,
+    zone_rooms,
+)
+
+LOOK_SECONDS = 1.0
+
 
 PLACEMENT_FILE = "placement.json"
 POLL_SECONDS = 0.2
@@ -39,6 +58,68 @@ LIGHTER = {
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
 }
+
+
+def nodes_for(runtime: RuntimeConfig) -> Nodes:
+    """The nodes that are up; where the fewest workers do not fit, after ``runtime.wait_for_nodes`` at most.
+
+    Meanwhile the autoscaler is asked for room for them. Whether they get GPUs is decided by the nodes that are up.
+    """
+    nodes: Nodes = cluster_nodes()
+    workers = runtime.fewest_workers
+    if not runtime.wait_for_nodes or fits(runtime, nodes, workers):
+        return nodes
+    bundle = rank_resources(runtime, use_gpu=uses_gpu(runtime, nodes))
+    selector = rank_selector(runtime)
+    needs = " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+    note(
+        f"The cluster has no room for {workers} workers of {needs} on nodes {in_words(selector)}; waiting "
+        f"{runtime.wait_for_nodes:g} s at most for its autoscaler (runtime.wait_for_nodes)."
+    )
+    until = time.monotonic() + runtime.wait_for_nodes
+    with requested([bundle] * workers, selector) as ask_again:
+        while not fits(runtime, nodes, workers) and time.monotonic() < until:
+            time.sleep(min(LOOK_SECONDS, max(0.0, until - time.monotonic())))
+            ask_again()
+            nodes = cluster_nodes()
+    return nodes
+
+
+def say_if_spread(runtime: RuntimeConfig, nodes: Nodes, workers: int) -> None:
+    """Note that the workers of a run are not close together, where they could be told apart."""
+    zones = zone_rooms(runtime, nodes)
+    if zones and choose_zone(runtime, nodes, workers) is None:
+        rooms = ", ".join(f"{zone} {room}" for zone, room in zones.items())
+        note(f"No one {runtime.close_by} has room for {workers} workers ({rooms}), so they are spread over several.")
+
+
+def capacity_message(runtime: RuntimeConfig, nodes: Nodes, workers: int, then: str) -> str | None:
+    """Say that ``workers`` no longer fit, and what goes on when they do again; None when they fit."""
+    if fits(runtime, nodes, workers):
+        return None
+    use_gpu = uses_gpu(runtime, nodes)
+    needs = " and ".join(f"{amount:g} {name}" for name, amount in rank_resources(runtime, use_gpu=use_gpu).items())
+    left = offered(rank_nodes(runtime, nodes), use_gpu=use_gpu)
+    return f"Nodes were lost: {workers} workers of {needs} no longer fit ({left}). {then} when they do again."
+
+
+class CloseRanks(ControllerCallback):  # type: ignore[misc]
+    """Puts all ranks of a run into one zone, chosen anew each time they start: nodes may have been lost meanwhile.
+
+    Ray Train's controller asks it; ``config``: with the device decided; ``wanted``: the zone to take if it has room.
+    """
+
+    def __init__(self, config: Config, wanted: str | None) -> None:
+        self._settings, self._wanted = config.runtime.model_dump(mode="json"), wanted
+
+    def on_controller_start_worker_group(self, *, scaling_config: Any, num_workers: int) -> dict[str, str] | None:
+        """Give the labels of the nodes to start on; None leaves it to the scaling config."""
+        del scaling_config
+        runtime = RuntimeConfig.model_validate(self._settings)
+        zone = choose_zone(runtime, cluster_nodes(), num_workers, free=free_nodes(), wanted=self._wanted)
+        if zone is None or runtime.close_by is None:
+            return None
+        return rank_selector(runtime) | {runtime.close_by: zone}
 
 
 class StoppedError(RunError):
