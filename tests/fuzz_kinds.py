@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from gare.cli.compare import cautions_of
-from gare.cli.selection import selection
+from gare.api.compare import cautions_of
 from gare.common.files import write_json
 from gare.common.storage import Folder
 from gare.config.tree import load_config, load_saved, to_yaml
@@ -29,12 +27,13 @@ from gare.evaluation.results import METRICS_FILE
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
 from gare.model.clip_source import load_clip
+from gare.retrieval.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
 from gare.runs.checkpoints import TRAINER_FILE, restore
 from gare.runs.layout import RUN_FILE
 from gare.runs.run import outdated
+from gare.runs.selection import selection
 from gare.runs.state import last_epoch, progress, read_history, read_state, resolve_checkpoint, summary
 from gare.schema import MANIFEST
-from gare.search.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
 from gare.tracking.record import Record, read_handle, read_record, write_record
 from gare.tracking.registry import check_index
 from gare.tracking.rows import Tail
@@ -54,7 +53,8 @@ from pipelines.manifest.rows import write_manifest
 from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl, from_parquet
 from pipelines.synthetic.corpus import CORPUS_FILE
 from tests import toy
-from tests.fuzz import Kind
+from tests.fuzz import Kind, finite
+from tests.fuzz_others import checkpoints_of_others, left_behind, packed
 from tests.made_shards import RECIPE, made_row, make_dataset
 from tune.comparison import compare
 from tune.opening import open_record
@@ -69,7 +69,9 @@ ROWS = [
 
 def every_kind(folder: Path) -> Iterator[Kind]:
     """All kinds, each with its whole file."""
-    for make in (manifests, annotations, settings, datasets, evaluations, runs, models):
+    for make in (
+        manifests, annotations, settings, datasets, left_behind, evaluations, runs, models, checkpoints_of_others,
+    ):  # fmt: skip
         place = folder / make.__name__
         place.mkdir()
         yield from make(place)
@@ -123,6 +125,7 @@ def manifests(folder: Path) -> Iterator[Kind]:
     cells.write_text("video_id,uri,split,captions,start_s,end_s\n" + "".join(
         f"v{n},v{n}.mp4,train,a cat {n},0.5,2.5\n" for n in range(6)))  # fmt: skip
     yield Kind("manifest CSV", cells, written(cells), "csv")
+    yield from packed(folder, ROWS, letters_are_no_captions)
     options = SourceOptions(columns={"video_id": "uri"}, split="train", attributes=("start_s",))
 
     def source(make: Any, path: Path) -> Callable[[], Any]:
@@ -324,15 +327,6 @@ def evaluations(folder: Path) -> Iterator[Kind]:
     yield Kind("ranks.parquet", path, compared, "columns", finite, **PARQUET)
     write_json(folder / METRICS_FILE, {"selection": {"rule": "dev", "cautions": ["a little too good"]}, "t2v/R@1": 5.0})
     yield Kind("metrics.json", folder / METRICS_FILE, lambda: cautions_of(folder), "json")
-
-
-def finite(found: Any) -> bool:
-    """Whether every number in a plain value is one."""
-    if isinstance(found, dict):
-        return all(map(finite, found.values()))
-    if isinstance(found, list | tuple):
-        return all(map(finite, found))
-    return not isinstance(found, float) or math.isfinite(found)
 
 
 # What training makes

@@ -33,6 +33,8 @@ STUDY_NAME = "sweep"
 TRIAL = "gare.trial"
 MOST_AT_RANDOM = 10
 ATTEMPTS = 50
+DAMAGE = (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ValueError, LookupError, TypeError)
+"""What SQLAlchemy and Optuna raise for a file that holds something else than a study, when it is opened or read."""
 STATES = {"done": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -50,18 +52,25 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._again = [i for i, trial in enumerate(record.trials) if trial.stage == "search" and not trial.ended]
         self._seeds = {} if config.sweep.seeds is None else {SEED: config.sweep.seeds[0]}
         self._reported: dict[str, set[int]] = {}
-        space = {dimension.key: distribution(dimension) for dimension in self._dimensions}
+        path = make_folder(folder) / STUDY_FILE
         with _quiet():
-            storage = _storage(folder / STUDY_FILE)
-            super().__init__(
-                space=space,
-                metric=config.sweep.metric,
-                mode=config.sweep.mode,
-                study_name=STUDY_NAME,
-                storage=storage,
-                sampler=self._tpe(0),
-            )
-            self._catch_up()
+            try:
+                self._open(path)
+            except DAMAGE as error:
+                _set_aside(path, error)
+                self._open(path)
+
+    def _open(self, path: Path) -> None:
+        """Take up the study in a file, made if missing, and bring it up to the record."""
+        super().__init__(
+            space={dimension.key: distribution(dimension) for dimension in self._dimensions},
+            metric=self._config.sweep.metric,
+            mode=self._config.sweep.mode,
+            study_name=STUDY_NAME,
+            storage=optuna.storages.RDBStorage(sqlite_uri(path)),
+            sampler=self._tpe(0),
+        )
+        self._catch_up()
 
     @property
     def remaining(self) -> int:
@@ -203,24 +212,13 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         )
 
 
-def _storage(path: Path) -> optuna.storages.RDBStorage:
-    """Open the study's file; a damaged one is set aside, since the record holds all it held."""
-    make_folder(path.parent)
-    try:
-        return _opened(path)
-    except OperationalError as error:  # of the disk or of locks, not of what is in the file
-        raise RunError(f"Cannot use {path}: {first_line(error)}.") from None
-    except (SQLAlchemyError, RuntimeError) as error:
-        aside = path.with_name(path.name + ".damaged")
-        path.replace(aside)
-        warn(f"{path} cannot be read, so it is now {aside.name}, and made again from the record: {first_line(error)}.")
-        return _opened(path)
-
-
-def _opened(path: Path) -> optuna.storages.RDBStorage:
-    storage = optuna.storages.RDBStorage(sqlite_uri(path))
-    storage.get_all_studies()
-    return storage
+def _set_aside(path: Path, error: Exception) -> None:
+    """Rename a damaged study, since the record holds all it held; RunError if it is the disk or a lock that fails."""
+    if isinstance(error, OperationalError) or isinstance(error.__cause__, OperationalError):
+        raise RunError(f"Cannot use {path}: {first_line(error.__cause__ or error)}.") from None
+    aside = path.with_name(path.name + ".damaged")
+    path.replace(aside)
+    warn(f"{path} cannot be read, so it is now {aside.name}, and made again from the record: {first_line(error)}.")
 
 
 def _searched(record: SweepRecord) -> list[Trial]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import RunError
-from gare.common.files import exclusive_lock
+from gare.common.locks import exclusive_lock
 from gare.common.nodes import Nodes
 from gare.common.ray_cluster import warn_on_lost_nodes
 from gare.config import Config, RuntimeConfig
@@ -33,6 +33,10 @@ class SweepReport:
     directory: Path
     record: SweepRecord
     comparison: Comparison
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the comparison as plain values, with the sweep's folder and its run in MLflow."""
+        return self.comparison.as_json() | {"directory": str(self.directory), "mlflow_run": self.record.run_id}
 
 
 def run_sweep(

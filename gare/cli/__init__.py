@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 
@@ -13,22 +12,18 @@ from gare import __version__
 from gare.cli.cache import cache
 from gare.cli.command import call
 from gare.cli.compare import compare
-from gare.cli.config import config
-from gare.cli.corpus import corpus
 from gare.cli.demo import demo
-from gare.cli.diagnose import diagnose
 from gare.cli.doctor import doctor
-from gare.cli.evaluate import evaluate, zero_shot
+from gare.cli.evaluate import diagnose, evaluate, zero_shot
 from gare.cli.import_checkpoint import import_checkpoint
 from gare.cli.inspect import inspect
 from gare.cli.jobs import jobs, logs, stop, submit
 from gare.cli.manifest import manifest
-from gare.cli.prepare import prepare
-from gare.cli.register import register
-from gare.cli.search import index, search
+from gare.cli.prepare import corpus, prepare
+from gare.cli.search import index, register, search
 from gare.cli.shards import shards
 from gare.cli.sweep import sweep
-from gare.cli.train import make_clip, train
+from gare.cli.train import config, make_clip, train
 from gare.common.console import note
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
@@ -45,7 +40,7 @@ RENAMED = {"compare-runs": "compare"}
 
 
 class InSections(click.Group):
-    """Lists its commands by what they are for, and knows their former names."""
+    """A group that lists its commands in sections and knows their former names."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find a command."""
@@ -67,10 +62,10 @@ class InSections(click.Group):
 @click.group(cls=InSections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="gare")
 def cli() -> None:
-    """Find the video a sentence describes: from videos to shards, a trained model, search and sweeps.
+    """Find the video that a sentence describes: from videos to shards, a trained model, search and sweeps.
 
     \b
-    The shortest way through, at a small size:
+    From nothing to an answer, at a small size:
       gare corpus --out corpus --videos 600
       gare manifest csv corpus/captions.csv --columns uri=file,captions=caption --out manifest.parquet
       gare make-clip manifest.parquet --out clip
@@ -79,11 +74,12 @@ def cli() -> None:
       gare evaluate runs/first --shards shards
       gare index runs/first --shards shards --out index
       gare search index "a small red circle moving left"
-    gare demo does all of it and a sweep. COMMAND --help says more of each. gare submit -- COMMAND runs it on a cluster.
+    gare demo runs all of it and a sweep. COMMAND --help explains a command; gare submit -- COMMAND runs it elsewhere.
 
     \b
-    Exit codes: 0 done; 2 a setting or the command line, 3 a file or argument, 4 work that stopped,
-    1 anything else, 130 interrupted. Every error is one sentence on standard error.
+    Exit codes: 0 done; 2 a setting or the command line is wrong, 3 a file or argument cannot be used, 4 work stopped,
+    130 interrupted, 1 anything else. Errors, notes and progress go to standard error; GARE_QUIET=1 silences notes and
+    progress.
     """
 
 
@@ -95,5 +91,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a caption or a path the terminal cannot show
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     sys.exit(call(cli, sys.argv[1:] if arguments is None else arguments, "gare"))

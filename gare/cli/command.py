@@ -1,10 +1,9 @@
-"""What every command shares: ``--json``, ``--debug`` and one clear sentence for every error."""
+"""Shared by all commands: ``--json``, ``--debug`` and one clear sentence for every error."""
 
 from __future__ import annotations
 
 import errno
 import functools
-import importlib.util
 import json
 import os
 import signal
@@ -13,13 +12,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.markup import escape
 
-import gare
+from gare.api import refuse_namesakes
 from gare.common.console import notes
 from gare.common.errors import GareError, InputError
 from gare.common.redact import printable_json, sentence
@@ -29,12 +27,30 @@ from gare.jobs.places import refuse_foreign_paths
 Result = Mapping[str, Any] | None
 
 JSON = "--json"
+DEBUG_HINT = " (--debug shows where)."
 JSON_OPTION = click.Option(
     [JSON, "json_output"],
     is_flag=True,
     help='Print exactly one JSON object on standard output: the result, or {"error": ...}.',
 )
 DEBUG_OPTION = click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
+
+CHECKPOINT = click.argument("checkpoint")
+SHARDS = click.option("--shards", required=True, help="Folder or address of gare prepare.")
+SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
+
+ASK = "choose another place, or ask its owner for access"
+WHAT_TO_DO = {
+    os.strerror(errno.EMFILE): "raise the limit of open files (ulimit -n 65536)",
+    os.strerror(errno.EACCES): ASK,
+    os.strerror(errno.EPERM): ASK,
+    "is not readable": ASK,  # click's own words
+    "is not writable": ASK,
+    os.strerror(errno.EROFS): "choose a place that is not mounted read-only",
+    os.strerror(errno.ENOSPC): "free space there, and run the same command again",
+    os.strerror(errno.EDQUOT): "free space there or raise your quota, and run the same command again",
+}
+"""Advice to append to a message that ends with what the system said."""
 
 EMBEDDED = object()
 """As the root context's ``obj``: a command is called by another one, returns its result and lets errors pass."""
@@ -86,7 +102,7 @@ def call(group: click.Group, arguments: Sequence[str], name: str) -> int:
     except click.ClickException as error:
         message = error.format_message()
         context = getattr(error, "ctx", None)
-        if context is not None:
+        if context is not None and not message.rstrip(".").endswith(tuple(WHAT_TO_DO)):
             message += f"{'' if message.endswith(('.', '?')) else '.'} {context.command_path} --help says more."
         with _results(json_output=JSON in arguments) as emit:
             return _fail(error.exit_code, message, emit)
@@ -99,7 +115,7 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
         try:
             with stopping():
                 refuse_foreign_paths()
-                _refuse_namesakes()
+                refuse_namesakes()
                 result = dict(function() or {})
             emit(result)
         except BrokenPipeError:
@@ -111,23 +127,12 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
         return 0
 
 
-def _refuse_namesakes() -> None:
-    """Refuse another package of the same name as one of ours that Python would find first; nothing of it is run."""
-    home = Path(gare.__file__).resolve().parent.parent
-    for name in ("pipelines", "tune"):
-        spec = None if name in sys.modules else importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent != home / name:
-            raise InputError(
-                f"{spec.origin} is found in place of this program's own package {name}; take its folder off "
-                "PYTHONPATH, uninstall it, or start from another folder."
-            )
-
-
 def _fail(
     code: int, message: str, emit: Callable[[Mapping[str, Any]], None], result: Mapping[str, Any] | None = None
 ) -> int:
-    if os.strerror(errno.EMFILE) in message:
-        message = f"{message.rstrip('.')}: raise the limit of open files (ulimit -n 65536)."
+    ending = message.removesuffix(DEBUG_HINT).rstrip(".")
+    advice = next((advice for said, advice in WHAT_TO_DO.items() if ending.endswith(said)), None)
+    message = message if advice is None else f"{ending}: {advice}."
     message = sentence(" ".join(click.unstyle(message).split()))
     notes().print(f"[red]error:[/red] {escape(message)}")
     with suppress(OSError):  # standard output may be what failed
@@ -142,14 +147,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         how = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
-        return 128 + number, f"{how}; the same command goes on where it can."
+        return 128 + number, f"{how}; the same command continues where it can."
     if isinstance(error, OSError) and error.filename is not None:
-        return (
-            InputError.exit_code,
-            f"Cannot use {os.fsdecode(error.filename)}: {error.strerror} (--debug shows where).",
-        )
+        return InputError.exit_code, f"Cannot use {os.fsdecode(error.filename)}: {error.strerror}{DEBUG_HINT}"
     first = (str(error).strip() or "no message").splitlines()[0]
-    return 1, f"Unexpected {type(error).__name__}: {first} (--debug shows where)."
+    return 1, f"Unexpected {type(error).__name__}: {first}{DEBUG_HINT}"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``gare make-clip`` and ``gare train``."""
+"""``gare config``, ``gare make-clip`` and ``gare train``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,50 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import config_options, gare_command
-from gare.common.console import note, print_table
+from gare.common.console import note, print_table, say
+from gare.common.errors import InputError
 
 if TYPE_CHECKING:
     from gare.runs.state import RunSummary
+
+
+@gare_command("config", short_help="Print resolved settings, explain them, or compare two files.")
+@click.argument("file", required=False, type=click.Path())
+@click.option("--schema", is_flag=True, help="List every key with its type, unit, default and meaning.")
+@click.option(
+    "--diff",
+    nargs=2,
+    type=click.Path(),
+    metavar="A B",
+    help="Show the keys whose values differ between two config files.",
+)
+@config_options
+def config(file: str | None, schema: bool, diff: tuple[str, str] | None, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Print the resolved settings of FILE, or of the published recipe without FILE, as YAML.
+
+    \b
+    Examples:
+      gare config configs/demo.yaml --set train.epochs=3
+      gare config --schema
+      gare config --diff configs/demo.yaml configs/msrvtt.yaml
+    """
+    from gare.config import tree
+
+    if schema:
+        docs = tree.describe()
+        rows = [[d.key, d.type, d.unit, "null" if d.default is None else str(d.default), d.meaning] for d in docs]
+        print_table("Settings", ["key", "type", "unit", "default", "meaning"], rows)
+        return {"keys": [vars(d) for d in docs]}
+    if diff:
+        left, right = (tree.load_config(path, overrides) for path in diff)
+        changes = tree.diff(left, right)
+        print_table(
+            f"{diff[0]} against {diff[1]}", ["key", diff[0], diff[1]], [[k, a, b] for k, (a, b) in changes.items()]
+        )
+        return {"changes": {k: list(pair) for k, pair in changes.items()}}
+    resolved = tree.load_config(file, overrides)
+    say(tree.to_yaml(resolved).removesuffix("\n"))
+    return {"config": resolved.model_dump(mode="json"), "digest": resolved.digest()}
 
 
 def _size(name: str, default: int, says: str, least: int, most: int) -> Callable[[Callable[..., Any]], Any]:
@@ -29,19 +69,24 @@ def _size(name: str, default: int, says: str, least: int, most: int) -> Callable
 @_size("--width", 128, "Width of both towers and of the embedding, a multiple of 64.", 64, 4096)
 @_size("--vision-layers", 3, "Blocks of the image tower.", 1, 64)
 @_size("--text-layers", 2, "Blocks of the text tower.", 1, 64)
-@_size("--vocabulary", 1024, "Most token ids; 514 of them are single bytes and the marks of start and end.", 514, 2**17)
-@_size("--seed", 0, "Of the initial weights.", 0, 2**32 - 1)
+@_size(
+    "--vocabulary",
+    1024,
+    "Largest number of token ids; 514 of them are single bytes and the marks of start and end.",
+    514,
+    2**17,
+)
+@_size("--seed", 0, "Seed of the initial weights.", 0, 2**32 - 1)
 def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, Any]:
     """Make a small CLIP model from scratch for the captions in MANIFEST, in the format of any other CLIP.
 
-    For corpora that no published CLIP knows, and for machines that can reach none: train it with
-    --set model.clip=DIR and learning rates of 1e-3.
+    Use it if no published CLIP suits your videos, or if you cannot download one: train it with --set model.clip=DIR and
+    learning rates of 1e-3.
 
     \b
     Example:
       gare make-clip manifest.parquet --out clip --image-size 64
     """
-    from gare.common.errors import InputError
     from gare.model.scratch import ScratchClip
     from gare.model.scratch import make_clip as make
     from pipelines.manifest.reading import load_manifest
@@ -58,10 +103,14 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
 @gare_command("train", short_help="Train a model on shards.")
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--shards", help="Folder or address of gare prepare (runtime.shards).")
-@click.option("--local", is_flag=True, help="Run in this process, without Ray; the losses are the same.")
+@click.option("--local", is_flag=True, help="Train in this process, without Ray; the losses are the same.")
 @click.option("--extend", metavar="EPOCHS", type=click.IntRange(min=1), help="Train a finished run for EPOCHS more.")
-@click.option("--dry-run", is_flag=True, help="Say what the run would be, and what would be refused; start nothing.")
-@click.option("--manifest", type=click.Path(path_type=Path), help="Count videos here in place of shards (--dry-run).")
+@click.option("--dry-run", is_flag=True, help="Show what the run would be and what would fail; start nothing.")
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="With --dry-run: count the videos of this manifest instead of shards.",
+)
 @config_options
 def train(
     config_file: Path,
@@ -74,13 +123,13 @@ def train(
 ) -> dict[str, Any]:
     """Train the experiment in CONFIG on shards, evaluating on the dev split each epoch (protocol.dev).
 
-    The run's folder (runtime.output / its name) holds the resolved settings, the history and the best and
-    last checkpoints. The same command goes on with a run that was interrupted, also with other workers; a finished
-    run is left as it is, or with --extend trained further: the learning rate rises and falls once more over the added
-    epochs, by the same settings. What was interrupted then goes on with or without --extend.
+    The run's folder (runtime.output / its name) holds the resolved settings, the history and the best and last
+    checkpoints. If a run is interrupted, run the same command again and it continues, even with other workers. A
+    finished run is left as it is, unless you --extend it: the learning rate then rises and falls once more over the
+    added epochs. If that is interrupted, it continues with or without --extend.
 
-    With --dry-run nothing is decoded, loaded or written: settings, splits, steps, parameter groups, a worker's memory
-    and the shards' size are said as far as they can be known, from the shards or from a manifest alone.
+    --dry-run decodes, loads and writes nothing. It shows settings, splits, steps, parameter groups, a worker's memory
+    and the size of the shards, as far as shards or a manifest tell.
 
     \b
     Examples:
@@ -93,42 +142,20 @@ def train(
       gare train configs/demo.yaml --shards shards --extend 5
       gare train configs/msrvtt.yaml --dry-run --manifest manifest.parquet
     """
-    from gare.common.errors import InputError
-    from gare.config.tree import load_config
-
-    if shards is not None:
-        overrides = (*overrides, f"runtime.shards={shards}")
-    config = load_config(config_file, overrides)
-    if dry_run and extend:
-        raise InputError(
-            "--extend trains a finished run further, which --dry-run does not plan; leave one of them out."
-        )
     if dry_run:
+        if extend:
+            raise InputError(
+                "--extend trains a finished run further, which --dry-run does not plan; leave one of them out."
+            )
+        from gare.api.settings import resolve
         from gare.cli.dry_run import dry_run as plan
 
-        return plan(config, manifest, local=local)
+        return plan(resolve(config_file, overrides, shards=shards), manifest, local=local)
     if manifest is not None:
         raise InputError("--manifest goes with --dry-run; training reads the shards that gare prepare makes of it.")
-    from gare.launch.tracked import tracked
-    from gare.runs.run import Run
+    from gare.api import train as api
 
-    # What cannot be trained on is known before anything starts; on Ray this process needs no copy of the shards.
-    run = Run.open(config, frames=local)
-    run.announce()
-    if extend:
-        note(run.extend(extend))
-    if local:
-        from gare.launch.local import fit_local
-
-        summary = tracked(run, fit_local)
-    else:
-        from gare.cli.ray_session import ray_session
-        from gare.jobs.places import setting_places
-
-        with ray_session(config.runtime, places=setting_places(run.config)):
-            from gare.launch.ray_train import fit
-
-            summary = tracked(run, fit)
+    summary = api.train(config_file, shards=shards, local=local, extend=extend, set=overrides)
     _show(summary)
     return asdict(summary)
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -26,7 +27,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from gare.common.addresses import as_uri, without_options
 from gare.common.errors import InputError, StorageError
-from gare.common.files import atomic_file, indented_json, make_folder, writing
+from gare.common.files import atomic_file, indented_json, make_folder, os_errors_as_input
 from gare.common.redact import first_line, redact
 from gare.common.text import decode
 
@@ -193,7 +194,7 @@ class Folder:
             return
         with tempfile.TemporaryDirectory(prefix="gare-") as scratch:
             temporary = Path(scratch) / Path(name).name
-            with writing(temporary):
+            with os_errors_as_input(temporary):
                 yield temporary
             self._upload(temporary, name)
 
@@ -209,11 +210,11 @@ class Folder:
         """Copy a file to a local path; FileNotFoundError where it is not. ``on_chunk`` gets each piece that came."""
         system, path = self._open(name)
         with self._sentence("read", name), system.open_input_stream(path, compression=None) as source:
-            with writing(target):
+            with os_errors_as_input(target):
                 sink = target.open("wb", buffering=0)
             with sink:
                 while chunk := source.read(2**20):
-                    with writing(target):
+                    with os_errors_as_input(target):
                         _write_all(sink, chunk)
                     if on_chunk is not None:
                         on_chunk(chunk)
@@ -281,8 +282,13 @@ class Folder:
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException, UnicodeError) as error:
-            why = "a name there is not UTF-8; rename it." if isinstance(error, UnicodeError) else first_line(error)
+            why = "a name there is not UTF-8; rename it." if isinstance(error, UnicodeError) else self._why(error)
             raise StorageError(f"Cannot {verb} {self.named(name) if name else self}: {why}") from None
+
+    def _why(self, error: Exception) -> str:
+        """The system's own words for an error of local storage, which pyarrow wraps in others; else its first line."""
+        number = error.errno if self.is_local and isinstance(error, OSError) else None
+        return first_line(error) if number is None else f"{os.strerror(number)}."
 
 
 def read_file(path: Path) -> str | None:

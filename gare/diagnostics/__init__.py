@@ -1,4 +1,4 @@
-"""What the paper argues with, measured: the modality gap, the increments' geometry, the steps of theory and training.
+"""Measures behind the paper's argument: the modality gap, the increments' geometry, the steps of theory and training.
 
 Functions on tensors, and one figure. No Ray, no MLflow.
 """
@@ -22,6 +22,7 @@ from gare.diagnostics.measures import (
     step_diagnostics,
     uniformity,
 )
+from gare.diagnostics.pairs import diagnose_split
 
 __all__ = [
     "PairState",
@@ -30,6 +31,7 @@ __all__ = [
     "alignment",
     "angles",
     "compare_steps",
+    "diagnose_split",
     "gradient_tension",
     "increment_figure",
     "increment_spread",

@@ -1,4 +1,4 @@
-"""How well a model retrieves a split: every caption a text query, every video in the gallery."""
+"""Scores and ranks of a split: every caption is a text query, every video is in the gallery."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from gare.data.shards import Split
 from gare.evaluation.encode import FrameChoice
 from gare.evaluation.metrics.counting import Ties
 from gare.evaluation.metrics.ranking import Ranking, tiled_rankings
-from gare.evaluation.scorer import GareScorer, Scorer
-from gare.evaluation.scores import SIDE, Scores
+from gare.evaluation.scorer import SIDE, GareScorer, Scorer, Scores
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.world import SINGLE, World

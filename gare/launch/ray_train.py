@@ -20,7 +20,8 @@ from ray.train.torch import TorchTrainer
 
 from gare.common.console import warn
 from gare.common.errors import GareError, RunError
-from gare.common.files import exclusive_lock, write_json
+from gare.common.files import write_json
+from gare.common.locks import exclusive_lock
 from gare.common.nodes import Nodes
 from gare.common.ray_cluster import cluster_nodes, warn_on_lost_nodes
 from gare.common.signals import keeping_signals

@@ -3,11 +3,16 @@
 import json
 import os
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 from ray import cloudpickle
 
+import gare
+from gare.cli import main
 from gare.common.errors import ConfigError, RunError
 from gare.common.nodes import Node
 from gare.config.tree import build, load_config
@@ -133,3 +138,24 @@ def test_asha_that_could_stop_nothing_is_refused(tmp_path):
     config = sweep_config(tmp_path, [0.1], scheduler="asha", grace_epochs=5)
     with pytest.raises(ConfigError, match=r"sweep\.grace_epochs is 5"):
         run_sweep(config, on_progress=lambda *_: None, trainer=pretend)
+
+
+@pytest.mark.ray
+def test_the_function_and_the_command_give_one_result_and_leave_a_session_that_was_there(
+    ray_cluster, tmp_path, toy_shards, monkeypatch, capfd
+):
+    monkeypatch.setattr("tune.sweep.run_sweep", partial(run_sweep, trainer=pretend))
+    config = sweep_config(tmp_path, [0.1, 0.2])
+    found = []
+    # As in a notebook that works in a thread, where no handler of signals can be set.
+    thread = threading.Thread(target=lambda: found.append(gare.sweep(config, shards=toy_shards)))
+    thread.start()
+    thread.join()
+    assert found[0].comparison.best.name == "trial-001"
+    assert ray.is_initialized()
+    again = gare.sweep(resume=found[0].directory)
+    assert again.comparison.trials == found[0].comparison.trials
+    capfd.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        main(["sweep", "--resume", str(found[0].directory), "--json"])
+    assert json.loads(capfd.readouterr().out) == json.loads(json.dumps(again.as_json()))

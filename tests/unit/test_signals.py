@@ -19,10 +19,10 @@ from gare.config.tree import to_yaml
 from gare.evaluation import measure
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
+from gare.retrieval import index
 from gare.runs import checkpoints
 from gare.runs.state import read_state
 from gare.schema import MANIFEST
-from gare.search import index
 from gare.training import loop
 from pipelines.manifest.rows import write_manifest
 from pipelines.prepare import local
@@ -91,7 +91,7 @@ def test_a_signal_ends_a_command_and_the_same_one_goes_on(
         patch.setattr(where, name, told(number, times, decoders=stage == "prepare"))
         code, said = call(*command, *more)
     how = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
-    assert (code, said[-1]) == (128 + number, f"error: {how}; the same command goes on where it can.")
+    assert (code, said[-1]) == (128 + number, f"error: {how}; the same command continues where it can.")
     assert any("a third signal ends at once" in line for line in said) == (times == 2)
     assert [path for path in tmp_path.rglob("*") if re.search(r"\.(tmp|old)$", path.name)] == []
     assert decoders_below(os.getpid()) == before

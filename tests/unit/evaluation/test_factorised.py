@@ -17,12 +17,12 @@ from gare.common.errors import ConfigError, InputError
 from gare.config import ModelConfig
 from gare.evaluation.encode import score_pairs
 from gare.objective.world import World
-from gare.scoring.factors import Texts, Videos
+from gare.scoring.factors import ScoreStats, Texts, Videos
 from gare.scoring.gallery import score_all
 from gare.scoring.head import masked_mean
 from gare.scoring.increment.head import GareHead
 from gare.scoring.increment.pairs import first_stage_scores, uniform_increment
-from gare.search import ScoreStats, VideoIndex
+from gare.scoring.video_index import VideoIndex
 from tests.unit.model.test_head import golden, with_golden_psi
 
 VARIANTS = st.fixed_dictionaries(
@@ -385,7 +385,7 @@ def test_the_first_stage_keeps_the_best_of_an_untrained_model():
     assert all(set(row.tolist()) <= set(few.tolist()) for row, few in zip(best, kept, strict=True))
 
 
-class TwoWorld(World):
+class TwoRanks(World):
     """One of two ranks, alone: what it would gather from the other is a copy of its own."""
 
     size = 2
@@ -405,7 +405,7 @@ def test_score_pairs_is_the_head_and_each_rank_scores_its_texts(context):
     texts, videos = Texts(case[0], case[3], case[4]), Videos(case[1], case[2])
     whole = score_pairs(model, texts, videos, 2)
     assert (whole - dense(head, case)).abs().max() <= 1e-5
-    first, second = (score_pairs(model, texts, videos, 2, TwoWorld(rank)) for rank in (0, 1))
+    first, second = (score_pairs(model, texts, videos, 2, TwoRanks(rank)) for rank in (0, 1))
     assert torch.allclose(first[:4], whole[:4], atol=1e-6)
     assert torch.allclose(second[:3], whole[4:], atol=1e-6)
 

@@ -173,10 +173,13 @@ def no_room_for(size):
 
 
 def full_disk(monkeypatch):
-    """Every sync of a file says that the disk is full."""
+    """Every sync of what belongs to the next checkpoint says that the disk is full."""
+    true_sync = os.fsync
 
-    def fsync(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fsync(handle):
+        if "step-00000008" in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        true_sync(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
 
