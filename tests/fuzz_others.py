@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tune.record import SweepRecord
 
 from gare.common.dataset_file import read_dataset_file
 from gare.common.lease import LOCK_FILE, lease
@@ -25,6 +24,7 @@ from pipelines.manifest.reading import load_manifest
 from tests import made_cache, openai_clip
 from tests.fuzz import Kind, finite
 from tests.unit.tune.made_sweep import SPACE, TR, sweep_config, trial
+from tune.record import SweepRecord
 from tune.study import STUDY_FILE, StudySearch
 
 SIZES = ("input_resolution", "context_length", "vocab_size")
