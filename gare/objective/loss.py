@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gare.config.objective import ObjectiveConfig
 from gare.objective.increments import Increments
-from gare.objective.regularisers import direction_diversity, information_bottleneck, trust_region
+from gare.objective.regularisers import REGULARISERS
 from gare.objective.world import SINGLE, World
 
 
@@ -44,7 +44,7 @@ def known_pairs(groups: Tensor, world: World = SINGLE) -> Tensor:
     return groups[:, None] == world.gather_constant(groups)[None, :]
 
 
-TERM_NAMES = ("loss", "info_nce", "information_bottleneck", "trust_region", "direction_diversity")
+TERM_NAMES = ("loss", "info_nce", *REGULARISERS)
 
 
 @dataclass(frozen=True)
@@ -77,21 +77,9 @@ def objective(
     share = nce = info_nce(logit_scale * scores, world, false_negatives)
     parts = {"info_nce": nce.detach()}
     if delta is not None:
-        ib, tr, dd = config.information_bottleneck, config.trust_region, config.direction_diversity
-        if ib.weight:
-            term = information_bottleneck(
-                delta,
-                anchor=ib.anchor,
-                reduction=ib.reduction,
-                prior_sigma=ib.prior_sigma,
-                normalised=ib.normalised,
-                world=world,
-            )
-            share, parts["information_bottleneck"] = share + ib.weight * term, term.detach()
-        if tr.weight:
-            term = trust_region(delta, anchor=tr.anchor, bound=tr.bound, form=tr.form, kappa=tr.kappa, world=world)
-            share, parts["trust_region"] = share + tr.weight * term, term.detach()
-        if dd.weight:
-            term = direction_diversity(delta, alpha=dd.alpha, anchor=dd.anchor, form=dd.form, world=world)
-            share, parts["direction_diversity"] = share + dd.weight * term, term.detach()
+        for name, regulariser in REGULARISERS.items():
+            settings = dict(getattr(config, name))
+            if weight := settings.pop("weight"):
+                term = regulariser(delta, **settings, world=world)
+                share, parts[name] = share + weight * term, term.detach()
     return Terms(share, {"loss": share.detach(), **parts})
