@@ -14,11 +14,9 @@ from gare.common.errors import RunError
 from gare.config import Config
 from gare.data.batches import Batch
 from gare.model.gare import GareModel
-from gare.objective.loss import Terms, objective
-from gare.objective.nce import known_pairs
+from gare.objective.loss import Terms, known_pairs, objective
 from gare.objective.world import World
-from gare.scoring.blocked import blocked_scores
-from gare.scoring.head import PairDropout, PairScores
+from gare.scoring.head import PairDropout, PairScores, blocked_scores
 from gare.training.encoding import Encoded, backward_through
 from gare.training.extras import Ema
 

@@ -22,8 +22,7 @@ from typing_extensions import override
 
 from gare.config import Config
 from gare.data.batches import Batch
-from gare.model.gare import GareModel
-from gare.model.outline import outline
+from gare.model.gare import GareModel, outline
 from gare.objective.world import World
 from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze

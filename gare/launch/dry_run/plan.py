@@ -19,8 +19,7 @@ from gare.data.shards import ShardSet
 from gare.launch.dry_run.corpus import Corpus
 from gare.launch.dry_run.memory import Memory, memory_of_step
 from gare.model.clip_source import inspect_clip
-from gare.model.gare import GareModel
-from gare.model.outline import outline
+from gare.model.gare import GareModel, outline
 from gare.runs.inputs import (
     TEMPORAL_AT_RANDOM,
     check_dev,

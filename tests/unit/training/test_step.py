@@ -13,7 +13,7 @@ from gare.data.batches import make_batch
 from gare.data.shards import ShardSet
 from gare.model import GareModel
 from gare.objective import SINGLE
-from gare.scoring import blocked
+from gare.scoring import head as pair_heads
 from gare.training.encoding import encode
 from gare.training.extras import Ema
 from gare.training.numerics import make_scaler, prepare_towers
@@ -92,7 +92,7 @@ def test_pairs_in_blocks_give_the_gradients_of_the_whole(toy_run, monkeypatch, s
     config = toy_run(*REGULARISERS, *settings, "model.dropout=0.2")
     model, batch = built(config)
     values, wanted = gradients(model.train(), batch, config)
-    monkeypatch.setattr(blocked, "BLOCK_NUMBERS", 3 * 8 * model.dim)
+    monkeypatch.setattr(pair_heads, "BLOCK_NUMBERS", 3 * 8 * model.dim)
     seen = []
     model.head.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     got_values, got = gradients(model, batch, with_overrides(config, {"train.chunk": 5}))
