@@ -23,7 +23,7 @@ from gare.model.gare import GareModel
 from gare.model.pixels import Pixels
 from gare.model.tokenizer import Tokenizer
 
-NO_TOKENIZER = "The model has no tokenizer, so captions cannot be read; save one beside its CLIP weights."
+NO_TOKENIZER = "The model has no tokenizer, so captions cannot be read; save one with its CLIP weights."
 
 
 VIEW_STREAM: Final = 0x76696577
@@ -143,7 +143,7 @@ def check_sizes(model: GareModel, side: int, holder: str, config: Config) -> Non
 
 @dataclass(frozen=True)
 class View:
-    """What is taken of a stored video: ``data.frames`` of its frames at most, and of each a square of ``size`` pixels.
+    """Takes at most ``data.frames`` frames of a stored video, and of each a square of ``size`` pixels.
 
     Draws are made in training only: ``random`` is None in evaluation, which is the same every time.
     """

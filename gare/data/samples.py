@@ -1,4 +1,4 @@
-"""Which (video, caption) pairs a run trains on and which make up each batch: a function of seed and epoch alone."""
+"""The (video, caption) pairs that a run trains on, and their batches: a function of seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Sample = tuple[int, int]
 """(index of the video in its split, index of the caption of that video)"""
 
 Captions = Literal["one_per_video", "all"]
-"""What an epoch visits (``data.captions``)."""
+"""The captions that an epoch visits (``data.captions``)."""
 
 
 def trains_on(config: Config, split: str, attributes: Mapping[str, str]) -> bool:
-    """Whether a run of these settings trains on a video with this split and these attributes.
+    """True if a run of these settings trains on a video with this split and these attributes.
 
     With ``protocol.dev`` none that is all of train: the train split, and what the dev split had taken from it. A dev
     split that comes with the benchmark stays out.
@@ -45,7 +45,7 @@ def training_split(shards: ShardSet, config: Config) -> Split:
 
 
 def test_cautions(config: Config) -> list[str]:
-    """Say what ``protocol.test`` at used means for every figure of such a run, in a sentence; nothing otherwise."""
+    """A caution about the figures of a run whose ``protocol.test`` is used; nothing otherwise."""
     says = (
         "The run was free to train on the test split or to choose its checkpoint by it (protocol.test is used), so its "
         "figures on test say little about new videos."
@@ -54,7 +54,7 @@ def test_cautions(config: Config) -> list[str]:
 
 
 def trained_on(config: Config, split: Split) -> int:
-    """How many videos of a split a run of these settings trained on: figures on those say little about new ones."""
+    """Count the videos of a split that a run of these settings trained on: their figures say little about new ones."""
     return sum(trains_on(config, split.name, video.attributes) for video in split.videos)
 
 
@@ -115,7 +115,7 @@ def steps_per_epoch(captions: Sequence[int], batch: int, mode: Captions, *, repe
 
 
 def left_out(captions: Sequence[int], batch: int, mode: Captions) -> int:
-    """How many full batches an epoch lacks because they would hold two captions of one video."""
+    """Count the full batches that an epoch lacks because they would hold two captions of one video."""
     repeating = steps_per_epoch(captions, batch, mode, repeat_videos=True)
     return repeating - steps_per_epoch(captions, batch, mode)
 
@@ -141,7 +141,7 @@ def _visits(count: int, mode: Captions) -> int:
 
 
 class _Queue:
-    """What an epoch visits: rounds over the videos, each in a random order, and each video's captions in one too."""
+    """The order of an epoch: rounds over the videos, each in a random order, and each video's captions in one too."""
 
     def __init__(self, captions: Sequence[int], mode: Captions, random: np.random.Generator) -> None:
         captioned = [v for v, count in enumerate(captions) if count]
