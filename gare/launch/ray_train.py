@@ -29,7 +29,7 @@ from gare.config import Config, RuntimeConfig
 from gare.config.tree import with_overrides
 from gare.launch.placement import placement_tags, rank_resources, rank_selector, uses_gpu, workers_that_fit
 from gare.launch.progress import follow, training_view
-from gare.launch.ray_controller import CloseRanks, capacity_message, nodes_for, say_if_spread
+from gare.launch.ray_controller import CloseRanks, HereTrainer, capacity_message, nodes_for, say_if_spread
 from gare.launch.ray_ranks import RankGroup, ending_without_head, head_seconds
 from gare.objective.ranks import ALONE, TorchRanks
 from gare.runs.layout import HISTORY_FILE
@@ -148,7 +148,8 @@ def _trainer(
     use_gpu = uses_gpu(config.runtime, nodes)
     # Ray hides no GPU from a worker that has none, so auto must be decided here, once for all.
     decided = with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu", "runtime.workers": workers})
-    return _kind(run, stop)(
+    kind = TorchTrainer if stop is None else partial(HereTrainer, stop=stop, folder=run.folder)
+    return kind(
         _worker,
         train_loop_config={"run": run.description(), "device": decided.runtime.device},
         scaling_config=ScalingConfig(
@@ -173,15 +174,6 @@ def _ray_folder(run: Run) -> str:
     """The folder of Ray Train's own records, which all nodes must see."""
     place = run.storage.place
     return str(run.folder / RAY_FOLDER) if place is None else place.below(RAY_FOLDER).address
-
-
-def _kind(run: Run, stop: threading.Event | None) -> Any:
-    """The trainer's class: Ray's own, or the one that runs in this process and can be stopped."""
-    if stop is None:
-        return TorchTrainer
-    from gare.launch.ray_controller import HereTrainer
-
-    return partial(HereTrainer, stop=stop, folder=run.folder)
 
 
 def _worker(settings: dict[str, Any]) -> None:
