@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from gare.cli.compare import cautions_of
-from gare.cli.selection import selection
+from gare.api.compare import cautions_of
 from gare.common.files import write_json
 from gare.common.storage import Folder
 from gare.config.tree import load_config, load_saved, to_yaml
@@ -29,12 +28,13 @@ from gare.evaluation.results import METRICS_FILE
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
 from gare.model.clip_source import load_clip
+from gare.retrieval.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
 from gare.runs.checkpoints import TRAINER_FILE, restore
 from gare.runs.layout import RUN_FILE
 from gare.runs.run import outdated
+from gare.runs.selection import selection
 from gare.runs.state import last_epoch, progress, read_history, read_state, resolve_checkpoint, summary
 from gare.schema import MANIFEST
-from gare.search.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
 from gare.tracking.record import Record, read_handle, read_record, write_record
 from gare.tracking.registry import check_index
 from gare.tracking.rows import Tail

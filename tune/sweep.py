@@ -36,6 +36,10 @@ class SweepReport:
     ledger: Ledger
     comparison: Comparison
 
+    def as_json(self) -> dict[str, Any]:
+        """Give the comparison as plain values, with the sweep's folder and its run in MLflow."""
+        return self.comparison.as_json() | {"directory": str(self.directory), "mlflow_run": self.ledger.run_id}
+
 
 def run_sweep(
     config: Config, *, on_progress: OnProgress, trainer: Trainer = train_with_ray, extend: int = 0

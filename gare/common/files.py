@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -94,6 +95,15 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """InputError if you may not write into a folder or, where it is missing, make it; nothing is made."""
+    folder = Path(path).absolute()
+    refuse_file(folder)
+    there = next(above for above in (folder, *folder.parents) if above.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"Cannot write {folder}: {os.strerror(errno.EACCES)}.")
 
 
 @contextmanager

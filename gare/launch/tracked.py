@@ -15,7 +15,7 @@ from gare.model.checkpoint import MODEL_PARTS
 from gare.runs.layout import CHECKPOINTS, DIAGNOSTICS, HISTORY_FILE
 from gare.runs.run import Run
 from gare.runs.state import RunSummary, read_state, resolve_checkpoint
-from gare.tracking import begin, note_down, sync
+from gare.tracking import Status, begin, note_down, sync
 
 MB = 1e6
 REPORT_FILE, METRICS_FILE = "report.html", "metrics.json"
@@ -36,7 +36,8 @@ def _track(run: Run, fit: Callable[[Run], RunSummary]) -> RunSummary:
     folder, config, shards = run.folder, run.config, run.shards
     state = run.take_up()
     dataset = dataset_digests(shards) | {"name": Path(shards.folder).name, "source": str(shards.folder)}
-    begin(folder, config, config.run_name(), tags={"gare.kind": "run"}, dataset=dataset, ended=state.finished)
+    ended: Status | None = "FINISHED" if state.finished else None
+    begin(folder, config, config.run_name(), tags={"gare.kind": "run"}, dataset=dataset, ended=ended)
     try:
         result = fit(run)
     except BaseException as error:

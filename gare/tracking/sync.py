@@ -120,6 +120,11 @@ class Sync:
                     with suppress(GareError, OSError):
                         self._mark(self._stamp(record))
                 return isinstance(error, Refused)
+        if again and not mine:
+            warn_once(
+                f"Another process is sending {self._folder} to its tracker; what this one added is sent by the next "
+                "command on that folder."
+            )
         return mine
 
     def push(self, *, files: bool = True) -> None:

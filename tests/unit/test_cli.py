@@ -474,17 +474,6 @@ def test_training_interrupted_ends_with_130_and_the_same_command_goes_on(capfd, 
     assert json.loads(out)["resumed_from"] >= 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
-def test_files_without_permission_are_one_sentence(capfd, place, tmp_path):
-    (tmp_path / "secret.yaml").write_text("")
-    (tmp_path / "secret.yaml").chmod(0)
-    (tmp_path / "closed").mkdir(mode=0o500)
-    assert call(capfd, "config", tmp_path / "secret.yaml")[0] == 2
-    ended, _, err = call(capfd, "manifest", "csv", place / "good.csv", "--out", tmp_path / "closed/m")
-    assert (ended, err.count("\n")) == (3, 1)
-    assert "Permission denied" in err
-
-
 @pytest.mark.parametrize("namesake", ["tune.py", "tune/__init__.py", "pipelines/__init__.py"])
 def test_a_foreign_package_of_our_name_is_named_and_not_run(tmp_path, namesake):
     foreign = tmp_path / namesake

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from gare.cli.sweep import _settings
+from gare.api.sweep import resolve_sweep
 from gare.common.errors import ConfigError
 from gare.config.tree import build
 from gare.launch.local import fit_local
@@ -185,7 +185,7 @@ def test_a_sweep_goes_on_after_its_project_was_moved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     old.rename(new)
     sweep = new / "runs" / "deep" / "weights"
-    config = _settings(None, str(sweep), None, ())
+    config = resolve_sweep(None, resume=sweep)
     runtime = config.runtime
     places = (runtime.root, runtime.output, runtime.shards, config.model.clip)
     assert places == tuple(str(new / name) for name in ("", "runs", "shards", "clip"))
@@ -197,7 +197,7 @@ def test_a_sweep_goes_on_after_its_project_was_moved(tmp_path, monkeypatch):
     assert str(old) not in json.dumps(Ledger.read(sweep).config)
     sweep.rename(sweep.with_name("renamed"))
     with pytest.raises(ConfigError, match="may be moved, not renamed"):
-        _settings(None, str(sweep.with_name("renamed")), None, ())
+        resolve_sweep(None, resume=sweep.with_name("renamed"))
 
 
 def test_a_run_with_an_absolute_clip_goes_on_after_its_project_was_moved(toy_clip, toy_shards, tmp_path, monkeypatch):

@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gare.cli.register import best_run, register_run
+from gare.api.register import best_run, register_run
 from gare.common.errors import ConfigError, InputError
 from gare.launch.local import fit_local
 from gare.launch.tracked import record_evaluation, tracked
+from gare.retrieval.index import INDEX_VERSION
 from gare.runs.run import Run
 from gare.runs.state import read_state
-from gare.search.index import INDEX_VERSION
 from gare.tracking import read_handle
 from gare.tracking.mlflow_tracker import client
 

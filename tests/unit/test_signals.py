@@ -19,10 +19,10 @@ from gare.config.tree import to_yaml
 from gare.evaluation import measure
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
+from gare.retrieval import index
 from gare.runs import checkpoints
 from gare.runs.state import read_state
 from gare.schema import MANIFEST
-from gare.search import index
 from gare.training import loop
 from pipelines.manifest.rows import write_manifest
 from pipelines.prepare import local

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from gare.cli.corpus import corpus
+from gare.cli.prepare import corpus
 from gare.common.errors import InputError
 from gare.common.files import file_digest
 from pipelines.synthetic import write_corpus

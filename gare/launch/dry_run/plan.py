@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from gare.common.errors import GareError
+from gare.common.files import refuse_unwritable
 from gare.config import Config
 from gare.config.tree import diff
 from gare.data.batches import NO_TOKENIZER, check_sizes, unlike_prepared
@@ -199,6 +200,7 @@ def _steps(config: Config, corpus: Corpus, findings: _Findings) -> Steps:
 def _check_run(config: Config, shards: ShardSet | None, findings: _Findings) -> None:
     """Check the run's folder, if there is one."""
     folder = run_directory(config)
+    findings.attempt(refuse_unwritable, folder)
     state = read_state(folder)
     if state is None or state.last is None:
         if config.train.init_from is not None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gare.api.checkpoint import open_checkpoint
 from gare.cli import main
-from gare.cli.checkpoint import open_checkpoint
 from gare.common.nodes import Node
 from gare.config.tree import load_config, to_yaml, with_overrides
 from gare.launch.local import fit_local
@@ -93,7 +93,7 @@ def test_threads_are_as_given_but_no_more_than_this_machine_has(trained, toy_sha
     folder = Path(shutil.copytree(trained.best, tmp_path / "checkpoint"))
     config = with_overrides(load_config(folder / "config.yaml"), {"runtime.cpu_threads": 64})
     (folder / "config.yaml").write_text(to_yaml(config))
-    monkeypatch.setattr("gare.cli.checkpoint.usable_cpus", lambda: 2)
+    monkeypatch.setattr("gare.api.checkpoint.usable_cpus", lambda: 2)
     before = torch.get_num_threads()
     for overrides, count in (((), 2), (("runtime.cpu_threads=1",), 1)):
         with open_checkpoint(str(folder), str(toy_shards), overrides) as (*_, config):

@@ -21,11 +21,12 @@ from gare.evaluation.encode import encode_texts, encode_videos
 from gare.launch.dry_run.plan import make_plan
 from gare.launch.local import fit_local
 from gare.model import GareModel, load_model
+from gare.retrieval.index import open_index, write_index
 from gare.scoring.blocked import blocked_scores
+from gare.scoring.factors import ScoreStats
 from gare.scoring.gallery import score_all
 from gare.scoring.head import PairDropout, make_head
-from gare.search import ScoreStats, VideoIndex
-from gare.search.index import open_index, write_index
+from gare.scoring.video_index import VideoIndex
 from tests.reference import layer_norm
 from tests.unit.model.test_head import random_case
 

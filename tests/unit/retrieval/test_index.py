@@ -13,7 +13,7 @@ from gare.data.shards import ShardSet
 from gare.evaluation.encode import encode_texts, encode_videos
 from gare.model import GareModel
 from gare.model.checkpoint import save_model
-from gare.search.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
+from gare.retrieval.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
 from tests import toy
 
 QUERY = "a red square left"
@@ -35,7 +35,7 @@ def made(tmp_path, toy_clip, toy_shards):
         checkpoint, index = tmp_path / "checkpoint", tmp_path / "index"
         model, config = make_checkpoint(checkpoint, toy_clip, toy_shards, *overrides, seed=seed)
         split = ShardSet(toy_shards).split("train")
-        assert write_index(index, checkpoint, model, split, config, "digest") == 18
+        assert len(write_index(index, checkpoint, model, split, config, "digest")) == 18
         return index, model, config, split
 
     return make

@@ -1,4 +1,4 @@
-"""One way to reach Ray: the cluster named by RAY_ADDRESS, else one started on this machine for the command."""
+"""One way to reach Ray: a session that is there, else the cluster of RAY_ADDRESS, else one started on this machine."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ OBJECT_STORE_BYTES = 512 * 2**20
 
 @contextmanager
 def ray_session(runtime: RuntimeConfig, *, places: Iterable[Place] = ()) -> Iterator[None]:
-    """Initialise Ray for the block, unless it is already there; RunError where it cannot be joined or started.
+    """Initialise Ray for the block and shut it down after; a session that you have initialised is used and stays.
 
-    A local cluster offers at least the CPUs that the settings' workers ask for. ``places``: paths that every node of a
-    cluster that was there has to see; InputError where one does not.
+    Args:
+        runtime: a cluster started on this machine offers at least the CPUs that these settings' workers ask for.
+        places: paths that every node of a cluster named by RAY_ADDRESS has to see.
+
+    Raises RunError where Ray cannot be joined or started, and InputError where a node does not see a place.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
     if address:
         use_token()

@@ -76,8 +76,8 @@ def _ask_cluster(address: str, wanted: Wanted) -> Found:
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
-    from gare.cli.ray_session import ray_session
     from gare.config import RuntimeConfig
+    from gare.launch.ray_session import ray_session
 
     before = os.environ.get("RAY_ADDRESS")
     os.environ["RAY_ADDRESS"] = address  # never a cluster of its own, which would say nothing

@@ -17,7 +17,7 @@ from gare.common.storage import read_file
 from gare.config import Config
 from gare.data.shards import Split
 from gare.evaluation.encode import encode_texts, encode_videos
-from gare.model.checkpoint import WEIGHTS
+from gare.model.checkpoint import WEIGHTS, load_checkpoint_config, load_model
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.scoring.video_index import VideoIndex
@@ -29,7 +29,7 @@ INDEX_VERSION = 2
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer: where it stands, how well it matches (cosine), and which video it is."""
+    """One answer: its rank from 1, its score (a cosine), the video's id and its source file or address."""
 
     rank: int
     score: float
@@ -39,13 +39,19 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchIndex:
-    """A saved index with its model: what ``gare search`` answers from."""
+    """A saved index with its model, to search; ``folder`` is where it lies, ``checkpoint`` where its model does."""
 
+    folder: Path
+    checkpoint: Path
     index: VideoIndex
     model: GareModel
     tokenizer: Tokenizer
     config: Config
     videos: list[_Video]
+
+    def __len__(self) -> int:
+        """Count the videos."""
+        return len(self.videos)
 
     @torch.no_grad()
     def search(self, query: str, top: int, *, first_stage: int | None = None) -> list[Hit]:
@@ -78,14 +84,19 @@ class SearchIndex:
 
 def write_index(
     folder: Path, checkpoint: Path, model: GareModel, split: Split, config: Config, dataset_digest: str
-) -> int:
-    """Encode a split and save it as an index; returns the number of videos."""
+) -> SearchIndex:
+    """Encode a split with the model of a checkpoint, save it as an index and return that.
+
+    Raises InputError for an empty split, a model without a tokenizer, and a folder that holds other things.
+    """
     if not len(split):
         raise InputError(f"The split {split.name!r} of {split.folder} is empty; there is nothing to index.")
-    weights = file_digest(checkpoint / WEIGHTS)
+    tokenizer, weights = _tokenizer(model, checkpoint), file_digest(checkpoint / WEIGHTS)
+    videos = [_Video(video_id=video.video_id, uri=video.uri) for video in split.videos]
     with atomic_directory(folder, marker=INDEX_FILE) as temporary:
         encoded = encode_videos(model, split, config.data, config.runtime.eval_batch)
-        VideoIndex.build(model, encoded.frames, encoded.frame_mask).save(temporary / VECTORS_FILE)
+        index = VideoIndex.build(model, encoded.frames, encoded.frame_mask)
+        index.save(temporary / VECTORS_FILE)
         write_json(
             temporary / INDEX_FILE,
             {
@@ -94,10 +105,16 @@ def write_index(
                 "weights_sha256": weights,
                 "dataset_digest": dataset_digest,
                 "split": split.name,
-                "videos": [{"video_id": v.video_id, "uri": v.uri} for v in split.videos],
+                "videos": [video.model_dump() for video in videos],
             },
         )
-    return len(split)
+    return SearchIndex(folder, checkpoint, index, model, tokenizer, config, videos)
+
+
+def _tokenizer(model: GareModel, checkpoint: Path) -> Tokenizer:
+    if model.tokenizer is None:
+        raise InputError(f"The checkpoint {checkpoint} has no tokenizer, so a sentence cannot be read.")
+    return model.tokenizer
 
 
 class _Video(BaseModel):
@@ -141,8 +158,6 @@ def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
 
     Raises InputError when the folder is no index, or the checkpoint is gone or is another one.
     """
-    from gare.model.checkpoint import load_checkpoint_config, load_model
-
     found = read_index_file(folder)
     videos, weights, source = found.videos, found.weights_sha256, checkpoint or Path(found.checkpoint)
     if not (source / WEIGHTS).is_file():
@@ -152,12 +167,11 @@ def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
     if file_digest(source / WEIGHTS) != weights:
         raise ConfigError(f"The index {folder} was made with other weights than those in {source}; make it again.")
     model = load_model(source)
-    if model.tokenizer is None:
-        raise InputError(f"The checkpoint {source} has no tokenizer, so a sentence cannot be read.")
+    tokenizer = _tokenizer(model, source)
     try:
         index = VideoIndex.load(model, folder / VECTORS_FILE)
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"Cannot read {folder / VECTORS_FILE}: {first_line(error)}. Make the index again.") from None
     if len(videos) != len(index):
         raise InputError(f"{folder / INDEX_FILE} does not name the {len(index)} videos of the index. Make it again.")
-    return SearchIndex(index, model, model.tokenizer, load_checkpoint_config(source), videos)
+    return SearchIndex(folder, source, index, model, tokenizer, load_checkpoint_config(source), videos)

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gare.cli.import_checkpoint import IMPORT_FILE
 from gare.common.records import load_json
+from gare.common.storage import read_file
+from gare.data.samples import test_cautions, trained_on
+from gare.model.import_checkpoint import IMPORT_FILE
+from gare.runs.layout import CHECKPOINT_FILE, CHECKPOINTS
+from gare.runs.state import RunState, read_state
 
 if TYPE_CHECKING:
     from gare.config import Config
     from gare.data.shards import ShardSet, Split
-    from gare.runs.state import RunState
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,6 @@ class Selection:
 
 def selection(folder: Path, config: Config, dataset: ShardSet, split: Split) -> Selection:
     """How the checkpoint in ``folder`` came to be the one that is evaluated on ``split`` of ``dataset``."""
-    from gare.runs.layout import CHECKPOINTS
-    from gare.runs.state import read_state
-
     folder = folder.resolve()
     run, made = folder.parent.parent, _made(folder)
     state = read_state(run) if folder.parent.name == CHECKPOINTS else None
@@ -53,7 +53,7 @@ def selection(folder: Path, config: Config, dataset: ShardSet, split: Split) -> 
     return Selection(rule, says, title, made.get("config_digest"), _cautions(rule, config, split))
 
 
-def zero_shot(source: str) -> Selection:
+def zero_shot_selection(source: str) -> Selection:
     """CLIP as it comes."""
     name = Path(source).name or source
     return Selection("zero-shot", "zero-shot: CLIP as it comes, nothing was trained", f"zero-shot CLIP {name}")
@@ -76,8 +76,6 @@ def _in_run(name: str, epoch: Any, config: Config, state: RunState, dataset: Sha
 
 
 def _cautions(rule: str, config: Config, split: Split) -> list[str]:
-    from gare.data.samples import test_cautions, trained_on
-
     if rule == "imported":
         return []
     cautions = test_cautions(config)
@@ -92,9 +90,6 @@ def _cautions(rule: str, config: Config, split: Split) -> list[str]:
 
 def _made(folder: Path) -> dict[str, Any]:
     """What training wrote of the checkpoint; nothing where it is no training's or is damaged."""
-    from gare.common.storage import read_file
-    from gare.runs.layout import CHECKPOINT_FILE
-
     try:
         made = load_json(read_file(folder / CHECKPOINT_FILE) or "{}", nan=True)
     except ValueError:
