@@ -193,7 +193,9 @@ def check_sampling(shards: ShardSet, config: Config) -> None:
     """
     stored, used = int(shards.recipe["max_frames"]), config.data.frames
     policy = str(shards.recipe.get("policy", NESTED[0]))
-    nested = [n for n in range(1, stored + 1) if n == stored or (policy in NESTED and _nests(stored, n))]
+    nested = [
+        n for n in range(1, stored + 1) if n == stored or (policy in NESTED and (n == 1 or (stored - 1) % (n - 1) == 0))
+    ]
     if (config.data.sampling == "linspace" and used in nested) or shards.complete:
         return
     more = "with prepare.policy=all_candidates and a prepare.max_frames that no video exceeds"
@@ -211,10 +213,6 @@ def check_sampling(shards: ShardSet, config: Config) -> None:
         f"{used} of those are not the {used} that would be taken from the video itself. With these shards data.frames "
         f"can be {choices}; or prepare with prepare.max_frames={used}, or {more}."
     )
-
-
-def _nests(stored: int, used: int) -> bool:
-    return used == 1 or (stored - 1) % (used - 1) == 0
 
 
 def unlike_prepared(pixels: Pixels, short_side: int, data: DataConfig) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gare.common.errors import ConfigError
 from gare.config import Config
@@ -103,7 +104,7 @@ def steps_per_epoch(captions: Sequence[int], batch: int, mode: Captions, *, repe
     Without ``repeat_videos`` n batches of different videos exist just when sum_v min(c_v, n) >= n x batch, which holds
     up to the largest such n.
     """
-    counts = np.array([_visits(count, mode) for count in captions], np.int64)
+    counts = _visits(captions, mode)
     full = int(counts.sum()) // batch
     if repeat_videos:
         return full
@@ -136,8 +137,10 @@ def epoch_batches(
     return [queue.take_distinct(batch, steps - step) for step in range(steps)]
 
 
-def _visits(count: int, mode: Captions) -> int:
-    return count if mode == "all" else min(count, 1)
+def _visits(captions: Sequence[int], mode: Captions) -> NDArray[np.int64]:
+    """How often an epoch visits each video."""
+    counts = np.array(captions, np.int64)
+    return counts if mode == "all" else np.minimum(counts, 1)
 
 
 class _Queue:
@@ -146,7 +149,7 @@ class _Queue:
     def __init__(self, captions: Sequence[int], mode: Captions, random: np.random.Generator) -> None:
         captioned = [v for v, count in enumerate(captions) if count]
         self._captions = {v: iter(random.permutation(captions[v]).tolist()) for v in captioned}
-        self._left = np.array([_visits(count, mode) for count in captions], np.int64)
+        self._left = _visits(captions, mode)
         self._ahead_of_turn = np.zeros(len(captions), np.int64)
         self._turns: deque[int] = deque()
         for turn in range(int(self._left.max(initial=0))):

@@ -55,11 +55,6 @@ class TrainingData:
         """The dataset's digest."""
         return self.shards.digest
 
-    @property
-    def uncaptioned(self) -> int:
-        """Videos of the train split that have no caption, so that no batch holds them."""
-        return self.captions.count(0)
-
     def batches(self, config: Config, epoch: int) -> list[list[Sample]]:
         """The global batches of an epoch."""
         train, data = config.train, config.data
@@ -74,7 +69,9 @@ class TrainingData:
 
     def remarks(self, config: Config) -> list[str]:
         """Remarks for the user: captions replaced, batches left out, a dev split of one video."""
-        said = test_cautions(config) + head_remarks(config)
+        said, bare = test_cautions(config) + head_remarks(config), self.captions.count(0)
+        if bare:
+            said.insert(0, f"{bare} of {len(self.train)} videos of {self.train.name} have no caption and are left out.")
         if self.replaced:
             said.append(
                 f"{self.replaced} of {sum(self.captions)} training captions are those of other videos "

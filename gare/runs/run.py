@@ -112,12 +112,7 @@ class Run:
 
     def announce(self) -> None:
         """Check that the run can be trained, and print remarks on its data."""
-        data = self.data
-        if data.uncaptioned:
-            note(
-                f"{data.uncaptioned} of {len(data.train)} videos of {data.train.name} have no caption and are left out."
-            )
-        for remark in data.remarks(self.config):
+        for remark in self.data.remarks(self.config):
             note(remark)
 
     def extend(self, epochs: int) -> str:

@@ -90,16 +90,12 @@ class Extras:
         self.scaler = torch.amp.GradScaler(model.clip.logit_scale.device.type) if fp16 else None
         self.ema = None if config.train.ema is None else Ema(model, config.train.ema)
 
-    @property
-    def by_name(self) -> dict[str, Any]:
-        """The present ones, by the names under which a checkpoint keeps their state."""
-        both = {"scaler": self.scaler, "ema": self.ema}
-        return {name: extra for name, extra in both.items() if extra is not None}
-
     def parts(self, model: GareModel, optimiser: Optimizer) -> Parts:
         """All that a checkpoint holds."""
         averaged = None if self.ema is None else self.ema.model_state
-        return Parts(model, optimiser, self.by_name, averaged)
+        both: dict[str, Any] = {"scaler": self.scaler, "ema": self.ema}
+        extras = {name: extra for name, extra in both.items() if extra is not None}
+        return Parts(model, optimiser, extras, averaged)
 
     def restart(self) -> None:
         """Start over after the model was given other weights."""
