@@ -57,8 +57,8 @@ from tests.fuzz import Kind, finite
 from tests.fuzz_others import checkpoints_of_others, left_behind, packed
 from tests.made_shards import RECIPE, made_row, make_dataset
 from tune.comparison import compare
-from tune.ledger import SWEEP_FILE, Launch
-from tune.opening import open_ledger
+from tune.opening import open_record
+from tune.record import SWEEP_FILE, Launch
 
 ROWS = [
     {"video_id": f"v{n}", "uri": f"v{n}.mp4", "split": "train" if n else "test", "captions": [f"a cat {n}", "on a mat"],
@@ -361,7 +361,7 @@ def runs(folder: Path) -> Iterator[Kind]:
 
     def curves() -> Any:
         from tune.comparison.curves import read_curves
-        from tune.ledger import Trial
+        from tune.record import Trial
 
         trial = Trial("a", {}, str(run), "done")
         rows = read_history(history)
@@ -396,9 +396,9 @@ def runs(folder: Path) -> Iterator[Kind]:
     ])  # fmt: skip
     place = folder / "sweep"
     place.mkdir()
-    ledger, resolved = open_ledger(sweep_config, place, {"dataset_digest": dataset.digest})
-    from tune.ledger import Trial
+    ledger, resolved = open_record(sweep_config, place, {"dataset_digest": dataset.digest})
     from tune.opening import missing
+    from tune.record import Trial
 
     for number, planned in enumerate(missing(resolved, ledger)):
         ledger.trials.append(Trial(
@@ -410,7 +410,7 @@ def runs(folder: Path) -> Iterator[Kind]:
 
     def compared() -> Any:
         found = compare(place, folder / "comparison")
-        again, _ = open_ledger(sweep_config, place, {"dataset_digest": dataset.digest})
+        again, _ = open_record(sweep_config, place, {"dataset_digest": dataset.digest})
         return [
             found.as_json(),
             [asdict(trial) for trial in again.trials],

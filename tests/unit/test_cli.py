@@ -290,7 +290,7 @@ def test_prints_of_other_processes_do_not_reach_the_json(capfd, monkeypatch):
     monkeypatch.setattr("gare.config.tree.load_config", noisy)
     ended, out, err = call(capfd, "config", "--json")
     assert ended == 130
-    assert json.loads(out) == {"error": "Interrupted; the same command goes on where it can."}
+    assert json.loads(out) == {"error": "Interrupted; the same command continues where it can."}
     assert "from a child" in err
     assert "from here" in err
 
@@ -466,8 +466,8 @@ def test_training_interrupted_ends_with_130_and_the_same_command_goes_on(capfd, 
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert json.loads(out) == {"error": "Interrupted; the same command goes on where it can."}
-    assert err.splitlines()[-1] == "error: Interrupted; the same command goes on where it can."
+    assert json.loads(out) == {"error": "Interrupted; the same command continues where it can."}
+    assert err.splitlines()[-1] == "error: Interrupted; the same command continues where it can."
     assert "Traceback" not in err
     ended, out, _ = call(capfd, *train, "--json")
     assert ended == 0
