@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gare.config.experiment import ModelConfig
 from gare.config.heads import HEADS
-from gare.config.model import ModelConfig
 from gare.model.clip_source import load_clip
 from gare.model.pixels import OPENAI_PIXELS, Pixels
 from gare.model.temporal import PlainFrames, TemporalTransformer

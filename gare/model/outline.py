@@ -9,7 +9,7 @@ from torch import nn
 
 from gare.common.errors import InputError
 from gare.common.redact import first_line
-from gare.config.model import ModelConfig
+from gare.config.experiment import ModelConfig
 from gare.model.gare import GareModel
 from gare.model.towers import new_model
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from gare.common.errors import ConfigError
+from gare.config.experiment import ModelConfig
 from gare.config.heads import HEADS
-from gare.config.model import ModelConfig
 from gare.objective.increments import Increments
 from gare.scoring.factors import Factors
 
