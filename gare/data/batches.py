@@ -16,7 +16,7 @@ from gare.common.errors import ConfigError, InputError
 from gare.common.files import digest_of
 from gare.common.spread import segment_middles, segments, thin
 from gare.config import Config
-from gare.config.data import DataConfig
+from gare.config.experiment import DataConfig
 from gare.data.samples import Sample
 from gare.data.shards import ShardSet, Split, VideoInfo
 from gare.model.gare import GareModel

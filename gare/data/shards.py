@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gare.common.blocks import BlockFile
-from gare.common.dataset_file import read_dataset_file
+from gare.common.dataset_file import read_dataset_file, read_shard, stored_picture
 from gare.common.errors import InputError
 from gare.common.redact import redact
-from gare.common.shard_file import read_shard, stored_picture
 from gare.common.spread import thin
 from gare.common.storage import Folder
 from gare.common.text import LONGEST_TEXT

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, atomic_file, digest_of, make_folder
-from gare.common.lease import held
-from gare.common.locks import waiting_lock
+from gare.common.locks import held, waiting_lock
 from gare.common.storage import Folder, is_address, read_file
 from gare.config import Config
 from gare.data.cache import cache_folder

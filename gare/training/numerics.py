@@ -13,7 +13,7 @@ import torch
 
 from gare.common.errors import RunError
 from gare.config import Config
-from gare.config.train import TrainConfig
+from gare.config.experiment import TrainConfig
 from gare.model.gare import GareModel
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
