@@ -23,14 +23,14 @@ from pipelines.dataset import (
     remove_superseded,
     take_up,
 )
-from pipelines.dataset.finished import dataset_manifest
+from pipelines.dataset.ledger import dataset_manifest
 from pipelines.decode.backends import missing
-from pipelines.manifest.reading import stream_manifest
-from pipelines.prepare.execution import Work, run_units
-from pipelines.prepare.local import run_here
+from pipelines.manifest.load import stream_manifest
+from pipelines.prepare.local_units import run_here
 from pipelines.prepare.nodes import check_somewhere
-from pipelines.prepare.todo import OnChange, UnitTask, tasks
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
+from pipelines.prepare.ray_units import Work, run_units
+from pipelines.prepare.unit_tasks import OnChange, UnitTask, tasks
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class PrepareReport:
 
 
 @dataclass(frozen=True)
-class Job:
+class PrepareJob:
     """A checked manifest and output folder, held by this process, and what is to do there.
 
     ``rows``: of the manifest; ``added``: those of them that are new since the folder was made; ``rows_todo``: videos to
@@ -95,7 +95,7 @@ def open_job(
     *,
     retry_failed: bool = False,
     changed: OnChange = "refuse",
-) -> Iterator[Job]:
+) -> Iterator[PrepareJob]:
     """Check the manifest, start or take up ``out`` and hold it while the block runs, without Ray.
 
     ``retry_failed``: videos that failed are done again; ``changed``: what becomes of those whose source was changed.
@@ -111,7 +111,7 @@ def open_job(
         with held(place):
             output, kept = take_up(place, chain(first, tables), config)
             todo = tasks(output, retry_failed=retry_failed, changed=changed)
-            yield Job(output, kept.rows, kept.new, todo)
+            yield PrepareJob(output, kept.rows, kept.new, todo)
     except OSError as error:
         raise InputError(f"Cannot write to {place}: {error.strerror or error}.") from None
 
@@ -143,7 +143,7 @@ def prepare(
 
 
 def run_job(
-    job: Job,
+    job: PrepareJob,
     *,
     workers: int | None = None,
     decode_on: Selector | None = None,
