@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gare import __version__
+from gare.api import public
 from gare.api.checkpoint import open_checkpoint, open_dataset, usable
 from gare.api.settings import Place, between, one_of
 from gare.common.console import note, warn
@@ -24,7 +25,7 @@ from gare.evaluation.encode import FrameChoice
 from gare.evaluation.measure import Measurement, measure
 from gare.evaluation.metrics.bootstrap import RESAMPLES
 from gare.evaluation.metrics.counting import Ties
-from gare.evaluation.query_bank import draw_bank
+from gare.evaluation.postprocess import draw_bank
 from gare.evaluation.report import REPORT_FILE, Subject, write_report
 from gare.evaluation.results import METRICS_FILE, RESULT_FILES, refuse_another, write_results
 from gare.evaluation.scorer import GareScorer
@@ -57,7 +58,8 @@ class EvaluationResult:
     @property
     def metrics(self) -> dict[str, float]:
         """Metrics by name, such as ``t2v/R@1`` in percent and ``t2v/MdR`` as a rank."""
-        return {name: value for name, value in self.values.items() if "/" in name}
+        sizes = ("/queries", "/gallery")
+        return {name: value for name, value in self.values.items() if "/" in name and not name.endswith(sizes)}
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -71,7 +73,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure, and what to write; as the arguments of ``evaluate``."""
+    """The choices of an evaluation, as the arguments of ``evaluate``."""
 
     frames: FrameChoice = "all"
     ties: Ties = "pessimistic"
@@ -94,6 +96,7 @@ class Options:
         return folder_name(split) + ("" if self.frames == "all" else f"-{self.frames}-frame")
 
 
+@public
 def evaluate(
     checkpoint: Place,
     shards: Place,
@@ -228,7 +231,7 @@ def _run(
 
 
 def _subject(scorer: GareScorer, chosen: Selection, identity: Mapping[str, Any], measured: Measurement) -> Subject:
-    """What the page says of the model."""
+    """Gather what the page says of the model."""
     data, cautions = scorer.config.data, list(chosen.cautions)
     if identity["frames"] == "middle":
         cautions.append("Every frame of a clip was replaced by its middle one; the pictures show the clips themselves.")

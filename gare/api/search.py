@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gare.api import public
 from gare.api.checkpoint import open_checkpoint
 from gare.api.settings import Place, between
 from gare.config.tree import Overrides
@@ -15,6 +16,7 @@ from gare.runs.storage import find_checkpoint
 MOST = 2**40
 
 
+@public
 def index(
     checkpoint: Place, shards: Place, split: str = "test", *, out: Place, set: Overrides = (), **settings: Any
 ) -> SearchIndex:
@@ -40,6 +42,7 @@ def index(
         return write_index(Path(str(out)), folder, model, dataset.split(split), config, dataset.digest)
 
 
+@public
 def search(
     index: SearchIndex | Place,
     query: str,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import gare_command
+from gare.common.console import note, print_table, warn
 from gare.common.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -17,15 +18,20 @@ if TYPE_CHECKING:
 
 
 @gare_command("cache", short_help="List, check and remove the copies of shards on this machine.")
-@click.option("--folder", type=click.Path(path_type=Path), help="The cache (runtime.cache); GARE_CACHE when left out.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Folder of the cache (runtime.cache); GARE_CACHE by default."
+)
 @click.option("--evict", metavar="DIGEST", multiple=True, help="Remove the copy of this dataset; repeatable.")
-@click.option("--all", "everything", is_flag=True, help="Remove every copy that nobody uses.")
-@click.option("--verify", is_flag=True, help="Compute every file's SHA-256; damaged copies that nobody uses go.")
+@click.option("--all", "everything", is_flag=True, help="Remove every copy that is not in use.")
+@click.option(
+    "--verify", is_flag=True, help="Compute every file's SHA-256, and remove damaged copies that are not in use."
+)
 def cache(folder: Path | None, evict: tuple[str, ...], everything: bool, verify: bool) -> dict[str, Any]:
-    """List the copies of shards on this machine: dataset, source, size, when each was last used, and if it is now.
+    """List the copies of shards on this machine: dataset, source, size, when each was last used, and if it is in use.
 
-    Copies are made when shards at an address, or with runtime.cache_mounted in a folder, are opened, and removed when
-    others need the room (runtime.cache_gb). What a process uses or copies is never removed. DIGEST may be cut short.
+    GARE copies shards to this machine when it opens them at an address (or in a folder, with runtime.cache_mounted),
+    and removes old copies when it needs the space (runtime.cache_gb). A copy that a process uses is never removed. You
+    can shorten DIGEST to its first characters.
 
     \b
     Examples:
@@ -62,7 +68,6 @@ def _named(copies: list[Copy], digest: str, root: Path) -> Copy:
 
 def _damaged(root: Path, copies: list[Copy]) -> dict[str, list[str]]:
     """Files that are not what their dataset says, by digest; unfinished copies are checked when they are taken up."""
-    from gare.common.console import warn
     from gare.data.cache import damaged
 
     finished = [copy for copy in copies if copy.state in ("unused", "in use")]
@@ -79,7 +84,6 @@ def _remove(root: Path, copies: list[Copy]) -> list[str]:
 
 
 def _show(root: Path, copies: list[Copy]) -> dict[str, Any]:
-    from gare.common.console import note, print_table
     from gare.data.cache.room import disk, size_text
 
     rows = [

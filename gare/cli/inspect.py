@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import gare_command
+from gare.common.console import meter, note, print_table, say, warn
 from gare.common.errors import InputError, RunError
+from gare.common.occupied import refuse_part
 
 if TYPE_CHECKING:
     from pipelines.dataset.inspection import Contents, Verdict
@@ -19,7 +21,7 @@ PRINTED_PROBLEMS = 50
 PRINTED_NAMES = 6
 
 
-@gare_command("inspect", short_help="Look into a folder of prepared videos, and verify it.")
+@gare_command("inspect", short_help="Show what a folder of prepared videos holds, and verify it.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a PNG of some videos' stored frames.")
 @click.option("--videos", type=click.IntRange(min=1), default=12, show_default=True, help="Videos on the sheet.")
@@ -30,19 +32,21 @@ PRINTED_NAMES = 6
     metavar="N|all",
     default="16",
     show_default=True,
-    help="Sources --verify decodes again; 0 for none.",
+    help="How many sources --verify decodes again; 0 for none.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed by which sheet and sample are drawn.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed by which the sheet and the sample are drawn."
+)
 def inspect(
     *, folder: Path, sheet: Path | None, videos: int, split: str | None, verify: bool, sample: str, seed: int
 ) -> dict[str, Any]:
-    """Print what DIR, a folder of gare prepare, holds: outcomes, splits, lengths, sizes, what decoding took.
+    """Print what DIR, a folder of gare prepare, holds: outcomes, splits, lengths, sizes, time spent decoding.
 
-    Videos of different splits that show the same, as equal files or overlapping clips of one, are listed.
+    It also lists videos of different splits that show the same: equal files, or overlapping clips of one file.
 
-    An unfinished folder can be inspected too. --verify proves that the folder is what gare prepare left there, and
-    that sources still give their stored frames, bit for bit. It lists every difference and ends with exit code 4 when
-    there is one. A source that is gone is no difference; it is named as not verifiable.
+    You can inspect an unfinished folder too. --verify checks that the folder is as gare prepare left it and that the
+    sources still give the stored frames, bit for bit. It lists every difference and exits with code 4 if there is one.
+    A missing source is not a difference; it is listed as not verifiable.
 
     \b
     Examples:
@@ -50,8 +54,6 @@ def inspect(
       gare inspect shards --sheet sheet.png --videos 20 --split test
       gare inspect shards --verify --sample all
     """
-    from gare.common.console import note, warn
-    from gare.common.occupied import refuse_part
     from pipelines.dataset.inspection import draw_sheet, leak_sentence, leaks, read_contents, summarise
 
     count = _count(sample)
@@ -91,7 +93,6 @@ def _count(sample: str) -> int | None:
 
 
 def _verified(contents: Contents, sample: int | None, seed: int) -> Verdict:
-    from gare.common.console import meter, note, say, warn
     from pipelines.dataset.inspection import verify
 
     with meter("verified", None) as progress:
@@ -115,8 +116,6 @@ def _verified(contents: Contents, sample: int | None, seed: int) -> Verdict:
 
 
 def _print(summary: dict[str, Any]) -> None:
-    from gare.common.console import print_table
-
     outcomes = [[o["status"], o["reason"], o["notes"], o["videos"]] for o in summary["outcomes"]]
     print_table(f"Prepared videos in {summary['folder']}", ["outcome", "reason", "notes", "videos"], outcomes)
     columns = ["videos", "decoded", "captions", "uncaptioned", "hours"]
@@ -133,8 +132,6 @@ def _print(summary: dict[str, Any]) -> None:
 
 
 def _print_leaks(groups: list[dict[str, Any]]) -> None:
-    from gare.common.console import print_table
-
     if not groups:
         return
     rows: list[list[object]] = []
@@ -148,8 +145,6 @@ def _print_leaks(groups: list[dict[str, Any]]) -> None:
 
 
 def _print_rest(summary: dict[str, Any]) -> None:
-    from gare.common.console import note
-
     units, size, decode = summary["units"], summary["bytes"], summary["decode"]
     speed = f"{decode['videos_per_s']:.1f} videos/s a process" if decode["videos_per_s"] else "no time noted"
     note(f"{units['finished']} of {units['total']} work units finished; digest {summary['digest'] or '-'}")

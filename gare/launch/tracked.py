@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import InputError
-from gare.common.files import exclusive_lock
+from gare.common.locks import exclusive_lock
 from gare.config import Config
 from gare.data.shards import ShardSet
 from gare.model.checkpoint import MODEL_PARTS
@@ -54,7 +54,7 @@ def _track(run: Run, fit: Callable[[Run], RunSummary]) -> RunSummary:
 
 
 def dataset_digests(shards: ShardSet) -> dict[str, str]:
-    """What a tracker is told of the data, for ``gare.tracking.begin``."""
+    """Digests of the data, for ``gare.tracking.begin``."""
     return {"dataset_digest": shards.digest, "recipe_digest": str(shards.manifest["recipe_digest"])}
 
 

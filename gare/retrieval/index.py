@@ -125,7 +125,7 @@ class _Video(BaseModel):
 
 
 class IndexRecord(BaseModel):
-    """What ``index.json`` has to hold; there may be more in it."""
+    """The required content of ``index.json``; there may be more in it."""
 
     model_config = LENIENT
 

@@ -1,4 +1,4 @@
-"""The copies that are there: what each is of, what it takes, when it was used, and whether anyone is at it.
+"""The copies on this node: source, size, time of last use and state of each, and the locks that protect them.
 
 A copy is a folder named by its dataset's digest. ``dataset.json`` goes there last, when every file is checked: without
 it the copy is unfinished. Beside the copies, ``.locks`` holds two lock files for each, which stay: ``.copy`` is held by
@@ -8,82 +8,23 @@ system's locks end with the process that holds them, however it ends.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from gare.common.errors import InputError
 from gare.common.files import make_folder, write_json
-from gare.common.records import load_json
+from gare.common.locks import take_free_lock, touch_lock
+from gare.common.records import is_number, load_json
 from gare.schema import DATASET_FILE
-
-READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-
 
 NOTE_FILE = "copy.json"
 LOCK_FOLDER = ".locks"
 State = Literal["unused", "in use", "being copied", "unfinished"]
-
-
-def take_lock(path: Path, *, shared: bool = False) -> int:
-    """Lock a file, made where missing, once its holder lets go; returns a descriptor that unlocks when closed.
-
-    A file system without locks lets everyone pass. OSError where the file can neither be made nor read.
-    """
-    return _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-
-
-def take_free_lock(path: Path) -> int | None:
-    """Like ``take_lock``, but at once: None where another has it."""
-    try:
-        return _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file while the block runs, after whoever has it."""
-    handle = take_lock(path)
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def touch_lock(handle: int) -> None:
-    """Note that the locked file was used now, where that may be written."""
-    with suppress(OSError):
-        os.utime(handle)
-
-
-def _locked(path: Path, kind: int) -> int:
-    handle = _open(path)
-    try:
-        fcntl.flock(handle, kind)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.errno in NO_LOCKS:
-            return handle
-        os.close(handle)
-        raise
-    return handle
-
-
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno not in READ_ONLY or not path.is_file():
-            raise
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's: it can be locked all the same
 
 
 @dataclass(frozen=True)
@@ -117,17 +58,17 @@ def _release(lock: int | None) -> None:
 
 
 def copy_lock(root: Path, digest: str) -> Path:
-    """The lock file of who copies or removes a dataset; its folder is made where missing."""
+    """The lock file for copying or removing a dataset; its folder is made if missing."""
     return make_folder(root / LOCK_FOLDER) / f"{digest}.copy"
 
 
 def used_lock(root: Path, digest: str) -> Path:
-    """The lock file of those who read a dataset."""
+    """The lock file for reading a dataset."""
     return make_folder(root / LOCK_FOLDER) / f"{digest}.used"
 
 
 def room_lock(root: Path) -> Path:
-    """The lock file of who counts what all copies take, and makes room."""
+    """The lock file for counting all copies and making room."""
     return make_folder(root / LOCK_FOLDER) / "room"
 
 
@@ -181,7 +122,8 @@ def write_note(folder: Path, source: str, size: int) -> None:
 def _note(folder: Path) -> tuple[str, int]:
     try:
         values = load_json((folder / NOTE_FILE).read_bytes())
-        return str(values["source"]), int(values["bytes"])
+        source, size = values["source"], values["bytes"]
+        return (source, size) if isinstance(source, str) and is_number(size, below=1e18) and size >= 0 else ("", 0)
     except (OSError, ValueError, KeyError, TypeError):
         return "", 0
 

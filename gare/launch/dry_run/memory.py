@@ -1,8 +1,8 @@
-"""What a training step needs of a device's memory, found by running it on tensors that have shapes and no data.
+"""The device memory that a training step needs, found by running it on tensors that have shapes and no data.
 
 The very code of ``training.step`` runs forward and backward in a FakeTensorMode, while a mode around it counts the
 storages that are alive. So nothing is counted twice or forgotten, whatever the settings; what it cannot know is what
-the device's own kernels and allocator need beside that.
+the device's own kernels and allocator need in addition.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from typing_extensions import override
 
 from gare.config import Config
 from gare.data.batches import Batch
-from gare.model.gare import GareModel
-from gare.model.outline import outline
-from gare.objective.ranks import Ranks
+from gare.model.gare import GareModel, outline
+from gare.objective.world import World
 from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze
 from gare.training.step import backward
@@ -192,7 +191,7 @@ def _index_all(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     return put.view(target.shape) if func is torch.ops.aten.index_put.default else target
 
 
-class _OneOf(Ranks):
+class _OneOf(World):
     """The first of several workers, the others being as this one."""
 
     def __init__(self, size: int) -> None:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from gare.common.dataset_file import stored_picture
 from gare.common.errors import InputError
-from gare.common.shard_file import stored_picture
 from gare.common.sheet import Cell, Row, write_sheet
 from gare.schema import SCHEMA_VERSION
 from pipelines.dataset.inspection.contents import Contents

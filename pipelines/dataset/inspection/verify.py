@@ -10,8 +10,8 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
+from gare.common.dataset_file import stored_picture
 from gare.common.files import file_digest
-from gare.common.shard_file import stored_picture
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SHARD_FOLDER, UNIT_KEY, Status
 from pipelines.dataset import MANIFEST_FILE, RECIPE_FILE, ShardFile, recipe_digest
 from pipelines.dataset.inspection.contents import Contents, Unit

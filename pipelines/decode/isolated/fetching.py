@@ -6,7 +6,6 @@ system's client needs of memory is then no part of a video's, and a stalled conn
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -22,6 +21,7 @@ import pyarrow as pa
 from pyarrow.fs import FileType
 
 from gare.common.addresses import advice_on, as_uri, open_address
+from gare.common.locks import lock_if_free
 from gare.common.storage import SCHEMES
 from gare.config.prepare import LimitsConfig
 from pipelines.decode.errors import DecodeError
@@ -86,8 +86,7 @@ def scratch_file(suffix: str) -> Iterator[Path]:
 def _locked_file(suffix: str) -> tuple[int, Path]:
     while True:
         handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=suffix)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_if_free(handle)
         if os.fstat(handle).st_nlink:
             return handle, Path(name)
         os.close(handle)  # another process took it for a leftover before it was locked
@@ -100,8 +99,8 @@ def _remove_leftovers(folder: str) -> None:
         with suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                if lock_if_free(handle):
+                    path.unlink()
             finally:
                 os.close(handle)
 
