@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from gare.common.dataset_file import read_dataset_file
-from gare.common.lease import LOCK_FILE, lease
+from gare.common.locks import LOCK_FILE, lease
 from gare.common.storage import Folder
 from gare.data.cache import Cache, entries, hold
 from gare.data.cache.entries import NOTE_FILE, _note

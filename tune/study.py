@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search.optuna import OptunaSearch
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from gare.common.addresses import sqlite_uri
 from gare.common.console import warn
 from gare.common.errors import ConfigError, RunError
 from gare.common.files import canonical_json, make_folder
 from gare.common.redact import first_line
-from gare.common.sqlite import sqlite_uri
 from gare.config import Config
 from gare.config.tree import with_overrides
 from tune.record import SweepRecord, Trial

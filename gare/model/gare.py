@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gare.common.errors import InputError
 from gare.common.redact import first_line
+from gare.config.experiment import ModelConfig
 from gare.config.heads import HEADS
-from gare.config.model import ModelConfig
 from gare.model.clip_source import load_clip
 from gare.model.pixels import OPENAI_PIXELS, Pixels
 from gare.model.temporal import PlainFrames, TemporalTransformer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gare.config.objective import ObjectiveConfig
+from gare.config.experiment import ObjectiveConfig
 from gare.objective.increments import Increments
 from gare.objective.regularisers import REGULARISERS
 from gare.objective.world import SINGLE, World

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from gare.common.errors import ConfigError
+from gare.config.experiment import ModelConfig
 from gare.config.heads import HEADS
-from gare.config.model import ModelConfig
 from gare.objective.increments import BlockIncrements, Increments, cuts
 from gare.scoring.factors import Factors
 

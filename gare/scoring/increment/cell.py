@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gare.common.errors import ConfigError
-from gare.config.model import ModelConfig
+from gare.config.experiment import ModelConfig
 from gare.scoring.increment.psi import NORM_EPS
 
 COSINE_EPS = 1e-8

@@ -7,7 +7,7 @@ import torch
 
 from gare.common.errors import ConfigError
 from gare.config import DataConfig
-from gare.config.objective import ObjectiveConfig
+from gare.config.experiment import ObjectiveConfig
 from gare.data.batches import group
 from gare.data.shards import VideoInfo
 from gare.objective import SINGLE, info_nce, objective

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gare.config import ModelConfig
-from gare.config.objective import ObjectiveConfig
+from gare.config.experiment import ObjectiveConfig
 from gare.objective import direction_diversity, info_nce, information_bottleneck, objective, trust_region
 from gare.objective.regularisers import REGULARISERS
 from gare.scoring.increment.head import GareHead
