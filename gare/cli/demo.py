@@ -16,6 +16,8 @@ from rich.markup import escape
 from gare.cli.command import EMBEDDED, gare_command
 from gare.common.addresses import sqlite_uri
 from gare.common.console import note, output, say
+from gare.common.files import make_folder, write_text
+from gare.common.occupied import refuse_occupied
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,6 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
     It takes less than ten minutes on two cores. Before each stage it prints the command that runs that stage alone. Run
     it again after an interruption and it skips the stages that are finished.
     """
-    from gare.common.files import make_folder
-    from gare.common.occupied import refuse_occupied
     from gare.config.tree import load_config
     from gare.launch.ray_session import ray_session
 
@@ -118,7 +118,6 @@ def invoke(arguments: Sequence[str]) -> Any:
 
 def _write_config(out: Path) -> None:
     """The shipped settings with this demo's places."""
-    from gare.common.files import write_text
     from gare.config.tree import load_config, to_yaml, with_overrides
 
     with_places = with_overrides(
