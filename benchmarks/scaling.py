@@ -35,9 +35,8 @@ from typing import Any
 import psutil
 from common.process import OwnMemory, own_process
 from scale.decoding import SPANS, VIDEO_S, made_manifest, sleeping, spans_of, warm_up
-from scale.nodes import logical_nodes, used, worker_memory
+from scale.nodes import fake_run, logical_nodes, used, worker_memory
 from scale.spans import Span, longest_pause, steady, whole
-from scale.training import fake_run
 
 SIDE = 8
 UNIT = 64
