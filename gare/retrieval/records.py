@@ -58,7 +58,7 @@ class RecordFormat:
     def dtype(self) -> np.dtype[np.void]:
         """Numpy's type of a record: the widest fields first, so that all are aligned, and a multiple of 8 bytes."""
         kinds = {name: np.dtype((np.dtype(kind), tuple(shape))) for name, (kind, shape) in self.fields.items()}
-        names = sorted(kinds, key=lambda name: -kinds[name].base.itemsize)
+        names = sorted(kinds, key=lambda name: (-kinds[name].base.itemsize, name))
         offsets = np.cumsum([0, *(kinds[name].itemsize for name in names)]).tolist()
         size = max(8, -(-offsets.pop() // 8) * 8)
         return np.dtype({"names": names, "formats": [kinds[n] for n in names], "offsets": offsets, "itemsize": size})

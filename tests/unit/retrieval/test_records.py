@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gare.common.errors import ConfigError, InputError
+from gare.retrieval import records
+from gare.retrieval.records import RecordFile, RecordFormat, read_pool, record_factors
 from gare.scoring.factors import ScoreStats, Texts, Videos
 from gare.scoring.increment.compact import CompactFactors
-from gare.search import VideoIndex, records
-from gare.search.records import RecordFile, RecordFormat, read_pool, record_factors
+from gare.scoring.video_index import VideoIndex
 from tests.unit.evaluation.test_factorised import dense, in_double, make_case, make_head
 
 FRAMES_VARIANTS = st.fixed_dictionaries(

@@ -1,0 +1,352 @@
+"""Search in an index: candidates from the first stage where there is one, and the exact score of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gare.common.console import warn
+from gare.common.errors import InputError
+from gare.common.redact import first_line, shown
+from gare.evaluation.encode import encode_texts
+from gare.retrieval.folder import VIDEOS, IndexRecord, SegmentFiles, read_index_file
+from gare.retrieval.model import IndexModel
+from gare.retrieval.records import RecordFile, RecordFormat, read_pool, record_factors
+from gare.retrieval.stage import WIDE, Basis, Codes, load_basis, load_codes
+from gare.scoring.factors import Factors, Rows, ScoreStats, Texts
+from gare.scoring.mean_pool import MeanGallery, video_vectors
+
+BLOCK = 2048
+"""Records scored at once."""
+
+FEW = 2000
+"""Videos that a filter leaves, up to which all of them are scored exactly."""
+
+LIKE = 20
+"""Candidates of the first stage per video wanted that is like another one."""
+
+OPENINGS = 3
+"""How often an index is opened again that another process changed while it was opened."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer: its rank from 1, its score (a cosine), the video's id and its source file or address."""
+
+    rank: int
+    score: float
+    video_id: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How an answer was found.
+
+    ``videos``: how many could have been the answer; ``scored``: how many were scored exactly. ``recall``: the share of
+    the exact top 10 that this many candidates hold on this index; 1 where all were scored, None where it is not known.
+    ``unknown``: the query's words are unlike all that the first stage knows, so it was searched wide. ``missing``:
+    videos in parts of the index that cannot be read.
+    """
+
+    videos: int
+    scored: int
+    recall: float | None = 1.0
+    unknown: bool = False
+    missing: int = 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of the index could not be searched."""
+        return self.missing > 0
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        if self.scored >= self.videos:
+            found = f"scored all {self.videos:,} videos"
+        else:
+            found = f"scored {self.scored:,} of {self.videos:,} videos"
+            if self.recall is not None:
+                found += f"; holds {100 * self.recall:.1f} % of the exact top 10 on this index"
+        if self.unknown:
+            found += "; the words are unlike the captions that the index knows, so the search was wide"
+        return found + (f"; {self.missing:,} videos cannot be read" if self.missing else "")
+
+
+class Hits(list[Hit]):
+    """The answers, best first; ``searched`` says how they were found."""
+
+    def __init__(self, hits: list[Hit], searched: Searched) -> None:
+        super().__init__(hits)
+        self.searched = searched
+
+
+class Segment:
+    """A part of an index, opened: records are read when they are asked for, the rest is mapped."""
+
+    def __init__(self, folder: Path, files: SegmentFiles, form: RecordFormat, rank: int | None) -> None:
+        """InputError, with what is wrong, where one of its files is missing or damaged."""
+        count = files.videos
+        self.table = _read_table(folder / files.about, count)
+        self.alive = np.ones(count, bool)
+        if files.deleted_bits is not None:
+            self.alive = ~_read_bits(folder / files.deleted_bits, count)
+        self.codes: Codes | None = None
+        if files.codes is not None and rank is not None:
+            self.codes = load_codes(folder / files.codes, count, rank)
+        self.records = RecordFile(folder / files.records, form.dtype, count)
+
+    def __len__(self) -> int:
+        return len(self.alive)
+
+    def where(self, attributes: Mapping[str, str]) -> NDArray[np.bool_]:
+        """Which of its videos are there and have all these attributes."""
+        allowed = self.alive
+        for name, value in attributes.items():
+            found = pc.equal(pc.map_lookup(self.table["attributes"].combine_chunks(), name, "first"), value)
+            allowed = allowed & np.asarray(pc.fill_null(found, False))
+        return allowed
+
+    def row(self, video_id: str) -> int | None:
+        """The row of a video that is not deleted."""
+        rows = np.flatnonzero(np.asarray(pc.equal(self.table["video_id"], video_id)) & self.alive)
+        return int(rows[0]) if len(rows) else None
+
+
+@dataclass
+class SearchIndex:
+    """An opened index with its model; ``folder`` is where it lies."""
+
+    folder: Path
+    record: IndexRecord
+    model: IndexModel
+    segments: list[Segment]
+    missing: int = 0
+    basis: Basis | None = None
+    _factors: Factors[Any] = field(init=False)
+    threads: ThreadPoolExecutor = field(init=False, default_factory=read_pool)
+
+    def __post_init__(self) -> None:
+        self._factors = record_factors(self.model.model.head)
+
+    def __len__(self) -> int:
+        """Count the videos that can be found."""
+        return sum(int(segment.alive.sum()) for segment in self.segments)
+
+    @property
+    def checkpoint(self) -> str:
+        """Where the model is: a checkpoint, or a CLIP's folder or hub id."""
+        return self.model.name
+
+    @torch.no_grad()
+    def search(
+        self,
+        query: str,
+        top: int,
+        *,
+        where: Mapping[str, str] | None = None,
+        exact: bool = False,
+        first_stage: int | None = None,
+    ) -> Hits:
+        """The ``top`` videos for a sentence, best first; ties in index order. Scores are exact in any case.
+
+        ``where``: attributes the videos must have. ``exact``: score every video. ``first_stage``: score this many
+        candidates, and not as many as the index chooses by its own recall. Raises InputError for a query that is empty
+        or no text, and for an attribute that no video has.
+        """
+        if not query.strip():
+            raise InputError("The query is empty; give a sentence in quotes.")
+        if any("\ud800" <= character <= "\udfff" for character in query):
+            raise InputError("The query is not valid UTF-8 text.")
+        model = self.model
+        texts = encode_texts(model.model, model.tokenizer, [query], model.config.data.words, 1)
+        allowed = self._allowed(where or {})
+        chosen, searched = self._candidates(texts, allowed, top, exact=exact, wanted=first_stage)
+        scores = self.scores(chosen, lambda gallery: self._factors.score(gallery, texts, ScoreStats())[0])
+        return Hits(self._hits(chosen, scores, top), searched)
+
+    @torch.no_grad()
+    def like(self, video_id: str, top: int, *, where: Mapping[str, str] | None = None, exact: bool = False) -> Hits:
+        """The ``top`` videos most like one of the index, without it; scores are cosines of the frames' means.
+
+        Raises InputError where the index has no such video.
+        """
+        number, row = self._find(video_id)
+        vector = self._vectors(
+            [np.array([row]) if n == number else np.array([], int) for n in range(len(self.segments))]
+        )
+        chosen = [np.flatnonzero(mask) for mask in self._allowed(where or {})]
+        chosen[number] = chosen[number][chosen[number] != row]
+        videos, wanted, code = sum(map(len, chosen)), max(LIKE * top, 200), self.segments[number].codes
+        if code is not None and not exact and videos > max(FEW, wanted):
+            own = code[slice(row, row + 1)]
+            chosen = self._best_of(own.codes.float() * own.scale[:, None], chosen, wanted)
+        scored = sum(map(len, chosen))
+        searched = Searched(videos, scored, 1.0 if scored == videos else None, missing=self.missing)
+        scores = self._vectors(chosen) @ vector[0]
+        return Hits(self._hits(chosen, scores, top), searched)
+
+    def scores(self, chosen: list[NDArray[np.int64]], score: Callable[[Rows], Tensor]) -> Tensor:
+        """What ``score`` makes of the galleries of chosen rows of each segment, joined along the first axis."""
+        parts = [score(gallery).float().cpu() for gallery in self.galleries(chosen)]
+        found = torch.cat(parts) if parts else torch.zeros(0)
+        if not bool(torch.isfinite(found).all()):
+            raise InputError("The index holds values that are no finite numbers: it is damaged. Make it again.")
+        return found
+
+    def galleries(self, chosen: list[NDArray[np.int64]], block: int = BLOCK) -> Iterator[Rows]:
+        """The galleries of chosen rows of each segment, block by block."""
+        for segment, rows in zip(self.segments, chosen, strict=True):
+            for start in range(0, len(rows), block):
+                records = segment.records.read(rows[start : start + block], self.threads)
+                yield self._factors.read(RecordFormat.tensors(records)).to(self.model.device)
+
+    def _allowed(self, where: Mapping[str, str]) -> list[NDArray[np.bool_]]:
+        for name in where:
+            known = {key for segment in self.segments for key in _keys(segment.table)}
+            if name not in known:
+                there = ", ".join(sorted(map(shown, known))) or "none"
+                raise InputError(f"No video of the index has an attribute {shown(name)}; there are: {there}.")
+        return [segment.where(where) for segment in self.segments]
+
+    def _candidates(
+        self, texts: Texts, allowed: list[NDArray[np.bool_]], top: int, *, exact: bool, wanted: int | None
+    ) -> tuple[list[NDArray[np.int64]], Searched]:
+        chosen = [np.flatnonzero(mask) for mask in allowed]
+        videos, recall, basis = sum(map(len, chosen)), self.record.recall, self.basis
+        if exact or basis is None or recall is None:
+            if wanted is not None and not exact:
+                raise InputError(
+                    f"The index {self.folder} has no first stage: it scores all of its {videos} videos. "
+                    "Make it with --stage-above 0 to have one."
+                )
+            return chosen, Searched(videos, videos, missing=self.missing)
+        queries, leverage = basis.queries(texts.text.cpu())
+        unknown = float(leverage[0]) > recall.leverage
+        count = max(wanted or recall.choose(top, len(self)) * (WIDE if unknown else 1), top)
+        if videos <= count or (wanted is None and videos <= FEW):
+            return chosen, Searched(videos, videos, missing=self.missing)
+        known = None if unknown else recall.at(count)
+        return self._best_of(queries, chosen, count), Searched(videos, count, known, unknown, self.missing)
+
+    def _best_of(self, query: Tensor, chosen: list[NDArray[np.int64]], count: int) -> list[NDArray[np.int64]]:
+        """The rows of each segment among the best ``count`` of the chosen by the first stage, in order."""
+        scores = []
+        for segment, rows in zip(self.segments, chosen, strict=True):
+            assert segment.codes is not None  # noqa: S101 - all segments have codes, or none
+            scores.append(segment.codes.scores(query)[0][torch.from_numpy(rows)])
+        joined = torch.cat(scores)
+        kept = torch.zeros(len(joined), dtype=torch.bool)
+        kept[joined.topk(min(count, len(joined))).indices] = True
+        parts = kept.numpy()
+        sizes = np.cumsum([len(rows) for rows in chosen])[:-1]
+        return [rows[part] for rows, part in zip(chosen, np.split(parts, sizes), strict=True)]
+
+    def _vectors(self, chosen: list[NDArray[np.int64]]) -> Tensor:
+        def vectors(gallery: Rows) -> Tensor:
+            if isinstance(gallery, MeanGallery):
+                return torch.nn.functional.normalize(gallery.video.float(), dim=-1)
+            tensors = gallery.tensors()
+            frames, mask = (
+                next(x for n, x in tensors.items() if n.endswith(name)) for name in ("frames", "frame_mask")
+            )
+            return video_vectors(frames.float(), mask)
+
+        return self.scores(chosen, vectors)
+
+    def _find(self, video_id: str) -> tuple[int, int]:
+        for number, segment in enumerate(self.segments):
+            row = segment.row(video_id)
+            if row is not None:
+                return number, row
+        raise InputError(f"The index {self.folder} has no video {shown(video_id)}.")
+
+    def _hits(self, chosen: list[NDArray[np.int64]], scores: Tensor, top: int) -> list[Hit]:
+        starts = np.cumsum([0, *map(len, chosen)])
+        hits = []
+        for rank, place in enumerate(torch.sort(scores, descending=True, stable=True).indices[:top].tolist(), start=1):
+            number = int(np.searchsorted(starts, place, side="right")) - 1
+            table, row = self.segments[number].table, int(chosen[number][place - starts[number]])
+            video_id, uri = (table[name][row].as_py() for name in ("video_id", "uri"))
+            hits.append(Hit(rank, float(scores[place]), video_id, uri))
+        return hits
+
+    @classmethod
+    def of(cls, folder: Path, record: IndexRecord, model: IndexModel) -> Self:
+        """Open the files of a generation; segments that cannot be read are left out with a warning.
+
+        InputError where none can be read.
+        """
+        basis = load_basis(folder / record.basis)[0] if record.basis is not None else None
+        rank = None if basis is None else basis.directions.shape[1]
+        segments, missing, form = [], 0, RecordFormat(record.format)
+        reason: InputError | None = None
+        for files in record.segments:
+            try:
+                segments.append(Segment(folder, files, form, rank))
+            except InputError as error:
+                missing, reason = missing + files.videos - files.deleted, error
+                if len(record.segments) > 1:
+                    warn(f"{error} Its {files.videos} videos are not searched.")
+        if reason is not None and not segments:
+            raise reason
+        return cls(folder, record, model, segments, missing, basis)
+
+
+def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
+    """Open an index and the model it was made with, or a copy of that elsewhere (``checkpoint``).
+
+    Raises InputError when the folder is no index, or its model is gone; ConfigError when that is another one.
+    """
+    record = read_index_file(folder)
+    model = IndexModel.of_index(folder, record, checkpoint)
+    for _ in range(OPENINGS):
+        try:
+            opened = SearchIndex.of(folder, record, model)
+            if not opened.missing:
+                return opened
+        except InputError:
+            if read_index_file(folder).generation == record.generation:
+                raise
+        newer = read_index_file(folder)
+        if newer.generation == record.generation:
+            return opened
+        record = newer  # another process changed the index while it was opened
+    return SearchIndex.of(folder, record, model)
+
+
+def _read_table(path: Path, count: int) -> pa.Table:
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)  # unchecked offsets of a damaged file would take the process down
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"Cannot read {path}: {first_line(error)}. Make the index again.") from None
+    if not table.schema.equals(VIDEOS) or table.num_rows != count or any(c.null_count for c in table.columns):
+        raise InputError(f"{path} does not describe the {count} videos of its segment. Make the index again.")
+    return table
+
+
+def _read_bits(path: Path, count: int) -> NDArray[np.bool_]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}. Make the index again.") from None
+    if len(content) != -(-count // 8):
+        raise InputError(f"{path} does not have a bit for each of {count} videos. Make the index again.")
+    return np.unpackbits(np.frombuffer(content, np.uint8), count=count).astype(bool)
+
+
+def _keys(table: pa.Table) -> list[str]:
+    """The names of all attributes."""
+    keys = [chunk.keys for chunk in table["attributes"].chunks]
+    return list(pc.unique(pa.chunked_array(keys, pa.string())).to_pylist()) if keys else []
