@@ -31,7 +31,7 @@ from gare.common.files import write_json
 from gare.config import Config
 from gare.config.tree import load_config
 from gare.data.feed import Feed
-from gare.data.order import Sample
+from gare.data.samples import Sample
 from gare.data.shards import ShardSet, Split
 from gare.model.tokenizer import Tokenizer
 from gare.runs.inputs import open_data

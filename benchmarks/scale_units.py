@@ -31,7 +31,7 @@ from scale.step_flops import RANKS, step_flops
 
 from gare.config import PrepareConfig
 from gare.config.tree import load_config
-from gare.data.order import epoch_batches
+from gare.data.samples import epoch_batches
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
 from pipelines.dataset import open_output

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gare.config import ModelConfig
+from gare.scoring.factors import ScoreStats
 from gare.scoring.increment.head import GareHead
-from gare.search import ScoreStats, VideoIndex
+from gare.scoring.video_index import VideoIndex
 
 BLOCK = 16
 

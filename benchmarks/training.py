@@ -86,7 +86,7 @@ def demo_config(folder: Path, workers: int, epochs: int) -> Config:
 def train_here(way: str, folder: Path, epochs: int) -> None:
     """In a process of its own: train, and print samples/s per worker and the share of the time waited for data."""
     if way == "ray":
-        from gare.cli.ray_session import ray_session
+        from gare.launch.ray_session import ray_session
         from gare.launch.ray_train import fit
 
         config = demo_config(folder, 2, 2 * epochs)

@@ -27,15 +27,15 @@ def main() -> None:
 
     from gare.common.storage import Folder
     from gare.config.tree import load_config
-    from gare.data.cache import Cache, hold, locks
-    from gare.data.cache.entries import copy_lock, entries
+    from gare.data.cache import Cache, hold
+    from gare.data.cache.entries import copy_lock, entries, take_lock
     from gare.launch import ray_train
-    from gare.launch.ray_group import RankGroup
+    from gare.launch.ray_ranks import RankGroup
 
     config = load_config(sys.argv[1])
     hold(Folder.at(config.runtime.shards), Cache.of(config.runtime)).close()
     warm, cold = (caches / name / "shards" for name in ("warm", "cold"))
-    copying = locks.take(copy_lock(cold, entries(warm)[0].digest))
+    copying = take_lock(copy_lock(cold, entries(warm)[0].digest))
 
     def let_copy() -> None:
         while entries(warm)[0].state != "in use":

@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from gare.cli.compare import cautions_of
-from gare.cli.selection import selection
+from gare.api.compare import cautions_of
 from gare.common.files import write_json
 from gare.common.storage import Folder
 from gare.config.tree import load_config, load_saved, to_yaml
@@ -29,12 +28,16 @@ from gare.evaluation.results import METRICS_FILE
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
 from gare.model.clip_source import load_clip
-from gare.runs.history import last_epoch, read_history
-from gare.runs.opening import outdated
-from gare.runs.run import RUN_FILE, progress, read_state, resolve_checkpoint, summary
-from gare.runs.state import TRAINER_FILE, restore
+from gare.retrieval.build import write_index
+from gare.retrieval.folder import INDEX_FILE
+from gare.retrieval.index import open_index
+from gare.retrieval.model import IndexModel
+from gare.runs.checkpoints import TRAINER_FILE, restore
+from gare.runs.layout import RUN_FILE
+from gare.runs.run import outdated
+from gare.runs.selection import selection
+from gare.runs.state import last_epoch, progress, read_history, read_state, resolve_checkpoint, summary
 from gare.schema import MANIFEST
-from gare.search.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
 from gare.tracking.record import Record, read_handle, read_record, write_record
 from gare.tracking.registry import check_index
 from gare.tracking.rows import Tail
@@ -458,7 +461,9 @@ def checkpoints(folder: Path, config: Any, run: Path, dataset: ShardSet) -> Iter
     for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
         yield Kind(f"checkpoint {name}", last / "clip" / name, loaded, "json", finite)
     index = folder / "index"
-    write_index(index, last, load_model(last), dataset.split("train"), config, dataset.digest)
+    made = IndexModel.of_checkpoint(last, load_model(last), config)
+    queries = [f"{video} {number}" for number in range(10) for video in ("a red square", "blue", "left", "high", "low")]
+    files = write_index(index, made, dataset, "train", stage_above=0, queries=[*queries, *map(str, range(50))]).record
 
     weights = json.loads((index / INDEX_FILE).read_text())["weights_sha256"]
 
@@ -476,7 +481,11 @@ def checkpoints(folder: Path, config: Any, run: Path, dataset: ShardSet) -> Iter
         )
 
     yield Kind("index.json", index / INDEX_FILE, searched, "json", answered)
-    yield Kind("index vectors.safetensors", index / VECTORS_FILE, searched, "tensors", answered)
+    segment = files.segments[0]
+    yield Kind("index records", index / segment.records, searched, "bytes", answered)
+    yield Kind("index videos", index / segment.about, searched, "bytes", answered)
+    yield Kind("index codes", index / str(segment.codes), searched, "tensors", answered)
+    yield Kind("index basis", index / str(files.basis), searched, "tensors", answered)
 
 
 def models(folder: Path) -> Iterator[Kind]:

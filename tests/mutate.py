@@ -38,7 +38,7 @@ PACKAGES = (
     "gare/runs",
     "gare/launch",
     "gare/evaluation",
-    "gare/search",
+    "gare/retrieval",
     "tune",
 )
 UNIT = "tests/unit"

@@ -19,7 +19,7 @@ def main() -> None:
 
     from gare.config.tree import load_config
     from gare.launch.ray_train import fit
-    from gare.runs.run import run_directory
+    from gare.runs.layout import run_directory
 
     config = load_config(sys.argv[1])
     small = {"object_store_memory": 100 * 2**20}

@@ -19,8 +19,8 @@ from gare.common.errors import ConfigError
 from gare.config import Config
 from gare.config.tree import build
 from gare.launch.placement import rank_selector
-from gare.runs.history import read_history
-from gare.runs.run import HISTORY_FILE
+from gare.runs.layout import HISTORY_FILE
+from gare.runs.state import read_history
 from tune.ledger import Ledger
 from tune.recorder import TuneCallback
 from tune.space import parse_space

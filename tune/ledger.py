@@ -19,7 +19,7 @@ from gare.common.redact import first_line, shown
 from gare.common.storage import read_file
 from gare.config import Config
 from gare.config.tree import build_saved, check_key
-from gare.runs.run import moved
+from gare.runs.layout import moved
 
 SWEEP_FILE = "sweep.json"
 VERSION = 2

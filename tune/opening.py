@@ -11,8 +11,9 @@ from gare.common.files import canonical_json, digest_of
 from gare.common.occupied import lies_in, refuse_occupied
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.runs.opening import outdated
-from gare.runs.run import absolute, read_state
+from gare.runs.layout import absolute
+from gare.runs.run import outdated
+from gare.runs.state import read_state
 from tune.ledger import Ledger
 from tune.space import Overrides, Planned, expand
 

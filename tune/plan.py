@@ -11,8 +11,8 @@ from typing import Any
 from gare.common.nodes import Nodes
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.data.protocol import test_cautions
-from gare.launch.measure import Cost, measure
+from gare.data.samples import test_cautions
+from gare.launch.local import TrainingCost, measure_cost
 from gare.launch.placement import group_zones, groups_that_fit, offered, rank_nodes, rank_resources, uses_gpu
 from gare.runs.inputs import open_data
 from tune.opening import missing, open_ledger, resolved
@@ -62,7 +62,7 @@ class SweepPlan:
     suggested: int
     done: int
     slots: Slots
-    cost: Cost
+    cost: TrainingCost
     start_s: float
     seconds: float
     remarks: list[str]
@@ -73,7 +73,7 @@ class SweepPlan:
 
 
 def make_plan(
-    config: Config, nodes: Nodes, *, extend: int = 0, measured: Callable[[Config], Cost] = measure
+    config: Config, nodes: Nodes, *, extend: int = 0, measured: Callable[[Config], TrainingCost] = measure_cost
 ) -> SweepPlan:
     """Plan the sweep on the nodes, or what is left of it; nothing is written.
 
@@ -139,7 +139,7 @@ def makespan(seconds: Sequence[float], at_once: int) -> float:
 class _Costs:
     """Trials in seconds: steps by what a pair of a step took, and an evaluation for every epoch."""
 
-    def __init__(self, config: Config, cost: Cost) -> None:
+    def __init__(self, config: Config, cost: TrainingCost) -> None:
         self._config, self._cost = config, cost
         self._per_epoch: dict[str, int] = {}
 
@@ -169,7 +169,7 @@ def _suggested(config: Config, searched: int) -> list[str]:
     return ["search"] * max(0, sweep.trials - searched) + ["confirm"] * confirmed
 
 
-def _remarks(config: Config, cost: Cost, slots: Slots) -> list[str]:
+def _remarks(config: Config, cost: TrainingCost, slots: Slots) -> list[str]:
     said = test_cautions(config)
     if again := repeated(config):
         said.append(f"{again} drawn trials repeat the settings of others and are left out: sweep.space is small.")

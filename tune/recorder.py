@@ -12,10 +12,11 @@ from ray import tune as ray_tune
 
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.launch.ray_here import release
+from gare.launch.ray_controller import release
 from gare.launch.tracked import record_files
-from gare.runs.run import CHECKPOINTS, read_state
-from gare.tracking import Status, begin, markdown_table, note_down, read_handle, sync
+from gare.runs.layout import CHECKPOINTS
+from gare.runs.state import read_state
+from gare.tracking import Status, begin, markdown_table, note_down, read_handle, read_record, sync
 from tune.comparison import Comparison
 from tune.ledger import SWEEP_FILE, Launch, Ledger, Stage, Trial, finite
 from tune.space import Planned
@@ -176,8 +177,12 @@ class Recorder:
 
     def conclude(self, comparison: Comparison) -> None:
         """End the parent run, with the best trial's metrics and the comparison's files."""
+        if self._is_unrecorded(self._folder, self._ledger.run_id):
+            self._begin_parent("FINISHED")
         self._sync(again=True)
         for trial in self._ledger.trials:  # what they could not send in their time, too
+            if self._is_unrecorded(Path(trial.directory), trial.run_id):
+                self._begin_child(trial, STATUS.get(trial.status, "KILLED"))
             self._sync(trial)
         self.write()
         if comparison.best is not None:
@@ -204,15 +209,25 @@ class Recorder:
             handle = read_handle(folder)
             row.run_id = row.run_id if handle is None else handle.run_id
 
-    def _begin_parent(self) -> None:
+    def _is_unrecorded(self, folder: Path, run_id: str | None) -> bool:
+        """Whether a former version told the tracker of a run, and may have left something waiting in its folder."""
+        return self._config.runtime.tracking and run_id is not None and read_record(folder) is None
+
+    def _begin_parent(self, ended: Status | None = None) -> None:
         if self._config.runtime.tracking:
             name = self._ledger.name
             tags = {"gare.kind": "sweep", "gare.sweep": name}
             self._ledger.run_id = begin(
-                self._folder, self._config, name, tags=tags, dataset=self._dataset, former=self._ledger.run_id
+                self._folder,
+                self._config,
+                name,
+                tags=tags,
+                dataset=self._dataset,
+                former=self._ledger.run_id,
+                ended=ended,
             )
 
-    def _begin_child(self, trial: Trial) -> None:
+    def _begin_child(self, trial: Trial, ended: Status | None = None) -> None:
         if not self._config.runtime.tracking:
             return
         sweep, folder = self._ledger.name, Path(trial.directory)
@@ -227,6 +242,7 @@ class Recorder:
             parent=self._folder,
             former=trial.run_id,
             description=markdown_table(["setting", "value"], trial.overrides.items()),
+            ended=ended,
         )
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import RunError
-from gare.common.files import only_one
+from gare.common.files import exclusive_lock
 from gare.common.nodes import Nodes
-from gare.common.ray_cluster import telling
+from gare.common.ray_cluster import warn_on_lost_nodes
 from gare.config import Config, RuntimeConfig
 from gare.launch.placement import group_zones, one_number, uses_gpu
-from gare.launch.ray_nodes import lacking, nodes_for
+from gare.launch.ray_controller import capacity_message, nodes_for
 from tune.comparison import Comparison, check_metric, compare
 from tune.launch import Listed, asha, launch
 from tune.ledger import Ledger, Stage
@@ -36,6 +36,10 @@ class SweepReport:
     ledger: Ledger
     comparison: Comparison
 
+    def as_json(self) -> dict[str, Any]:
+        """Give the comparison as plain values, with the sweep's folder and its run in MLflow."""
+        return self.comparison.as_json() | {"directory": str(self.directory), "mlflow_run": self.ledger.run_id}
+
 
 def run_sweep(
     config: Config, *, on_progress: OnProgress, trainer: Trainer = train_with_ray, extend: int = 0
@@ -53,7 +57,7 @@ def run_sweep(
     nodes = nodes_for(config.runtime)
     zones = Zones(group_zones(config.runtime, nodes, "A trial"))
     folder = Path(config.runtime.output) / config.run_name()
-    with only_one(folder):
+    with exclusive_lock(folder):
         ledger, config = open_ledger(config, folder, _dataset(config), extend)
         at_once = min(zones.slots, config.sweep.max_concurrent or zones.slots)
         recorder = Recorder(folder, ledger, config, on_progress, _expected(config), zones)
@@ -63,7 +67,7 @@ def run_sweep(
         if stages.work_left():
             recorder.start(at_once, began)
             try:
-                with telling(partial(_lacking, config.runtime, nodes)):
+                with warn_on_lost_nodes(partial(_lacking, config.runtime, nodes)):
                     stages.search(scheduler)
                     stages.confirm()
             finally:
@@ -78,7 +82,7 @@ def _lacking(runtime: RuntimeConfig, first: Nodes, nodes: Nodes) -> str | None:
     """Say that no trial fits any more. ``first``: the nodes by which it was decided whether ranks get GPUs."""
     device = "cuda" if uses_gpu(runtime, first) else "cpu"
     decided = runtime.model_copy(update={"device": device})
-    return lacking(decided, nodes, runtime.fewest_workers, "Trials go on from their last checkpoints")
+    return capacity_message(decided, nodes, runtime.fewest_workers, "Trials go on from their last checkpoints")
 
 
 @dataclass(frozen=True)

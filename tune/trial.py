@@ -15,7 +15,7 @@ from ray import tune as ray_tune
 
 from gare.config import Config
 from gare.config.tree import build, with_overrides
-from gare.runs.run import RunSummary
+from gare.runs.state import RunSummary
 
 OUTCOME = "outcome"
 END_SECONDS = 60.0
@@ -71,8 +71,8 @@ def train_with_ray(
     **place: str,
 ) -> RunSummary:
     """Train with Ray Train workers. This process, which tells the tracker of the run, ends where its workers do."""
-    from gare.launch.ray_fence import ending_without_head
-    from gare.launch.ray_here import LIGHTER
+    from gare.launch.ray_controller import LIGHTER
+    from gare.launch.ray_ranks import ending_without_head
 
     for name, value in LIGHTER.items():
         os.environ.setdefault(name, value)

@@ -16,9 +16,9 @@ from gare.launch.local import fit_local
 from gare.launch.progress import data_wait
 from gare.model import GareModel
 from gare.objective import objective
-from gare.runs.history import read_history
 from gare.runs.inputs import choose_device, open_data
-from gare.runs.run import HISTORY_FILE, RunSummary
+from gare.runs.layout import HISTORY_FILE
+from gare.runs.state import RunSummary, read_history
 from gare.scoring.head import PairDropout
 from gare.training.optimiser import freeze, learning_rate_factor, make_optimiser, set_learning_rates
 

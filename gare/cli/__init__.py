@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 
@@ -13,22 +12,18 @@ from gare import __version__
 from gare.cli.cache import cache
 from gare.cli.command import call
 from gare.cli.compare import compare
-from gare.cli.config import config
-from gare.cli.corpus import corpus
 from gare.cli.demo import demo
-from gare.cli.diagnose import diagnose
 from gare.cli.doctor import doctor
-from gare.cli.evaluate import evaluate, zero_shot
+from gare.cli.evaluate import diagnose, evaluate, zero_shot
 from gare.cli.import_checkpoint import import_checkpoint
 from gare.cli.inspect import inspect
 from gare.cli.jobs import jobs, logs, stop, submit
 from gare.cli.manifest import manifest
-from gare.cli.prepare import prepare
-from gare.cli.register import register
-from gare.cli.search import index, search
+from gare.cli.prepare import corpus, prepare
+from gare.cli.search import index, register, search
 from gare.cli.shards import shards
 from gare.cli.sweep import sweep
-from gare.cli.train import make_clip, train
+from gare.cli.train import config, make_clip, train
 from gare.common.console import note
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
@@ -95,5 +90,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a caption or a path the terminal cannot show
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     sys.exit(call(cli, sys.argv[1:] if arguments is None else arguments, "gare"))

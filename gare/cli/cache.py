@@ -34,7 +34,7 @@ def cache(folder: Path | None, evict: tuple[str, ...], everything: bool, verify:
       gare cache --folder /mnt/nvme/gare --verify
     """
     from gare.data.cache import Cache, entries
-    from gare.data.cache.place import usable
+    from gare.data.cache.room import usable
 
     settings = Cache(None if folder is None else str(folder))
     with usable(settings):
@@ -80,8 +80,7 @@ def _remove(root: Path, copies: list[Copy]) -> list[str]:
 
 def _show(root: Path, copies: list[Copy]) -> dict[str, Any]:
     from gare.common.console import note, print_table
-    from gare.data.cache.place import size_text
-    from gare.data.cache.room import disk
+    from gare.data.cache.room import disk, size_text
 
     rows = [
         [copy.digest, copy.source or "-", size_text(copy.there), _when(copy.last_used), copy.state] for copy in copies

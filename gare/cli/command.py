@@ -29,12 +29,30 @@ from gare.jobs.places import refuse_foreign_paths
 Result = Mapping[str, Any] | None
 
 JSON = "--json"
+DEBUG_HINT = " (--debug shows where)."
 JSON_OPTION = click.Option(
     [JSON, "json_output"],
     is_flag=True,
     help='Print exactly one JSON object on standard output: the result, or {"error": ...}.',
 )
 DEBUG_OPTION = click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
+
+CHECKPOINT = click.argument("checkpoint")
+SHARDS = click.option("--shards", required=True, help="Folder or address of gare prepare.")
+SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
+
+ASK = "choose another place, or ask its owner for access"
+WHAT_TO_DO = {
+    os.strerror(errno.EMFILE): "raise the limit of open files (ulimit -n 65536)",
+    os.strerror(errno.EACCES): ASK,
+    os.strerror(errno.EPERM): ASK,
+    "is not readable": ASK,  # click's own words
+    "is not writable": ASK,
+    os.strerror(errno.EROFS): "choose a place that is not mounted read-only",
+    os.strerror(errno.ENOSPC): "free space there, and run the same command again",
+    os.strerror(errno.EDQUOT): "free space there or raise your quota, and run the same command again",
+}
+"""Advice to append to a message that ends with what the system said."""
 
 EMBEDDED = object()
 """As the root context's ``obj``: a command is called by another one, returns its result and lets errors pass."""
@@ -86,7 +104,7 @@ def call(group: click.Group, arguments: Sequence[str], name: str) -> int:
     except click.ClickException as error:
         message = error.format_message()
         context = getattr(error, "ctx", None)
-        if context is not None:
+        if context is not None and not message.rstrip(".").endswith(tuple(WHAT_TO_DO)):
             message += f"{'' if message.endswith(('.', '?')) else '.'} {context.command_path} --help says more."
         with _results(json_output=JSON in arguments) as emit:
             return _fail(error.exit_code, message, emit)
@@ -126,8 +144,9 @@ def _refuse_namesakes() -> None:
 def _fail(
     code: int, message: str, emit: Callable[[Mapping[str, Any]], None], result: Mapping[str, Any] | None = None
 ) -> int:
-    if os.strerror(errno.EMFILE) in message:
-        message = f"{message.rstrip('.')}: raise the limit of open files (ulimit -n 65536)."
+    ending = message.removesuffix(DEBUG_HINT).rstrip(".")
+    advice = next((advice for said, advice in WHAT_TO_DO.items() if ending.endswith(said)), None)
+    message = message if advice is None else f"{ending}: {advice}."
     message = sentence(" ".join(click.unstyle(message).split()))
     notes().print(f"[red]error:[/red] {escape(message)}")
     with suppress(OSError):  # standard output may be what failed
@@ -144,12 +163,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
         how = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
         return 128 + number, f"{how}; the same command goes on where it can."
     if isinstance(error, OSError) and error.filename is not None:
-        return (
-            InputError.exit_code,
-            f"Cannot use {os.fsdecode(error.filename)}: {error.strerror} (--debug shows where).",
-        )
+        return InputError.exit_code, f"Cannot use {os.fsdecode(error.filename)}: {error.strerror}{DEBUG_HINT}"
     first = (str(error).strip() or "no message").splitlines()[0]
-    return 1, f"Unexpected {type(error).__name__}: {first} (--debug shows where)."
+    return 1, f"Unexpected {type(error).__name__}: {first}{DEBUG_HINT}"
 
 
 @contextmanager

@@ -70,10 +70,10 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
     Ends by itself within ten minutes on two cores. Each stage prints the command that does it alone; stages
     that are finished are not done again.
     """
-    from gare.cli.ray_session import ray_session
     from gare.common.files import make_folder
     from gare.common.occupied import refuse_occupied
     from gare.config.tree import load_config
+    from gare.launch.ray_session import ray_session
 
     started = time.monotonic()
     refuse_occupied(out)
@@ -133,7 +133,7 @@ def _a_test_caption(manifest: str) -> str:
 
 
 def _say_retrieval(out: Path, results: dict[str, Any]) -> None:
-    from gare.cli.evaluation import print_metrics
+    from gare.cli.evaluate import print_metrics
 
     say("")
     print_metrics("Test split, all frames", results["evaluate"])

@@ -15,8 +15,8 @@ from gare.common.errors import RunError
 from gare.common.storage import is_address
 
 if TYPE_CHECKING:
-    from gare.cli.nodes import Found
     from gare.doctor.every import Wanted
+    from gare.doctor.ray_nodes import Found
 
 HERE = "here"
 
@@ -62,15 +62,15 @@ def doctor(
         wanted = _defaults(shards, output, cluster=cluster, fix=fix)
     found += [(HERE, finding) for finding in look(wanted)]
     if cluster:
-        from gare.cli.nodes import look_everywhere
+        from gare.doctor.ray_nodes import look_everywhere
 
         found += look_everywhere(wanted, HERE)
     return _report(found)
 
 
 def _defaults(shards: str | None, output: str | None, *, cluster: bool, fix: bool) -> Wanted:
-    from gare.cli.ray_session import OBJECT_STORE_BYTES
     from gare.doctor.every import Wanted
+    from gare.launch.ray_session import OBJECT_STORE_BYTES
 
     tracker = os.environ.get("MLFLOW_TRACKING_URI")
     return Wanted(OBJECT_STORE_BYTES, _absolute(shards), _absolute(output), tracker or None, cluster=cluster, fix=fix)

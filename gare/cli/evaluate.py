@@ -1,30 +1,83 @@
-"""``gare evaluate`` and ``gare zero-shot``: retrieval on a split, by a checkpoint and by CLIP without training."""
+"""``gare evaluate``, ``gare zero-shot`` and ``gare diagnose``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.checkpoint import CHECKPOINT, SHARDS, SPLIT, open_checkpoint, open_dataset, usable
-from gare.cli.command import config_options, gare_command
-from gare.cli.evaluation import Wanted, evaluation_options, run_evaluation
-from gare.common.console import warn
+from gare.cli.command import CHECKPOINT, SHARDS, SPLIT, config_options, gare_command
+from gare.common.console import note, print_table, say
 
 if TYPE_CHECKING:
-    from gare.config import Config
-    from gare.data.shards import ShardSet
-    from gare.model.gare import GareModel
+    from gare.api.evaluate import EvaluationResult
 
 PLACE = click.Path(path_type=Path)
+DSL = "_dsl: dual softmax, over all queries of the split together, which a search for one sentence does not have."
+QBNORM = "_qbnorm: QB-Norm with a query bank of the train split."
+OPTIONS = (
+    click.option(
+        "--frames",
+        type=click.Choice(["all", "middle"]),
+        default="all",
+        show_default=True,
+        help="middle: replace every frame of a clip by its middle one, to see how much of the score needs time.",
+    ),
+    click.option(
+        "--ties",
+        type=click.Choice(["pessimistic", "optimistic", "mean"]),
+        default="pessimistic",
+        show_default=True,
+        help="How to rank wrong answers that score the same as the right one: before it, after it, or half of each.",
+    ),
+    click.option(
+        "--query-bank",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Also measure QB-Norm, with N captions and N videos of the train split, drawn by train.seed; "
+        "1000 is usual. 0 leaves it out.",
+    ),
+    click.option(
+        "--resamples",
+        type=click.IntRange(min=0, max=1_000_000),
+        default=10_000,
+        show_default=True,
+        help="Resamples of the bootstrap behind the intervals; 0 leaves them out.",
+    ),
+    click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Replace an evaluation of another dataset, split or model in the folder; without it the command fails.",
+    ),
+    click.option("--save-scores", is_flag=True, help="Also write all scores (scores.safetensors)."),
+    click.option("--report/--no-report", default=True, show_default=True, help="Write the page report.html."),
+    click.option(
+        "--hardest",
+        type=click.IntRange(min=0, max=200),
+        default=12,
+        show_default=True,
+        help="How many of the worst-ranked captions the page shows.",
+    ),
+    click.option("--sheet", type=PLACE, help="Write a PNG of some queries with their top videos."),
+)
+
+
+def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``OPTIONS``, in their order."""
+    for option in reversed(OPTIONS):
+        function = option(function)
+    return function
 
 
 @gare_command("evaluate", short_help="Measure retrieval on a split.")
 @CHECKPOINT
 @SHARDS
 @SPLIT
-@click.option("--out", type=PLACE, help="Folder for the results; CHECKPOINT/evaluation/SPLIT when left out.")
+@click.option("--out", type=PLACE, help="Folder for the results; CHECKPOINT/evaluation/SPLIT by default.")
 @evaluation_options
 @config_options
 def evaluate(
@@ -32,91 +85,96 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure how well CHECKPOINT (or the best one of a run's folder) retrieves a split, in both directions.
 
-    Writes the figures (metrics.json), the rank of every query (ranks.parquet) and a page to look at (report.html).
+    Writes the figures (metrics.json), the rank of every query (ranks.parquet) and a page to read (report.html).
     Every caption is a text query; a video query counts its best-ranked caption. Post-processed figures are added to the
-    raw ones and never replace them. An evaluation of another dataset, split or checkpoint that is in the folder already
-    is replaced only with --overwrite.
+    raw ones and never replace them.
 
     \b
     Examples:
       gare evaluate runs/demo --shards shards --split test
       gare evaluate runs/demo --shards shards --query-bank 1000 --save-scores
     """
-    from gare.cli.selection import selection
-    from gare.data.batches import check_fit
-    from gare.evaluation.scorer import GareScorer
-    from gare.model.checkpoint import load_checkpoint_config
+    from gare.api import evaluate as api
 
-    wanted = Wanted(**options)
-    with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):
-        scorer = GareScorer(model, check_fit(model, dataset, config), config, wanted.frames)
-        rows = dataset.split(split)
-        # By the settings that it was trained with: an override changes what is measured, not what was seen.
-        chosen = selection(folder, load_checkpoint_config(folder), dataset, rows)
-        place = out or folder / "evaluation" / wanted.folder(split)
-        values = run_evaluation(scorer, chosen, str(folder), rows, dataset, place, wanted)
-    if config.runtime.tracking:
-        from gare.launch.tracked import record_evaluation
-
-        record_evaluation(folder, wanted.folder(split), values)
-    return values
+    return _show(api.evaluate(checkpoint, shards, split, out=out, set=overrides, **options))
 
 
 @gare_command("zero-shot", short_help="Measure CLIP without training, as a baseline.")
 @click.argument("clip")
 @SHARDS
 @SPLIT
-@click.option("--out", type=PLACE, help="Folder for the results; zero-shot/CLIP/SPLIT when left out.")
+@click.option("--out", type=PLACE, help="Folder for the results; zero-shot/CLIP/SPLIT by default.")
 @evaluation_options
 @config_options
 def zero_shot(
     clip: str, shards: str, split: str, out: Path | None, overrides: tuple[str, ...], **options: Any
 ) -> dict[str, Any]:
-    """Measure how well CLIP retrieves a split without any training: the baseline for what was trained.
+    """Measure how well CLIP retrieves a split without any training: the baseline for a trained model.
 
     CLIP is a folder or hub id of a CLIP, SigLIP or MetaCLIP 2. A video is the mean of its frames' normalised image
-    embeddings, a score the cosine of that with the text embedding. data.words is all that CLIP reads unless --set says
-    otherwise. Writes what gare evaluate writes.
+    embeddings, a score the cosine of that with the text embedding. CLIP reads as many words as it can, unless you set
+    data.words. Writes what gare evaluate writes.
 
     \b
     Examples:
       gare zero-shot openai/clip-vit-base-patch32 --shards shards --split test
       gare zero-shot clip --shards shards --set data.frames=8 --set data.words=24
     """
-    from gare.cli.selection import zero_shot as chosen
+    from gare.api import evaluate as api
+
+    return _show(api.zero_shot(clip, shards, split, api.Options(**options), out=out, set=overrides))
+
+
+@gare_command("diagnose", short_help="Measure and draw what the increments of a checkpoint do.")
+@CHECKPOINT
+@SHARDS
+@click.option("--split", default="dev", show_default=True, help="Split to look at.")
+@click.option("--pairs", default=64, show_default=True, type=click.IntRange(min=2), help="Videos, one caption each.")
+@click.option("--out", required=True, type=PLACE, help="PNG to write.")
+@config_options
+def diagnose(
+    checkpoint: str, shards: str, split: str, pairs: int, out: Path, overrides: tuple[str, ...]
+) -> dict[str, Any]:
+    """Measure what the increments of CHECKPOINT do to the captions and videos of a split, and draw it.
+
+    Modality gap, alignment and uniformity before and after the increment, its length and angle for matching and
+    other pairs, margins, and how far the gradients of one anchor pull against each other.
+
+    \b
+    Example:
+      gare diagnose runs/demo --shards shards --split dev --out increments.png
+    """
+    from gare.api.checkpoint import open_checkpoint
+    from gare.common.occupied import refuse_part
     from gare.data.batches import check_fit
-    from gare.evaluation.scorer import GareScorer
-    from gare.training.numerics import numerics
+    from gare.diagnostics import diagnose_split
 
-    wanted = Wanted(**options)
-    model, dataset, config = _open_clip(clip, shards, overrides)
-    place = out or Path("zero-shot") / Path(clip).name / wanted.folder(split)
-    with numerics(config):
-        scorer = GareScorer(model, check_fit(model, dataset, config), config, wanted.frames)
-        return run_evaluation(scorer, chosen(clip), clip, dataset.split(split), dataset, place, wanted)
+    refuse_part(out)
+    with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):
+        tokenizer = check_fit(model, dataset, config)
+        found, figures = diagnose_split(model, tokenizer, dataset.split(split), config, pairs, out, str(folder))
+    title = f"{folder.name} on {found} pairs of {split}"
+    print_table(title, ["measure", "value"], [[name, f"{value:.4g}"] for name, value in figures.items()])
+    note(f"figure: {out}")
+    finite = {name: value if value == value else None for name, value in figures.items()}
+    return {"checkpoint": str(folder), "split": split, "pairs": found, "figure": str(out), "measures": finite}
 
 
-def _open_clip(clip: str, shards: str, overrides: tuple[str, ...]) -> tuple[GareModel, ShardSet, Config]:
-    """CLIP's towers on their device, the shards, and settings that fit both, with the overrides."""
-    from gare.config import Config, ModelConfig, PrepareConfig
-    from gare.config.tree import build, with_overrides
-    from gare.data.fit import unlike_prepared
-    from gare.model.gare import GareModel
-    from gare.runs.inputs import choose_device
+def print_metrics(title: str, values: Mapping[str, Any]) -> None:
+    """Print a row for each ranking of metrics.json: raw ones first, then the post-processed."""
+    columns = ["R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "queries", "gallery"]
+    names = [name.removesuffix("/R@1") for name in values if name.endswith("/R@1")]
+    rows = [[name, *(values[f"{name}/{column}"] for column in columns)] for name in names]
+    if values["intervals"]:
+        columns.insert(1, f"its {100 * values['bootstrap']['level']:g} % interval")
+        for row in rows:
+            low, high = values["intervals"][f"{row[0]}/R@1"]
+            row.insert(2, f"{low:.2f} to {high:.2f}")
+    print_table(title, ["ranking", *columns], rows)
+    for remark in [DSL, QBNORM] if "qbnorm" in values["postprocessing"] else [DSL]:
+        say(remark)
 
-    changes = usable(overrides, "is part of training, which there is none of; gare zero-shot")
-    dataset = open_dataset(shards, changes)
-    model = GareModel.from_clip(clip, ModelConfig(head="mean_pool", temporal_layers=0))
-    values = Config().model_dump(mode="json")
-    values["prepare"] |= {key: value for key, value in dataset.recipe.items() if key in PrepareConfig.model_fields}
-    stored = values["prepare"]["max_frames"]
-    values["model"] |= {"clip": clip, "max_frames": max(stored, values["model"]["max_frames"])}
-    values["data"] |= {
-        "frames": stored,
-        "words": int(model.clip.config.text_config.max_position_embeddings),
-    }
-    config = with_overrides(build(values, str(dataset.folder)), changes)
-    unlike = unlike_prepared(model.pixels, dataset.short_side, config.data)
-    if unlike is not None:
-        warn(unlike)
-    return model.eval().to(choose_device(config.runtime.device)), dataset, config
+
+def _show(result: EvaluationResult) -> dict[str, Any]:
+    print_metrics(result.title, result.values)
+    return result.as_json()

@@ -12,10 +12,6 @@ from gare.common.console import note, print_table, warn
 
 if TYPE_CHECKING:
     from gare.model.accounted import Converted
-    from gare.model.pixels import Pixels
-    from gare.model.tokenizer import Tokenizer
-
-IMPORT_FILE = "import.json"
 
 
 @gare_command(
@@ -28,11 +24,11 @@ IMPORT_FILE = "import.json"
 def import_checkpoint(file: Path, out: Path, tokenizer: Path | None, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Convert FILE: a checkpoint of the authors' released GARE code, an OpenAI CLIP archive, or open_clip's weights.
 
-    A GARE checkpoint becomes a checkpoint folder, ready for gare evaluate, index and search. It holds neither its
-    tokenizer nor the pooling temperature, corrected side and sign it was trained with: these are the recipe's
-    unless --set says otherwise. A CLIP becomes a CLIP folder for model.clip. What the weights of open_clip do not
-    say (activation, width of attention heads, pixel statistics) is read from the open_clip_config.json beside FILE;
-    without it, --set has to say it. FILE is read as tensors; nothing in it is run.
+    A GARE checkpoint becomes a checkpoint folder, ready for gare evaluate, index and search. It contains neither its
+    tokenizer nor the pooling temperature, corrected side and sign it was trained with: the recipe's values are used
+    unless you --set others. A CLIP becomes a CLIP folder for model.clip. What open_clip's weights do not say
+    (activation, width of attention heads, pixel statistics) is read from open_clip_config.json in the folder of FILE;
+    without that file you have to --set it. FILE is read as tensors; nothing in it is run.
 
     \b
     Examples:
@@ -44,70 +40,19 @@ def import_checkpoint(file: Path, out: Path, tokenizer: Path | None, overrides: 
       gare import-checkpoint epoch_32.pt --out clip-ours --tokenizer laion --set clip.activation=gelu \\
         --set clip.image_head_width=64 --set clip.text_head_width=64
     """
-    from gare.common.files import atomic_directory, file_digest, write_json
-    from gare.config.tree import parse_override, split_override
-    from gare.model.archive import read_archive
-    from gare.model.checkpoint import save_model
-    from gare.model.clip_config import check_tokenizer
-    from gare.model.open_clip import stated_for
-    from gare.model.released import architecture_of, assumed, build_clip, build_gare, convert, settings_of
-    from gare.model.tokenizer import Tokenizer
+    from gare.model import import_checkpoint as importing
 
-    archive = read_archive(file)
-    of_clip = dict(split_override(text) for text in overrides if text.lstrip().startswith("clip."))
-    changes = dict(parse_override(text) for text in overrides if not text.lstrip().startswith("clip."))
-    converted = convert(archive.tensors, stated_for(file, of_clip))
-    words = Tokenizer.load(tokenizer) if tokenizer is not None else None
-    if words is not None:
-        check_tokenizer(words, architecture_of(converted), str(tokenizer))
-    _refuse_unused(converted, changes, of_clip)
-    result = {
-        "file": str(file),
-        "sha256": file_digest(file),
-        "format": archive.kind,
-        "kind": converted.kind,
-        "out": str(out),
-        "mapped": [vars(row) for row in converted.mapped],
-        "dropped": [vars(row) for row in converted.dropped],
-        "tokenizer": words is not None,
-    }
-    config = settings_of(converted, changes)
-    with atomic_directory(out, marker=IMPORT_FILE) as folder:
-        if converted.kind == "gare":
-            result |= {"from_file": converted.settings, "assumed": assumed(config, converted), "set": sorted(changes)}
-            save_model(build_gare(converted, config, words), config, folder)
-        else:
-            result |= {"stated": converted.stated, "pixels": vars(converted.pixels)}
-            _save_clip(build_clip(converted), converted.pixels, words, folder)
-        write_json(folder / IMPORT_FILE, result)
+    converted, result = importing.import_checkpoint(file, out, tokenizer, overrides)
     _show(converted, result)
-    if words is None:
-        _say_no_tokenizer(converted)
+    if not result["tokenizer"]:
+        end = converted.clip_config["text_config"]["eos_token_id"]
+        warn(
+            f"The file holds no tokenizer and --tokenizer names none: the model takes token ids (a text ends with "
+            f"{end}), and commands that read sentences will refuse it. Import again with --tokenizer DIR."
+        )
     use = f"--set model.clip={out}" if converted.kind == "clip" else f"gare evaluate {out} --shards DIR"
     note(f"{out}: {sum(t.numel() for t in converted.weights.values()):,} parameters; use it with {use}")
     return result
-
-
-def _refuse_unused(converted: Converted, changes: dict[str, Any], of_clip: dict[str, Any]) -> None:
-    """ConfigError for settings that the kind of file does not have."""
-    from gare.common.errors import ConfigError
-
-    if changes and converted.kind == "clip":
-        raise ConfigError(f"{next(iter(changes))} is no setting of a CLIP model, which FILE is; leave out --set.")
-    if of_clip and converted.kind == "gare":
-        raise ConfigError(f"{next(iter(of_clip))} cannot be set: FILE is of the released code, whose CLIP is OpenAI's.")
-
-
-def _save_clip(clip: Any, pixels: Pixels, tokenizer: Tokenizer | None, folder: Path) -> None:
-    from transformers.utils import logging
-
-    from gare.model.pixels import write_pixels
-
-    logging.disable_progress_bar()
-    clip.save_pretrained(folder)
-    write_pixels(folder, pixels, clip.config.vision_config.image_size)
-    if tokenizer is not None:
-        tokenizer.save(folder)
 
 
 def _show(converted: Converted, result: dict[str, Any]) -> None:
@@ -123,11 +68,3 @@ def _show(converted: Converted, result: dict[str, Any]) -> None:
         settings += [[key, value, "the file's shapes"] for key, value in converted.settings.items()]
         settings = [[key, str(value), origin] for key, value, origin in settings]
         print_table("Settings, and where they come from", ["setting", "value", "from"], settings)
-
-
-def _say_no_tokenizer(converted: Converted) -> None:
-    end = converted.clip_config["text_config"]["eos_token_id"]
-    warn(
-        f"The file holds no tokenizer and --tokenizer names none: the model takes token ids (a text ends with {end}), "
-        "and commands that read sentences will refuse it. Import again with --tokenizer DIR."
-    )

@@ -20,8 +20,8 @@ from gare.cli.command import JSON, gare_command
 from gare.common.console import note, print_table, say
 
 if TYPE_CHECKING:
-    from gare.cli.submitted import Line
     from gare.jobs.client import Cluster, Job
+    from gare.jobs.submitted import Line
 
 INTERRUPTED = 130
 STOP_SECONDS = 30.0
@@ -61,8 +61,8 @@ def submit(words: tuple[str, ...], cluster: str | None, root: str | None, no_wai
       gare submit --no-wait -- prepare s3://bucket/manifest.parquet --out s3://bucket/shards
       gare submit --cluster http://10.0.0.4:8265 -- sweep configs/demo.yaml --set runtime.root=/mnt/gare
     """
-    from gare.cli.submitted import understand
     from gare.jobs.places import check_places
+    from gare.jobs.submitted import understand
 
     line = understand(words, click.get_current_context().find_root().command)
     check_places(line.places, root)

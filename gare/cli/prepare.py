@@ -1,18 +1,74 @@
-"""``gare prepare``: from a manifest to Arrow shards."""
+"""``gare corpus``, a small captioned corpus to try things out, and ``gare prepare``, from a manifest to shards."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from gare.cli.command import config_options, gare_command
+from gare.common.console import meter, note, print_table
+from gare.common.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pipelines.prepare.job import PrepareReport
 
-    from gare.jobs.places import Place
-    from pipelines.prepare.job import Job, PrepareReport, Progress
+REPORTED = ("totals", "splits", "videos", "units_skipped", "seconds", "videos_per_s")
+
+
+@gare_command("corpus", short_help="Write a small captioned corpus of real video files.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; new or empty.")
+@click.option("--videos", required=True, type=int, help="Videos in all splits together, 12 or more (24 for events).")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Another seed, another corpus.")
+@click.option(
+    "--kind",
+    default="objects",
+    show_default=True,
+    type=click.Choice(["objects", "events"]),
+    help="One moving object in each clip, or several that come and go.",
+)
+@click.option("--events", type=int, help="Events: how many in each clip, 2 to 5; default 3.")
+@click.option("--clutter", type=int, help="Events: still shapes in each background, 0 to 40; default 6.")
+@click.option("--twins", type=float, help="Events: share of training clips that have a twin, 0 to 1; default 0.1.")
+def corpus(out: Path, videos: int, seed: int, kind: str, **difficulty: Any) -> dict[str, Any]:
+    """Write captioned videos of moving objects: DIR/videos and DIR/captions.csv.
+
+    One object a clip: from 600 videos on, test holds 240 and dev 80, in groups of four that differ only in their
+    motion; smaller corpora keep these shares.
+
+    Events: several objects come and go in each clip, and each caption describes one of them. Test and dev come in
+    groups of eight clips of the same objects, so that you have to tell which one moves where. Twins have the same
+    events at other times and places, so their captions are interchangeable: the column "events" marks them, for
+    data.positives_attribute.
+
+    The same options give the same files; a finished corpus is left as it is.
+
+    \b
+    Examples:
+      gare corpus --out work/corpus --videos 1800
+      gare corpus --out work/events --videos 3000 --kind events --twins 0.3
+    """
+    from pipelines.synthetic import Difficulty, write_corpus
+
+    given = {name: value for name, value in difficulty.items() if value is not None}
+    if given and kind != "events":
+        raise InputError(f"{', '.join(f'--{name}' for name in given)} needs --kind events.")
+    events = Difficulty(**given) if kind == "events" else None
+    with meter("videos", videos) as progress:
+        report = write_corpus(out, videos, seed, on_progress=progress.update, events=events)
+    if report.reused:
+        note(f"{out} already holds this corpus.")
+    rows = [[split, count, count * report.captions // videos] for split, count in report.splits.items()]
+    print_table(f"{report.captions_file}", ["split", "videos", "captions"], rows)
+    return {
+        "captions_file": str(report.captions_file),
+        "splits": report.splits,
+        "captions": report.captions,
+        "bytes": report.bytes,
+        "seconds": round(report.seconds, 3),
+        "reused": report.reused,
+    }
 
 
 @gare_command("prepare", short_help="Decode and sample videos into Arrow shards.")
@@ -55,59 +111,17 @@ def prepare(
       gare prepare manifest.parquet --out shards --set prepare.max_frames=16 --set prepare.storage=jpeg
       gare prepare manifest.parquet --out s3://bucket/shards --retry-failed
     """
-    from contextlib import nullcontext
+    from gare.api import prepare as api
 
-    from gare.cli.ray_session import ray_session
-    from gare.common.console import meter
-    from gare.config.tree import load_config
-    from pipelines.prepare import job as shards
-
-    config = load_config(config_file, overrides)
-    # Before Ray starts: what cannot be used is known at once, and a finished folder needs no Ray.
-    opened = shards.open_job(manifest, out, config.prepare, retry_failed=retry_failed, changed=changed)
-    with opened as job:
-        _say(job)
-        with_ray = job.todo and not local
-        session = ray_session(config.runtime, places=_places(job, out)) if with_ray else nullcontext()
-        with session, meter("videos", job.rows, start=job.rows - job.rows_todo) as progress:
-
-            def show(state: Progress) -> None:
-                progress.update(state.done, f"{state.failed} failed")
-
-            own = config.runtime
-            report = shards.run_job(
-                job, workers=own.decode_workers, decode_on=own.decode_on, on_progress=show, local=local
-            )
+    report = api.prepare(
+        manifest, out, config_file, retry_failed=retry_failed, changed=changed, local=local, set=overrides
+    )
     _print(report)
-    return {
-        "out": str(report.out), "totals": report.totals, "splits": report.splits, "videos": report.videos,
-        "units_skipped": report.units_skipped, "seconds": report.seconds, "videos_per_s": report.videos_per_s,
-    }  # fmt: skip
-
-
-def _places(job: Job, out: str) -> Iterator[Place]:
-    """The output folder, and a few of the videos to decode: the first and last of the first and last unit."""
-    from gare.jobs.places import Place
-
-    yield Place("--out", out, "output")
-    for unit in dict.fromkeys((job.todo[0].unit, job.todo[-1].unit)):
-        uris = job.output.batch(unit)["uri"]
-        for uri in (uris[0].as_py(), uris[-1].as_py()):
-            yield Place("a video of the manifest", uri, "input")
-
-
-def _say(job: Job) -> None:
-    from gare.common.console import note
-
-    if job.added and job.added < job.rows:
-        note(f"{job.added} of {job.rows} videos are new in the manifest; they add shards to those that are there.")
-    if job.again:
-        note(f"{job.again} videos are decoded again.")
+    counts = {name: getattr(report, name) for name in REPORTED}
+    return {"out": str(report.out), **counts}
 
 
 def _print(report: PrepareReport) -> None:
-    from gare.common.console import note, print_table
-
     totals = report.totals
     rows: list[list[object]] = [["ok", totals["ok"]]]
     for status in ("filtered", "failed"):

@@ -1,4 +1,4 @@
-"""``gare make-clip`` and ``gare train``."""
+"""``gare config``, ``gare make-clip`` and ``gare train``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,46 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import config_options, gare_command
-from gare.common.console import note, print_table
+from gare.common.console import note, print_table, say
+from gare.common.errors import InputError
 
 if TYPE_CHECKING:
-    from gare.runs.run import RunSummary
+    from gare.runs.state import RunSummary
+
+
+@gare_command("config", short_help="Print the resolved settings, what they mean, how two files differ.")
+@click.argument("file", required=False, type=click.Path())
+@click.option("--schema", is_flag=True, help="List every key with its type, unit, default and meaning.")
+@click.option(
+    "--diff", nargs=2, type=click.Path(), metavar="A B", help="Show the keys in which two config files differ."
+)
+@config_options
+def config(file: str | None, schema: bool, diff: tuple[str, str] | None, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Print the resolved settings of FILE (the published recipe without one), as YAML.
+
+    \b
+    Examples:
+      gare config configs/demo.yaml --set train.epochs=3
+      gare config --schema
+      gare config --diff configs/demo.yaml configs/msrvtt.yaml
+    """
+    from gare.config import tree
+
+    if schema:
+        docs = tree.describe()
+        rows = [[d.key, d.type, d.unit, "null" if d.default is None else str(d.default), d.meaning] for d in docs]
+        print_table("Settings", ["key", "type", "unit", "default", "meaning"], rows)
+        return {"keys": [vars(d) for d in docs]}
+    if diff:
+        left, right = (tree.load_config(path, overrides) for path in diff)
+        changes = tree.diff(left, right)
+        print_table(
+            f"{diff[0]} against {diff[1]}", ["key", diff[0], diff[1]], [[k, a, b] for k, (a, b) in changes.items()]
+        )
+        return {"changes": {k: list(pair) for k, pair in changes.items()}}
+    resolved = tree.load_config(file, overrides)
+    say(tree.to_yaml(resolved).removesuffix("\n"))
+    return {"config": resolved.model_dump(mode="json"), "digest": resolved.digest()}
 
 
 def _size(name: str, default: int, says: str, least: int, most: int) -> Callable[[Callable[..., Any]], Any]:
@@ -41,7 +77,6 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
     Example:
       gare make-clip manifest.parquet --out clip --image-size 64
     """
-    from gare.common.errors import InputError
     from gare.model.scratch import ScratchClip
     from gare.model.scratch import make_clip as make
     from pipelines.manifest.reading import load_manifest
@@ -93,54 +128,26 @@ def train(
       gare train configs/demo.yaml --shards shards --extend 5
       gare train configs/msrvtt.yaml --dry-run --manifest manifest.parquet
     """
-    from gare.common.errors import InputError
-    from gare.config.tree import load_config
-
-    if shards is not None:
-        overrides = (*overrides, f"runtime.shards={shards}")
-    config = load_config(config_file, overrides)
-    if dry_run and extend:
-        raise InputError(
-            "--extend trains a finished run further, which --dry-run does not plan; leave one of them out."
-        )
     if dry_run:
+        if extend:
+            raise InputError(
+                "--extend trains a finished run further, which --dry-run does not plan; leave one of them out."
+            )
+        from gare.api.settings import resolve
         from gare.cli.dry_run import dry_run as plan
 
-        return plan(config, manifest, local=local)
+        return plan(resolve(config_file, overrides, shards=shards), manifest, local=local)
     if manifest is not None:
         raise InputError("--manifest goes with --dry-run; training reads the shards that gare prepare makes of it.")
-    from gare.jobs.places import setting_places
-    from gare.launch.tracked import tracked
-    from gare.runs.inputs import open_data
-    from gare.runs.run import absolute
+    from gare.api import train as api
 
-    # What cannot be trained on is known before anything starts; on Ray this process needs no copy of the shards.
-    data = open_data(absolute(config), frames=local)
-    if data.uncaptioned:
-        note(f"{data.uncaptioned} of {len(data.train)} videos of {data.train.name} have no caption and are left out.")
-    for remark in data.remarks(config):
-        note(remark)
-    if extend:
-        from gare.runs.extend import extend_run
-
-        note(extend_run(config, data.digest, extend))
-    if local:
-        from gare.launch.local import fit_local
-
-        summary = tracked(config, lambda: fit_local(config))
-    else:
-        from gare.cli.ray_session import ray_session
-
-        with ray_session(config.runtime, places=setting_places(absolute(config))):
-            from gare.launch.ray_train import fit
-
-            summary = tracked(config, lambda: fit(config))
+    summary = api.train(config_file, shards=shards, local=local, extend=extend, set=overrides)
     _show(summary)
     return asdict(summary)
 
 
 def _show(summary: RunSummary) -> None:
-    from gare.runs.run import progress
+    from gare.runs.state import progress
 
     if summary.already_finished:
         note(f"The run {summary.name} is finished; nothing was done.")

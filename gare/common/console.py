@@ -1,10 +1,12 @@
-"""What a person sees: results on standard output, everything on the way on standard error.
+"""What a person sees: results on standard output, notes, warnings and progress on standard error.
 
-On a terminal, progress is a live bar; elsewhere it is a plain line now and then.
+Progress is a live bar on a terminal, one line that changes in place in a notebook, and a plain line now and then
+elsewhere. With ``GARE_QUIET=1`` in the environment there are no notes and no progress; warnings stay.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +23,9 @@ from rich.text import Text
 from gare.common.redact import printable
 
 PLAIN_LINE_SECONDS = 5.0
+NOTEBOOK_SECONDS = 0.2
 PLAIN_WIDTH = 160
+QUIET = "GARE_QUIET"
 
 
 class _PlainConsole(Console):
@@ -31,19 +35,29 @@ class _PlainConsole(Console):
         return super().render_str(printable(text), **options)
 
 
-def _console(stream: object, *, terminal: bool) -> Console:
-    width = None if terminal else PLAIN_WIDTH
-    return _PlainConsole(file=stream, width=width, highlight=False, emoji=False, soft_wrap=not terminal)  # type: ignore[arg-type]
+def _console(stream: Any) -> Console:
+    """A console; a kernel's streams call themselves terminals, and are plain text here."""
+    notebook = _kernel() is not None
+    terminal = stream.isatty() and not notebook
+    return _PlainConsole(
+        file=stream,
+        width=None if terminal else PLAIN_WIDTH,
+        highlight=False,
+        emoji=False,
+        soft_wrap=not terminal,
+        force_terminal=False if notebook else None,
+        force_jupyter=False,
+    )
 
 
 def output() -> Console:
     """The console for results (standard output)."""
-    return _console(sys.stdout, terminal=sys.stdout.isatty())
+    return _console(sys.stdout)
 
 
 def notes() -> Console:
     """The console for progress and remarks (standard error)."""
-    return _console(sys.stderr, terminal=sys.stderr.isatty())
+    return _console(sys.stderr)
 
 
 def say(text: str) -> None:
@@ -52,8 +66,14 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Say one plain line on the way."""
-    notes().print(escape(text))
+    """Say one plain line on the way, unless ``GARE_QUIET`` is set."""
+    if not is_quiet():
+        notes().print(escape(text))
+
+
+def is_quiet() -> bool:
+    """Tell whether notes and progress are switched off, by ``GARE_QUIET`` in the environment."""
+    return os.environ.get(QUIET, "") not in ("", "0")
 
 
 def warn(text: str) -> None:
@@ -73,13 +93,36 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     output().print(table)
 
 
+def _kernel() -> Any:
+    """The notebook kernel that this process is; None where it is none, as IPython on a terminal."""
+    if "ipykernel" not in sys.modules or "IPython" not in sys.modules:
+        return None
+    return getattr(sys.modules["IPython"].get_ipython(), "kernel", None)
+
+
+def _notebook_line() -> Any:
+    """Open a line of the running notebook cell, whose ``update`` replaces it; None outside a notebook."""
+    if _kernel() is None:
+        return None
+    from IPython.display import display
+
+    return display({"text/plain": ""}, raw=True, display_id=True)
+
+
 class Meter:
-    """Progress of one piece of work: a bar on a terminal, a line now and then elsewhere."""
+    """Progress of one piece of work: a bar on a terminal, a changing line in a notebook, else a line now and then."""
 
     def __init__(
-        self, title: str, total: int | None, progress: Progress | None, *, start: int = 0, timed: bool = True
+        self,
+        title: str,
+        total: int | None,
+        progress: Progress | None,
+        *,
+        start: int = 0,
+        timed: bool = True,
+        line: Any = None,
     ) -> None:
-        self._title, self.total, self._progress, self._timed = title, total, progress, timed
+        self._title, self.total, self._progress, self._timed, self._line = title, total, progress, timed, line
         self._task = progress.add_task(printable(title), total=total, completed=start, extra="") if progress else None
         self._started = self._last = time.monotonic()
         self._start = self.done = start
@@ -92,10 +135,15 @@ class Meter:
             return
         now = time.monotonic()
         # The longer it takes, the fewer the lines: a log of days stays readable.
-        if now - self._last >= max(PLAIN_LINE_SECONDS, (now - self._started) / 100) or done == self.total:
+        least = max(PLAIN_LINE_SECONDS, (now - self._started) / 100) if self._line is None else NOTEBOOK_SECONDS
+        if now - self._last >= least or done == self.total:
             self._last = now
             of = f"/{self.total}" if self.total is not None else ""
-            note(f"{self._title}: {done}{of}{self._rate(done, now)} {extra}".rstrip())
+            text = f"{self._title}: {done}{of}{self._rate(done, now)} {extra}".rstrip()
+            if self._line is None:
+                note(text)
+            else:
+                self._line.update({"text/plain": printable(text)}, raw=True)
 
     def _rate(self, done: int, now: float) -> str:
         if not self._timed:
@@ -113,8 +161,9 @@ def meter(title: str, total: int | None = None, *, start: int = 0, timed: bool =
     ``start``: what was done before, which is no part of the rate; not ``timed``: its remarks tell rate and time left.
     """
     console = notes()
-    if not console.is_terminal:
-        yield Meter(title, total, None, start=start, timed=timed)
+    if is_quiet() or not console.is_terminal:
+        line = None if is_quiet() else _notebook_line()
+        yield Meter(title, total, None, start=start, timed=timed, line=line)
         return
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -7,7 +7,7 @@ traceback and exits with the class's code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from gare.common.redact import sentence
 
@@ -23,6 +23,13 @@ class GareError(Exception):
     def __init__(self, message: str, *, result: Mapping[str, Any] | None = None) -> None:
         super().__init__(sentence(message))
         self.result = dict(result or {})
+
+    def adding(self, more: str) -> Self:
+        """The same error with ``more`` to say."""
+        longer = type(self).__new__(type(self))
+        vars(longer).update(vars(self))
+        longer.args = (sentence(f"{self} {more}"),)
+        return longer
 
 
 class ConfigError(GareError):

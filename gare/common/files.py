@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -96,8 +97,17 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """InputError if you may not write into a folder or, where it is missing, make it; nothing is made."""
+    folder = Path(path).absolute()
+    refuse_file(folder)
+    there = next(above for above in (folder, *folder.parents) if above.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"Cannot write {folder}: {os.strerror(errno.EACCES)}.")
+
+
 @contextmanager
-def only_one(path: str | os.PathLike[str]) -> Iterator[None]:
+def exclusive_lock(path: str | os.PathLike[str]) -> Iterator[None]:
     """Hold a folder, made where missing, while the block runs; RunError when another process holds it.
 
     The system lets go of it when the process ends, however that happens.

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from gare.common.errors import InputError, RunError
-from gare.common.files import only_one
+from gare.common.files import exclusive_lock
 from gare.common.records import load_json
 from gare.common.storage import Folder
 
@@ -33,7 +33,7 @@ def held(folder: Folder) -> AbstractContextManager[None]:
 
     A dead process holds nothing: the system lets go of a local folder, and elsewhere a lease runs out.
     """
-    return only_one(folder.local) if folder.is_local else lease(folder)
+    return exclusive_lock(folder.local) if folder.is_local else lease(folder)
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def free_nodes() -> list[Node]:
 
 
 @contextmanager
-def telling(lack: Callable[[Nodes], str | None], every_s: float = TELL_SECONDS) -> Iterator[None]:
+def warn_on_lost_nodes(lack: Callable[[Nodes], str | None], every_s: float = TELL_SECONDS) -> Iterator[None]:
     """Say it, while the block runs, when nodes are lost so that there is a ``lack``, and when there is none any more.
 
     Ray waits for room without a word. What is lacking from the beginning is not told.

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -281,8 +282,13 @@ class Folder:
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException, UnicodeError) as error:
-            why = "a name there is not UTF-8; rename it." if isinstance(error, UnicodeError) else first_line(error)
+            why = "a name there is not UTF-8; rename it." if isinstance(error, UnicodeError) else self._why(error)
             raise StorageError(f"Cannot {verb} {self.named(name) if name else self}: {why}") from None
+
+    def _why(self, error: Exception) -> str:
+        """The system's own words for an error of local storage, which pyarrow wraps in others; else its first line."""
+        number = error.errno if self.is_local and isinstance(error, OSError) else None
+        return first_line(error) if number is None else f"{os.strerror(number)}."
 
 
 def read_file(path: Path) -> str | None:

@@ -33,6 +33,7 @@ LATER: tuple[tuple[str, str, Any], ...] = (
     ("protocol", "test", None),
     ("model", "head", "gare"),
     ("model", "attention_heads", 1),
+    ("prepare", "decoder", "pyav"),
 )
 """Settings of the experiment that came later, in the order in which digests began to leave them out, so that earlier
 runs keep their names: at this value, or (None) always, as the dataset or the names of the splits imply them."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gare.config.base import Section, key, section
+from gare.config.decoders import DECODERS, DEFAULT
+
+if TYPE_CHECKING:
+    DecoderName = str
+else:
+    DecoderName = Literal[tuple(DECODERS)]
 
 
 class LimitsConfig(Section):
@@ -31,11 +37,17 @@ class LimitsConfig(Section):
 
 BEFORE: Final[Mapping[str, Any]] = {"square_pixels": False}
 """Settings that a stored recipe may lack, and what was done before they were there."""
+UNSAID: Final[Mapping[str, Any]] = {"decoder": DEFAULT}
+"""Settings that a stored recipe leaves out at this value: they came later, and change nothing there."""
 
 
 class PrepareConfig(Section):
     """The decode recipe; its digest is stored in every shard and shards of two recipes never mix."""
 
+    decoder: DecoderName = key(
+        DEFAULT,
+        "what decodes the videos: pyav, or torchcodec, which is an extra to install and rounds colours otherwise",
+    )
     max_frames: int = key(12, "frames stored per video", unit="frames", ge=1)
     policy: Literal["fps_linspace", "uniform", "segment_middle", "all_candidates", "timestamps"] = key(
         "fps_linspace",
@@ -64,6 +76,15 @@ class PrepareConfig(Section):
     def side(self) -> int:
         """Shortest side of the stored frames, in pixels; both sides where they are cropped."""
         return self.crop or self.short_side
+
+    @model_validator(mode="after")
+    def _decoder_can_do_it(self) -> Self:
+        if self.resize not in DECODERS[self.decoder].resizes:
+            raise ValueError(
+                f"prepare.resize {self.resize} does not go with prepare.decoder {self.decoder}; "
+                f"set prepare.resize={DECODERS[self.decoder].resizes[0]}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _timestamps_go_with_their_policy(self) -> Self:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -21,6 +22,12 @@ from gare.config.protocol import names_test
 
 LONGEST_KEY = 200
 
+Source = Config | Mapping[str, Any] | str | os.PathLike[str] | None
+"""Where settings come from: a tree, plain values (nested, or by dotted key), a YAML file, or the defaults."""
+
+Overrides = Mapping[str, Any] | Sequence[str]
+"""Settings that win: values by dotted key or nested in sections, or texts such as ``train.epochs=3``."""
+
 
 @dataclass(frozen=True)
 class KeyDoc:
@@ -34,22 +41,57 @@ class KeyDoc:
 
 
 def load_config(
-    path: str | Path | None = None, overrides: Sequence[str] = (), sweep: str | Path | None = None
+    source: Source = None, overrides: Overrides = (), sweep: str | os.PathLike[str] | None = None
 ) -> Config:
-    """The tree from a YAML file (defaults where it is silent) and ``a.b=c`` overrides, later ones winning.
+    """Resolve the tree: a source of settings (defaults where it is silent) with overrides, later ones winning.
 
-    ``sweep``: a YAML file with nothing but the section sweep, which takes the place of the first file's. Raises
-    ConfigError naming the key, what is wrong with it and the nearest valid key for a typo.
+    Args:
+        source: YAML file, values, another tree, or None for the defaults.
+        overrides: values by dotted key or by section, or ``a.b=c`` texts.
+        sweep: a YAML file that holds only the section sweep, which replaces that of ``source``.
+
+    Raises ConfigError naming the key, what is wrong with it and the nearest valid key for a typo.
     """
-    values = yaml.read(Path(path)) if path is not None else {}
+    values, where = _read_source(source)
     if sweep is not None:
         values = {**values, "sweep": _sweep_section(Path(sweep))}
-    where = str(path) if path is not None else "the settings"
-    for override in overrides:
-        dotted, value = parse_override(override)
+    for dotted, value in parse_overrides(overrides).items():
         values = with_value(values, dotted, value)
-        where = where if path is not None else "--set"
+    if source is None and overrides:
+        where = "--set"
     return build(values, where)
+
+
+def _read_source(source: Source) -> tuple[Mapping[str, Any], str]:
+    """Plain values of a source, and its name in errors."""
+    if source is None or isinstance(source, Mapping):
+        values: Mapping[str, Any] = {}
+        for dotted, value in _spread(source or {}):
+            values = with_value(values, dotted, value)
+        return values, "the settings"
+    if isinstance(source, Config):
+        return source.model_dump(mode="json"), "the settings"
+    return yaml.read(Path(source)), os.fspath(source)
+
+
+def parse_overrides(overrides: Overrides) -> dict[str, Any]:
+    """Plain values by dotted key; ConfigError where there is no such setting."""
+    if not isinstance(overrides, Mapping):
+        return dict(parse_override(text) for text in overrides)
+    found = dict(_spread(overrides))
+    for dotted in found:
+        check_key(dotted)
+    return found
+
+
+def _spread(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of all settings in a mapping of dotted keys, sections or both."""
+    for name, value in values.items():
+        dotted = f"{prefix}{name}"
+        if isinstance(value, Mapping) and any(key.startswith(f"{dotted}.") for key in _known_keys()):
+            yield from _spread(value, f"{dotted}.")
+        else:
+            yield dotted, os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _sweep_section(path: Path) -> Any:

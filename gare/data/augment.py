@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from gare.common.errors import ConfigError
-from gare.data.batches import Batch
-from gare.data.order import Sample
-from gare.data.views import draws
+from gare.data.batches import Batch, draws
+from gare.data.samples import Sample
 
 AUGMENT_STREAM: Final = 0x72616E64
 """Keeps these draws apart from the others made from the same seed and epoch."""

@@ -1,27 +1,36 @@
-"""Padded batches of frames and tokens."""
+"""Padded batches of frames and tokens: which stored frames a sample gets, which square of each, and what fits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import digest_of
+from gare.common.spread import segment_middles, segments, thin
 from gare.config import Config
 from gare.config.data import DataConfig
-from gare.data.fit import check_sampling
-from gare.data.order import Sample
+from gare.data.samples import Sample
 from gare.data.shards import ShardSet, Split, VideoInfo
-from gare.data.views import View, draws
 from gare.model.gare import GareModel
+from gare.model.pixels import Pixels
 from gare.model.tokenizer import Tokenizer
 
 NO_TOKENIZER = "The model has no tokenizer, so captions cannot be read; save one beside its CLIP weights."
+
+
+VIEW_STREAM: Final = 0x76696577
+"""Keeps these draws apart from the others made from the same seed and epoch."""
+
+NESTED: Final = ("fps_linspace", "uniform")
+"""Policies whose frames, thinned again, can be those of thinning once."""
 
 
 @dataclass(frozen=True)
@@ -130,3 +139,97 @@ def check_sizes(model: GareModel, side: int, holder: str, config: Config) -> Non
     positions = int(model.clip.config.text_config.max_position_embeddings)
     if config.data.words > positions:
         raise ConfigError(f"data.words is {config.data.words}, but the CLIP model has {positions} text positions.")
+
+
+@dataclass(frozen=True)
+class View:
+    """What is taken of a stored video: ``data.frames`` of its frames at most, and of each a square of ``size`` pixels.
+
+    Draws are made in training only: ``random`` is None in evaluation, which is the same every time.
+    """
+
+    data: DataConfig
+    size: int
+
+    def clip(self, split: Split, index: int, random: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        """Frames [n, size, size, 3] of one video of a split."""
+        return np.stack(self.squares(split, index, random))
+
+    def squares(self, split: Split, index: int, random: np.random.Generator | None = None) -> list[NDArray[np.uint8]]:
+        """The frames of ``clip`` one by one; raw stored ones are views of the file, not copied yet."""
+        pictures = split.pictures(index, self._picks(split.count(index), random))
+        height, width = pictures[0].shape[:2]
+        if min(height, width) < self.size:
+            raise split.damaged(index, f"{width} x {height} pixels, and {self.size} are needed")
+        top, left = self._corner(height, width, random)
+        return [picture[top : top + self.size, left : left + self.size] for picture in pictures]
+
+    def _picks(self, stored: int, random: np.random.Generator | None) -> list[int]:
+        if self.data.sampling == "linspace":
+            return thin(stored, self.data.frames)
+        if random is None:
+            return segment_middles(stored, self.data.frames)
+        return [int(random.integers(part.start, part.stop)) for part in segments(stored, self.data.frames)]
+
+    def _corner(self, height: int, width: int, random: np.random.Generator | None) -> tuple[int, int]:
+        """Top and left of the square, one for all frames of a clip."""
+        free = height - self.size, width - self.size
+        if random is None or self.data.crop == "centre":
+            return round(free[0] / 2), round(free[1] / 2)
+        return int(random.integers(free[0] + 1)), int(random.integers(free[1] + 1))
+
+
+def draws(seed: int, epoch: int, sample: Sample, stream: int = VIEW_STREAM) -> np.random.Generator:
+    """The random numbers of one sample in one epoch: the same for any number of workers, and after a resume."""
+    return np.random.default_rng([seed, epoch, *sample, stream])
+
+
+def check_sampling(shards: ShardSet, config: Config) -> None:
+    """Refuse to sample from stored frames what sampling the videos themselves would not give.
+
+    ``data.sampling`` linspace is exact where as many frames are used as stored, where every candidate is stored
+    (``ShardSet.complete``), and where thinning nests: (max_frames - 1) is a multiple of (frames - 1). random_segment
+    draws from all candidates, so every one must be stored.
+    """
+    stored, used = int(shards.recipe["max_frames"]), config.data.frames
+    policy = str(shards.recipe.get("policy", NESTED[0]))
+    nested = [n for n in range(1, stored + 1) if n == stored or (policy in NESTED and _nests(stored, n))]
+    if (config.data.sampling == "linspace" and used in nested) or shards.complete:
+        return
+    more = "with prepare.policy=all_candidates and a prepare.max_frames that no video exceeds"
+    if policy != "all_candidates":
+        more += ", or with a prepare.max_frames that no video reaches"
+    if config.data.sampling != "linspace":
+        raise ConfigError(
+            f"data.sampling {config.data.sampling} draws from all candidates of a video, but the shards in "
+            f"{shards.folder} store {stored} at most and some videos may have more. Prepare {more}; or set "
+            "data.sampling=linspace."
+        )
+    choices = ", ".join(str(n) for n in nested)
+    raise ConfigError(
+        f"data.frames is {used}, but the shards in {shards.folder} hold {stored} frames of a video with more, and "
+        f"{used} of those are not the {used} that would be taken from the video itself. With these shards data.frames "
+        f"can be {choices}; or prepare with prepare.max_frames={used}, or {more}."
+    )
+
+
+def _nests(stored: int, used: int) -> bool:
+    return used == 1 or (stored - 1) % (used - 1) == 0
+
+
+def unlike_prepared(pixels: Pixels, short_side: int, data: DataConfig) -> str | None:
+    """A sentence where frames were resized otherwise than the pictures CLIP learned from; None where they were not.
+
+    With ``data.crop`` random, frames larger than the model's images are wanted, so their size is no difference.
+    """
+    return pixels.unlike_prepared(None if data.crop == "random" else short_side)
+
+
+def check_random_crop(shards: ShardSet, config: Config, image_size: int) -> None:
+    """Refuse ``data.crop`` random where the stored squares are just the model's images."""
+    if config.data.crop == "random" and shards.recipe["crop"] == image_size:
+        raise ConfigError(
+            f"data.crop is random, but the shards in {shards.folder} hold squares of {image_size} pixels, just what "
+            f"the CLIP model takes; prepare with prepare.crop=null, or with prepare.short_side and prepare.crop above "
+            f"{image_size}."
+        )

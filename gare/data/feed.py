@@ -19,7 +19,7 @@ from torch import Tensor
 from gare.config import Config
 from gare.data.augment import augmented
 from gare.data.batches import Batch, make_batch
-from gare.data.order import Sample
+from gare.data.samples import Sample
 from gare.data.shards import Split
 from gare.model.tokenizer import Tokenizer
 

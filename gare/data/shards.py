@@ -24,7 +24,7 @@ from gare.common.shard_file import read_shard, stored_picture
 from gare.common.spread import thin
 from gare.common.storage import Folder
 from gare.common.text import LONGEST_TEXT
-from gare.config.prepare import BEFORE
+from gare.config.prepare import BEFORE, UNSAID
 from gare.data.cache import Cache, Held, hold
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 
@@ -149,7 +149,7 @@ class ShardSet:
     @property
     def recipe(self) -> dict[str, Any]:
         """The settings of ``prepare`` that made the shards, those of an older version completed."""
-        return {**BEFORE, **self.manifest["recipe"]}
+        return {**UNSAID, **BEFORE, **self.manifest["recipe"]}
 
     @property
     def side(self) -> int:

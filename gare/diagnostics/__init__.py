@@ -22,6 +22,7 @@ from gare.diagnostics.measures import (
     step_diagnostics,
     uniformity,
 )
+from gare.diagnostics.pairs import diagnose_split
 
 __all__ = [
     "PairState",
@@ -30,6 +31,7 @@ __all__ = [
     "alignment",
     "angles",
     "compare_steps",
+    "diagnose_split",
     "gradient_tension",
     "increment_figure",
     "increment_spread",

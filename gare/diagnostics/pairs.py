@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from gare.common.errors import InputError
 from gare.config import Config
+from gare.config.heads import HEADS, NO_INCREMENTS
 from gare.data.batches import Batch, make_batch
 from gare.data.shards import Split
-from gare.diagnostics.measures import PairState, observe
+from gare.diagnostics.figure import increment_figure
+from gare.diagnostics.measures import PairState, observe, pair_diagnostics
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
+
+
+def diagnose_split(
+    model: GareModel, tokenizer: Tokenizer, split: Split, config: Config, pairs: int, figure: Path, of: str
+) -> tuple[int, dict[str, float]]:
+    """Measure what the increments do to a split's first captioned videos, and draw the figure (PNG).
+
+    Args:
+        model: the model, on its device.
+        tokenizer: its tokenizer.
+        split: the videos and their captions.
+        config: settings of the data.
+        pairs: how many videos, one caption each; fewer where the split has fewer.
+        figure: PNG to write.
+        of: name of the model in errors.
+
+    Returns the number of pairs and the measures by name. Raises InputError for a head without increments.
+    """
+    head = model.config.head
+    if not HEADS[head].increments:
+        raise InputError(f"{NO_INCREMENTS.format(head)}, so there is nothing to measure of {of}.")
+    state = split_state(model, tokenizer, split, config, pairs)
+    figures = pair_diagnostics(state)
+    increment_figure(state, figure)
+    return len(state.text), figures
 
 
 def split_state(model: GareModel, tokenizer: Tokenizer, split: Split, config: Config, pairs: int) -> PairState:

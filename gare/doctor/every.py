@@ -44,6 +44,7 @@ def _software() -> list[tuple[str, Check]]:
         ("gpus", lambda: software.check_gpus(gpus())),
         ("nccl", lambda: software.check_nccl(gpus())),
         ("codecs", software.check_codecs),
+        ("decoders", software.check_decoders),
     ]
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from gare.common.errors import GareError
 from gare.common.storage import Folder
 from gare.data.cache import Cache, entries
-from gare.data.cache.place import CHOOSE, size_text
-from gare.data.cache.room import disk
+from gare.data.cache.room import CHOOSE, disk, size_text
 from gare.doctor.finding import Finding, fail, ok, warn
 
 PROBE = ".gare-doctor-"

@@ -8,13 +8,16 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gare.config.decoders import DECODERS
 from gare.doctor.finding import Finding, fail, ok, warn
 from gare.doctor.tested import EXACT, OLDEST_PYTHON, PACKAGES
 
-DECODERS: Mapping[str, tuple[str, ...]] = {
+CODECS: Mapping[str, tuple[str, ...]] = {
     "h264": ("h264",),
     "hevc": ("hevc",),
     "vp8": ("vp8", "libvpx"),
@@ -75,23 +78,40 @@ def check_codecs(available: Collection[str] | None = None) -> Finding:
     """Whether FFmpeg, inside PyAV, can decode what videos are usually in. ``available``: names of its decoders."""
     if available is None:
         available = _decoders()
-    missing = [codec for codec, decoders in DECODERS.items() if not any(name in available for name in decoders)]
+    missing = [codec for codec, decoders in CODECS.items() if not any(name in available for name in decoders)]
     if missing:
         says = f"FFmpeg cannot decode {', '.join(missing)}"
         mend = "python -m pip install --force-reinstall --no-deps --only-binary av av (its wheel brings FFmpeg along)"
         return fail("codecs", says, mend) if "h264" in missing else warn("codecs", says, mend)
-    return ok("codecs", ", ".join(DECODERS))
+    return ok("codecs", ", ".join(CODECS))
 
 
 def _decoders() -> set[str]:
     import av
 
     found = set()
-    for name in {decoder for decoders in DECODERS.values() for decoder in decoders}:
+    for name in {decoder for decoders in CODECS.values() for decoder in decoders}:
         with suppress(ValueError):  # av.codec.UnknownCodecError
             av.codec.Codec(name, "r")
             found.add(name)
     return found
+
+
+def check_decoders(missing: Callable[[str], str | None] | None = None) -> Finding:
+    """Whether the values of ``prepare.decoder`` can be used. ``missing``: says why one cannot; None where it can."""
+    missing = missing or import_module("pipelines.decode.backends").missing  # by its name: gare knows no pipelines
+    usable, absent, broken = [], [], []
+    for name, decoder in DECODERS.items():
+        why = missing(name)
+        if why is None:
+            usable.append(name)
+        elif decoder.extra is not None and find_spec(decoder.extra) is None:
+            absent.append(f"{name} is not installed (optional: pip install 'gare-ray[{decoder.extra}]')")
+        else:
+            broken.append(why)
+    if broken:
+        return warn("decoders", " ".join(broken), "uninstall the package, or install what the sentence says")
+    return ok("decoders", "; ".join([", ".join(usable), *absent]))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from gare.config.data import DataConfig
-from gare.data.batches import load_frames
+from gare.data.batches import View, load_frames
 from gare.data.shards import Split
-from gare.data.views import View
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import ALONE, Ranks

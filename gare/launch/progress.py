@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.console import Meter, meter, note, warn
-from gare.config import Config
-from gare.runs.run import read_state, run_directory
 
 POLL_SECONDS = 0.5
 SHOWN = ("t2v/R@1", "t2v/R@5", "v2t/R@1")
 
 
 @contextmanager
-def training_view(config: Config, *, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield the function that shows a row of the run's history; says at the end what the run came to."""
+def training_view(name: str, epochs: int, *, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield the function that shows a row of the history of a run; at the end it says what the run came to."""
     if quiet:
         yield lambda _: None
         return
-    with meter(config.run_name(), timed=False) as shown:
-        view = TrainingView(config, shown)
+    with meter(name, timed=False) as shown:
+        view = TrainingView(epochs, shown)
         shown.update(0, "starting")
         yield view.show
     view.close()
@@ -34,9 +32,8 @@ def training_view(config: Config, *, quiet: bool) -> Iterator[Callable[[dict[str
 class TrainingView:
     """A live line of where training is, a line per epoch, and a closing one."""
 
-    def __init__(self, config: Config, shown: Meter) -> None:
-        state = read_state(run_directory(config))
-        self._meter, self._epochs = shown, config.train.epochs if state is None else state.epochs(config)
+    def __init__(self, epochs: int, shown: Meter) -> None:
+        self._meter, self._epochs = shown, epochs
         self._clock = Clock()
         self._speeds: list[dict[str, float]] = []
         self._losses: list[float] = []

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,22 @@ from ray.train.torch import TorchTrainer
 
 from gare.common.console import warn
 from gare.common.errors import GareError, RunError
-from gare.common.files import only_one, write_json
+from gare.common.files import exclusive_lock, write_json
 from gare.common.nodes import Nodes
-from gare.common.ray_cluster import cluster_nodes, telling
+from gare.common.ray_cluster import cluster_nodes, warn_on_lost_nodes
 from gare.common.signals import keeping_signals
-from gare.common.storage import Folder, read_file
+from gare.common.storage import read_file
 from gare.config import Config, RuntimeConfig
-from gare.config.tree import build, with_overrides
+from gare.config.tree import with_overrides
 from gare.launch.placement import placement_tags, rank_resources, rank_selector, uses_gpu, workers_that_fit
 from gare.launch.progress import follow, training_view
-from gare.launch.ray_fence import ending_without_head, head_seconds
-from gare.launch.ray_group import RankGroup
-from gare.launch.ray_nodes import CloseRanks, lacking, nodes_for, say_if_spread
+from gare.launch.ray_controller import CloseRanks, capacity_message, nodes_for, say_if_spread
+from gare.launch.ray_ranks import RankGroup, ending_without_head, head_seconds
 from gare.objective.ranks import ALONE, TorchRanks
-from gare.runs.inputs import is_copied, open_shards, warm
-from gare.runs.opening import open_run
-from gare.runs.run import HISTORY_FILE, RunSummary, absolute, read_state, resumed, run_directory, summary
-from gare.runs.storage import RunStorage
+from gare.runs.inputs import is_copied
+from gare.runs.layout import HISTORY_FILE
+from gare.runs.run import Run
+from gare.runs.state import RunSummary, read_state, resumed, summary
 from gare.tracking import note_down, syncing
 from gare.tracking.system import watching
 from gare.training.loop import train
@@ -51,7 +50,7 @@ NO_RETRY = FailureConfig(max_failures=0, controller_failure_limit=0, max_preempt
 
 
 def fit(
-    config: Config,
+    run: Run | Config,
     *,
     callbacks: Sequence[Any] = (),
     quiet: bool = False,
@@ -61,27 +60,30 @@ def fit(
     """Train with ``runtime.workers`` Ray Train workers and return what the run came to.
 
     This process alone sends the run's rows to the tracker, from the run's files, so that workers need no route to it.
-    ``stop``: run Ray Train's controller in this process, a Ray actor, and end with its StoppedError once this is set.
-    ``zone``: value of ``runtime.close_by`` of the nodes to run on, if they have room.
     Raises the GareError a worker met, or RunError when the workers failed too often.
+
+    Args:
+        run: An opened run, or settings, whose run is opened here.
+        callbacks: Of Ray Train.
+        quiet: Show no progress.
+        stop: Run Ray Train's controller in this process, a Ray actor, and end with its StoppedError once this is set.
+        zone: Value of ``runtime.close_by`` of the nodes to run on, if they have room.
+
     """
-    config = absolute(config)
-    folder = run_directory(config)
-    storage = RunStorage(config)
-    storage.pull()
-    state = open_run(config, open_shards(config, frames=False).digest)
+    run = Run.of(run, frames=False)
+    config, folder, state = run.config, run.folder, run.hand_over()
     if state.finished:
         return summary(config, state, already=True)
     went_on = resumed(state)
     (folder / FAILURE_FILE).unlink(missing_ok=True)
     with (
-        training_view(config, quiet=quiet) as on_row,
+        training_view(config.run_name(), state.epochs(config), quiet=quiet) as on_row,
         follow(folder / HISTORY_FILE, on_row),
         syncing(folder, wanted=config.runtime.tracking),
         keeping_signals(signal.SIGINT),
     ):
-        _launch_until_done(config, folder, callbacks, stop, zone)
-        storage.pull()
+        _launch_until_done(run, callbacks, stop, zone)
+        run.storage.pull()
     finished = read_state(folder)
     if finished is None or not finished.finished:
         raise RunError(f"Training ended early; its folder is {folder}. The same command goes on.")
@@ -89,17 +91,14 @@ def fit(
 
 
 def _launch_until_done(
-    config: Config,
-    folder: Path,
-    callbacks: Sequence[Any],
-    stop: threading.Event | None,
-    zone: str | None = None,
+    run: Run, callbacks: Sequence[Any], stop: threading.Event | None, zone: str | None = None
 ) -> None:
     """Launch workers, and again after a failure that another try may mend.
 
     A fixed count is Ray Train's to start again: it waits until that many fit. Of a range, each launch takes what fits
     then. (Ray's own elastic range knows nothing of a batch that must be shared evenly.)
     """
+    config, folder = run.config, run.folder
     elastic = not isinstance(config.runtime.workers, int)
     retries = config.runtime.max_failures
     nodes = nodes_for(config.runtime)
@@ -109,11 +108,11 @@ def _launch_until_done(
         note_down(folder, tags=placement_tags(workers, device))
         say_if_spread(config.runtime, nodes, workers)
         failures = NO_RETRY if elastic else FailureConfig(retries)
-        trainer = _trainer(config, workers, nodes, failures, callbacks, stop, zone)
+        trainer = _trainer(run, workers, nodes, failures, callbacks, stop, zone)
         runtime = config.runtime.model_copy(update={"device": device})
-        lack = partial(lacking, runtime, workers=workers, then=GOES_ON)
+        lack = partial(capacity_message, runtime, workers=workers, then=GOES_ON)
         try:
-            with telling(lack) if stop is None else nullcontext():
+            with warn_on_lost_nodes(lack) if stop is None else nullcontext():
                 trainer.fit()
         except Exception as error:
             if stop is not None and stop.is_set():
@@ -138,7 +137,7 @@ def _after_loss(before: Nodes, runtime: RuntimeConfig) -> Nodes:
 
 
 def _trainer(
-    config: Config,
+    run: Run,
     workers: int,
     nodes: Nodes,
     failures: FailureConfig,
@@ -146,12 +145,13 @@ def _trainer(
     stop: threading.Event | None,
     zone: str | None,
 ) -> TorchTrainer:
+    config = run.config
     use_gpu = uses_gpu(config.runtime, nodes)
     # Ray hides no GPU from a worker that has none, so auto must be decided here, once for all.
     decided = with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu", "runtime.workers": workers})
-    return _kind(config, stop)(
+    return _kind(run, stop)(
         _worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "device": decided.runtime.device},
+        train_loop_config={"run": run.description(), "device": decided.runtime.device},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=use_gpu,
@@ -163,56 +163,57 @@ def _trainer(
         run_config=RunConfig(
             # A name of its own per launch: resuming is the run folder's business, never Ray's by name.
             name=f"launch-{time.time_ns()}",
-            storage_path=_ray_folder(config),
+            storage_path=_ray_folder(run),
             failure_config=failures,
             callbacks=[*callbacks, CloseRanks(decided, zone)],
         ),
     )
 
 
-def _ray_folder(config: Config) -> str:
+def _ray_folder(run: Run) -> str:
     """Where Ray Train keeps its own records, which all nodes must see."""
-    if config.runtime.storage is None:
-        return str(run_directory(config) / RAY_FOLDER)
-    return Folder.at(config.runtime.storage).below(config.run_name()).below(RAY_FOLDER).address
+    place = run.storage.place
+    return str(run.folder / RAY_FOLDER) if place is None else place.below(RAY_FOLDER).address
 
 
-def _kind(config: Config, stop: threading.Event | None) -> Any:
+def _kind(run: Run, stop: threading.Event | None) -> Any:
     """What makes the trainer: Ray's own class, or the one that runs in this process and can be stopped."""
     if stop is None:
         return TorchTrainer
-    from gare.launch.ray_here import HereTrainer
+    from gare.launch.ray_controller import HereTrainer
 
-    return partial(HereTrainer, stop=stop, folder=run_directory(config))
+    return partial(HereTrainer, stop=stop, folder=run.folder)
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    config = build(settings["config"])
-    failure = run_directory(config) / FAILURE_FILE
-    failed = failure.is_file()
+    run = Run.attach(settings["run"])
+    failure = run.folder / FAILURE_FILE
+    failed, copied = failure.is_file(), is_copied(run.config)
     ranks = TorchRanks() if ray.train.get_context().get_world_size() > 1 else ALONE
     try:
-        with ending_without_head(), closing(warm(config)) if is_copied(config) and not failed else nullcontext():
-            if is_copied(config) and ranks.size > 1:
+        with ending_without_head():
+            if copied and not failed:
+                _ = run.shards  # copied to this node, or found there
+            if copied and ranks.size > 1:
                 ray.train.collective.barrier()  # a collective of torch would give up after half an hour
             if failed:
                 return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
-            with _alone(config), _watched(config):
-                train(config, ranks, ray.train.report, device=settings["device"])
+            with _alone(run.folder), _watched(run):
+                train(run, ranks, ray.train.report, device=settings["device"])
     except GareError as error:
         write_json(failure, {"message": str(error), "exit_code": error.exit_code})
         raise
 
 
-def _watched(config: Config) -> AbstractContextManager[None]:
+def _watched(run: Run) -> AbstractContextManager[None]:
     """Sample what the machine does, for the tracker: one of the workers of each node."""
-    context, wanted = ray.train.get_context(), config.runtime.system_metrics if config.runtime.tracking else None
-    every_s = wanted if context.get_local_rank() == 0 else None
-    return watching(run_directory(config), context.get_node_rank(), every_s)
+    context, runtime = ray.train.get_context(), run.config.runtime
+    wanted = runtime.system_metrics if runtime.tracking and context.get_local_rank() == 0 else None
+    return watching(run.folder, context.get_node_rank(), wanted)
 
 
 @contextmanager
-def _alone(config: Config) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     """Hold the run's folder on the rank that writes to it, for as long as its process lives.
 
     Workers whose driver or cluster was killed go on for a moment, those of a node that was cut off for longer: those
@@ -225,7 +226,7 @@ def _alone(config: Config) -> Iterator[None]:
     with ExitStack() as held:
         while True:
             try:
-                held.enter_context(only_one(run_directory(config) / RAY_FOLDER))
+                held.enter_context(exclusive_lock(folder / RAY_FOLDER))
                 break
             except RunError:
                 if time.monotonic() > deadline:

@@ -8,56 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import InputError
-from gare.common.files import only_one
+from gare.common.files import exclusive_lock
 from gare.config import Config
 from gare.data.shards import ShardSet
 from gare.model.checkpoint import MODEL_PARTS
-from gare.runs.opening import open_run
-from gare.runs.run import (
-    CHECKPOINTS,
-    DIAGNOSTICS,
-    HISTORY_FILE,
-    RunSummary,
-    absolute,
-    read_state,
-    resolve_checkpoint,
-    run_directory,
-)
-from gare.runs.storage import RunStorage
-from gare.tracking import begin, forget, note_down, sync
+from gare.runs.layout import CHECKPOINTS, DIAGNOSTICS, HISTORY_FILE
+from gare.runs.run import Run
+from gare.runs.state import RunSummary, read_state, resolve_checkpoint
+from gare.tracking import Status, begin, note_down, sync
 
 MB = 1e6
 REPORT_FILE, METRICS_FILE = "report.html", "metrics.json"
 
 
-def tracked(config: Config, fit: Callable[[], RunSummary]) -> RunSummary:
-    """Call ``fit``, and have a tracker told of the run in its own run there, or in the one an interrupted run had.
+def tracked(run: Run, fit: Callable[[Run], RunSummary]) -> RunSummary:
+    """Train the run by ``fit``, and record it for its tracker: in a new run there, or in that of an interrupted one.
 
     Raises RunError when another process is training the same run, and when a new run's tracker cannot be used; a run
     that was tracked before goes on without it.
     """
-    from gare.runs.inputs import open_shards
-
-    config = absolute(config)
-    shards = open_shards(config, frames=False)
-    storage = RunStorage(config)
-    with only_one(run_directory(config)), storage.held():
-        storage.pull()
-        return _track(config, fit, shards) if config.runtime.tracking else fit()
+    _ = run.shards  # where there are none, no folder is made
+    with exclusive_lock(run.folder), run.storage.held():
+        return _track(run, fit) if run.config.runtime.tracking else fit(run)
 
 
-def _track(config: Config, fit: Callable[[], RunSummary], shards: ShardSet) -> RunSummary:
-    folder = run_directory(config)
-    before, state = read_state(folder), open_run(config, shards.digest)
-    if before is not None and (before.config_digest, before.dataset_digest) != (
-        state.config_digest,
-        state.dataset_digest,
-    ):
-        forget(folder)  # of other settings, and ended before its first checkpoint
+def _track(run: Run, fit: Callable[[Run], RunSummary]) -> RunSummary:
+    folder, config, shards = run.folder, run.config, run.shards
+    state = run.take_up()
     dataset = dataset_digests(shards) | {"name": Path(shards.folder).name, "source": str(shards.folder)}
-    begin(folder, config, config.run_name(), tags={"gare.kind": "run"}, dataset=dataset, ended=state.finished)
+    ended: Status | None = "FINISHED" if state.finished else None
+    begin(folder, config, config.run_name(), tags={"gare.kind": "run"}, dataset=dataset, ended=ended)
     try:
-        result = fit()
+        result = fit(run)
     except BaseException as error:
         record_files(folder, config)
         note_down(folder, status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

@@ -23,8 +23,8 @@ from gare.model.vocabulary import SETTINGS, TOKENIZER, UnfitError, added_tokens,
 MAX_BYTES = 96 * 2**20
 MAX_MARKS = 12_000_000
 """Most brackets, quotes and commas of a tokenizer.json, which its memory follows; XLM-V's has about 5 million."""
-MAX_PIECES = 24 * 2**20
-"""Most bytes of all unigrams together: each takes about 130 in the tokenizers library's tree of them."""
+MAX_PIECES = 12 * 2**20
+"""Most bytes of all unigrams together, of which XLM-V has 10 MiB: each takes about 100 in the tokenizers library."""
 SPACE, UNKNOWN = "\u2581", "<unk>"
 START, PAD, ENDS = "<s>", "<pad>", ("<eos>", "</s>")
 LEAF = 2**31
@@ -179,8 +179,12 @@ def _scored(value: Any) -> tuple[dict[str, int], list[float]]:
                 pass
             case _:
                 raise UnfitError(f"{shown(entry)} is no piece with its score")
-    if sum(len(piece.encode(errors="replace")) for piece, _ in value) > MAX_PIECES:
-        raise UnfitError(f"its pieces have more than {MAX_PIECES} bytes together")
+    size = sum(len(piece.encode(errors="replace")) for piece, _ in value)
+    if size > MAX_PIECES:
+        raise UnfitError(
+            f"its pieces have {size / 2**20:.0f} MiB together and would take about {size / 1e7:.1f} GB of memory; the "
+            f"limit is {MAX_PIECES // 2**20} MiB"
+        )
     ids = {piece: id_ for id_, (piece, _) in enumerate(value)}
     if len(ids) < len(value):
         raise UnfitError("two pieces of its vocabulary are the same")

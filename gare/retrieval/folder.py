@@ -22,7 +22,15 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from gare.common.errors import InputError
-from gare.common.files import atomic_file, file_digest, fsync_directory, make_folder, only_one, write_json, writing
+from gare.common.files import (
+    atomic_file,
+    exclusive_lock,
+    file_digest,
+    fsync_directory,
+    make_folder,
+    write_json,
+    writing,
+)
 from gare.common.records import LENIENT, checked, load_json
 from gare.common.redact import first_line, shown
 from gare.common.storage import read_file
@@ -177,7 +185,7 @@ def next_generation(folder: Path, *, new: bool = False) -> Iterator[Generation]:
             raise InputError(f"{folder} holds other things ({foreign[0]}); choose a new or empty folder.")
     else:
         read_index_file(folder)
-    with only_one(folder):
+    with exclusive_lock(folder):
         try:
             last = read_index_file(folder)
         except InputError:

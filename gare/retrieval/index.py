@@ -289,7 +289,7 @@ class SearchIndex:
         """
         basis = load_basis(folder / record.basis)[0] if record.basis is not None else None
         rank = None if basis is None else basis.directions.shape[1]
-        segments, missing, form = [], 0, RecordFormat(record.format)
+        segments, missing, form = [], 0, model.check_format(record.format, folder)
         reason: InputError | None = None
         for files in record.segments:
             try:

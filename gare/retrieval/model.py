@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,9 @@ from gare.config.tree import with_overrides
 from gare.model.checkpoint import WEIGHTS, load_checkpoint_config, load_model
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
+from gare.model.weights import weights_digest
+from gare.retrieval.records import Fields, RecordFormat, record_factors
+from gare.scoring.factors import Videos
 
 if TYPE_CHECKING:
     from gare.retrieval.folder import IndexRecord
@@ -37,6 +39,21 @@ class IndexModel:
     weights: str
     clip: bool = False
 
+    def check_format(self, fields: Fields, folder: Path) -> RecordFormat:
+        """The format of an index's records, which has to be the one that this model makes; else InputError.
+
+        Nothing else is believed of a file: a type like ``object`` would make bytes of it into addresses.
+        """
+        sized = next((f for name, f in fields.items() if name.endswith("frames")), ("", [1, 0]))
+        frames = sized[1][0] if sized[1] and 0 < sized[1][0] <= self.config.model.max_frames else 1
+        videos = Videos(torch.zeros(1, frames, self.model.dim), torch.ones(1, frames, dtype=torch.bool))
+        factors = record_factors(self.model.head)
+        for storage in (torch.float16, None):
+            form = RecordFormat.of(factors.build(videos.to(self.device), storage))
+            if form.fields == {name: (kind, list(shape)) for name, (kind, shape) in fields.items()}:
+                return form
+        raise InputError(f"The records of the index {folder} are not those of this model's videos; make it again.")
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
@@ -51,7 +68,7 @@ class IndexModel:
     def of_clip(cls, name: str, model: GareModel, config: Config) -> IndexModel:
         """From a CLIP's folder or hub id; InputError where it has no tokenizer."""
         where = str(Path(name).resolve()) if Path(name).is_dir() else name
-        return cls(model, _tokenizer(model, name), config, where, _digest(model), clip=True)
+        return cls(model, _tokenizer(model, name), config, where, weights_digest(model), clip=True)
 
     @classmethod
     def of_index(cls, folder: Path, record: IndexRecord, moved: Path | None) -> IndexModel:
@@ -89,12 +106,3 @@ def _tokenizer(model: GareModel, name: str) -> Tokenizer:
     if model.tokenizer is None:
         raise InputError(f"The checkpoint {name} has no tokenizer, so a sentence cannot be read.")
     return model.tokenizer
-
-
-def _digest(model: GareModel) -> str:
-    """SHA-256 over a model's weights by name, whatever files they came from."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()

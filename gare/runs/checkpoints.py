@@ -1,20 +1,41 @@
-"""When checkpoints are made and which are kept. A thread writes a copy of the state while the next steps run."""
+"""Checkpoints: a folder each, with everything a run needs to go on, that also loads as a model.
+
+They are made in turn, and the best and the last are kept. A thread writes a copy of the state while the next steps run.
+"""
 
 from __future__ import annotations
 
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from gare.common.console import warn
 from gare.common.errors import GareError, InputError
+from gare.common.files import atomic_directory, write_json
 from gare.config import Config
+from gare.model.archive import check_entries
+from gare.model.checkpoint import load_model, save_model
 from gare.model.gare import GareModel
 from gare.objective.ranks import Ranks
-from gare.runs.run import RunState, run_directory, write_state
-from gare.runs.state import Parts, Snapshot, checkpoint_name, sweep, write_checkpoint
-from gare.runs.storage import RunStorage
+from gare.runs.layout import CHECKPOINT_FILE, CHECKPOINT_NAME, CHECKPOINTS
+from gare.runs.run import Run
+from gare.runs.state import RunState, write_state
+
+TRAINER_FILE = "trainer.pt"
+
+_LEFT_BEHIND = re.compile(r"\..*\.(tmp|old)")
 
 
 class Checkpoints:
@@ -25,9 +46,9 @@ class Checkpoints:
     checkpoint the run goes on from.
     """
 
-    def __init__(self, config: Config, ranks: Ranks, parts: Parts, whole: str | None) -> None:
-        self._config, self._parts, self._active = config, parts, ranks.rank == 0
-        self._folder, self._storage = run_directory(config), RunStorage(config)
+    def __init__(self, run: Run, ranks: Ranks, parts: Parts, whole: str | None) -> None:
+        self._config, self._parts, self._active = run.config, parts, ranks.rank == 0
+        self._folder, self._storage = run.folder, run.storage
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._whole = whole
@@ -84,10 +105,10 @@ class Checkpoints:
             write_state(self._folder, state)
         except GareError as error:
             whole = f"The checkpoint before it ({self._whole}) is whole" if self._whole else "There is none before it"
-            raise type(error)(f"{error} {whole}; when there is room, the same command goes on.") from error
+            raise error.adding(f"{whole}; when there is room, the same command goes on.") from error
         self._whole = state.last
         self._copy(state)
-        sweep(self._folder, state)
+        remove_stale_checkpoints(self._folder, state)
 
     def _copy(self, state: RunState) -> None:
         """Bring the copy on storage up to date; storage that cannot be reached has until the run's end to come back."""
@@ -95,7 +116,7 @@ class Checkpoints:
             self._storage.push(state)
         except InputError as error:
             if state.finished:
-                raise InputError(f"{error} The run is whole in {self._folder}; the same command copies it.") from error
+                raise error.adding(f"The run is whole in {self._folder}; the same command copies it.") from error
             warn(f"{error} Training goes on; the next checkpoint is copied with what is missing.")
 
 
@@ -114,3 +135,136 @@ def rank(state: RunState, name: str, metrics: dict[str, float], config: Config) 
     state.kept = dict(order[: config.runtime.keep_best])
     if order[0][0] == name:
         state.best, state.best_metrics = name, metrics
+
+
+class Stateful(Protocol):
+    """What has a state of tensors and plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Take a state up."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What training changes. ``extras``: by name, whatever has a state besides model and optimiser.
+
+    ``averaged``: gives the weights that are evaluated and saved, where they are not the model's own.
+    """
+
+    model: GareModel
+    optimiser: Optimizer
+    extras: Mapping[str, Stateful]
+    averaged: Callable[[], dict[str, Tensor]] | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of ``Parts`` at one moment, on the CPU, shared with nothing that goes on changing."""
+
+    weights: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    extras: dict[str, Any]
+
+    @classmethod
+    def of(cls, parts: Parts) -> Snapshot:
+        """Copy the present state."""
+        extras = {name: part.state_dict() for name, part in parts.extras.items()}
+        weights = parts.model.state_dict() if parts.averaged is None else parts.averaged()
+        return cls(_copied(weights), _copied(parts.optimiser.state_dict()), _copied(extras))
+
+
+def checkpoint_name(state: RunState) -> str:
+    """The folder name of the checkpoint of this moment: by the epoch at an epoch's end, else by the step."""
+    return f"step-{state.step:08d}" if state.batch else f"epoch-{state.epoch:04d}"
+
+
+def write_checkpoint(
+    run_folder: Path, model: GareModel, config: Config, state: RunState, snapshot: Snapshot, metrics: dict[str, float]
+) -> None:
+    """Write ``snapshot`` as the checkpoint ``state.last``, all of it or nothing; of ``model`` only its architecture.
+
+    Raises InputError where it cannot be written.
+    """
+    target = run_folder / CHECKPOINTS / str(state.last)
+    position = {"epoch": state.epoch, "batch": state.batch, "step": state.step}
+    with atomic_directory(target, marker=CHECKPOINT_FILE) as folder:
+        save_model(model, config, folder, snapshot.weights)
+        with (folder / TRAINER_FILE).open("wb") as stream:
+            torch.save({"optimiser": snapshot.optimiser, "extras": snapshot.extras, **position}, stream)
+        noted = {"decided": state.decided, "extended": state.extended}
+        digests = {"config_digest": state.config_digest, "dataset_digest": state.dataset_digest}
+        write_json(folder / CHECKPOINT_FILE, position | digests | noted | {"metrics": metrics})
+
+
+def restore(run_folder: Path, state: RunState, parts: Parts) -> None:
+    """Load the run's last checkpoint into parts of the same settings."""
+    folder = run_folder / CHECKPOINTS / str(state.last)
+    saved = load_model(folder)
+    path = folder / TRAINER_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} has no {TRAINER_FILE}, so training cannot go on from it.")
+    try:
+        if zipfile.is_zipfile(path):
+            check_entries(path)
+        trainer: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        at_step = int(trainer["step"])
+        optimiser = _fitting(trainer["optimiser"], parts.optimiser)
+        parts.model.load_state_dict(saved.state_dict())
+        # A run that began before texts were cleaned, or statistics read, goes on as it began.
+        parts.model.read_inputs_as(saved)
+        parts.optimiser.load_state_dict(optimiser)
+        for name, part in parts.extras.items():
+            part.load_state_dict(trainer["extras"][name])
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} is a pickle that holds more than tensors and plain values: refused.") from error
+    except Exception as error:  # whatever a damaged file makes of torch
+        raise InputError(f"{path} is damaged or is another model's ({type(error).__name__}).") from error
+    if at_step != state.step:
+        raise InputError(f"{path} is of step {at_step}, but the run is at step {state.step}; it is another run's.")
+
+
+def _fitting(saved: Mapping[str, Any], optimiser: Optimizer) -> dict[str, Any]:
+    """The optimiser's state out of a checkpoint, with its settings as they are now; ValueError unless it fits."""
+    groups = optimiser.state_dict()["param_groups"]
+    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
+        raise ValueError("other parameter groups")
+    every = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    kinds = {frozenset(entry) for entry in saved["state"].values()}
+    if len(kinds) > 1 or not kinds <= ({frozenset({"mean", "square"}), frozenset({"step", "exp_avg", "exp_avg_sq"})}):
+        raise ValueError("another optimiser")
+    for number, entry in saved["state"].items():
+        for name, value in entry.items():
+            if value.shape not in ({torch.Size()} if name == "step" else {every[number].shape}):
+                raise ValueError("another shape")
+            if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+                raise ValueError("no finite numbers")
+    return {"state": saved["state"], "param_groups": groups}
+
+
+def remove_stale_checkpoints(run_folder: Path, state: RunState) -> None:
+    """Remove the checkpoints that ``state`` does not name, and what a killed writer left; nothing else."""
+    for path in run_folder.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+    folder = run_folder / CHECKPOINTS
+    for path in folder.iterdir() if folder.is_dir() else ():
+        ours = CHECKPOINT_NAME.fullmatch(path.name) or _LEFT_BEHIND.fullmatch(path.name)
+        if path.is_dir() and ours and path.name not in state.named:
+            # Half removed, it must not look like a checkpoint.
+            hidden = path if path.name.startswith(".") else path.rename(folder / f".{path.name}.old")
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {name: _copied(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(inner) for inner in value)
+    return value

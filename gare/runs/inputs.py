@@ -14,11 +14,17 @@ from gare.common.storage import Folder
 from gare.config import Config
 from gare.config.heads import HEADS, NO_INCREMENTS
 from gare.data.augment import check_augment
-from gare.data.cache import Cache, Held, hold
-from gare.data.fit import check_sampling
-from gare.data.noise import with_noise
-from gare.data.order import Sample, epoch_batches, left_out, steps_per_epoch
-from gare.data.protocol import test_cautions, training_split
+from gare.data.batches import check_sampling
+from gare.data.cache import Cache
+from gare.data.samples import (
+    Sample,
+    epoch_batches,
+    left_out,
+    steps_per_epoch,
+    test_cautions,
+    training_split,
+    with_noise,
+)
 from gare.data.shards import ShardSet, Split
 from gare.evaluation.metrics.ranking import HIGHER_IS_BETTER
 from gare.scoring.increment.cell import PairCell
@@ -88,10 +94,19 @@ class TrainingData:
 
 def open_data(config: Config, *, frames: bool = True) -> TrainingData:
     """Open the splits of the settings, and refuse what cannot be trained on. ``frames``: as in ``ShardSet``."""
+    check_settings(config)
+    return training_data(config, open_shards(config, frames=frames))
+
+
+def check_settings(config: Config) -> None:
+    """Refuse settings that no shards could be trained with."""
     check_select_by(config)
     check_increments(config)
     check_augment(config.data.augment)
-    shards = open_shards(config, frames=frames)
+
+
+def training_data(config: Config, shards: ShardSet) -> TrainingData:
+    """The splits of the settings; ConfigError or InputError for shards that they cannot be trained on."""
     check_recipe(config, shards)
     check_sampling(shards, config)
     repeated = shards.repeated()
@@ -202,11 +217,6 @@ def is_copied(config: Config) -> bool:
     """Whether the shards of the settings are copied to each node."""
     shards = config.runtime.shards
     return shards is not None and Cache.of(config.runtime).wants(Folder.at(shards))
-
-
-def warm(config: Config) -> Held:
-    """Have a copy of the shards on this node, made where there is none, and keep it; for settings that are copied."""
-    return hold(Folder.at(str(config.runtime.shards)), Cache.of(config.runtime))
 
 
 def check_recipe(config: Config, shards: ShardSet) -> None:

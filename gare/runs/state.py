@@ -1,161 +1,218 @@
-"""Checkpoints: everything a run needs to go on, in a folder that also loads as a model."""
+"""What a run writes down of itself: how far it is (``run.json``), and what it measured (``history.jsonl``)."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import shutil
-import zipfile
+import json
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any
 
-import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from pydantic import Field
 
+from gare import __version__
 from gare.common.errors import InputError
-from gare.common.files import atomic_directory, write_json
+from gare.common.files import write_json, write_text, writing
+from gare.common.records import STRICT, checked, load_json
+from gare.common.storage import Folder, read_file
 from gare.config import Config
-from gare.model.archive import check_entries
-from gare.model.checkpoint import load_model, save_model
-from gare.model.gare import GareModel
-from gare.runs.run import CHECKPOINT_FILE, CHECKPOINT_NAME, CHECKPOINTS, RunState
+from gare.runs.layout import CHECKPOINT_NAME, CHECKPOINTS, RUN_FILE, run_directory
 
-TRAINER_FILE = "trainer.pt"
+OBJECTIVE = 2
+"""2: the bottleneck of factorised increments has the spread of dropout drawn per pair, before of one per context; and
+RandAugment warps as released."""
 
-_LEFT_BEHIND = re.compile(r"\..*\.(tmp|old)")
-
-
-class Stateful(Protocol):
-    """What has a state of tensors and plain values."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Its state."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Take a state up."""
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Epochs = Annotated[int, Field(ge=1, le=10**6)]
+Checkpoint = Annotated[str, Field(pattern=f"^{CHECKPOINT_NAME.pattern}$")]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What training changes. ``extras``: by name, whatever has a state besides model and optimiser.
+class RunSummary:
+    """What a run came to. ``seconds`` is training's wall time.
 
-    ``averaged``: gives the weights that are evaluated and saved, where they are not the model's own.
+    ``resumed_from`` and ``resumed_step``: whole epochs and steps that were done when it went on; None for a new run.
+
+    ``best`` is the checkpoint that was ``selected_by`` dev, or the last one; ``best_metrics`` has keys like
+    ``dev/t2v/R@1`` and is empty for the last one.
     """
 
-    model: GareModel
-    optimiser: Optimizer
-    extras: Mapping[str, Stateful]
-    averaged: Callable[[], dict[str, Tensor]] | None = None
+    name: str
+    directory: str
+    best: str
+    best_metrics: dict[str, float]
+    epochs: int
+    steps: int
+    seconds: float
+    resumed_from: int | None = None
+    resumed_step: int | None = None
+    already_finished: bool = False
+    selected_by: str = ""
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The state of ``Parts`` at one moment, on the CPU, shared with nothing that goes on changing."""
+@dataclass
+class RunState:
+    """The run's own record, ``run.json``: how far it is, which checkpoints count, and what chooses the best one.
 
-    weights: dict[str, Tensor]
-    optimiser: dict[str, Any]
-    extras: dict[str, Any]
-
-    @classmethod
-    def of(cls, parts: Parts) -> Snapshot:
-        """Copy the present state."""
-        extras = {name: part.state_dict() for name, part in parts.extras.items()}
-        weights = parts.model.state_dict() if parts.averaged is None else parts.averaged()
-        return cls(_copied(weights), _copied(parts.optimiser.state_dict()), _copied(extras))
-
-
-def checkpoint_name(state: RunState) -> str:
-    """The folder name of the checkpoint of this moment: by the epoch at an epoch's end, else by the step."""
-    return f"step-{state.step:08d}" if state.batch else f"epoch-{state.epoch:04d}"
-
-
-def write_checkpoint(
-    run_folder: Path, model: GareModel, config: Config, state: RunState, snapshot: Snapshot, metrics: dict[str, float]
-) -> None:
-    """Write ``snapshot`` as the checkpoint ``state.last``, all of it or nothing; of ``model`` only its architecture.
-
-    Raises InputError where it cannot be written.
+    ``epoch``: whole epochs done; ``batch``: batches of the next one done; ``step``: steps in all. ``kept``: the best
+    checkpoints by name with the dev metric that ranks them, best first. ``init_from``: the checkpoint whose weights
+    the run began with, and their digest. ``decided``: what the machine that trains it decided, such as the device.
+    ``objective``: which form of the loss it began with, of those that ever differed (``OBJECTIVE``). ``extended``:
+    epochs added to the finished run, by each ``gare train --extend``.
     """
-    target = run_folder / CHECKPOINTS / str(state.last)
-    position = {"epoch": state.epoch, "batch": state.batch, "step": state.step}
-    with atomic_directory(target, marker=CHECKPOINT_FILE) as folder:
-        save_model(model, config, folder, snapshot.weights)
-        with (folder / TRAINER_FILE).open("wb") as stream:
-            torch.save({"optimiser": snapshot.optimiser, "extras": snapshot.extras, **position}, stream)
-        noted = {"decided": state.decided, "extended": state.extended}
-        digests = {"config_digest": state.config_digest, "dataset_digest": state.dataset_digest}
-        write_json(folder / CHECKPOINT_FILE, position | digests | noted | {"metrics": metrics})
+
+    __pydantic_config__ = STRICT
+
+    config_digest: str
+    dataset_digest: str
+    selected_by: str = ""
+    version: str = __version__
+    epoch: Count = 0
+    batch: Count = 0
+    step: Count = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    finished: bool = False
+    last: Checkpoint | None = None
+    best: Checkpoint | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    kept: dict[Checkpoint, float] = field(default_factory=dict)
+    init_from: dict[str, str] | None = None
+    decided: dict[str, Any] = field(default_factory=dict)
+    objective: Count = 1
+    extended: list[Epochs] = field(default_factory=list)
+
+    def epochs(self, config: Config) -> int:
+        """Epochs of the run, those it was extended by included."""
+        return sum(self.stages(config))
+
+    def stages(self, config: Config) -> list[int]:
+        """Epochs of each stage that has a schedule of its own: the settings', then those of every extension."""
+        return [config.train.epochs, *self.extended]
+
+    @property
+    def named(self) -> set[str]:
+        """The names of the checkpoints that are kept."""
+        return {name for name in (self.last, self.best, *self.kept) if name is not None}
 
 
-def restore(run_folder: Path, state: RunState, parts: Parts) -> None:
-    """Load the run's last checkpoint into parts of the same settings."""
-    folder = run_folder / CHECKPOINTS / str(state.last)
-    saved = load_model(folder)
-    path = folder / TRAINER_FILE
-    if not path.is_file():
-        raise InputError(f"{folder} has no {TRAINER_FILE}, so training cannot go on from it.")
+def progress(epoch: int, step: int) -> str:
+    """How far a run is, in words."""
+    return f"epoch {epoch} (step {step})"
+
+
+def selected_by(config: Config) -> str:
+    """What makes a checkpoint the run's best one: a metric on the dev split, or being the last."""
+    if config.protocol.dev == "none":
+        return "last epoch"
+    return f"{config.data.dev_split} {config.train.select_by}"
+
+
+def read_state(folder: Path) -> RunState | None:
+    """The record of a run's folder, or None where there is none."""
+    text = read_file(folder / RUN_FILE)
+    return None if text is None else parse_state(text, str(folder / RUN_FILE))
+
+
+def parse_state(content: str | bytes, place: str) -> RunState:
+    """Read a run's record from its text; InputError, naming its ``place``, where it is damaged."""
     try:
-        if zipfile.is_zipfile(path):
-            check_entries(path)
-        trainer: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        at_step = int(trainer["step"])
-        optimiser = _fitting(trainer["optimiser"], parts.optimiser)
-        parts.model.load_state_dict(saved.state_dict())
-        # A run that began before texts were cleaned, or statistics read, goes on as it began.
-        parts.model.read_inputs_as(saved)
-        parts.optimiser.load_state_dict(optimiser)
-        for name, part in parts.extras.items():
-            part.load_state_dict(trainer["extras"][name])
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path} is a pickle that holds more than tensors and plain values: refused.") from error
-    except Exception as error:  # whatever a damaged file makes of torch
-        raise InputError(f"{path} is damaged or is another model's ({type(error).__name__}).") from error
-    if at_step != state.step:
-        raise InputError(f"{path} is of step {at_step}, but the run is at step {state.step}; it is another run's.")
+        return checked(RunState, load_json(content))
+    except ValueError as error:
+        raise InputError(f"{place} is damaged ({error}); remove the folder or choose another runtime.name.") from None
 
 
-def _fitting(saved: Mapping[str, Any], optimiser: Optimizer) -> dict[str, Any]:
-    """The optimiser's state out of a checkpoint, with its settings as they are now; ValueError unless it fits."""
-    groups = optimiser.state_dict()["param_groups"]
-    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
-        raise ValueError("other parameter groups")
-    every = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    kinds = {frozenset(entry) for entry in saved["state"].values()}
-    if len(kinds) > 1 or not kinds <= ({frozenset({"mean", "square"}), frozenset({"step", "exp_avg", "exp_avg_sq"})}):
-        raise ValueError("another optimiser")
-    for number, entry in saved["state"].items():
-        for name, value in entry.items():
-            if value.shape not in ({torch.Size()} if name == "step" else {every[number].shape}):
-                raise ValueError("another shape")
-            if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-                raise ValueError("no finite numbers")
-    return {"state": saved["state"], "param_groups": groups}
+def resumed(state: RunState) -> tuple[int, int] | None:
+    """Whole epochs and steps a run goes on from; None where it has no checkpoint."""
+    return (state.epoch, state.step) if state.last is not None else None
 
 
-def sweep(run_folder: Path, state: RunState) -> None:
-    """Remove the checkpoints that ``state`` does not name, and what a killed writer left; nothing else."""
-    for path in run_folder.glob(".*.tmp"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
-    folder = run_folder / CHECKPOINTS
-    for path in folder.iterdir() if folder.is_dir() else ():
-        ours = CHECKPOINT_NAME.fullmatch(path.name) or _LEFT_BEHIND.fullmatch(path.name)
-        if path.is_dir() and ours and path.name not in state.named:
-            # Half removed, it must not look like a checkpoint.
-            hidden = path if path.name.startswith(".") else path.rename(folder / f".{path.name}.old")
-            shutil.rmtree(hidden, ignore_errors=True)
+def write_state(folder: Path, state: RunState) -> None:
+    """Record how far the run is, atomically."""
+    write_json(folder / RUN_FILE, asdict(state))
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {name: _copied(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(inner) for inner in value)
-    return value
+def summary(
+    config: Config, state: RunState, *, resumed: tuple[int, int] | None = None, already: bool = False
+) -> RunSummary:
+    """What a finished run came to. ``resumed``: whole epochs and steps it went on from, if it did."""
+    folder = run_directory(config)
+    return RunSummary(
+        name=config.run_name(),
+        directory=str(folder),
+        best=str(folder / CHECKPOINTS / str(state.best)),
+        best_metrics=state.best_metrics,
+        epochs=state.epoch,
+        steps=state.step,
+        seconds=state.seconds,
+        resumed_from=resumed[0] if resumed else None,
+        resumed_step=resumed[1] if resumed else None,
+        already_finished=already,
+        selected_by=state.selected_by,
+    )
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """A checkpoint folder from itself or from the folder of its run (then the best one)."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give a checkpoint or the folder of a run.")
+    state = read_state(folder)
+    if state is None:
+        return folder
+    if state.best is None:
+        raise InputError(f"The run {folder} has no checkpoint yet.")
+    return folder / CHECKPOINTS / state.best
+
+
+OnRow = Callable[[dict[str, Any]], None]
+"""Called on rank 0 with every entry as it is recorded."""
+
+
+class History:
+    """The run's record of training, a JSON line per entry, kept to what the run has truly reached."""
+
+    def __init__(self, path: Path, step: int, on_row: OnRow | None = None) -> None:
+        self._path, self._on_row = path, on_row
+        rows = read_history(path)
+        kept = [row for row in rows if row["step"] <= step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        # A run killed between recording an epoch and reporting it would never report it.
+        self._fresh: list[dict[str, Any]] = last_epoch(kept)
+
+    def add(self, step: int, total: int, seconds: float, values: Mapping[str, Any]) -> None:
+        """Append one entry, with the time of day in seconds since 1970."""
+        row = {"step": step, "total": total, "seconds": round(seconds, 3), "time": round(time.time(), 3), **values}
+        self._fresh.append(row)
+        with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        if self._on_row is not None:
+            self._on_row(row)
+
+    def take(self) -> list[dict[str, Any]]:
+        """The entries added since the last call."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+
+def last_epoch(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries since the last epoch but one ended."""
+    ends = [number for number, row in enumerate(rows) if "epoch" in row]
+    return rows[ends[-2] + 1 if len(ends) > 1 else 0 :]
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Every whole entry of a history file; none where there is no file, StorageError where it cannot be read."""
+    try:
+        content = Folder.at(path.parent).read_bytes(path.name)
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in content.decode(errors="replace").splitlines():  # a killed writer may have left half a line
+        try:
+            row = load_json(line, nan=True)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0:
+            rows.append(row)
+    return rows

@@ -14,24 +14,12 @@ from pathlib import Path
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, atomic_file, digest_of, make_folder
 from gare.common.lease import held
-from gare.common.storage import Folder, is_address
+from gare.common.storage import Folder, is_address, read_file
 from gare.config import Config
 from gare.data.cache import cache_folder
-from gare.runs.run import (
-    CHECKPOINT_FILE,
-    CHECKPOINT_NAME,
-    CHECKPOINTS,
-    CONFIG_FILE,
-    HISTORY_FILE,
-    RUN_FILE,
-    RunState,
-    parse_state,
-    read_state,
-    resolve_checkpoint,
-    run_directory,
-    write_state,
-)
-from gare.tracking.record import FORMER_FILE, RECORD_FILE
+from gare.runs.layout import CHECKPOINT_FILE, CHECKPOINT_NAME, CHECKPOINTS, CONFIG_FILE, HISTORY_FILE, RUN_FILE
+from gare.runs.state import RunState, parse_state, read_state, resolve_checkpoint, write_state
+from gare.tracking.record import FORMER_FILE, RECORD_FILE, changed_at
 
 ALONGSIDE = (CONFIG_FILE, HISTORY_FILE, RECORD_FILE, FORMER_FILE)
 
@@ -39,70 +27,76 @@ ALONGSIDE = (CONFIG_FILE, HISTORY_FILE, RECORD_FILE, FORMER_FILE)
 class RunStorage:
     """The copy of one run; without ``runtime.storage`` every method does nothing.
 
-    Whatever goes wrong with the storage is an InputError that names the file.
+    ``place``: where the copy is, None without one. Whatever goes wrong with it is an InputError that names the file.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, folder: Path) -> None:
         storage = config.runtime.storage
-        self._folder = run_directory(config)
-        self._place = None if storage is None else Folder.at(storage).below(config.run_name())
+        self._folder = folder
+        self.place = None if storage is None else Folder.at(storage).below(config.run_name())
 
     def held(self) -> AbstractContextManager[None]:
         """Hold the copy while the block runs; RunError when another driver, perhaps elsewhere, is at this run."""
-        return nullcontext() if self._place is None else held(self._place)
+        return nullcontext() if self.place is None else held(self.place)
 
     def pull(self) -> None:
         """Bring the run's folder to where the copy is, if that is further; the other way round, bring the copy.
 
         Raises ConfigError when they hold different experiments.
         """
-        if self._place is None:
+        if self.place is None:
             return
-        theirs, ours = _state_at(self._place), read_state(self._folder)
+        theirs, ours = _state_at(self.place), read_state(self._folder)
         if ours is not None and ours.last is not None:
             if theirs is not None and _experiment(theirs) != _experiment(ours):
-                raise ConfigError(f"{self._folder} and {self._place} hold different runs; choose another runtime.name.")
+                raise ConfigError(f"{self._folder} and {self.place} hold different runs; choose another runtime.name.")
             if theirs is None or theirs.step < ours.step:
                 self.push(ours)
         if theirs is not None and (ours is None or ours.last is None or ours.step < theirs.step):
-            self._fetch(self._place, theirs)
+            self._fetch(self.place, theirs)
 
     def push(self, state: RunState) -> None:
         """Copy the run as ``state`` names it, and remove from the copy what it no longer names."""
-        if self._place is None:
+        if self.place is None:
             return
-        before = _state_at(self._place)
+        before = _state_at(self.place)
         there = set() if before is None else before.named
         for name in sorted(state.named - there):
             folder = self._folder / CHECKPOINTS / name
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
-                    self._place.put(path, f"{CHECKPOINTS}/{name}/{path.relative_to(folder).as_posix()}")
+                    self.place.put(path, f"{CHECKPOINTS}/{name}/{path.relative_to(folder).as_posix()}")
+        ours, theirs = self._records(self.place)
         for name in ALONGSIDE:
-            if (self._folder / name).is_file():
-                self._place.put(self._folder / name, name)
-        self._place.put(self._folder / RUN_FILE, RUN_FILE)
-        for file in self._place.tree(CHECKPOINTS):
+            if (self._folder / name).is_file() and not (name == RECORD_FILE and theirs > ours):
+                self.place.put(self._folder / name, name)
+        self.place.put(self._folder / RUN_FILE, RUN_FILE)
+        for file in self.place.tree(CHECKPOINTS):
             name = file.partition("/")[0]
             if CHECKPOINT_NAME.fullmatch(name) and name not in state.named:
-                self._place.remove(f"{CHECKPOINTS}/{file}")
+                self.place.remove(f"{CHECKPOINTS}/{file}")
 
     def checkpoint(self, name: str) -> None:
         """Have a checkpoint in the run's folder, fetched where it is not; processes of one node wait for each other."""
-        if self._place is not None:
+        if self.place is not None:
             above = self._folder / CHECKPOINTS
-            with _waiting(above / f".{_checked(name, self._place)}.lock"):
-                _fetch_files(self._place.below(CHECKPOINTS).below(name), above / name)
+            with _waiting(above / f".{_checked(name, self.place)}.lock"):
+                _fetch_files(self.place.below(CHECKPOINTS).below(name), above / name)
 
     def _fetch(self, place: Folder, state: RunState) -> None:
         make_folder(self._folder)
         for name in sorted(state.named):
             self.checkpoint(name)
+        ours, theirs = self._records(place)
         for name in ALONGSIDE:
-            if place.exists(name):
+            if place.exists(name) and not (name == RECORD_FILE and ours > theirs):
                 with atomic_file(self._folder / name) as temporary:
                     place.fetch(name, temporary)
         write_state(self._folder, state)
+
+    def _records(self, place: Folder) -> tuple[int, int]:
+        """When the tracker's record was written, here and there: the driver does, which need not hold checkpoints."""
+        return changed_at(read_file(self._folder / RECORD_FILE)), changed_at(place.read_text(RECORD_FILE))
 
 
 def find_checkpoint(place: str | Path) -> Path:

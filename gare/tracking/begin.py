@@ -16,6 +16,7 @@ from gare.tracking.environment import environment, resolve_uri
 from gare.tracking.names import tag_value
 from gare.tracking.record import (
     Record,
+    Status,
     held,
     now_ms,
     read_handle,
@@ -41,7 +42,7 @@ def begin(
     parent: Path | None = None,
     former: str | None = None,
     description: str | None = None,
-    ended: bool = False,
+    ended: Status | None = None,
 ) -> str | None:
     """Begin the record of a run's folder, or take up the one that is there, and tell the tracker.
 
@@ -57,29 +58,33 @@ def begin(
         parent: Folder of the run that it is a part of.
         former: Id by which a former version knew it.
         description: Of a new run, in Markdown.
-        ended: It is finished, and is only brought up to date.
+        ended: How the run ended, if it did: it is only brought up to date, and keeps its end time and tags.
 
     """
     runtime, uri = config.runtime, resolve_uri(config.runtime)
     with held(make_folder(folder) / ".tracking.lock", LOCK_SECONDS):
         record = read_record(folder)
+        is_former = record is not None or former is not None
         if record is None or record.experiment != runtime.experiment:
             record = Record(uri=uri, experiment=runtime.experiment)
             take_up(record, former)
-        under_way = parent is not None or (record.run_id is not None and record.address(folder) == uri)
-        if record.begun_ms is None:
+        at_its_tracker = record.run_id is not None and record.address(folder) == uri
+        under_way = parent is not None or ended is not None or at_its_tracker
+        record.name = record.name or tag_value(name)
+        if record.begun_ms is None and not (ended and is_former):
             every = environment() | {
                 "gare.config_digest": config.digest(),
                 "gare.protocol_test": config.protocol.test,
                 **tags,
             }
-            record.name, record.begun_ms = tag_value(name), now_ms()
+            record.begun_ms = now_ms()
             record.description = None if description is None else tag_value(description)
             record.tags = {key: tag_value(value) for key, value in every.items()} | record.tags
             record.parent = None if parent is None else os.path.relpath(parent, folder)
         record.uri, record.synced = relative_uri(uri, folder), None
-        if not ended:
+        if ended is None:
             record.status, record.ended_ms = "RUNNING", None
+        record.status = record.status or ended
         record.tags |= {key: value for key, value in dataset.items() if key.endswith("_digest")}
         if "dataset_digest" in dataset:
             source = tag_value(dataset.get("source", "local"))

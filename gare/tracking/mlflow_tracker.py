@@ -99,7 +99,9 @@ class MlflowTracker:
                 _log_dataset(mlflow, run_id, changes)
             if changes.status == "RUNNING":
                 mlflow.update_run(run_id, status="RUNNING")
-            elif changes.status is not None:
+            elif changes.status is not None and (
+                changes.ended_ms or mlflow.get_run(run_id).info.status != changes.status
+            ):
                 mlflow.set_terminated(run_id, changes.status, changes.ended_ms)
 
     def copy(self, run_id: str, path: Path, to: str) -> None:

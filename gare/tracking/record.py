@@ -43,7 +43,8 @@ class Record(BaseModel):
     answer lost. ``parent``: folder of the parent run, relative to this one. ``begun_ms``: None where a former version
     began the run. ``metrics``: name, value (None: NaN), time (ms) and step. ``artifacts``: path among the artifacts ->
     file or folder, relative to the run's. ``sent``: what each artifact was when it was copied. ``synced``: what the
-    files were when the tracker had all of them.
+    files were when the tracker had all of them. ``changed_ms``: when the record was written, by which the newer of
+    two copies is known.
     """
 
     uri: str
@@ -62,6 +63,7 @@ class Record(BaseModel):
     artifacts: dict[str, str] = {}
     sent: dict[str, str] = {}
     synced: str | None = None
+    changed_ms: int = 0
 
     def address(self, folder: Path) -> str:
         """Return the tracker's full address, of a record in ``folder``."""
@@ -108,6 +110,14 @@ def read_handle(folder: Path) -> RunHandle | None:
     return RunHandle(record.address(folder), record.experiment, record.run_id)
 
 
+def changed_at(text: str | None) -> int:
+    """Return when a copy of a record was written, in ms; 0 where it does not say, -1 for none or a damaged one."""
+    try:
+        return -1 if text is None else int(load_json(text).get("changed_ms", 0))
+    except (ValueError, TypeError, AttributeError):
+        return -1
+
+
 def forget(folder: Path) -> None:
     """Have the folder's next run recorded as another one."""
     for name in (RECORD_FILE, FORMER_FILE):
@@ -116,6 +126,7 @@ def forget(folder: Path) -> None:
 
 def write_record(folder: Path, record: Record) -> None:
     """Write the record, atomically; InputError where it cannot be."""
+    record.changed_ms = max(now_ms(), record.changed_ms + 1)  # also by a clock that lags behind
     write_json(folder / RECORD_FILE, record.model_dump(mode="json"))
     (folder / FORMER_FILE).unlink(missing_ok=True)
 

@@ -24,7 +24,7 @@ REQUIREMENTS = (
     "click", "ftfy", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "rich", "ruamel.yaml",
     "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
-"""What ``gare.search`` needs; gare itself goes along as code, so that serving needs no package index that has it."""
+"""What a search needs; gare itself goes along as code, so that serving needs no package index that has it."""
 _NAME = re.compile(r"[^/:.%\"']+")
 
 
@@ -126,7 +126,7 @@ def _save(folder: Path, model: Any, run_id: str, checkpoint: Path, index: Path) 
 
 def check_index(index: Path, weights_sha256: str) -> str:
     """The split an index was made of; InputError when it is none, or of other weights than the checkpoint's."""
-    from gare.search.index import read_index_file
+    from gare.retrieval.folder import read_index_file
 
     values = read_index_file(index)
     if values.weights_sha256 != weights_sha256:

@@ -120,6 +120,11 @@ class Sync:
                     with suppress(GareError, OSError):
                         self._mark(self._stamp(record))
                 return isinstance(error, Refused)
+        if again and not mine:
+            warn_once(
+                f"Another process is sending {self._folder} to its tracker; what this one added is sent by the next "
+                "command on that folder."
+            )
         return mine
 
     def push(self, *, files: bool = True) -> None:
@@ -231,7 +236,7 @@ class Sync:
 
     def _stamp(self, record: Record) -> str:
         """What changes when there is something new."""
-        values = record.model_dump(mode="json", exclude={"sent", "synced", "run_id"})
+        values = record.model_dump(mode="json", exclude={"sent", "synced", "run_id", "changed_ms"})
         artifacts = [_stamp_of(self._folder / name) for name in record.artifacts.values()]
         return digest_of([values, self._rows.stamp(), artifacts])
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from gare.config import Config
 from gare.data.batches import Batch
 from gare.model.gare import GareModel
-from gare.training.precision import tower_precision
+from gare.training.numerics import tower_precision
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What training keeps beside model and optimiser: the loss scaler of fp16 and the average of the weights."""
+"""What training keeps besides model and optimiser: the loss scaler of fp16 and the average of the weights."""
 
 from __future__ import annotations
 
@@ -6,13 +6,81 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from gare.config import Config
 from gare.model.gare import GareModel
-from gare.runs.state import Parts
-from gare.training.ema import Ema
-from gare.training.precision import make_scaler
+from gare.runs.checkpoints import Parts
+from gare.training.numerics import make_scaler
+
+
+class Ema:
+    """The exponential moving average of a model's trained weights, in float32.
+
+    After n updates the decay is at most (1 + n) / (10 + n), so that the start is forgotten soon.
+    """
+
+    def __init__(self, model: GareModel, decay: float) -> None:
+        self._model, self._decay = model, decay
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with the model's present weights."""
+        self._average, self._updates = self._copy(), 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the present weights in; call after every optimiser step."""
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        self._updates += 1
+        for name, value in self._trained():
+            self._average[name].lerp_(value, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the model have the average while the block runs."""
+        raw = self._copy()
+        self._put(self._average)
+        try:
+            yield
+        finally:
+            self._put(raw)
+
+    def model_state(self) -> dict[str, Tensor]:
+        """The model's state with the average in place of what is trained: what a checkpoint saves as its model."""
+        return {**self._model.state_dict(), **self._average}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs beside ``model_state``: the weights as they are trained, and the number of updates."""
+        return {"weights": self._copy(), "updates": self._updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was made; the model has to hold that moment's ``model_state``.
+
+        Raises ValueError for the state of another model.
+        """
+        weights, updates = state["weights"], state["updates"]
+        fit = all(
+            weights[name].shape == value.shape and bool(torch.isfinite(weights[name]).all())
+            for name, value in self._trained()
+        )
+        if not fit or type(updates) is not int or updates < 0:
+            raise ValueError("the weights of another model, or damaged ones")
+        self._average, self._updates = self._copy(), updates
+        self._put(weights)
+
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, p.detach()) for name, p in self._model.named_parameters() if p.requires_grad)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self._trained()}
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, value in self._trained():
+            value.copy_(values[name])
 
 
 class Extras:

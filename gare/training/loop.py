@@ -14,56 +14,41 @@ from torch.optim import Optimizer
 
 from gare.common.console import warn
 from gare.config import Config
-from gare.data.batches import check_fit
+from gare.data.batches import check_fit, check_random_crop, unlike_prepared
 from gare.data.feed import Feed
-from gare.data.fit import check_random_crop, unlike_prepared
 from gare.data.shards import ShardSet
 from gare.evaluation.evaluate import evaluate
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import Ranks
-from gare.runs.checkpoints import Checkpoints
-from gare.runs.history import History, OnRow
-from gare.runs.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device, open_data
-from gare.runs.opening import open_run
-from gare.runs.run import (
-    HISTORY_FILE,
-    RunState,
-    RunSummary,
-    clip_source,
-    resumed,
-    run_directory,
-    summary,
-)
-from gare.runs.state import Parts, restore, sweep
-from gare.runs.storage import RunStorage
+from gare.runs.checkpoints import Checkpoints, Parts, remove_stale_checkpoints, restore
+from gare.runs.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device
+from gare.runs.layout import HISTORY_FILE, clip_source
+from gare.runs.run import Run
+from gare.runs.state import History, OnRow, RunState, RunSummary, resumed, summary
 from gare.training.extras import Extras
-from gare.training.numerics import numerics
+from gare.training.numerics import numerics, prepare_towers
 from gare.training.observe import Observer, Watched
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates, staged_factor
-from gare.training.precision import prepare_towers
-from gare.training.replicas import check_same_weights, share_weights
 from gare.training.step import train_step
-from gare.training.warm_start import warm_start
+from gare.training.weights import check_same_weights, share_weights, warm_start
 
 Report = Callable[[dict[str, Any]], None]
 """Called on every rank after each epoch with its metrics; ``history`` holds the rows recorded since the last."""
 
 
-def train(
-    config: Config, ranks: Ranks, report: Report, on_row: OnRow | None = None, device: str | None = None
-) -> RunSummary:
+def train(run: Run, ranks: Ranks, report: Report, on_row: OnRow | None = None, device: str | None = None) -> RunSummary:
     """Train to the end of the run, from its last checkpoint if it has one. Call on every rank.
 
     ``device``: what was decided for all ranks; ``runtime.device`` when None. The settings are saved as they are given.
     """
-    with numerics(config):
-        return _train(config, ranks, report, on_row, choose_device(device or config.runtime.device))
+    with numerics(run.config):
+        return _train(run, ranks, report, on_row, choose_device(device or run.config.runtime.device))
 
 
-def _train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None, device: torch.device) -> RunSummary:
-    data = open_data(config)
-    state = _open(config, data, ranks)
+def _train(run: Run, ranks: Ranks, report: Report, on_row: OnRow | None, device: torch.device) -> RunSummary:
+    config, data = run.config, run.data
+    state = _taken_up(run, ranks)
     if state.finished:
         return summary(config, state, already=True)
     went_on = resumed(state)
@@ -73,14 +58,14 @@ def _train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None, d
     share_weights(model, ranks)
     extras = Extras(model, config)
     parts = extras.parts(model, optimiser)
-    _take_up(config, state, parts, extras)
+    _load(run, state, parts, extras)
     check_same_weights(model, ranks, "At the start")
     state.decided = decided(config, ranks, device)
-    history = History(run_directory(config) / HISTORY_FILE, state.step, on_row) if ranks.rank == 0 else None
-    observer = Observer(config, ranks, Watched(model, tokenizer, optimiser, data), history, state.seconds)
+    history = History(run.folder / HISTORY_FILE, state.step, on_row) if ranks.rank == 0 else None
+    observer = Observer(run, ranks, Watched(model, tokenizer, optimiser, data), history, state.seconds)
     own = ranks.own(config.train.global_batch // ranks.size)
 
-    with Checkpoints(config, ranks, parts, state.last) as checkpoints:
+    with Checkpoints(run, ranks, parts, state.last) as checkpoints:
         while state.epoch < state.epochs(config):
             batches, at = data.batches(config, state.epoch), (state.epoch, own, device, state.batch)
             with Feed(data.train, batches, tokenizer, config, model.image_size, *at) as feed:
@@ -107,13 +92,12 @@ def _train(config: Config, ranks: Ranks, report: Report, on_row: OnRow | None, d
     return summary(config, _shared(state, ranks), resumed=went_on)
 
 
-def _open(config: Config, data: TrainingData, ranks: Ranks) -> RunState:
+def _taken_up(run: Run, ranks: Ranks) -> RunState:
     """The run's record as rank 0 finds or makes it, after it has removed what a killed process left."""
     state = RunState("", "")
     if ranks.rank == 0:
-        RunStorage(config).pull()
-        state = open_run(config, data.digest)
-        sweep(run_directory(config), state)
+        state = run.hand_over()
+        remove_stale_checkpoints(run.folder, state)
     return _shared(state, ranks)
 
 
@@ -147,13 +131,13 @@ def decided(config: Config, ranks: Ranks, device: torch.device) -> dict[str, Any
     }
 
 
-def _take_up(config: Config, state: RunState, parts: Parts, extras: Extras) -> None:
+def _load(run: Run, state: RunState, parts: Parts, extras: Extras) -> None:
     """Go on from the run's last checkpoint, or begin with the weights of another's."""
     if state.last is not None:
-        RunStorage(config).checkpoint(state.last)
-        restore(run_directory(config), state, parts)
-    elif config.train.init_from is not None:
-        state.init_from = warm_start(parts.model, config)
+        run.storage.checkpoint(state.last)
+        restore(run.folder, state, parts)
+    elif run.config.train.init_from is not None:
+        state.init_from = warm_start(parts.model, run.config)
         extras.restart()
 
 

@@ -1,19 +1,27 @@
-"""How exactly this process computes: its threads, TF32, deterministic algorithms; the one place that sets them."""
+"""How exactly, and how cheaply, this process computes: threads, TF32, deterministic algorithms, precision.
+
+Only the towers compute in ``train.precision``; the pair head, the logits, the losses and the weights stay in float32.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from gare.common.errors import RunError
 from gare.config import Config
+from gare.config.train import TrainConfig
+from gare.model.gare import GareModel
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 WORKSPACE = ":4096:8"
 """cuBLAS is deterministic only with a workspace of a fixed size, which it reads when CUDA starts."""
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def set_numerics(config: Config) -> None:
@@ -58,3 +66,27 @@ def _not_deterministic(message: str) -> str | None:
         )
     operation, found, _ = message.partition(" does not have a deterministic implementation")
     return f"{operation} has no deterministic algorithm here; set train.deterministic=false." if found else None
+
+
+def tower_precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which the towers encode."""
+    if config.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device_type=device.type, dtype=DTYPES[config.precision])
+
+
+def make_scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScaler | None:
+    """The loss scaler of fp16, whose gradients would vanish without; None for the other precisions."""
+    return torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
+
+
+def prepare_towers(model: GareModel, config: TrainConfig) -> None:
+    """Switch on activation checkpointing and compilation of CLIP's towers, as the settings say."""
+    if config.checkpoint_activations:
+        new = "activation_checkpointing_enable"  # transformers before 5.23 knows the other name only
+        enable = getattr(model.clip, new if hasattr(model.clip, new) else "gradient_checkpointing_enable")
+        enable({"use_reentrant": False})
+    if config.compile:
+        # In place, so that names of weights stay; batches differ in their number of valid frames.
+        for tower in (model.clip.text_model, model.clip.vision_model):
+            tower.compile(dynamic=True)

@@ -1,8 +1,10 @@
-"""What is measured while training: the entries of the run's history, the diagnostics, and a word when psi gives up."""
+"""Measures a run while it trains: the history's entries, diagnostics, collapsed increments, use of the machine."""
 
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +13,6 @@ import torch
 from torch.optim import Optimizer
 
 from gare.common.files import make_folder
-from gare.config import Config
 from gare.config.heads import HEADS
 from gare.data.batches import Batch
 from gare.diagnostics import (
@@ -26,14 +27,18 @@ from gare.diagnostics.pairs import batch_state, split_state
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
 from gare.objective.ranks import Ranks
-from gare.runs.history import History
 from gare.runs.inputs import TrainingData
-from gare.runs.run import DIAGNOSTICS, run_directory
-from gare.training.usage import gpu_utilisation, peak_cuda, peak_rss
+from gare.runs.layout import DIAGNOSTICS
+from gare.runs.run import Run
+from gare.runs.state import History
 
 DIAGNOSED_PAIRS = 64
 SHORTEST, LEAST_SPREAD = 0.01, 0.01
 """Below these shares the increments count as collapsed; untrained ones have 0.1 to 1 and at least 0.08."""
+
+
+GIB = 2**30
+_without_utilisation: set[torch.device] = set()
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,16 @@ class Observer:
     """
 
     def __init__(
-        self, config: Config, ranks: Ranks, watched: Watched, history: History | None, elapsed_s: float = 0.0
+        self, run: Run, ranks: Ranks, watched: Watched, history: History | None, elapsed_s: float = 0.0
     ) -> None:
-        self._config, self._ranks, self._watched, self._history = config, ranks, watched, history
+        self._config, self._pictures = run.config, run.folder / DIAGNOSTICS
+        self._ranks, self._watched, self._history = ranks, watched, history
         self._begun = time.monotonic() - elapsed_s
         self._device = watched.model.clip.logit_scale.device
         self._window = Window()
         self._before: tuple[Batch, PairState] | None = None
         self._looking_s = 0.0
-        self._warned = not config.model.makes_increments
+        self._warned = not run.config.model.makes_increments
 
     @property
     def seconds(self) -> float:
@@ -153,7 +159,7 @@ class Observer:
             figures |= step_diagnostics(before, batch_state(self._watched.model, batch, DIAGNOSED_PAIRS))
             self._before = None
         if len(state.text) > 1:
-            path = make_folder(run_directory(self._config) / DIAGNOSTICS) / f"step-{step:06d}.png"
+            path = make_folder(self._pictures) / f"step-{step:06d}.png"
             increment_figure(state, path, title=f"What the increment does after {step} steps")
         self._add(step, {f"diagnostics/{name}": value for name, value in figures.items() if math.isfinite(value)})
         self._warn(step, state)
@@ -190,3 +196,28 @@ def collapse_warning(state: PairState) -> str | None:
             "objective.trust_region.weight spread them; train.lr_new may be too high."
         )
     return None
+
+
+def peak_rss() -> float:
+    """Most memory this process has held at once, in GiB; one started by another may have that one's peak."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / GIB
+
+
+def peak_cuda(device: torch.device) -> float:
+    """Most memory torch has held for tensors on a GPU at once, in GiB; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0
+
+
+def gpu_utilisation(device: torch.device) -> float | None:
+    """Share of the last moments in which a GPU was at work, 0 to 1; None on a CPU and where nothing tells it.
+
+    torch asks pynvml, which need not be installed.
+    """
+    if device.type != "cuda" or device in _without_utilisation:
+        return None
+    try:
+        return torch.cuda.utilization(device) / 100
+    except Exception:  # whatever pynvml raises without a driver, in a container, on a part of a GPU  # noqa: BLE001
+        _without_utilisation.add(device)
+        return None

@@ -1,8 +1,10 @@
-"""One optimiser step over the global batch, each rank computing its own rows."""
+"""One optimiser step over the global batch, each rank computing its own rows; causes of one that is not finite."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -17,23 +19,21 @@ from gare.objective.ranks import Ranks
 from gare.objective.total import Terms, objective
 from gare.scoring.blocked import blocked_scores
 from gare.scoring.head import PairDropout, PairScores
-from gare.training.ema import Ema
-from gare.training.encoding import Encoded, backward_through, encode
-from gare.training.suspects import suspects
+from gare.training.encoding import Encoded, backward_through
+from gare.training.extras import Ema
 
 SMALLEST_SCALE = 1.0
 
 
-def forward(model: GareModel, batch: Batch, config: Config, ranks: Ranks, step: int) -> Terms:
-    """This rank's share of the loss: its texts against the videos of all ranks (the method's section 7)."""
-    return pair_loss(model, encode(model, batch, config), batch, config, ranks, step)
+NAMED_VIDEOS = 8
+KINDS = ("embeddings", "scores", "gradients")
 
 
 def pair_loss(model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: Ranks, step: int) -> Terms:
-    """This rank's share of the loss of its embeddings."""
+    """This rank's share of the loss: its texts against the videos of all ranks (the method's section 7)."""
     scored = score(model, made, batch, config, ranks, step)
-    known = None if batch.groups is None else known_pairs(batch.groups.to(made.text.device), ranks)
-    return objective(scored.scores, scored.increments, model.logit_scale, config.objective, ranks, known)
+    false_negatives = None if batch.groups is None else known_pairs(batch.groups.to(made.text.device), ranks)
+    return objective(scored.scores, scored.increments, model.logit_scale, config.objective, ranks, false_negatives)
 
 
 def score(model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: Ranks, step: int) -> PairScores:
@@ -151,3 +151,38 @@ def gradient_norms(optimiser: Optimizer) -> dict[str, float]:
         norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
         norms.append(norm.to(group["params"][0].device, torch.float64))
     return dict(zip(names, torch.stack(norms).tolist(), strict=True))
+
+
+def suspects(batch: Batch, made: Encoded, logits: Callable[[], Tensor], own_norm: Tensor | None, ranks: Ranks) -> str:
+    """What to look at, in words that are the same on every rank. Call on all ranks.
+
+    The first of these that is there on any rank: pairs whose embeddings are not finite; pairs whose row of ``logits``
+    [b, B] is not; ranks whose gradient is not (``own_norm``: of this rank's before the sum); else all of the batch.
+    """
+    own = {
+        "embeddings": _named(batch, made.finite_rows()),
+        "scores": _named(batch, _finite_rows(logits)),
+        "gradients": [] if own_norm is None or torch.isfinite(own_norm) else batch.video_ids,
+        "batch": batch.video_ids,
+    }
+    every = [json.loads(text) for text in ranks.gather_texts(json.dumps(own))]
+    for kind in KINDS:
+        found = {rank: names[kind] for rank, names in enumerate(every) if names[kind]}
+        if found:
+            where = f", on worker {', '.join(map(str, found))}" if len(found) < len(every) else ""
+            return f"the videos whose {kind} are not finite{where}: {_listed(found.values())}"
+    return f"the videos of this batch: {_listed(names['batch'] for names in every)}"
+
+
+@torch.no_grad()
+def _finite_rows(logits: Callable[[], Tensor]) -> Tensor:
+    return torch.isfinite(logits()).all(dim=1)
+
+
+def _named(batch: Batch, finite: Tensor) -> list[str]:
+    return [name for name, fine in zip(batch.video_ids, finite.tolist(), strict=True) if not fine]
+
+
+def _listed(names: Iterable[list[str]]) -> str:
+    every = [name for of_rank in names for name in of_rank]
+    return ", ".join(every[:NAMED_VIDEOS]) + (", ..." if len(every) > NAMED_VIDEOS else "")

@@ -15,7 +15,7 @@ from gare.common.occupied import refuse_occupied
 from gare.common.records import load_json
 from gare.common.redact import names, shown
 from gare.common.storage import Folder
-from gare.config.prepare import BEFORE, PrepareConfig
+from gare.config.prepare import BEFORE, UNSAID, PrepareConfig
 from gare.schema import LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
 from pipelines.dataset.layout import MANIFEST_FILE, RECIPE_FILE, Output
 from pipelines.dataset.manifest_file import Kept, grow_manifest, open_units, start_manifest
@@ -133,7 +133,7 @@ def _refuse_other(place: Folder, there: Mapping[str, Any], wanted: Mapping[str, 
             f"{place} was prepared by an older version of this software, which made other pictures of some videos. "
             "A finished folder trains as it is, but nothing can be added to it: give another --out."
         )
-    old, new = _flat(there["recipe"], "prepare."), _flat(wanted["recipe"], "prepare.")
+    old, new = (_flat({**UNSAID, **one["recipe"]}, "prepare.") for one in (there, wanted))
     changed = [
         f"{names([k])} was {shown(old.get(k))}, now {shown(new.get(k))}"
         for k in {**old, **new}

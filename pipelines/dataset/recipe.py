@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gare.common.files import digest_of
-from gare.config.prepare import BEFORE, PrepareConfig
+from gare.config.prepare import BEFORE, UNSAID, PrepareConfig
 from gare.schema import SCHEMA_VERSION
 
 Lacking = frozenset[str]
@@ -21,8 +21,9 @@ def read_recipe(values: Mapping[str, Any]) -> tuple[PrepareConfig, Lacking]:
 
 
 def stated(recipe: PrepareConfig, lacking: Lacking = frozenset()) -> dict[str, Any]:
-    """The settings as they are stored, without those that are lacking."""
-    return recipe.model_dump(mode="json", exclude=set(lacking))
+    """The settings as they are stored: without those that are lacking, or ``UNSAID``."""
+    unsaid = {name for name, value in UNSAID.items() if getattr(recipe, name) == value}
+    return recipe.model_dump(mode="json", exclude=unsaid | lacking)
 
 
 def recipe_digest(recipe: PrepareConfig, lacking: Lacking = frozenset()) -> str:

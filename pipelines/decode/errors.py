@@ -49,6 +49,7 @@ NOTES: Final[dict[str, str]] = {
     "repaired_timestamps": "a few times in the file were missing or went back: those frames got a time between their "
     "neighbours, or were left out",
     "ordinal_timestamps": "times counted from the frames' numbers, because those of the file tell nothing",
+    "decoded_by_pyav": "prepare.decoder names another decoder, which could not make the frames as they are shown",
     "truncated": "policy all_candidates had more than max_frames; the end of the clip is not stored",
 }
 """Every note a row that is ok can have, and what it means."""

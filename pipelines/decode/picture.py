@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -71,25 +73,51 @@ def picture(
     pixel_shape: Fraction = SQUARE,
     otherwise: Orientation = AS_STORED,
 ) -> Picture:
-    """RGB uint8 [height, width, 3] of a decoded frame as players show it: bicubic with antialias, upright.
+    """RGB uint8 [height, width, 3] of a frame that PyAV decoded, as players show it: see ``fitted``.
 
-    ``pixel_shape``: width over height of the frame's pixels, before it is turned; ``otherwise``: how it is turned where
-    it does not say itself. Raises DecodeError(too_elongated) for a frame shown longer than ``limits.max_aspect`` that
-    is not cropped. Such a frame is never resized whole: with swscale and a crop, it goes through PIL.
+    ``otherwise``: how it is turned where it does not say itself.
+    """
+    turn = orientation(frame, otherwise)
+    planes, resize = partial(to_planes, frame, reformatter), partial(to_rgb, frame, reformatter)
+    return fitted((frame.width, frame.height), recipe, pixel_shape, turn, planes, resize)
+
+
+def fitted(
+    size: tuple[int, int],
+    recipe: PrepareConfig,
+    pixel_shape: Fraction,
+    turn: Orientation,
+    planes: Callable[[], list[Plane]],
+    resize: Callable[[tuple[int, int]], Picture] | None = None,
+) -> Picture:
+    """Make the stored picture of a frame as players show it: bicubic with antialias, upright.
+
+    Args:
+        size: width and height of the frame as it is in the file.
+        recipe: the sizes to make.
+        pixel_shape: width over height of the frame's pixels, before it is turned.
+        turn: how it is turned to be shown.
+        planes: gives the frame's red, green and blue, uint8 [height, width] each.
+        resize: gives the frame in a size, uint8 [height, width, 3], for ``prepare.resize`` swscale.
+
+    Returns:
+        RGB uint8 [height, width, 3]. Raises DecodeError(too_elongated) for a frame shown longer than
+        ``limits.max_aspect`` that is not cropped. Such a frame is never resized whole: with swscale and a crop, it goes
+        through PIL.
+
     """
     pixel_shape = pixel_shape if recipe.square_pixels else SQUARE
-    shown = frame.width * pixel_shape.numerator, frame.height * pixel_shape.denominator
+    shown = size[0] * pixel_shape.numerator, size[1] * pixel_shape.denominator
     elongated = max(shown) > recipe.limits.max_aspect * min(shown)
     if elongated and recipe.crop is None:
-        size = f"{frame.width} x {frame.height} pixels" + (f" of shape {pixel_shape}" if pixel_shape != 1 else "")
-        raise DecodeError("too_elongated", f"{size}; set prepare.crop, or prepare.limits.max_aspect.")
+        what = f"{size[0]} x {size[1]} pixels" + (f" of shape {pixel_shape}" if pixel_shape != 1 else "")
+        raise DecodeError("too_elongated", f"{what}; set prepare.crop, or prepare.limits.max_aspect.")
     width, height = resized(*shown, recipe.short_side)
-    turn = orientation(frame, otherwise)
     across, down = kept(width, recipe.crop, backwards=turn.columns), kept(height, recipe.crop, backwards=turn.rows)
-    if recipe.resize == "swscale" and not elongated:
-        made = to_rgb(frame, reformatter, (width, height))[down, across]
+    if resize is not None and recipe.resize == "swscale" and not elongated:
+        made = resize((width, height))[down, across]
     else:
-        made = _by_pil(to_planes(frame, reformatter), (width, across), (height, down))
+        made = _by_pil(planes(), (width, across), (height, down))
     return np.ascontiguousarray(turn.upright(made))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,14 +56,31 @@ def read_packets(job: Job, track: Track, *, keep: bool) -> Read:
 
 
 class Planned:
-    """A file decoded by plan: its frames are known from its packets, without decoding them.
+    """A file decoded by plan: its frames are known from its packets, without decoding them. Decodes with PyAV.
 
     ``trusted``: whether they are; where not, nothing comes of ``decode``. ``opened`` holds the ``track``.
+
+    To add a decoder, derive a class that overrides ``pictures`` (and ``load`` and ``environment`` where it needs
+    them), and give it a row in ``gare/config/decoders.py``. Opening, limits, the plan, times and what is not planned
+    stay as they are here.
     """
+
+    elsewhere: Sequence[str] = ()
+    """Notes of a row of which ``pictures`` knows nothing, as every frame of it is decoded in order."""
+
+    @classmethod
+    def load(cls) -> None:
+        """Import what decoding needs. Raises ImportError, OSError or RuntimeError where it cannot be."""
+
+    @classmethod
+    def environment(cls) -> AbstractContextManager[Mapping[str, str]]:
+        """Variables of the process that decodes; what they name has to be there until ``load`` is done."""
+        return nullcontext({})
 
     def __init__(self, job: Job, track: Track, read: Read, opened: ExitStack) -> None:
         self._job, self._track, self._read, self._opened = job, track, read, opened
         self._confirmed = False
+        self.notes: Sequence[str] = ()
         self._shown: Display | None = None
         damaged = track.damaged
         if read.trusted and track.ordered_by_pts and track.starts_anywhere and not read.packets.new_parameters:
@@ -111,7 +128,7 @@ class Planned:
                 chosen[place] = job.choose(self._timeline)
             except DecodeError as error:
                 results[place] = error
-        if results and not self._confirmed and self._pictures([]) is None:
+        if results and not self._confirmed and self.pictures([], alone=True) is None:
             return {}  # what there is no frame of may be there on the right clock
         for places in [list(chosen)] if len(chosen) < 2 else [list(chosen), *([place] for place in chosen)]:
             if len(places) == 1 and places[0] in results:
@@ -125,26 +142,29 @@ class Planned:
         """Decode the chosen frames of some clips in one go; nothing where that fails."""
         wanted = sorted({i for picks in chosen.values() for i in picks})
         try:
-            pictures = self._pictures(wanted)
+            pictures = self.pictures(wanted, alone=len(chosen) == 1)
         except DecodeError as error:
             self._track.forget()
             return dict.fromkeys(chosen, error) if len(chosen) == 1 else {}
         if pictures is None:
             return {}
-        facts = Facts.of(self._track)
+        facts, timeline = Facts.of(self._track), self._timeline
+        timeline = timeline._replace(notes=[*timeline.notes, *self.notes])
         results: dict[int, DecodedVideo | DecodeError] = {}
         for place, picks in chosen.items():
             try:
-                results[place] = jobs[place].result(facts, [pictures[i] for i in picks], picks, self._timeline)
+                results[place] = jobs[place].result(facts, [pictures[i] for i in picks], picks, timeline)
             except DecodeError as error:
                 results[place] = error
         return results
 
-    def _pictures(self, wanted: Sequence[int]) -> dict[int, Kept] | None:
-        """Pictures of some shown frames; None when one did not come out, or it is doubtful that all are right.
+    def pictures(self, wanted: Sequence[int], *, alone: bool) -> dict[int, Kept] | None:
+        """Decode some shown frames; None when one did not come out, or it is doubtful that all are right.
 
-        The first frame must come out too, once: all times count from it.
+        The first frame must come out too, once: all times count from it. ``alone``: they are of one clip, which is
+        decoded in order after None; several clips are then tried one by one. What was noted is in ``notes``.
         """
+        del alone
         shown, job, packets = self._shown, self._job, self._read.packets
         if shown is None or shown.repeated[list(wanted)].any():
             return None
@@ -163,6 +183,8 @@ class Planned:
             if i is None or i in came or places[i] not in segment.wanted:
                 return
             came.add(i)
+            if i == 0:
+                self.look_at_first(frame)
             if i in kept:
                 pictures[i] = job.convert(frame)
 
@@ -176,6 +198,9 @@ class Planned:
             return None
         self._confirmed = True
         return pictures
+
+    def look_at_first(self, frame: Any) -> None:
+        """Look at the first shown frame, which PyAV decodes in any case."""
 
     def _renew(self) -> None:
         """Open the file again where damage was decoded: its bytes may have passed for a decoder's parameters."""

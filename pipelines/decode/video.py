@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from gare.config.prepare import PrepareConfig
+from pipelines.decode.backends import backend
 from pipelines.decode.errors import Budget, DecodeError
 from pipelines.decode.in_order import Sequential, in_order
 from pipelines.decode.job import Clip, DecodedVideo, Job
-from pipelines.decode.planned import Planned, read_packets
+from pipelines.decode.planned import read_packets
 from pipelines.decode.source import check_file
 
 KEEP_BYTES: Final = 64 * 2**20
@@ -70,7 +72,7 @@ def _decode(job: Job, jobs: Sequence[Job]) -> Iterator[DecodedVideo | DecodeErro
     sequential: Sequential | None = None
     with ExitStack() as opened, ExitStack() as read_again:
         track = opened.enter_context(job.open())
-        planned = Planned(job, track, read_packets(job, track, keep=size <= KEEP_BYTES), opened)
+        planned = backend(job.recipe.decoder)(job, track, read_packets(job, track, keep=size <= KEEP_BYTES), opened)
         for number, group in enumerate(groups):
             results = planned.decode(group)
             later = groups[number + 1] if number + 1 < len(groups) else []
@@ -84,9 +86,14 @@ def _decode(job: Job, jobs: Sequence[Job]) -> Iterator[DecodedVideo | DecodeErro
                     read_again.callback(sequential.close)
                 if len(jobs) > 1:
                     job.budget.start_again()
-                results |= dict(zip(left, sequential.decode([group[place] for place in left], later), strict=True))
+                made = sequential.decode([group[place] for place in left], later)
+                results |= dict(zip(left, (_noted(one, planned.elsewhere) for one in made), strict=True))
             yield from (results[place] for place in range(len(group)))
             job.budget.start_again()
+
+
+def _noted(made: DecodedVideo | DecodeError, notes: Sequence[str]) -> DecodedVideo | DecodeError:
+    return made if isinstance(made, DecodeError) or not notes else replace(made, notes=[*made.notes, *notes])
 
 
 def _together(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:

@@ -112,6 +112,8 @@ def _read_parquet(path: Path) -> Iterator[pa.Table]:
             if not some:
                 yield file.schema_arrow.empty_table()
     except InputError as error:
+        if isinstance(error.__context__, OSError):
+            raise
         raise InputError(f"{error} A manifest is Parquet, CSV or JSONL.") from None
 
 

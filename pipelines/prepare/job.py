@@ -24,6 +24,7 @@ from pipelines.dataset import (
     take_up,
 )
 from pipelines.dataset.finished import dataset_manifest
+from pipelines.decode.backends import missing
 from pipelines.manifest.reading import stream_manifest
 from pipelines.prepare.execution import Work, run_units
 from pipelines.prepare.local import run_here
@@ -100,6 +101,9 @@ def open_job(
     ``retry_failed``: videos that failed are done again; ``changed``: what becomes of those whose source was changed.
     Raises InputError where manifest or folder cannot be used, RunError when another process is at work there.
     """
+    cannot = missing(config.decoder)
+    if cannot is not None:
+        raise InputError(cannot)
     tables = stream_manifest(manifest)
     first = list(islice(tables, 2))  # what is wrong with a short manifest is known before a folder is made
     place = Folder.at(out)

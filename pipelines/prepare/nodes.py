@@ -65,10 +65,10 @@ def lacking(wanted: Selector | None, nodes: Nodes) -> str | None:
 
 
 def telling(lack: Callable[[Nodes], str | None]) -> AbstractContextManager[None]:
-    """As ``gare.common.ray_cluster.telling``, which loads Ray."""
+    """As ``gare.common.ray_cluster.warn_on_lost_nodes``, which loads Ray."""
     from gare.common import ray_cluster
 
-    return ray_cluster.telling(lack)
+    return ray_cluster.warn_on_lost_nodes(lack)
 
 
 def holding(nodes: Nodes, selector: Selector) -> int:

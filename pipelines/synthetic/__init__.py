@@ -1,10 +1,11 @@
-"""A captioned toy corpus of real video files: an object's shape, colour, size and motion, told in words.
+"""Captioned toy corpora of real video files: the shape, colour, size and motion of objects, in words.
 
-It stands in for a benchmark where none can be had; nothing else in the project knows that it is synthetic.
+They stand in for a benchmark when you have none; nothing else in the project knows that they are synthetic.
 """
 
 from __future__ import annotations
 
 from pipelines.synthetic.corpus import CorpusReport, write_corpus
+from pipelines.synthetic.events import Difficulty
 
-__all__ = ["CorpusReport", "write_corpus"]
+__all__ = ["CorpusReport", "Difficulty", "write_corpus"]

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gare.common.errors import InputError, RunError
 from gare.common.files import atomic_file, make_folder, write_json
@@ -18,8 +18,8 @@ from gare.common.nodes import usable_cpus
 from gare.common.records import load_json
 from gare.common.redact import shown
 from pipelines.synthetic.encode import encode
+from pipelines.synthetic.events import Difficulty, plan_events
 from pipelines.synthetic.plan import SPLITS, Clip, plan
-from pipelines.synthetic.scenes import render
 
 VERSION: Final = 1
 """Raised whenever the same seed would give other files."""
@@ -27,7 +27,9 @@ VERSION: Final = 1
 CORPUS_FILE: Final = "corpus.json"
 CAPTIONS_FILE: Final = "captions.csv"
 VIDEO_FOLDER: Final = "videos"
-COLUMNS: Final = ("file", "video_id", "caption", "split", "shape", "colour", "size", "motion")
+COLUMNS: Final = ("file", "video_id", "caption", "split")
+"""Of captions.csv, followed by the attributes of the clips."""
+
 CHUNK_VIDEOS: Final = 16
 
 
@@ -49,9 +51,11 @@ def write_corpus(
     seed: int = 0,
     processes: int | None = None,
     on_progress: Callable[[int], None] | None = None,
+    events: Difficulty | None = None,
 ) -> CorpusReport:
     """Write ``videos`` captioned clips into the folder ``out``; the same arguments give the same bytes.
 
+    ``events``: several objects a clip, as hard as it says; None: one object a clip.
     ``processes``: how many encode, one per usable core when None; 1 encodes in this process. More than one are
     spawned, so a script calls this under ``if __name__ == "__main__"``.
     ``on_progress`` is told the number of videos written so far.
@@ -62,9 +66,10 @@ def write_corpus(
     started = time.monotonic()
     if seed < 0:
         raise InputError(f"The seed of a corpus is 0 or more, not {seed}.")
-    clips = plan(videos, seed)
+    clips = plan(videos, seed) if events is None else plan_events(videos, seed, events)
     out = Path(out)
-    finished = _claim(out, {"version": VERSION, "videos": videos, "seed": seed})
+    kind = {} if events is None else {"kind": "events", **asdict(events)}
+    finished = _claim(out, {"version": VERSION, "videos": videos, "seed": seed, **kind})
     files = [out / clip.file for clip in clips]
     if finished and all(file.is_file() for file in files):
         return _report(out, clips, sum(file.stat().st_size for file in files), started, reused=True)
@@ -74,7 +79,7 @@ def write_corpus(
     return _report(out, clips, size, started, reused=False)
 
 
-def _claim(out: Path, identity: dict[str, int]) -> bool:
+def _claim(out: Path, identity: dict[str, Any]) -> bool:
     """Make ``out`` ours, or refuse; True when its captions file, written last, is there."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; a corpus needs a folder.")
@@ -121,17 +126,16 @@ def _write_videos(out: Path, clips: Sequence[Clip], processes: int, on_progress:
 
 def _write_chunk(out: Path, clips: Sequence[Clip]) -> int:
     return sum(
-        encode(out / c.file, render(c.scene), c.format, c.scene.fps, c.scene.width, c.scene.height) for c in clips
+        encode(out / c.file, c.scene.render(), c.format, c.scene.fps, c.scene.width, c.scene.height) for c in clips
     )
 
 
 def _write_captions(path: Path, clips: Sequence[Clip]) -> None:
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow(COLUMNS)
+        rows.writerow((*COLUMNS, *clips[0].scene.attributes))
         for clip in clips:
-            look = clip.scene.look
-            attributes = (look.shape, look.colour, look.size, clip.scene.motion)
+            attributes = clip.scene.attributes.values()
             rows.writerows((clip.file, clip.video_id, caption, clip.split, *attributes) for caption in clip.captions)
 
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
 from gare.common.errors import InputError
 from pipelines.synthetic.captions import describe
 from pipelines.synthetic.encode import FORMATS, Format
-from pipelines.synthetic.scenes import COLOURS, MIDDLE_JITTER, MOTIONS, REACH, SHAPES, SIZES, Appearance, Scene
+from pipelines.synthetic.scenes import COLOURS, MIDDLE_JITTER, MOTIONS, REACH, SHAPES, SIZES, Appearance, Picture, Scene
 
 GROUP: Final = 4
 TEST_GROUPS: Final = 60
@@ -33,13 +33,36 @@ SECONDS: Final = (2.0, 4.0)
 _HOLD, _TRAIN, _MOTIONS, _LOOKS, _WORDS = range(5)
 
 
+class Drawable(Protocol):
+    """What a clip shows."""
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What is to be seen, by name."""
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+
+    @property
+    def fps(self) -> Fraction:
+        """Frames per second."""
+
+    def render(self) -> Iterator[Picture]:
+        """Yield the frames: uint8 RGB [height, width, 3]."""
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One video of the corpus."""
+    """One video of a corpus."""
 
     video_id: str
     split: str
-    scene: Scene
+    scene: Drawable
     format: Format
     captions: tuple[str, ...]
 
@@ -87,7 +110,7 @@ def plan(videos: int, seed: int) -> list[Clip]:
 
 def _train(count: int, seed: int, excluded: set[Appearance]) -> Iterator[Clip]:
     """Every combination left to train once, in random order, then again, until there are ``count``."""
-    looks = [look for look in (Appearance(*parts) for parts in product(SHAPES, COLOURS, SIZES)) if look not in excluded]
+    looks = [look for look in Appearance.all() if look not in excluded]
     combinations = list(product(looks, MOTIONS))
     rng = np.random.default_rng([seed, _TRAIN])
     order = np.concatenate([rng.permutation(len(combinations)) for _ in range(-(-count // len(combinations)))])
@@ -107,8 +130,7 @@ def _clip(split: str, index: int, group: int, look: Appearance, motion: str, see
     """Make a clip; its nuisances (frame size, rate, length, codec, background, place) are those of its group."""
     key = [SPLITS.index(split), group]
     rng = np.random.default_rng([seed, _LOOKS, *key])
-    width, height = _frame_size(rng)
-    fps = RATES[rng.integers(len(RATES))]
+    width, height, fps = choose_view(rng)
     seconds = rng.uniform(*SECONDS)
     x, y = (0.5 + rng.uniform(-MIDDLE_JITTER, MIDDLE_JITTER, 2)).tolist()
     scene = Scene(
@@ -122,15 +144,21 @@ def _clip(split: str, index: int, group: int, look: Appearance, motion: str, see
         reach=float(rng.uniform(*REACH)),
         background_seed=(seed, *key),
     )
-    weights = np.array([form.weight for form in FORMATS], dtype=np.float64)
-    form = FORMATS[rng.choice(len(FORMATS), p=weights / weights.sum())]
+    form = choose_format(rng)
     words = np.random.default_rng([seed, _WORDS, SPLITS.index(split), index])
     return Clip(f"{split}_{index:05d}", split, scene, form, describe(look, motion, words))
 
 
-def _frame_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Width and height in pixels, both even as the codecs want them."""
+def choose_format(rng: np.random.Generator) -> Format:
+    """Draw a codec in a container by their weights."""
+    weights = np.array([form.weight for form in FORMATS], dtype=np.float64)
+    return FORMATS[rng.choice(len(FORMATS), p=weights / weights.sum())]
+
+
+def choose_view(rng: np.random.Generator) -> tuple[int, int, Fraction]:
+    """Draw width and height in pixels, both even as the codecs want them, and frames a second."""
     short = SHORT_SIDES[rng.integers(len(SHORT_SIDES))]
     aspect = ASPECTS[rng.integers(len(ASPECTS))]
     long = 2 * round(short * max(aspect, 1 / aspect) / 2)
-    return (long, short) if aspect >= 1 else (short, long)
+    width, height = (long, short) if aspect >= 1 else (short, long)
+    return width, height, RATES[rng.integers(len(RATES))]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -50,14 +51,14 @@ MIDDLE_JITTER: Final = 0.05
 REACH: Final = (0.2, 0.235)
 """Range of the distance covered between the middle of the clip and its end."""
 
-_SUBPIXELS = 4
-
 
 def _star() -> list[tuple[float, float]]:
     radii = (1.0, 0.42)
     angles = [math.pi * step / 5 - math.pi / 2 for step in range(10)]
     return [(radii[i % 2] * math.cos(angle), radii[i % 2] * math.sin(angle)) for i, angle in enumerate(angles)]
 
+
+_SUBPIXELS: Final = 4
 
 _POLYGONS: Final[dict[str, list[tuple[float, float]]]] = {
     "square": [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)],
@@ -80,6 +81,11 @@ class Appearance(NamedTuple):
     colour: str
     size: str
 
+    @classmethod
+    def all(cls) -> list[Appearance]:
+        """Every appearance there is, in a fixed order."""
+        return [cls(*parts) for parts in product(SHAPES, COLOURS, SIZES)]
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -95,30 +101,39 @@ class Scene:
     reach: float
     background_seed: tuple[int, ...]
 
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What the clip shows, by name."""
+        return self.look._asdict() | {"motion": self.motion}
+
+    def render(self) -> Iterator[Picture]:
+        """Yield the frames: uint8 RGB [height, width, 3], ``frames`` of them."""
+        rng = np.random.default_rng(self.background_seed)
+        background = draw_background(rng, self.height, self.width)
+        colour = object_colour(rng, self.look.colour)
+        side = min(self.width, self.height)
+        mask = draw_mask(self.look.shape, SIZES[self.look.size] * side)
+        corner = np.array([(self.width - side) / 2, (self.height - side) / 2])
+        for centre in centres(self):
+            yield paste(background, mask, colour, corner + centre * side)
+
 
 def centres(scene: Scene) -> Floats:
     """Where the object's centre is in every frame: [frames, 2], x and y in [0, 1] of the central square.
 
     The number of frames is odd, so the frame at mid-clip shows the centre exactly at ``scene.middle``.
     """
-    time_F = np.linspace(-1.0, 1.0, scene.frames)  # noqa: N806 - shape suffix
-    offsets_F2: Floats = scene.reach * time_F[:, None] * np.asarray(MOTIONS[scene.motion])  # noqa: N806
-    return np.asarray(scene.middle) + offsets_F2
+    return positions(scene.motion, scene.middle, scene.reach, scene.frames)
 
 
-def render(scene: Scene) -> Iterator[Picture]:
-    """Yield the frames of a scene: uint8 RGB [height, width, 3], ``scene.frames`` of them."""
-    rng = np.random.default_rng(scene.background_seed)
-    background = _background(rng, scene.height, scene.width)
-    colour = np.clip(np.asarray(COLOURS[scene.look.colour]) + rng.integers(-8, 9, 3), 0, 255)
-    side = min(scene.width, scene.height)
-    fine = _mask(scene.look.shape, SIZES[scene.look.size] * side)
-    corner = np.array([(scene.width - side) / 2, (scene.height - side) / 2])
-    for centre in centres(scene):
-        yield _paste(background, fine, colour, corner + centre * side)
+def positions(motion: str, middle: tuple[float, float], reach: float, frames: int) -> Floats:
+    """Where a centre is while it moves through ``middle`` at half time: [frames, 2], x and y."""
+    time_F = np.linspace(-1.0, 1.0, frames)  # noqa: N806 - shape suffix
+    offsets_F2: Floats = reach * time_F[:, None] * np.asarray(MOTIONS[motion])  # noqa: N806
+    return np.asarray(middle) + offsets_F2
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> Picture:
+def draw_background(rng: np.random.Generator, height: int, width: int) -> Picture:
     """Make a dark, almost grey tone with a gradient and fixed grain: [height, width, 3], far from every colour."""
     tone = rng.uniform(28, 70) + rng.uniform(-6, 6, 3)
     slope_y, slope_x = rng.uniform(-14, 14, 2)
@@ -128,7 +143,21 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Picture:
     return picture
 
 
-def _mask(shape: str, diameter: float) -> Floats:
+def draw_clutter(rng: np.random.Generator, background: Picture, count: int) -> None:
+    """Draw so many still shapes, almost grey and darker than any object, on ``background`` [height, width, 3]."""
+    height, width, _ = background.shape
+    for _ in range(count):
+        mask = draw_mask(SHAPES[rng.integers(len(SHAPES))], float(rng.uniform(0.08, 0.2)) * min(height, width))
+        place = rng.uniform(0.05, 0.95, 2) * (width, height)
+        background[:] = paste(background, mask, rng.uniform(50, 125) + rng.uniform(-8, 8, 3), place)
+
+
+def object_colour(rng: np.random.Generator, name: str) -> npt.NDArray[Any]:
+    """Draw a shade of a colour: [3]."""
+    return np.clip(np.asarray(COLOURS[name]) + rng.integers(-8, 9, 3), 0, 255)
+
+
+def draw_mask(shape: str, diameter: float) -> Floats:
     """Draw the shape (0 or 1) on a grid of quarter pixels, centred, with a pixel to spare on every side."""
     side = (2 * math.ceil(diameter / 2) + 2) * _SUBPIXELS
     image = Image.new("L", (side, side), 0)
@@ -143,7 +172,7 @@ def _mask(shape: str, diameter: float) -> Floats:
     return np.asarray(image, dtype=np.float64) / 255
 
 
-def _paste(background: Picture, fine: Floats, colour: npt.NDArray[Any], centre: Floats) -> Picture:
+def paste(background: Picture, fine: Floats, colour: npt.NDArray[Any], centre: Floats) -> Picture:
     """Draw the fine mask with its middle at ``centre`` (x, y in pixels), to a quarter of a pixel."""
     left, top = np.rint(centre * _SUBPIXELS - fine.shape[0] / 2).astype(int)
     (column, shift_x), (row, shift_y) = divmod(int(left), _SUBPIXELS), divmod(int(top), _SUBPIXELS)

@@ -15,10 +15,11 @@ from ray.util.placement_group import placement_group, placement_group_table
 from gare.common.errors import RunError
 from gare.common.files import write_json
 from gare.launch import ray_train
-from gare.launch.ray_group import RankGroup
-from gare.launch.ray_here import PLACEMENT_FILE, StoppedError, release
+from gare.launch.ray_controller import PLACEMENT_FILE, StoppedError, release
+from gare.launch.ray_ranks import RankGroup
 from gare.launch.ray_train import fit
-from gare.runs.run import read_state, run_directory
+from gare.runs.layout import run_directory
+from gare.runs.state import read_state
 
 pytestmark = pytest.mark.ray
 

@@ -12,7 +12,8 @@ from gare.common.errors import ConfigError, RunError
 from gare.common.nodes import Node
 from gare.config.tree import build, load_config
 from gare.launch.placement import groups_that_fit
-from gare.runs.run import RunSummary, run_directory
+from gare.runs.layout import run_directory
+from gare.runs.state import RunSummary
 from tune.ledger import Ledger
 from tune.sweep import run_sweep
 

@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from gare.config.tree import to_yaml
-from gare.runs.history import read_history
+from gare.runs.state import read_history
 from tests.processes import below, command, gare, kill, run, start, training_workers_below, wait_until
 from tune.ledger import SWEEP_FILE, Ledger
 

@@ -8,7 +8,8 @@ from optuna.trial import TrialState
 from ray import cloudpickle
 
 from gare.config.tree import build
-from gare.runs.run import RunSummary, run_directory
+from gare.runs.layout import run_directory
+from gare.runs.state import RunSummary
 from tune.study import STUDY_FILE, STUDY_NAME
 from tune.sweep import run_sweep
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from gare.common.errors import GareError, RunError
+from gare.common.files import make_folder
 from gare.common.nodes import Node
 from gare.config.tree import to_yaml
 from gare.launch.local import fit_local
@@ -139,38 +140,41 @@ class Launches:
             raise RuntimeError("a worker died")
 
 
-def launch(config, folder):
+def launch(config):
     from gare.launch.ray_train import _launch_until_done
+    from gare.runs.run import Run
 
-    _launch_until_done(config, folder, [], None, None)
+    _launch_until_done(Run.open(config, frames=False), [], None)
 
 
-def test_a_range_of_workers_starts_again_with_those_that_fit_then(toy_run, tmp_path, monkeypatch, capsys):
+def test_a_range_of_workers_starts_again_with_those_that_fit_then(toy_run, monkeypatch, capsys):
     launches = Launches(monkeypatch, [4.0, 3.0, 1.0], failing=2)
-    launch(toy_run("runtime.workers=[1,4]"), tmp_path)
+    launch(toy_run("runtime.workers=[1,4]"))
     assert launches.workers == [(4, 0), (2, 0), (1, 0)]  # 3 cannot share a batch of 4
     assert capsys.readouterr().err.count("It starts again") == 2
 
 
-def test_a_range_of_workers_is_not_started_for_ever(toy_run, tmp_path, monkeypatch):
+def test_a_range_of_workers_is_not_started_for_ever(toy_run, monkeypatch):
     launches = Launches(monkeypatch, [4.0] * 9, failing=9)
     with pytest.raises(RunError, match="Training stopped: a worker died"):
-        launch(toy_run("runtime.workers=[1,4]", "runtime.max_failures=3"), tmp_path)
+        launch(toy_run("runtime.workers=[1,4]", "runtime.max_failures=3"))
     assert len(launches.workers) == 4
 
 
 def test_an_error_that_a_retry_cannot_mend_ends_a_range_of_workers_at_once(toy_run, tmp_path, monkeypatch):
     launches = Launches(monkeypatch, [4.0] * 9, failing=9)
-    (tmp_path / "failure.json").write_text(json.dumps({"message": "It cannot be.", "exit_code": 2}))
+    make_folder(tmp_path / "runs" / "toy").joinpath("failure.json").write_text(
+        json.dumps({"message": "It cannot be.", "exit_code": 2})
+    )
     with pytest.raises(RunError, match=r"It cannot be\."):
-        launch(toy_run("runtime.workers=[1,4]"), tmp_path)
+        launch(toy_run("runtime.workers=[1,4]"))
     assert len(launches.workers) == 1
 
 
-def test_a_fixed_count_of_workers_is_rays_to_start_again(toy_run, tmp_path, monkeypatch):
+def test_a_fixed_count_of_workers_is_rays_to_start_again(toy_run, monkeypatch):
     launches = Launches(monkeypatch, [4.0] * 9, failing=1)
     with pytest.raises(RunError, match="Training stopped"):
-        launch(toy_run("runtime.workers=2", "runtime.max_failures=3"), tmp_path)
+        launch(toy_run("runtime.workers=2", "runtime.max_failures=3"))
     assert launches.workers == [(2, 3)]
 
 

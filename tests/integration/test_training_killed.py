@@ -13,8 +13,7 @@ import torch
 
 from gare.config.tree import to_yaml
 from gare.model import load_model
-from gare.runs.history import read_history
-from gare.runs.run import read_state
+from gare.runs.state import read_history, read_state
 from tests.processes import gare, kill, run, start, training_workers_below, wait_until
 
 pytestmark = [

@@ -14,7 +14,7 @@ from gare.common.files import file_digest, write_json
 from gare.config import PrepareConfig
 from gare.config.tree import to_yaml
 from gare.model import load_model
-from gare.runs.history import read_history
+from gare.runs.state import read_history
 from gare.schema import MANIFEST
 from pipelines.dataset import open_output
 from pipelines.dataset.finished import dataset_manifest

@@ -20,7 +20,7 @@ from gare.data.feed import Feed
 from gare.launch.local import fit_local
 from gare.model.gare import GareModel
 from gare.runs.inputs import open_data
-from gare.runs.run import HISTORY_FILE
+from gare.runs.layout import HISTORY_FILE
 from tests import toy
 
 CPU = torch.device("cpu")

@@ -8,12 +8,13 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from gare.cli.sweep import _settings
+from gare.api.sweep import resolve_sweep
 from gare.common.errors import ConfigError
 from gare.config.tree import build
 from gare.launch.local import fit_local
 from gare.launch.tracked import record_evaluation, tracked
-from gare.runs.run import read_state
+from gare.runs.run import Run
+from gare.runs.state import read_state
 from gare.tracking import begin, note_down, read_handle, sync
 from gare.tracking.mlflow_tracker import client
 from gare.tracking.trackers import tracker_at
@@ -80,7 +81,7 @@ def test_a_moved_project_goes_on_where_it_is(toy_clip, toy_shards, empty_store, 
         as_another_process()
         sets = ("train.epochs=1", "runtime.tracking=true", f"runtime.name={name}")
         config = toy.toy_config("clip", "shards", "runs", *sets)
-        return Path(tracked(config, lambda: fit_local(config, quiet=True)).directory)
+        return Path(tracked(Run.open(config), fit_local).directory)
 
     first = read_handle(train(old, "toy"))
     monkeypatch.chdir(tmp_path)
@@ -184,7 +185,7 @@ def test_a_sweep_goes_on_after_its_project_was_moved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     old.rename(new)
     sweep = new / "runs" / "deep" / "weights"
-    config = _settings(None, str(sweep), None, ())
+    config = resolve_sweep(None, resume=sweep)
     runtime = config.runtime
     places = (runtime.root, runtime.output, runtime.shards, config.model.clip)
     assert places == tuple(str(new / name) for name in ("", "runs", "shards", "clip"))
@@ -196,7 +197,7 @@ def test_a_sweep_goes_on_after_its_project_was_moved(tmp_path, monkeypatch):
     assert str(old) not in json.dumps(Ledger.read(sweep).config)
     sweep.rename(sweep.with_name("renamed"))
     with pytest.raises(ConfigError, match="may be moved, not renamed"):
-        _settings(None, str(sweep.with_name("renamed")), None, ())
+        resolve_sweep(None, resume=sweep.with_name("renamed"))
 
 
 def test_a_run_with_an_absolute_clip_goes_on_after_its_project_was_moved(toy_clip, toy_shards, tmp_path, monkeypatch):

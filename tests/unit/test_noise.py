@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gare.common.errors import ConfigError
-from gare.data.noise import noisy_captions, with_noise
+from gare.data.samples import noisy_captions, with_noise
 from gare.data.shards import ShardSet
 from gare.runs.inputs import open_data
 

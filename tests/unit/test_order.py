@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gare.data.order import epoch_batches, left_out, steps_per_epoch
+from gare.data.samples import epoch_batches, left_out, steps_per_epoch
 
 COUNTS = st.lists(st.integers(0, 6), min_size=1, max_size=20)
 MODES = st.sampled_from(["all", "one_per_video"])

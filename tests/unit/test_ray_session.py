@@ -7,11 +7,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import ray
 
-from gare.cli.ray_session import ray_session
 from gare.common import ray_cluster
 from gare.common.errors import RunError
 from gare.common.ray_cluster import silence
 from gare.config import RuntimeConfig
+from gare.launch.ray_session import ray_session
 
 
 @pytest.fixture

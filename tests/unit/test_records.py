@@ -12,7 +12,7 @@ from gare.common.records import load_json
 from gare.common.redact import LONGEST_MESSAGE, MAX_SHOWN, names, sentence, shown
 from gare.model import load_model
 from gare.model.archive import check_entries
-from gare.runs.run import RunState, parse_state
+from gare.runs.state import RunState, parse_state
 from pipelines.manifest.reading import load_manifest
 from tests.unit.search.test_index import make_checkpoint
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gare.cli.register import best_run, register_run
+from gare.api.register import best_run, register_run
 from gare.common.errors import ConfigError, InputError
 from gare.launch.local import fit_local
 from gare.launch.tracked import record_evaluation, tracked
-from gare.runs.run import read_state
-from gare.search.index import INDEX_VERSION
+from gare.retrieval.folder import INDEX_VERSION
+from gare.runs.run import Run
+from gare.runs.state import read_state
 from gare.tracking import read_handle
 from gare.tracking.mlflow_tracker import client
 
@@ -21,7 +22,7 @@ def trained(toy_clip, toy_shards, tmp_path_factory):
     from tests import toy
 
     config = toy.toy_config(toy_clip, toy_shards, tmp_path_factory.mktemp("runs"), "runtime.tracking=true")
-    return Path(tracked(config, lambda: fit_local(config, quiet=True)).directory)
+    return Path(tracked(Run.open(config), fit_local).directory)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from gare.common import storage
 from gare.common.errors import InputError, RunError
-from gare.common.files import only_one
+from gare.common.files import exclusive_lock
 from gare.common.storage import Folder
 from gare.data.shards import ShardSet
 from pipelines.dataset import dataset_digest
@@ -246,7 +246,7 @@ def test_a_shard_that_changes_while_it_is_copied_is_not_taken(made, tmp_path):
 
 
 def test_only_one_at_a_time(made, tmp_path):
-    with only_one(tmp_path / "all"), pytest.raises(RunError, match="Another process is at work"):
+    with exclusive_lock(tmp_path / "all"), pytest.raises(RunError, match="Another process is at work"):
         merged(tmp_path / "all", made / "a")
 
 

@@ -15,9 +15,8 @@ from gare.common.blocks import BlockFile
 from gare.common.errors import InputError
 from gare.common.shard_file import read_shard
 from gare.config import DataConfig
-from gare.data.batches import load_frames
+from gare.data.batches import View, load_frames
 from gare.data.shards import LIGHT, ShardSet, Split
-from gare.data.views import View
 from gare.schema import SHARD_FOLDER
 from tests import toy
 

@@ -19,10 +19,10 @@ from gare.config.tree import to_yaml
 from gare.evaluation import measure
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
-from gare.runs import state
-from gare.runs.run import read_state
+from gare.retrieval import index
+from gare.runs import checkpoints
+from gare.runs.state import read_state
 from gare.schema import MANIFEST
-from gare.search import index
 from gare.training import loop
 from pipelines.manifest.rows import write_manifest
 from pipelines.prepare import local
@@ -104,7 +104,7 @@ def test_a_signal_ends_a_command_and_the_same_one_goes_on(
 def test_a_signal_while_a_checkpoint_is_written_leaves_the_former_one_whole(place, tmp_path, monkeypatch, call):
     command = ("train", place / "toy.yaml", "--local", "--set", f"runtime.output={tmp_path}")
     command += ("--set", "runtime.checkpoint_every_steps=3")
-    true_save, saves = state.save_model, []
+    true_save, saves = checkpoints.save_model, []
 
     def save(model, config, folder, weights):
         true_save(model, config, folder, weights)
@@ -115,7 +115,7 @@ def test_a_signal_while_a_checkpoint_is_written_leaves_the_former_one_whole(plac
             raise OSError("the disk went away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(state, "save_model", save)
+        patch.setattr(checkpoints, "save_model", save)
         assert call(*command)[0] == 143
     assert read_state(tmp_path / "toy").last == "step-00000003"
     load_model(tmp_path / "toy/checkpoints/step-00000003")

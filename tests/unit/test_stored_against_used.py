@@ -9,9 +9,8 @@ from gare.common.errors import ConfigError
 from gare.config import DataConfig
 from gare.config.prepare import PrepareConfig
 from gare.config.tree import load_config
-from gare.data.fit import check_sampling
+from gare.data.batches import View, check_sampling
 from gare.data.shards import ShardSet
-from gare.data.views import View
 from tests.prepared import make_sources, prepare
 
 SMALL = {"short_side": 32, "crop": 32, "candidate_fps": 5.0, "unit_videos": 4}

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from gare.cli.corpus import corpus
+from gare.cli.prepare import corpus
 from gare.common.errors import InputError
 from gare.common.files import file_digest
 from pipelines.synthetic import write_corpus
 from pipelines.synthetic.captions import SIZE_WORDS, motion_phrases
 from pipelines.synthetic.corpus import COLUMNS, VERSION
 from pipelines.synthetic.encode import FORMATS, encode
+from pipelines.synthetic.events import SCALE, Difficulty, plan_events
 from pipelines.synthetic.plan import GROUP, plan, split_sizes
-from pipelines.synthetic.scenes import COLOURS, MIDDLE_JITTER, MOTIONS, REACH, SHAPES, SIZES, centres, render
+from pipelines.synthetic.scenes import COLOURS, MIDDLE_JITTER, MOTIONS, REACH, SHAPES, SIZES, centres, positions
 
 VIDEOS = 24
 
@@ -65,12 +66,12 @@ def test_another_seed_gives_another_corpus():
 def test_every_format_is_deterministic_and_plays_back(form, tmp_path):
     scene = plan(VIDEOS, 0)[0].scene
     for name in ("a", "b"):
-        encode(tmp_path / name, render(scene), form, scene.fps, scene.width, scene.height)
+        encode(tmp_path / name, scene.render(), form, scene.fps, scene.width, scene.height)
     assert file_digest(tmp_path / "a") == file_digest(tmp_path / "b")
     with av.open(str(tmp_path / "a")) as container:
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == scene.fps
-    drawn = list(render(scene))
+    drawn = list(scene.render())
     assert len(shown) == len(drawn) == scene.frames
     assert np.abs(np.stack(shown).astype(int) - np.stack(drawn)).mean() < 6
 
@@ -98,7 +99,7 @@ def test_groups_of_four_differ_only_in_motion(full, split):
 
 def test_middle_frames_of_a_group_are_the_same_picture(full):
     group = groups(of(full, "test"))[0]
-    middles = [list(render(clip.scene))[clip.scene.frames // 2] for clip in group]
+    middles = [list(clip.scene.render())[clip.scene.frames // 2] for clip in group]
     assert all(np.array_equal(middle, middles[0]) for middle in middles)
 
 
@@ -143,7 +144,7 @@ def test_object_stays_inside_the_central_square(full):
 def test_drawn_object_is_where_its_centre_says(full):
     for clip in of(full, "train")[:20]:
         scene = replace(clip.scene, look=clip.scene.look._replace(shape="square", colour="white"))
-        side, first = min(scene.width, scene.height), next(iter(render(scene)))
+        side, first = min(scene.width, scene.height), next(iter(scene.render()))
         rows, columns = np.nonzero(first.min(axis=2) > 150)
         corner = np.array([(scene.width - side) / 2, (scene.height - side) / 2])
         seen = np.array([columns.mean() + 0.5, rows.mean() + 0.5])
@@ -168,7 +169,7 @@ def test_captions_file_lists_every_video_three_times(written):
     out, report = written
     with report.captions_file.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == (*COLUMNS, "shape", "colour", "size", "motion")
     assert len(rows) == report.captions == 3 * VIDEOS
     assert set(Counter(row["file"] for row in rows).values()) == {3}
     assert {str(path.relative_to(out)) for path in out.glob("videos/*")} == {row["file"] for row in rows}
@@ -220,9 +221,103 @@ def test_foreign_folder_other_corpus_and_file_are_refused(tmp_path):
         write_corpus(foreign / "thesis.txt", 12)
 
 
+@pytest.fixture(scope="module")
+def events():
+    return plan_events(1200, 3, Difficulty(events=3, clutter=2, twins=0.2))
+
+
+def test_each_caption_of_events_names_one_event_and_all_are_named(events):
+    for clip in events:
+        assert len(clip.captions) == len(clip.scene.events) == len({event.look for event in clip.scene.events}) == 3
+        for caption, event in zip(clip.captions, clip.scene.events, strict=True):
+            words = set(caption.split())
+            assert words & set(SHAPES) == {event.look.shape}
+            assert words & set(COLOURS) == {event.look.colour}
+            assert {m for m in MOTIONS if any(p in caption for p in motion_phrases(m))} == {event.motion}
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_every_event_of_dev_and_test_has_one_right_clip_and_seven_that_show_its_object(events, split):
+    shown = [(event.look, event.motion) for clip in of(events, split) for event in clip.scene.events]
+    assert len(set(shown)) == len(shown)
+    assert {count for look, count in Counter(look for look, _ in shown).items()} == {len(MOTIONS)}
+    for start in range(0, len(of(events, split)), len(MOTIONS)):
+        group = of(events, split)[start : start + len(MOTIONS)]
+        still = [[replace(event, motion="up") for event in clip.scene.events] for clip in group]
+        assert all(events == still[0] for events in still)
+        assert len({(clip.scene.background_seed, clip.format.codec, clip.scene.fps) for clip in group}) == 1
+
+
+def test_twins_and_only_twins_have_the_same_events_and_look_otherwise(events):
+    train = of(events, "train")
+    groups = defaultdict(list)
+    for clip in train:
+        groups[clip.scene.attributes["events"]].append(clip)
+    twins = [group for group in groups.values() if len(group) > 1]
+    assert {len(group) for group in twins} == {2}
+    assert len(twins) == round(0.1 * len(train))
+    for a, b in twins:
+        assert [(e.look, e.motion) for e in a.scene.events] == [(e.look, e.motion) for e in b.scene.events]
+        assert a.scene.background_seed != b.scene.background_seed
+        assert [(e.start, e.middle) for e in a.scene.events] != [(e.start, e.middle) for e in b.scene.events]
+    assert not any(
+        {event.look for event in clip.scene.events} & {event.look for c in of(events, s) for event in c.scene.events}
+        for clip in train[:100]
+        for s in ("dev", "test")
+    )
+
+
+def test_events_come_and_go_at_different_times_inside_the_clip_and_the_picture(events):
+    for clip in events:
+        starts = [event.start for event in clip.scene.events]
+        assert len(set(starts)) > 1
+        assert min(starts) <= clip.scene.frames / 4
+        for event in clip.scene.events:
+            assert 0 <= event.start < event.stop <= clip.scene.frames
+            where = positions(event.motion, event.middle, event.reach, event.stop - event.start)
+            assert (np.abs(where - 0.5) + SCALE * SIZES[event.look.size] / 2).max() <= 0.5 + 1e-9
+
+
+def test_an_object_is_drawn_while_its_event_lasts_and_clutter_always(events):
+    clip = of(events, "train")[0]
+    frames = np.stack(list(clip.scene.render())).astype(int)
+    still = np.stack(list(replace(clip.scene, events=()).render())).astype(int)
+    bare = np.stack(list(replace(clip.scene, events=(), clutter=0).render())).astype(int)
+    assert np.array_equal(still[0], still[-1])
+    assert not np.array_equal(still, bare)
+    assert still.max() < 150
+    for number in range(len(frames)):
+        there = any(event.start <= number < event.stop for event in clip.scene.events)
+        assert np.array_equal(frames[number], still[number]) != there
+
+
+def test_events_are_written_with_their_attribute_and_kept_apart_from_other_corpora(tmp_path):
+    hard = Difficulty(events=2, clutter=1, twins=0.5)
+    report = write_corpus(tmp_path / "a", 24, 1, processes=1, events=hard)
+    with report.captions_file.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert tuple(rows[0]) == (*COLUMNS, "events")
+    assert len(rows) == report.captions == 48
+    write_corpus(tmp_path / "b", 24, 1, processes=1, events=hard)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    with pytest.raises(InputError, match="another corpus"):
+        write_corpus(tmp_path / "a", 24, 1, events=replace(hard, twins=0.0))
+
+
+def test_difficulties_out_of_range_are_refused():
+    for wrong in ({"events": 1}, {"clutter": -1}, {"twins": 1.5}, {"twins": float("nan")}):
+        with pytest.raises(InputError, match=f"needs {next(iter(wrong))} between"):
+            Difficulty(**wrong)
+    with pytest.raises(InputError, match="at least 24"):
+        plan_events(23, 0, Difficulty())
+
+
 def test_command_prints_one_json_object(tmp_path):
     result = CliRunner().invoke(corpus, ["--out", str(tmp_path / "c"), "--videos", "12"])
     assert result.exit_code == 0, result.output
     assert "captions.csv" in result.output
+    lone = CliRunner().invoke(corpus, ["--out", str(tmp_path / "d"), "--videos", "24", "--twins", "0.5"])
+    assert lone.exit_code == InputError.exit_code
+    assert "--twins needs --kind events" in str(lone.stderr)
     refused = CliRunner().invoke(corpus, ["--out", str(tmp_path / "c"), "--videos", "13"])
     assert refused.exit_code == InputError.exit_code

@@ -9,7 +9,7 @@ import pytest
 from gare.common import ray_cluster
 from gare.common.nodes import Node
 from gare.config.tree import load_config
-from gare.launch.ray_nodes import lacking
+from gare.launch.ray_controller import capacity_message
 from pipelines.prepare.nodes import lacking as nobody_decodes
 
 ONE, TWO = [Node({"CPU": 1.0}, id="a")], [Node({"CPU": 1.0}, id="a"), Node({"CPU": 1.0}, id="b")]
@@ -34,7 +34,7 @@ def said(monkeypatch, capsys):
 
         monkeypatch.setattr(ray_cluster, "cluster_nodes", nodes)
         lack = lambda nodes: "Only one." if len(nodes) < 2 else None  # noqa: E731
-        with ray_cluster.telling(lack, every_s=0.001):
+        with ray_cluster.warn_on_lost_nodes(lack, every_s=0.001):
             assert over.wait(10)
         return capsys.readouterr().err.splitlines()
 
@@ -57,8 +57,8 @@ def test_a_head_that_does_not_answer_is_asked_again(said):
 
 def test_ranks_that_no_longer_fit_are_counted_on_what_is_left():
     runtime = load_config(None, ["runtime.workers=2", "runtime.device=cuda"]).runtime
-    assert lacking(runtime, GPUS, 2, "It goes on") is None
-    assert lacking(runtime, GPUS[:1], 2, "It goes on") == (
+    assert capacity_message(runtime, GPUS, 2, "It goes on") is None
+    assert capacity_message(runtime, GPUS[:1], 2, "It goes on") == (
         "Nodes were lost: 2 workers of 1 CPU and 1 GPU no longer fit (4 CPUs, 1 GPUs). It goes on when they do again."
     )
 

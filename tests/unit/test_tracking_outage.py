@@ -13,7 +13,7 @@ from gare.common.errors import RunError
 from gare.config.tree import build
 from gare.tracking import begin, note_down, read_handle, sync, syncing
 from gare.tracking import mlflow_tracker as mlflow_module
-from gare.tracking.record import read_record, updating
+from gare.tracking.record import held, read_record, updating
 from gare.tracking.system import watching
 from gare.tracking.trackers import tracker_at
 
@@ -315,6 +315,32 @@ def test_what_a_former_version_left_waiting_is_sent_and_its_run_goes_on(net):
     assert start(net, trial, "child", parent=net.folder, former=f"offline-{token}") == child.info.run_id
     assert start(net) == run
     assert not (net.folder / "mlflow.json").exists()
+
+
+def test_a_finished_run_of_a_former_version_keeps_its_tags_and_its_end(net):
+    run = start(net, tags={"gare.git_commit": "former"})
+    note_down(net.folder, status="FINISHED")
+    sync(net.folder)
+    ended = net.client.get_run(run).info.end_time
+    (net.folder / "tracking.json").unlink()
+    time.sleep(0.01)
+    assert start(net, former=run, ended="FINISHED", tags={"gare.git_commit": "now"}) == run
+    note_down(net.folder, metrics={"best/a": 1.0}, status="FINISHED")
+    assert sync(net.folder)
+    found = net.client.get_run(run)
+    assert (found.info.status, found.info.end_time) == ("FINISHED", ended)
+    assert found.data.tags["gare.git_commit"] == "former"
+    assert found.data.metrics["best/a"] == 1.0
+
+
+def test_a_run_that_another_process_is_sending_is_named(net, monkeypatch, capsys):
+    start(net)
+    note_down(net.folder, metrics={"a": 1.0}, step=1)
+    monkeypatch.setattr(sync_module, "LOCK_SECONDS", 0.0)
+    with held(net.folder / ".sync.lock", 0.0):
+        assert not sync(net.folder)
+    assert f"Another process is sending {net.folder} to its tracker" in capsys.readouterr().err.replace("\n", " ")
+    assert sync(net.folder)
 
 
 def test_processes_that_open_a_new_database_at_once_all_get_it(tmp_path):

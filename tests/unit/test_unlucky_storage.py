@@ -22,7 +22,7 @@ from gare.common.occupied import lies_in, refuse_part
 from gare.config.tree import to_yaml, with_overrides
 from gare.evaluation.results import refuse_another
 from gare.launch.local import fit_local
-from gare.runs.run import read_state
+from gare.runs.state import read_state
 from gare.training import loop
 from tests import toy
 from tests.failing import ERRORS, failing_reads, full_from

@@ -11,10 +11,8 @@ import pytest
 from gare.common.errors import ConfigError, InputError
 from gare.config import Config, DataConfig
 from gare.config.tree import load_config
-from gare.data.batches import load_frames, make_batch
-from gare.data.fit import check_random_crop, check_sampling
+from gare.data.batches import View, check_random_crop, check_sampling, draws, load_frames, make_batch
 from gare.data.shards import ShardSet
-from gare.data.views import View, draws
 from tests import toy
 
 
@@ -189,7 +187,7 @@ def test_random_crops_need_something_to_crop(tmp_path):
 
 def test_a_run_trains_on_uncropped_frames_with_draws_and_repeats_itself(toy_clip, tmp_path):
     from gare.launch.local import fit_local
-    from gare.runs.run import HISTORY_FILE
+    from gare.runs.layout import HISTORY_FILE
 
     shards = toy.make_shards(
         tmp_path / "s", {"train": 8, "dev": 4}, stored=5, shape=(36, 44), crop=None, short_side=36, max_frames=6

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gare.runs.history import read_history
-from gare.runs.run import HISTORY_FILE
+from gare.runs.layout import HISTORY_FILE
+from gare.runs.state import read_history
 from tune.ledger import Trial
 
 LOSS = "train/loss"

@@ -1,4 +1,4 @@
-"""Having a copy of a dataset here: found, or copied by one process of the node while the others wait."""
+"""Having a copy of a dataset here: found, or copied by one process of the node while the others wait, and checked."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 from gare.common.console import meter, note
+from gare.common.dataset_file import read_dataset_file
 from gare.common.errors import InputError, StorageError
-from gare.common.files import fsync_directory, make_folder, write_text
+from gare.common.files import file_digest, fsync_directory, make_folder, write_text
 from gare.common.storage import Folder
-from gare.data.cache import locks
-from gare.data.cache.entries import Held, copy_lock, remove, used_lock
-from gare.data.cache.place import FULL, Cache, usable
-from gare.data.cache.room import make_room
-from gare.data.cache.verify import Shard, listed, same
+from gare.data.cache.entries import Held, copy_lock, remove, take_free_lock, take_lock, touch_lock, used_lock
+from gare.data.cache.room import FULL, Cache, make_room, usable
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 
 PAUSES_S = (1.0, 5.0, 15.0, 30.0)
@@ -26,6 +25,53 @@ PAUSES_S = (1.0, 5.0, 15.0, 30.0)
 
 NOTE_BYTES = 4096
 """More than a copy's note takes."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of a dataset: its name, size in bytes and SHA-256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    def has_size(self, folder: Path) -> bool:
+        """Whether a file of its name and size is in the copy."""
+        path = folder / SHARD_FOLDER / self.name
+        return path.is_file() and path.stat().st_size == self.bytes
+
+    def is_same(self, folder: Path) -> bool:
+        """Whether the file in the copy is it, to the bit."""
+        return self.has_size(folder) and file_digest(folder / SHARD_FOLDER / self.name) == self.sha256
+
+
+def listed(place: Folder) -> tuple[str, list[Shard]]:
+    """Digest and files of a dataset; InputError for what is no dataset, or one that cannot be copied."""
+    values = read_dataset_file(place)
+    shards = [Shard(entry["file"], entry.get("bytes"), entry.get("sha256")) for entry in values["shards"]]
+    known = all(isinstance(shard.bytes, int) and isinstance(shard.sha256, str) for shard in shards)
+    if not known or not values["digest"].isalnum():
+        raise InputError(f"{place.named(DATASET_FILE)} is damaged; run gare prepare again.")
+    return values["digest"], shards
+
+
+def same(shards: Sequence[Shard], folder: Path, threads: int) -> list[Shard]:
+    """The files that are in the copy to the bit."""
+    check: Callable[[Shard], bool] = lambda shard: shard.is_same(folder)  # noqa: E731 - typed
+    with ThreadPoolExecutor(threads) as pool:
+        return [shard for shard, good in zip(shards, pool.map(check, shards), strict=True) if good]
+
+
+def damaged(folder: Path, threads: int = 2) -> list[str]:
+    """Names of a finished copy's files that are not what its dataset says."""
+    try:
+        _, shards = listed(Folder.at(folder))
+    except StorageError:
+        raise
+    except InputError:
+        return [DATASET_FILE]
+    good = set(same(shards, folder, threads))
+    return [shard.name for shard in shards if shard not in good]
 
 
 def hold(place: Folder, cache: Cache) -> Held:
@@ -47,20 +93,20 @@ def hold(place: Folder, cache: Cache) -> Held:
         try:
             if not _is_whole(folder, shards):
                 _copy(place, cache, folder, shards)
-            used = locks.take(used_lock(root, digest), shared=True)
+            used = take_lock(used_lock(root, digest), shared=True)
         finally:
             os.close(copying)
-        locks.touch(used)
+        touch_lock(used)
         return Held(folder, used)
 
 
 def _wait(lock: Path, folder: Path, place: Folder) -> int:
-    handle = locks.take_free(lock)
+    handle = take_free_lock(lock)
     if handle is not None:
         return handle
     if not (folder / DATASET_FILE).is_file():
         note(f"Waiting for another process of this node, which copies the shards of {place}.")
-    return locks.take(lock)
+    return take_lock(lock)
 
 
 def _is_whole(folder: Path, shards: Sequence[Shard]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gare.common.errors import InputError
 from gare.config import Config
-from gare.data.protocol import trains_on
+from gare.data.samples import trains_on
 from gare.data.shards import ShardSet
 
 Row = tuple[str, int, Mapping[str, str]]

@@ -25,8 +25,8 @@ from gare.data.batches import Batch
 from gare.model.gare import GareModel
 from gare.model.outline import outline
 from gare.objective.ranks import Ranks
+from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze
-from gare.training.precision import prepare_towers
 from gare.training.step import backward
 
 INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)

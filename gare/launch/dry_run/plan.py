@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from gare.common.errors import GareError
+from gare.common.files import refuse_unwritable
 from gare.config import Config
 from gare.config.tree import diff
-from gare.data.batches import NO_TOKENIZER, check_sizes
-from gare.data.fit import unlike_prepared
-from gare.data.protocol import test_cautions
+from gare.data.batches import NO_TOKENIZER, check_sizes, unlike_prepared
+from gare.data.samples import test_cautions
 from gare.data.shards import ShardSet
 from gare.launch.dry_run.corpus import Corpus
 from gare.launch.dry_run.memory import Memory, memory_of_step
@@ -32,8 +32,9 @@ from gare.runs.inputs import (
     head_remarks,
     open_shards,
 )
-from gare.runs.opening import initial_checkpoint, refuse_other
-from gare.runs.run import absolute, clip_source, progress, read_state, run_directory, selected_by
+from gare.runs.layout import absolute, clip_source, run_directory
+from gare.runs.run import initial_checkpoint, refuse_other
+from gare.runs.state import progress, read_state, selected_by
 from gare.training.optimiser import freeze, parameter_groups
 
 JPEG_SHARE = 0.08
@@ -199,6 +200,7 @@ def _steps(config: Config, corpus: Corpus, findings: _Findings) -> Steps:
 def _check_run(config: Config, shards: ShardSet | None, findings: _Findings) -> None:
     """What the run's folder says, if there is one."""
     folder = run_directory(config)
+    findings.attempt(refuse_unwritable, folder)
     state = read_state(folder)
     if state is None or state.last is None:
         if config.train.init_from is not None:

@@ -13,6 +13,7 @@ from gare.common.files import file_digest, fsync_directory
 from gare.common.lease import held
 from gare.common.storage import Folder
 from gare.config import Config
+from gare.config.prepare import BEFORE
 from gare.config.tree import diff
 from gare.schema import SHARD_FOLDER
 from pipelines.dataset import ShardFile
@@ -96,7 +97,7 @@ def _refuse_other_recipes(datasets: Sequence[Dataset]) -> None:
             continue
         settings = [Config().model_copy(update={"prepare": one.recipe}) for one in (first, other)]
         different = [f"{key} is {a} and {b}" for key, (a, b) in diff(*settings).items()]
-        if first.values["recipe"].keys() != other.values["recipe"].keys():
+        if BEFORE.keys() & (first.values["recipe"].keys() ^ other.values["recipe"].keys()):
             different.append("one is of an older version of this software, which made other pictures of some videos")
         raise InputError(
             f"{first.place} and {other.place} were made by different recipes: {'; '.join(different)}. "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from gare.common.files import file_digest
 from pipelines.decode import Clip, DecodeError
+from pipelines.decode.backends import backend
 from pipelines.decode.isolated.limits import cpu_within
 from pipelines.decode.isolated.messages import DecodeRequest, header_of
 from pipelines.decode.isolated.serving import Result, serve_many
@@ -39,4 +41,5 @@ def _facts(path: Path, *, digest: bool) -> tuple[int, str | None]:
 
 
 if __name__ == "__main__":
+    backend(sys.argv[3]).load()  # so that what it takes by itself is no part of a video's memory
     serve_many(DecodeRequest, decode)

@@ -161,6 +161,7 @@ class Decoder:
             clips=[(clip.start_s, clip.end_s) for clip in clips],
             digest=source.copied is None,
         )
+        self._decoding.use(recipe.decoder)
         longest = HEADER_BYTES + HEADER_BYTES_PER_FRAME * recipe.max_frames
         for given in self._decoding.answers(request, partial(_checked_video, request), len(clips), longest):
             if isinstance(given, DecodeError):

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from gare.common.errors import RunError
+from gare.config.decoders import DEFAULT
 from gare.config.prepare import LimitsConfig
+from pipelines.decode.backends import backend, child_environment, missing
 from pipelines.decode.errors import DecodeError, out_of_time
 from pipelines.decode.isolated.messages import (
     HEADER_BYTES,
@@ -72,7 +74,7 @@ class Process:
     """
 
     def __init__(self, module: str) -> None:
-        self._module = module
+        self._module, self._decoder = module, DEFAULT
         self._child: _Child | None = None
         self._stopped = False
 
@@ -151,6 +153,12 @@ class Process:
             raise failure
         return failure
 
+    def use(self, decoder: str) -> None:
+        """Have the child load a row of ``DECODERS``; one that loaded another is ended."""
+        if decoder != self._decoder:
+            self.end()
+            self._decoder = decoder
+
     def end(self) -> None:
         """End the child, if there is one; the next request starts another."""
         child, self._child = self._child, None
@@ -169,7 +177,7 @@ class Process:
         if self._child is not None and (self._child.owner != os.getpid() or self._child.process.poll() is not None):
             self.end()
         if self._child is None and not self._stopped:
-            self._child = _started(self._module)
+            self._child = _started(self._module, self._decoder)
         if self._stopped or self._child is None:
             self.end()
             raise RunError("Decoding was stopped.")
@@ -192,10 +200,10 @@ class Process:
         return DecodeError("crashed", f"The decoder ended with exit status {code}.")
 
 
-def _started(module: str) -> _Child:
+def _started(module: str, decoder: str) -> _Child:
     """Start a child and wait until it is ready; RunError when it does not get there."""
     errors = None if _is_open(2) else subprocess.DEVNULL
-    with ExitStack() as on_failure:
+    with backend(decoder).environment() as variables, ExitStack() as on_failure:
         connection, theirs = socket.socketpair()
         on_failure.enter_context(connection)
         reading, writing = os.pipe()
@@ -203,9 +211,9 @@ def _started(module: str) -> _Child:
         handles = [_above_standard(theirs.detach()), _above_standard(reading)]
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, *map(str, handles)],
+                [sys.executable, "-P", "-m", module, *map(str, handles), decoder],
                 pass_fds=handles,
-                env=_environment(),
+                env={**child_environment(), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -222,8 +230,8 @@ def _started(module: str) -> _Child:
             header, payload = receive_header(connection, patience=Patience(process.pid, START_S))
             answer_of(header, payload, 0)
         except (OSError, EOFError, Garbled, Stalled, DecodeError):
-            why = "what it wrote to standard error may say why"
-            raise RunError(f"A decoder process could not be started: {why}.") from None
+            why = missing(decoder) or "What it wrote to standard error may say why."
+            raise RunError(f"A decoder process could not be started. {why}") from None
         on_failure.pop_all()
     return child
 
@@ -265,13 +273,6 @@ def _busy_s(pid: int) -> float:
     except (OSError, ValueError):
         return 0.0
     return (int(ran) + int(ready)) / 1e9
-
-
-def _environment() -> dict[str, str]:
-    """Variables of the child: it finds what this process would import, and computes on one thread."""
-    paths = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - text is wanted
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _above_standard(handle: int) -> int:

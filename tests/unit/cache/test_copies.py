@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import threading
+from importlib import import_module
 
 import pytest
 
@@ -16,12 +17,13 @@ from gare.common.files import write_json
 from gare.common.storage import Folder
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.data import cache as package
 from gare.data.cache import CACHE_VARIABLE, Cache, cache_folder, damaged, evict, hold
 from gare.data.cache import copies as copying
 from gare.data.shards import ShardSet
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 from tests.made_cache import SIZES, copier, copy, end, go_on, make_dataset, same_files, states
+
+locks = import_module("gare.data.cache.entries")  # the package has a function of that name
 
 
 def test_a_dataset_is_copied_once_and_then_found(dataset, cache, fetched):
@@ -166,7 +168,7 @@ def test_a_folder_that_can_only_be_read_serves_the_copies_it_has(dataset, cache,
     def read_only(path):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(package.locks, "_open", read_only)
+    monkeypatch.setattr(locks, "_open", read_only)
     assert copy(dataset[0], cache) == there
     with pytest.raises(InputError, match=r"\(Read-only file system\); set runtime\.cache"):
         copy(other, cache)
@@ -183,9 +185,9 @@ def test_a_lock_that_cannot_be_made_says_why_unless_it_can_be_read(tmp_path, mon
             raise OSError(code, os.strerror(code))
         return real(name, flags, *mode)
 
-    monkeypatch.setattr(package.locks.os, "open", refuse)
+    monkeypatch.setattr(locks.os, "open", refuse)
     with pytest.raises(OSError, match=os.strerror(code)):
-        package.locks.take(path)
+        locks.take_lock(path)
 
 
 def test_storage_that_is_away_for_a_moment_is_asked_again(dataset, cache, monkeypatch):

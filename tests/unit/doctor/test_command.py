@@ -86,7 +86,7 @@ def test_the_note_of_a_dead_cluster_is_not_believed(doctor, monkeypatch, tmp_pat
 
 
 def test_a_cluster_that_does_not_answer_is_given_up(doctor, monkeypatch):
-    from gare.cli import nodes
+    from gare.doctor import ray_nodes as nodes
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{listening.getsockname()[1]}")

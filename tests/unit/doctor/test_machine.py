@@ -211,7 +211,7 @@ def test_a_check_that_breaks_is_a_finding_without_credentials():
 def test_every_check_has_its_line(tmp_path):
     found = look(Wanted(2**20, shards=str(tmp_path), output=str(tmp_path)))
     assert [each.check for each in found] == [
-        "python", "packages", "gpus", "nccl", "codecs", "disk", "shared memory", "open files", "shards", "output",
-        "output disk", "tracker", "token",
+        "python", "packages", "gpus", "nccl", "codecs", "decoders", "disk", "shared memory", "open files", "shards",
+        "output", "output disk", "tracker", "token",
     ]  # fmt: skip
     assert all(each.mend for each in found if each.state != "ok")

@@ -17,12 +17,12 @@ from gare.common.errors import ConfigError, InputError
 from gare.config import ModelConfig
 from gare.evaluation.encode import score_pairs
 from gare.objective.ranks import Ranks
-from gare.scoring.factors import Texts, Videos
+from gare.scoring.factors import ScoreStats, Texts, Videos
 from gare.scoring.gallery import score_all
 from gare.scoring.head import masked_mean
 from gare.scoring.increment.first_stage import first_stage_scores, uniform_increment
 from gare.scoring.increment.head import GareHead
-from gare.search import ScoreStats, VideoIndex
+from gare.scoring.video_index import VideoIndex
 from tests.unit.model.test_head import golden, with_golden_psi
 
 VARIANTS = st.fixed_dictionaries(

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from gare.cli import cli
-from gare.cli.submitted import understand
 from gare.common.errors import ConfigError, InputError
 from gare.config.tree import load_config, to_yaml
 from gare.jobs.places import SUBMITTED, Place, check_places, refuse_foreign_paths, seen_here
+from gare.jobs.submitted import understand
 
 
 @pytest.fixture

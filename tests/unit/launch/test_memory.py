@@ -15,9 +15,10 @@ from gare.launch.dry_run.memory import _OneOf, memory_of_step
 from gare.model.gare import GareModel
 from gare.objective import ALONE, increments
 from gare.scoring import blocked
+from gare.training.encoding import encode
+from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze, make_optimiser
-from gare.training.precision import prepare_towers
-from gare.training.step import backward, forward, train_step
+from gare.training.step import backward, pair_loss, train_step
 
 SMALL = ("data.frames=5", "data.words=20", "prepare.max_frames=5", "model.temporal_layers=2", "train.global_batch=16")
 WORDS = ("model.context=words", "model.corrected=video")
@@ -68,7 +69,7 @@ def kept(model, batch, config, ranks):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        terms = forward(model, batch, config, ranks, 0)
+        terms = pair_loss(model, encode(model, batch, config), batch, config, ranks, 0)
     del terms
     return sum(storage.nbytes() for storage in found.values())
 
@@ -112,7 +113,7 @@ def test_what_is_kept_and_the_peak_are_those_of_the_real_step(sizes, settings):
     assert parts(estimate) == pytest.approx(kept(model, batch, config, ALONE), rel=0.01)
 
     def step():
-        torch.autograd.backward([forward(model, batch, config, ALONE, 0).share])
+        torch.autograd.backward([pair_loss(model, encode(model, batch, config), batch, config, ALONE, 0).share])
 
     # The update holds the gradients and, with AdamW on a GPU, as much again; it is the peak of a very small batch.
     peak = max(allocated(step), 2 * estimate.gradients)

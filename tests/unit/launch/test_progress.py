@@ -30,7 +30,7 @@ def row(step, **values):
 
 
 def shown(config: Config, capsys, *rows):
-    with training_view(config, quiet=False) as show:
+    with training_view(config.run_name(), config.train.epochs, quiet=False) as show:
         for entry in rows:
             show(entry)
     return capsys.readouterr().err
@@ -62,7 +62,7 @@ def test_a_run_without_a_dev_split_says_so(config, capsys):
 
 
 def test_quiet_is_quiet(config, capsys):
-    with training_view(config, quiet=True) as show:
+    with training_view(config.run_name(), config.train.epochs, quiet=True) as show:
         show(row(20, **STEP))
     assert capsys.readouterr().err == ""
 

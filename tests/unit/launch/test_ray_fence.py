@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from gare.launch import ray_fence
+from gare.launch import ray_ranks
 
 CODE = """
 import sys, threading, time
-from gare.launch.ray_fence import ending_without
+from gare.launch.ray_ranks import ending_without
 with ending_without(("127.0.0.1", int(sys.argv[1])), 0.5, every_s=0.1):
     print("at work", flush=True)
     threading.Event().wait({seconds})
@@ -38,7 +38,7 @@ def test_a_process_ends_once_the_head_has_not_answered_for_too_long(head):
     assert process.stdout.readline() == "at work\n"
     head.close()
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (ray_fence.LOST_EXIT, "")
+    assert (process.returncode, out) == (ray_ranks.LOST_EXIT, "")
     assert "was not reached for 0.5 s" in err
 
 
@@ -49,7 +49,7 @@ def test_a_process_whose_head_answers_goes_on(head):
 
 @pytest.mark.parametrize(("value", "seconds"), [(None, 60.0), ("600", 600.0), ("soon", 60.0)])
 def test_the_time_is_that_after_which_rays_nodes_give_up(monkeypatch, value, seconds):
-    monkeypatch.delenv(ray_fence.RECONNECT_VARIABLE, raising=False)
+    monkeypatch.delenv(ray_ranks.RECONNECT_VARIABLE, raising=False)
     if value is not None:
-        monkeypatch.setenv(ray_fence.RECONNECT_VARIABLE, value)
-    assert ray_fence.head_seconds() == seconds
+        monkeypatch.setenv(ray_ranks.RECONNECT_VARIABLE, value)
+    assert ray_ranks.head_seconds() == seconds

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gare.launch.ray_here import StoppedError, _control
+from gare.launch.ray_controller import StoppedError, _control
 
 
 class Controller:

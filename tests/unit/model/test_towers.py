@@ -23,8 +23,8 @@ from gare.launch.local import fit_local
 from gare.model import GareModel, load_model, save_model
 from gare.model.clip_source import inspect_clip, load_clip
 from gare.objective import ALONE
+from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze, make_optimiser, parameter_groups
-from gare.training.precision import prepare_towers
 from gare.training.step import backward, train_step
 from tests import made_towers, toy
 from tests.made_towers import TEXTS, WORDS
@@ -235,7 +235,7 @@ def test_tokenizer_files_that_cannot_be_used(folders, tmp_path):
         (good | {"added_tokens": [{"id": 5, "content": "<video>"}]}, "adds the token '<video>'"),
         (good | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "table of characters"),
         (good | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": 7}}, "table of characters"),
-        (good | {"model": model | {"vocab": [["a" * 25 * 2**20, 0.0]]}}, "bytes together"),
+        (good | {"model": model | {"vocab": [["a" * 13 * 2**20, 0.0]]}}, "13 MiB together"),
         ({"model": 3}, "describes no model"),
     ):
         path.write_text(json.dumps(value))

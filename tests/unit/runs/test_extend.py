@@ -15,9 +15,8 @@ from gare.config.tree import to_yaml
 from gare.launch.local import fit_local
 from gare.model import load_model
 from gare.objective import ALONE
-from gare.runs.extend import extend_run
-from gare.runs.inputs import open_data
-from gare.runs.run import absolute, read_state, write_state
+from gare.runs.run import Run
+from gare.runs.state import read_state, write_state
 from gare.training.loop import train
 from gare.training.optimiser import learning_rate_factor, staged_factor
 
@@ -27,7 +26,7 @@ def fit(config):
 
 
 def extend(config, epochs):
-    return extend_run(config, open_data(config).digest, epochs)
+    return Run.open(config).extend(epochs)
 
 
 def rows(summary, key):
@@ -78,7 +77,7 @@ def test_an_interrupted_extension_goes_on_to_the_same_weights(toy_run):
         extend(config, 2)
         if name == "parts":
             with pytest.raises(Killed):
-                train(absolute(config), ALONE, kill)
+                train(Run.open(config), ALONE, kill)
             assert "already extended by 2" in extend(config, 2)
             with pytest.raises(
                 ConfigError, match=r"is not finished, at epoch 2 .* of 3 epochs; the same command without"

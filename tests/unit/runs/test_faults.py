@@ -14,7 +14,9 @@ from gare.config import Config
 from gare.launch.local import fit_local
 from gare.launch.tracked import tracked
 from gare.model import load_model
-from gare.runs.run import absolute, read_state, run_directory
+from gare.runs.layout import absolute, run_directory
+from gare.runs.run import Run
+from gare.runs.state import read_state
 from gare.training import loop
 from tests.ranks import on_ranks
 
@@ -51,11 +53,11 @@ def of_two(ranks, resumed, poisoned):
     """Go on with one run on two ranks; begin another, on whose second rank a loss is not finite."""
     true_step, seen = loop.train_step, {}
     loop.train_step = watched(true_step, seen)
-    summary = loop.train(resumed, ranks, lambda _: None)
+    summary = loop.train(Run.open(resumed), ranks, lambda _: None)
     loop.train_step = watched(true_step, {}, poison if ranks.rank == 1 else lambda *_: None)
     error = ""
     try:
-        loop.train(poisoned, ranks, lambda _: None)
+        loop.train(Run.open(poisoned), ranks, lambda _: None)
     except RunError as caught:
         error = str(caught)
     return {"seen": seen, "error": error, "resumed_step": summary.resumed_step}
@@ -129,13 +131,13 @@ def test_tracker_unreachable_costs_one_warning_and_no_training(toy_run, free_por
 def test_tracker_lost_in_the_middle_of_a_run_costs_one_warning_and_no_training(toy_run, tmp_path, capsys):
     config = toy_run(*RUN, "runtime.tracking=true")
 
-    def fit():
+    def fit(run):
         database = Path(config.runtime.output) / "mlflow.db"
         database.rename(tmp_path / "lost.db")
         database.mkdir()
-        return fit_local(config, quiet=True)
+        return fit_local(run, quiet=True)
 
     capsys.readouterr()
-    summary = tracked(config, fit)
+    summary = tracked(Run.open(config), fit)
     assert read_state(Path(summary.directory)).finished
     assert capsys.readouterr().err.count("warning") == 1

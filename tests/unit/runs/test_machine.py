@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gare.api.checkpoint import open_checkpoint
 from gare.cli import main
-from gare.cli.checkpoint import open_checkpoint
 from gare.common.nodes import Node
 from gare.config.tree import load_config, to_yaml, with_overrides
 from gare.launch.local import fit_local
@@ -18,7 +18,9 @@ from gare.model.checkpoint import load_checkpoint_config
 from gare.model.gare import GareModel
 from gare.objective import ALONE
 from gare.runs.inputs import choose_device
-from gare.runs.run import absolute, read_state
+from gare.runs.layout import absolute
+from gare.runs.run import Run
+from gare.runs.state import read_state
 from gare.training import loop
 from gare.training.loop import decided, train
 
@@ -91,7 +93,7 @@ def test_threads_are_as_given_but_no_more_than_this_machine_has(trained, toy_sha
     folder = Path(shutil.copytree(trained.best, tmp_path / "checkpoint"))
     config = with_overrides(load_config(folder / "config.yaml"), {"runtime.cpu_threads": 64})
     (folder / "config.yaml").write_text(to_yaml(config))
-    monkeypatch.setattr("gare.cli.checkpoint.usable_cpus", lambda: 2)
+    monkeypatch.setattr("gare.api.checkpoint.usable_cpus", lambda: 2)
     before = torch.get_num_threads()
     for overrides, count in (((), 2), (("runtime.cpu_threads=1",), 1)):
         with open_checkpoint(str(folder), str(toy_shards), overrides) as (*_, config):
@@ -105,7 +107,7 @@ def test_what_was_given_is_saved_and_what_was_decided_stands_beside_it(toy_run, 
     monkeypatch.setattr(loop, "choose_device", lambda name: asked.append(name) or torch.device("cpu"))
     monkeypatch.setattr(loop, "decided", lambda *_: {"device": kind})
     config = absolute(toy_run("train.epochs=1"))
-    summary = train(config, ALONE, lambda _: None, device=kind)
+    summary = train(Run.open(config), ALONE, lambda _: None, device=kind)
     assert asked == [kind]
     assert load_checkpoint_config(Path(summary.best)).runtime.device == "auto"
     assert json.loads((Path(summary.best) / "checkpoint.json").read_text())["decided"] == {"device": kind}
@@ -127,7 +129,7 @@ def test_workers_on_ray_get_the_settings_as_given_and_the_decision_beside_them(t
     from gare.launch.ray_train import NO_RETRY, _trainer
 
     config = absolute(toy_run("runtime.workers=[1,2]"))
-    trainer = _trainer(config, 2, [Node({"CPU": 8.0, "GPU": float(gpus)})], NO_RETRY, (), None, None)
+    trainer = _trainer(Run.open(config), 2, [Node({"CPU": 8.0, "GPU": float(gpus)})], NO_RETRY, (), None, None)
     sent = trainer.train_loop_config
-    assert sent["config"] == config.model_dump(mode="json")
+    assert sent["run"]["config"] == config.model_dump(mode="json")
     assert sent["device"] == device

@@ -13,13 +13,14 @@ import torch
 from gare.cli import main
 from gare.common.errors import ConfigError, InputError
 from gare.config.tree import to_yaml, with_overrides
-from gare.data.protocol import trained_on
+from gare.data.samples import trained_on
 from gare.data.shards import ShardSet
 from gare.launch.local import fit_local
 from gare.model import load_model
 from gare.objective import ALONE
 from gare.runs.inputs import open_data
-from gare.runs.run import absolute, read_state, resolve_checkpoint
+from gare.runs.run import Run
+from gare.runs.state import read_state, resolve_checkpoint
 from gare.schema import TAKEN_FROM
 from gare.training.loop import train
 
@@ -118,8 +119,8 @@ def test_a_run_without_dev_goes_on_as_if_uninterrupted(run):
 
     config = run(NONE, output="parts")
     with pytest.raises(Killed):
-        train(config, ALONE, kill)
-    resumed = train(absolute(config), ALONE, lambda _: None)
+        train(Run.open(config), ALONE, kill)
+    resumed = train(Run.open(config), ALONE, lambda _: None)
     assert resumed.resumed_from == 1
     assert losses(resumed) == losses(whole)
     a, b = (load_model(Path(s.best)).state_dict() for s in (whole, resumed))
@@ -169,7 +170,7 @@ def test_the_tracker_is_told_what_chose_the_checkpoint(run):
     from gare.tracking import read_handle
 
     config = run(NONE, "train.epochs=1", "runtime.tracking=true")
-    summary = tracked(config, lambda: fit_local(config, quiet=True))
+    summary = tracked(Run.open(config), fit_local)
     handle = read_handle(Path(summary.directory))
     recorded = MlflowClient(handle.uri).get_run(handle.run_id)
     assert recorded.data.tags["gare.selected_by"] == "last epoch"

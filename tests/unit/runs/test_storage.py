@@ -11,8 +11,10 @@ import pytest
 from gare.common.errors import ConfigError, InputError
 from gare.common.storage import Folder
 from gare.data.cache import CACHE_VARIABLE
-from gare.runs.run import read_state
+from gare.launch import local
+from gare.runs.state import read_state
 from gare.runs.storage import find_checkpoint
+from gare.tracking.record import Record, read_record, write_record
 from tests.unit.runs.test_interruptions import RUN, Killed, fit, interrupt_before, losses, same_runs
 
 
@@ -152,6 +154,29 @@ def test_an_address_names_the_best_checkpoint_of_a_run_or_a_checkpoint(stored, t
         }
     with pytest.raises(InputError, match="neither a run nor a checkpoint"):
         find_checkpoint(f"file://{tmp_path}")
+
+
+def test_the_newer_of_two_records_for_the_tracker_stays_and_goes_to_the_copy(stored, tmp_path, monkeypatch):
+    """The driver writes it, while a rank elsewhere, which found an older one, pushes and fetches the rest."""
+    monkeypatch.setattr(local, "note_down", lambda *_, **__: None)
+    cut(monkeypatch, stored("first"), 5)
+    write_record(tmp_path / "first" / "x", record := Record(uri="sqlite:///x.db", experiment="gare"))
+    shutil.copytree(tmp_path / "first" / "x", tmp_path / "second" / "x")
+    record.run_id = "of the driver"
+    write_record(tmp_path / "first" / "x", record)
+    copy = tmp_path / "storage" / "x"
+
+    cut(monkeypatch, stored("second"), 8)
+    assert read_record(copy).run_id is None
+    cut(monkeypatch, stored("first"), 8)
+    assert read_state(tmp_path / "first" / "x").step == 6
+    assert read_record(tmp_path / "first" / "x").run_id == "of the driver"
+    cut(monkeypatch, stored("first"), 10)
+    assert read_record(copy).run_id == "of the driver"
+    cut(monkeypatch, stored("second"), 14)
+    assert read_record(copy).run_id == "of the driver"
+    cut(monkeypatch, stored("third"), 14)
+    assert read_record(tmp_path / "third" / "x").run_id == "of the driver"
 
 
 def test_an_output_that_is_an_address_is_told_of_the_storage_setting(toy_run):

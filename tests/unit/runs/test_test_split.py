@@ -18,8 +18,8 @@ from gare.config.tree import load_config, load_saved, to_yaml, with_overrides
 from gare.launch.dry_run.plan import make_plan
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_checkpoint_config
-from gare.runs.opening import _names, open_run
-from gare.runs.run import read_state, write_state
+from gare.runs.run import _names, open_run
+from gare.runs.state import read_state, write_state
 from tests import toy
 from tests.unit.tune.made_sweep import seeds, sweep_config, write
 from tune.comparison import compare

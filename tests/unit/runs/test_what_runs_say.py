@@ -16,10 +16,10 @@ from gare.data.shards import ShardSet
 from gare.launch.dry_run import make_plan
 from gare.launch.local import fit_local
 from gare.objective import ALONE
-from gare.runs.extend import extend_run
 from gare.runs.inputs import open_data
-from gare.runs.opening import outdated
-from gare.runs.run import RunState, absolute, read_state, write_state
+from gare.runs.layout import absolute
+from gare.runs.run import Run, outdated
+from gare.runs.state import RunState, read_state, write_state
 from gare.training.loop import build_model, train
 from tests import toy
 
@@ -69,7 +69,7 @@ def half_a_run(config):
         raise Killed
 
     with pytest.raises(Killed):
-        train(config, ALONE, kill)
+        train(Run.open(config), ALONE, kill)
     folder = Path(absolute(config).runtime.output) / config.run_name()
     state = read_state(folder)
     assert state.objective == 2
@@ -89,7 +89,7 @@ def test_a_finished_run_with_another_form_of_the_loss_is_not_extended_and_stays_
     write_state(folder, replace(read_state(folder), objective=1))
     before = (folder / "run.json").read_bytes()
     with pytest.raises(ConfigError, match=r"began when objective\.information_bottleneck"):
-        extend_run(config, open_data(config).digest, 2)
+        Run.open(config).extend(2)
     assert (folder / "run.json").read_bytes() == before
     assert fit_local(config, quiet=True).already_finished
 

@@ -12,7 +12,9 @@ from gare.common.errors import ConfigError, InputError, RunError
 from gare.launch.local import fit_local
 from gare.model import load_model
 from gare.objective import ALONE
-from gare.runs.run import absolute, clip_source, read_state, resolve_checkpoint
+from gare.runs.layout import absolute, clip_source
+from gare.runs.run import Run
+from gare.runs.state import read_state, resolve_checkpoint
 from gare.training.loop import train
 from gare.training.step import train_step
 
@@ -52,9 +54,9 @@ def test_a_run_stopped_after_an_epoch_goes_on_as_if_uninterrupted(toy_run):
 
     config = toy_run("train.epochs=3", output="parts")
     with pytest.raises(Killed):
-        train(config, ALONE, kill)
+        train(Run.open(config), ALONE, kill)
     reports = []
-    resumed = train(absolute(config), ALONE, reports.append)
+    resumed = train(Run.open(config), ALONE, reports.append)
     assert [row["epoch"] for report in reports for row in report["history"] if "epoch" in row] == [1, 2, 3]
     assert resumed.resumed_from == 1
     assert losses(resumed) == losses(whole)
@@ -200,9 +202,9 @@ def test_a_lost_store_or_a_damaged_handle_costs_the_record_and_not_the_training(
     from gare.launch.tracked import tracked
 
     config = toy_run("train.epochs=1", "runtime.tracking=true")
-    first = tracked(config, lambda: fit_local(config, quiet=True))
+    first = tracked(Run.open(config), fit_local)
     handle = Path(first.directory) / "tracking.json"
     for damage in ("{", json.dumps(json.loads(handle.read_text()) | {"run_id": "0" * 32})):
         handle.write_text(damage)
-        assert tracked(config, lambda: fit_local(config, quiet=True)).already_finished
+        assert tracked(Run.open(config), fit_local).already_finished
         assert json.loads(handle.read_text())["run_id"] != "0" * 32

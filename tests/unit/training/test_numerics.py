@@ -10,7 +10,7 @@ import torch
 from gare.common.errors import RunError
 from gare.config import Config
 from gare.config.tree import with_overrides
-from gare.launch import measure
+from gare.launch import local
 from gare.launch.local import fit_local
 from gare.training import loop
 from gare.training.numerics import CUBLAS_WORKSPACE, numerics, set_numerics
@@ -100,7 +100,7 @@ WANTED = ("train.tf32=true", "train.deterministic=true", "train.epochs=1")
 
 def test_training_and_measuring_run_under_the_settings(toy_run, monkeypatch):
     before, config = policy(), toy_run(*WANTED)
-    for module, run in ((loop, lambda: fit_local(config, quiet=True)), (measure, lambda: measure.measure(config))):
+    for module, run in ((loop, lambda: fit_local(config, quiet=True)), (local, lambda: local.measure_cost(config))):
         seen = seen_in(monkeypatch, module, "train_step")
         run()
         assert set(seen) == {((True, True), True, 1)}

@@ -17,14 +17,14 @@ from gare.launch.local import fit_local
 from gare.launch.tracked import tracked
 from gare.model import GareModel
 from gare.objective.ranks import ALONE, Ranks
-from gare.runs.history import History, read_history
 from gare.runs.inputs import open_data
+from gare.runs.run import Run
+from gare.runs.state import History, read_history
 from gare.tracking import read_handle
 from gare.training import observe
-from gare.training.observe import Observer, Watched, collapse_warning
+from gare.training.observe import Observer, Watched, collapse_warning, gpu_utilisation, peak_cuda
 from gare.training.optimiser import make_optimiser, set_learning_rates
 from gare.training.step import train_step
-from gare.training.usage import gpu_utilisation, peak_cuda
 
 
 class Made:
@@ -38,7 +38,7 @@ class Made:
         set_learning_rates(self.optimiser, 0.5)
         self.path = folder / "history.jsonl"
         watched = Watched(self.model, self.model.tokenizer, self.optimiser, self.data)
-        self.observer = Observer(config, ranks, watched, History(self.path, 0), elapsed_s=100.0)
+        self.observer = Observer(Run.open(config), ranks, watched, History(self.path, 0), elapsed_s=100.0)
 
     def steps(self, count, *, looked=True):
         """Train, telling the observer of 0.25 s waited in steps of 1 s."""
@@ -103,7 +103,7 @@ def test_the_wait_and_the_memory_recorded_are_those_of_the_rank_that_has_most(ma
 def test_only_rank_0_writes(made, tmp_path):
     run = made("runtime.diagnose_every=1")
     watched = Watched(run.model, run.model.tokenizer, run.optimiser, run.data)
-    run.observer = Observer(run.config, ALONE, watched, None)
+    run.observer = Observer(Run.open(run.config), ALONE, watched, None)
     run.steps(2)
     run.observer.after_epoch(2, 1, {})
     assert read_history(run.path) == []
@@ -236,7 +236,7 @@ def test_rows_pictures_and_warnings_reach_the_tracker(toy_run, monkeypatch):
     said = "the increments have been made to look collapsed."
     monkeypatch.setattr(observe, "collapse_warning", lambda _: said)
     config = toy_run("train.epochs=1", "runtime.tracking=true", "runtime.diagnose_every=4")
-    summary = tracked(config, lambda: fit_local(config, quiet=True))
+    summary = tracked(Run.open(config), fit_local)
     client, run_id, data = recorded(summary)
     assert {"speed/data_wait", "memory/rss_gib", "train/lr/clip/decay", "diagnostics/increment_spread"} <= set(
         data.metrics
@@ -249,11 +249,11 @@ def test_rows_pictures_and_warnings_reach_the_tracker(toy_run, monkeypatch):
 def test_a_run_that_fails_leaves_its_history_and_pictures_with_the_tracker(toy_run):
     config = toy_run("train.epochs=2", "runtime.tracking=true", "runtime.diagnose_every=4")
 
-    def fit_and_fail():
-        fit_local(config, quiet=True)
+    def fit_and_fail(run):
+        fit_local(run, quiet=True)
         raise RunError("the disk is full")
 
     with pytest.raises(RunError, match="the disk is full"):
-        tracked(config, fit_and_fail)
+        tracked(Run.open(config), fit_and_fail)
     client, run_id, _ = recorded(SimpleNamespace(directory=Path(config.runtime.output) / "toy"))
     assert {artifact.path for artifact in client.list_artifacts(run_id)} >= {"history.jsonl", "diagnostics"}

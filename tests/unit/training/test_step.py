@@ -14,10 +14,10 @@ from gare.data.shards import ShardSet
 from gare.model import GareModel
 from gare.objective import ALONE
 from gare.scoring import blocked
-from gare.training.ema import Ema
 from gare.training.encoding import encode
+from gare.training.extras import Ema
+from gare.training.numerics import make_scaler, prepare_towers
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates
-from gare.training.precision import make_scaler, prepare_towers
 from gare.training.step import backward, train_step
 from tests.ranks import on_ranks
 
@@ -382,7 +382,7 @@ def test_the_average_follows_its_formula_and_leaves_the_weights_alone(toy_run):
 def test_a_run_with_an_average_resumes_bit_for_bit_and_saves_what_it_evaluated(toy_run):
     from gare.launch.local import fit_local
     from gare.model import load_model
-    from gare.runs.run import absolute
+    from gare.runs.run import Run
     from gare.training.loop import train
 
     more = ("train.ema=0.5", "train.epochs=2", "train.precision=bf16")
@@ -396,8 +396,8 @@ def test_a_run_with_an_average_resumes_bit_for_bit_and_saves_what_it_evaluated(t
 
     config = toy_run(*more, output="parts")
     with pytest.raises(Killed):
-        train(config, ALONE, kill)
-    again = train(absolute(config), ALONE, lambda _: None)
+        train(Run.open(config), ALONE, kill)
+    again = train(Run.open(config), ALONE, lambda _: None)
     ours, theirs = (load_model(summary.best).state_dict() for summary in (again, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert again.best_metrics == whole.best_metrics

@@ -13,7 +13,7 @@ from gare.common.errors import ConfigError, InputError
 from gare.common.files import file_digest
 from gare.launch.local import fit_local
 from gare.model import load_model
-from gare.runs.run import read_state
+from gare.runs.state import read_state
 from gare.training import loop
 from tests import toy
 

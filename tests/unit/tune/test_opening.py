@@ -6,7 +6,7 @@ import pytest
 
 from gare.common.errors import ConfigError, InputError
 from gare.config.tree import build, with_overrides
-from gare.runs.run import RunState, write_state
+from gare.runs.state import RunState, write_state
 from tune.ledger import Ledger, Trial
 from tune.opening import missing, open_ledger, resolved
 

@@ -8,14 +8,14 @@ from gare.cli import main
 from gare.common.errors import RunError
 from gare.common.nodes import Node
 from gare.config.tree import to_yaml, with_overrides
-from gare.launch.measure import Cost, measure
+from gare.launch.local import TrainingCost, measure_cost
 from tests.toy import make_shards, make_toy_clip, toy_config
 from tune.ledger import Ledger, Trial
 from tune.opening import resolved
 from tune.plan import START_SECONDS, _suggested, make_plan, make_slots, makespan
 
 IB = "objective.information_bottleneck.weight"
-COST = Cost("cpu", set_up_s=1.0, step_s=0.5, steps=5, dev_s=2.0, dev_videos=4)
+COST = TrainingCost("cpu", set_up_s=1.0, step_s=0.5, steps=5, dev_s=2.0, dev_videos=4)
 NODE = Node({"CPU": 4.0})
 
 
@@ -124,13 +124,13 @@ def test_places_are_taken_as_they_become_free():
 def test_a_step_is_measured_on_the_shards_and_nothing_is_written(config, places, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in places[0].rglob("*")}
-    cost = measure(config)
+    cost = measure_cost(config)
     assert cost.steps == 5
     assert cost.step_s > 0
     assert cost.dev_s > 0
     assert (cost.device, cost.dev_videos) == ("cpu", 4)
-    assert measure(with_overrides(config, {"train.epochs": 1})).steps == 3
-    assert measure(with_overrides(config, {"protocol.dev": "none"})).dev_s == 0
+    assert measure_cost(with_overrides(config, {"train.epochs": 1})).steps == 3
+    assert measure_cost(with_overrides(config, {"protocol.dev": "none"})).dev_s == 0
     assert {path: path.stat().st_mtime_ns for path in places[0].rglob("*")} == before
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -11,7 +13,8 @@ from gare.common.errors import RunError
 from gare.config.tree import with_overrides
 from gare.tracking.tracker import Found
 from gare.tracking.trackers import TRACKERS, tracker_at
-from tests.unit.tune.made_sweep import IB, sweep_config, trial
+from tests.unit.tune.made_sweep import IB, METRIC, sweep_config, trial
+from tune.comparison import compare
 from tune.ledger import Ledger
 from tune.recorder import Recorder, TuneCallback
 from tune.space import Planned
@@ -26,6 +29,8 @@ class Told:
         self.started, self.statuses, self.tags = [], [], {}
 
     def find(self, record, parent):
+        if record.run_id is not None:
+            return Found(record.run_id)
         known = {each[0]: f"r{number}" for number, each in enumerate(self.started)}
         if record.token not in known:
             self.started.append((record.token, record.name, dict(record.tags), parent))
@@ -117,3 +122,23 @@ def test_without_a_tracker_the_record_is_kept_all_the_same(tmp_path):
     recorder.close()
     assert [trial.run_id for trial in Ledger.read(tmp_path / "weights").trials] == [None, None]
     assert not list(tmp_path.rglob("tracking.json"))
+
+
+def test_a_finished_sweep_of_a_former_version_sends_what_waits(tmp_path, told):
+    recorder, ledger = begun(tmp_path)
+    for index in range(2):
+        recorder.trial_ended(index, {"status": "done", "metrics": {METRIC: 50.0 + index}})
+    recorder.close()
+    folder = tmp_path / "weights"
+    for record in folder.rglob("tracking.json"):
+        record.unlink()
+    runs = ["r0", "r1", "r2"]
+    assert [ledger.run_id, *(one.run_id for one in ledger.trials)] == runs
+    waiting = {"op": "tags", "run": "r1", "tags": {"waited": "yes"}}
+    name = f"mlflow-spool-{hashlib.sha256(b'told:here').hexdigest()[:8]}.jsonl"
+    (folder / "trial-000" / name).write_text(json.dumps(waiting) + "\n")
+    recorder.conclude(compare(folder))
+    assert told.tags["r1"]["waited"] == "yes"
+    assert not (folder / "trial-000" / name).exists()
+    assert [ledger.run_id, *(one.run_id for one in ledger.trials)] == runs
+    assert told.tags["r0"]["gare.best_trial"] == "trial-001"

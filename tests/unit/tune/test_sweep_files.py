@@ -119,4 +119,4 @@ def test_every_ready_file_is_named_in_the_documentation():
 def test_a_sweep_file_is_for_a_new_sweep(capfd):
     with pytest.raises(SystemExit, match="2"):
         main(["sweep", "--resume", "s", "--sweep", str(FOLDER / "alpha.yaml")])
-    assert "--sweep describes a new sweep, and --resume goes on with one" in capfd.readouterr().err
+    assert "--sweep describes a new sweep, and --resume continues one" in capfd.readouterr().err

@@ -10,7 +10,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from gare.common.errors import ConfigError, RunError
 from gare.config.tree import build
-from gare.runs.run import RunSummary
+from gare.runs.state import RunSummary
 from tune.launch import Listed, asha
 from tune.ledger import Ledger, Trial
 from tune.trial import OUTCOME, Plan, TrialActor, chosen, run_trial

@@ -1,0 +1,83 @@
+"""``gare.prepare``: from a manifest to Arrow shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+from gare.api.settings import Place, one_of, resolve
+from gare.common.console import meter, note
+from gare.config.tree import Overrides, Source
+from gare.jobs.places import Place as CheckedPlace
+from pipelines.prepare import job as preparing
+from pipelines.prepare.job import Job, PrepareReport, Progress
+from pipelines.prepare.todo import OnChange
+
+CHANGES: tuple[OnChange, ...] = ("refuse", "redo", "ignore")
+
+
+def prepare(
+    manifest: Place,
+    out: Place,
+    config: Source = None,
+    *,
+    retry_failed: bool = False,
+    changed: OnChange = "refuse",
+    local: bool = False,
+    set: Overrides = (),
+    **settings: Any,
+) -> PrepareReport:
+    """Decode and sample the videos of a manifest into Arrow shards, with a ledger row for every one.
+
+    A video that cannot be decoded becomes a row of the ledger with the reason. After an interruption (Ctrl-C raises
+    KeyboardInterrupt) the same call continues; rows that are new in the manifest add shards.
+
+    Args:
+        manifest: Parquet file of ``gare manifest``.
+        out: folder or address of the shards and the ledger.
+        config: settings; ``prepare.*``, ``runtime.decode_workers`` and ``runtime.decode_on`` count here.
+        retry_failed: decode the videos that failed before once more.
+        changed: how to handle videos whose source changed since: "refuse" (raise), "redo" (decode) or "ignore".
+        local: decode on this machine alone, without Ray.
+        set: overrides by dotted key, such as ``{"prepare.max_frames": 16}``, or ``key=value`` texts.
+        **settings: overrides by section, such as ``prepare={"max_frames": 16}``.
+
+    Returns:
+        Counts by outcome and split, and the time it took.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+        InputError: the manifest or the folder cannot be used.
+        RunError: the job stopped, no video at all could be decoded, or another process is at work there.
+    """
+    one_of("changed", changed, CHANGES)
+    own = resolve(config, set, settings)
+    # Before Ray starts: a mistake is an error at once, and a finished folder needs no Ray.
+    opened = preparing.open_job(str(manifest), str(out), own.prepare, retry_failed=retry_failed, changed=changed)
+    with opened as job:
+        if job.added and job.added < job.rows:
+            note(f"{job.added} of {job.rows} videos are new in the manifest; they add shards to those that are there.")
+        if job.again:
+            note(f"{job.again} videos are decoded again.")
+        session: Any = nullcontext()
+        if job.todo and not local:
+            from gare.launch.ray_session import ray_session
+
+            session = ray_session(own.runtime, places=_places(job, str(out)))
+        with session, meter("videos", job.rows, start=job.rows - job.rows_todo) as progress:
+
+            def show(state: Progress) -> None:
+                progress.update(state.done, f"{state.failed} failed")
+
+            workers, decode_on = own.runtime.decode_workers, own.runtime.decode_on
+            return preparing.run_job(job, workers=workers, decode_on=decode_on, on_progress=show, local=local)
+
+
+def _places(job: Job, out: str) -> Iterator[CheckedPlace]:
+    """The output folder, and a few of the videos to decode: the first and last of the first and last unit."""
+    yield CheckedPlace("--out", out, "output")
+    for unit in dict.fromkeys((job.todo[0].unit, job.todo[-1].unit)):
+        uris = job.output.batch(unit)["uri"]
+        for uri in (uris[0].as_py(), uris[-1].as_py()):
+            yield CheckedPlace("a video of the manifest", uri, "input")

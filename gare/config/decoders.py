@@ -1,0 +1,25 @@
+"""The decoders of ``gare prepare``: what makes frames of a video. A new one is a file and a row here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """``source``: module and class. ``extra``: the optional dependency to install, which is also its package.
+
+    ``resizes``: the values of ``prepare.resize`` that it can do.
+    """
+
+    source: str
+    extra: str | None = None
+    resizes: tuple[str, ...] = ("pil", "swscale")
+
+
+DECODERS = {
+    "pyav": Decoder("pipelines.decode.planned:Planned"),
+    "torchcodec": Decoder("pipelines.decode.with_torchcodec:WithTorchcodec", "torchcodec", ("pil",)),
+}
+DEFAULT = "pyav"
+"""What decoded before there was a choice."""

@@ -1,0 +1,119 @@
+"""The weights a run begins with (``train.init_from``), and that every rank has the same ones."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gare.common.console import warn
+from gare.common.errors import InputError, RunError
+from gare.common.files import file_digest
+from gare.config import Config
+from gare.config.tree import diff
+from gare.model.checkpoint import WEIGHTS, load_checkpoint_config, load_model
+from gare.model.gare import GareModel
+from gare.model.weights import weights_digest
+from gare.objective.ranks import Ranks
+from gare.runs.run import initial_checkpoint
+
+ROUNDING = 1e-3
+"""Ranks on processors of different kinds are apart by less than this, as a share of a tensor's largest weight."""
+
+
+def warm_start(model: GareModel, config: Config) -> dict[str, str]:
+    """Give ``model`` the weights of ``train.init_from``; what to record of where they came from.
+
+    Raises InputError where there is no checkpoint, or one of another architecture, tokenizer or pixel statistics.
+    Warns where its texts were cleaned otherwise than this run cleans them.
+    """
+    folder = initial_checkpoint(config)
+    source = load_model(folder)
+    _check_same_shapes(model, source, folder, config)
+    ours, theirs = model.tokenizer, source.tokenizer
+    if ours is not None and theirs is not None and ours != theirs:
+        raise InputError(
+            f"train.init_from names {folder}, whose tokenizer is not that of model.clip {config.model.clip!r}: its "
+            "token embeddings would belong to other words."
+        )
+    if model.pixels != source.pixels:
+        raise InputError(
+            f"train.init_from names {folder}, whose frames were normalised by {source.pixels}, not by "
+            f"{model.pixels} as those of model.clip {config.model.clip!r}."
+        )
+    if ours is not None and theirs is not None and ours.cleaning != theirs.cleaning:
+        warn(
+            f"train.init_from names {folder}, trained with text_cleaning {theirs.cleaning!r}; this run cleans captions "
+            f"by {ours.cleaning!r}, the rule of model.clip {config.model.clip!r}."
+        )
+    model.load_state_dict(source.state_dict())
+    return {
+        "checkpoint": str(folder),
+        "weights_sha256": file_digest(folder / WEIGHTS),
+        "config_digest": load_checkpoint_config(folder).digest(),
+    }
+
+
+def _check_same_shapes(model: GareModel, source: GareModel, folder: Path, config: Config) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    other = {name: tuple(tensor.shape) for name, tensor in source.state_dict().items()}
+    if own == other:
+        return
+    name = next(name for name in sorted(own | other) if own.get(name) != other.get(name))
+    keys = [key for key in diff(load_checkpoint_config(folder), config) if key.startswith("model.")]
+    raise InputError(
+        f"train.init_from names {folder}, a model of another architecture: {name} is {_shape(other, name)} there and "
+        f"{_shape(own, name)} here ({', '.join(keys) or 'model.clip'} differ{'' if len(keys) > 1 else 's'})."
+    )
+
+
+def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
+    return str(list(shapes[name])) if name in shapes else "absent"
+
+
+@torch.no_grad()
+def share_weights(model: nn.Module, ranks: Ranks) -> None:
+    """Give every rank the weights of rank 0: processors draw and round a little differently."""
+    for tensor in model.state_dict().values():
+        ranks.share(tensor)
+
+
+def check_same_weights(model: nn.Module, ranks: Ranks, when: str) -> None:
+    """Check that every rank has the weights of rank 0, which ranks that differ by rounding alone are given again.
+
+    Raises RunError on every rank, naming ``when``, where a rank is further away.
+    """
+    if ranks.size == 1:
+        return
+    found = ranks.gather_texts(weights_digest(model))
+    if len(set(found)) == 1:
+        return
+    apart = [float(text) for text in ranks.gather_texts(repr(_distance(model, ranks)))]
+    others = [str(rank) for rank, distance in enumerate(apart) if not distance <= ROUNDING]
+    if others:
+        raise RunError(
+            f"{when} the weights of rank {', '.join(others)} are not those of rank 0, so the ranks do not train one "
+            "model. Look at the memory and the software of those machines; the same command goes on from the last "
+            "checkpoint."
+        )
+    share_weights(model, ranks)
+    if ranks.rank == 0:
+        warn(
+            f"{when} the weights of the ranks differed by up to {max(apart):.1e}: their processors are of different "
+            "kinds and round differently. All have the weights of rank 0 again."
+        )
+
+
+@torch.no_grad()
+def _distance(model: nn.Module, ranks: Ranks) -> float:
+    """How far this rank's weights are from rank 0's: the largest difference over the largest weight of its tensor."""
+    largest = 0.0
+    for tensor in model.state_dict().values():
+        first = tensor.clone()
+        ranks.share(first)
+        scale = first.double().abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+        apart = float((tensor.double() - first.double()).abs().max() / scale)
+        largest = max(largest, math.inf if math.isnan(apart) else apart)
+    return largest
