@@ -87,8 +87,9 @@ def index(
     recall, values = made.record.recall, {"out": str(made.folder), "videos": len(made), "checkpoint": made.checkpoint}
     if recall is None:
         return values | {"recall": None}
-    count = recall.choose(10, len(made))
-    note(f"A search scores {count:,} of them, which hold {100 * recall.at(count):.1f} % of the exact top 10.")
+    count = made.candidates(10)
+    if count < len(made):
+        note(f"A search scores {count:,} of them, which hold {100 * recall.at(count):.1f} % of the exact top 10.")
     return values | {"recall": asdict(recall)}
 
 

@@ -12,7 +12,6 @@ folder answers as the generation before or the one after.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,9 +179,9 @@ def next_generation(folder: Path, *, new: bool = False) -> Iterator[Generation]:
     if new:
         make_folder(folder)
         with writing(folder):
-            foreign = [name for name in os.listdir(folder) if not _is_ours(name)]  # noqa: PTH208 - names alone
-        if foreign:
-            raise InputError(f"{folder} holds other things ({foreign[0]}); choose a new or empty folder.")
+            foreign = [path for path in folder.iterdir() if not _is_ours(path.name)]
+        if foreign and not (folder / INDEX_FILE).is_file():
+            raise InputError(f"{folder} holds other things and no {INDEX_FILE}; choose a new or empty folder.")
     else:
         read_index_file(folder)
     with exclusive_lock(folder):
@@ -202,7 +201,7 @@ def _is_ours(name: str) -> bool:
 
 def _newest(folder: Path) -> int:
     """The highest generation of any file; 0 for none."""
-    found = (re.match(r"(?:\d+-)?g(\d+)\.", name) for name in os.listdir(folder))  # noqa: PTH208
+    found = (re.match(r"(?:\d+-)?g(\d+)\.", path.name) for path in folder.iterdir())
     return max((int(match[1]) for match in found if match), default=0)
 
 

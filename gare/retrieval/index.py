@@ -32,6 +32,9 @@ BLOCK = 2048
 FEW = 2000
 """Videos that a filter leaves, up to which all of them are scored exactly."""
 
+LEAST = 200
+"""Fewest candidates the index chooses: to score these takes no time beside reading the query."""
+
 LIKE = 20
 """Candidates of the first stage per video wanted that is like another one."""
 
@@ -148,6 +151,13 @@ class SearchIndex:
         """Where the model is: a checkpoint, or a CLIP's folder or hub id."""
         return self.model.name
 
+    def candidates(self, top: int) -> int:
+        """How many videos a search for ``top`` scores exactly."""
+        videos, recall = len(self), self.record.recall
+        if self.basis is None or recall is None or videos <= FEW:
+            return videos
+        return min(max(recall.choose(top, videos), LEAST), videos)
+
     @torch.no_grad()
     def search(
         self,
@@ -233,7 +243,7 @@ class SearchIndex:
             return chosen, Searched(videos, videos, missing=self.missing)
         queries, leverage = basis.queries(texts.text.cpu())
         unknown = float(leverage[0]) > recall.leverage
-        count = max(wanted or recall.choose(top, len(self)) * (WIDE if unknown else 1), top)
+        count = max(wanted or max(recall.choose(top, len(self)), LEAST) * (WIDE if unknown else 1), top)
         if videos <= count or (wanted is None and videos <= FEW):
             return chosen, Searched(videos, videos, missing=self.missing)
         known = None if unknown else recall.at(count)

@@ -85,7 +85,8 @@ def test_what_cannot_be_registered_is_said(trained, toy_shards, tmp_path):
         register_run(tmp_path, "x")
     with pytest.raises(InputError, match="is not an index"):
         register_run(trained, "x", index=tmp_path)
-    record = {"version": INDEX_VERSION, "checkpoint": str(trained), "split": "test", "videos": []}
+    record = {"version": INDEX_VERSION, "generation": 1, "checkpoint": str(trained), "split": "test", "segments": []}
+    record |= {"dataset_digest": "0", "storage": "float16", "format": {}, "digests": {}}
     (tmp_path / "index.json").write_text(json.dumps(record | {"weights_sha256": "0"}))
     with pytest.raises(InputError, match="other weights"):
         register_run(trained, "x", index=tmp_path)
