@@ -28,7 +28,7 @@ from torch import Tensor
 
 from gare.data.shards import VideoInfo
 from gare.evaluation.measure import measure
-from gare.evaluation.query_bank import draw_bank
+from gare.evaluation.postprocess import draw_bank
 
 FULL = 100_000
 BANK = 1000

@@ -83,7 +83,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'gare' has no attribute {name!r}")
-    # By name: nothing below may depend on the front door, and this is no such dependence.
+    # By name, so that no package depends on this one's imports.
+    if not _HOME[name].startswith("gare.") or _HOME[name].startswith("gare.api."):
+        importlib.import_module("gare.api").refuse_namesakes()
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

@@ -25,10 +25,11 @@ def main() -> None:
     import ray
     from ray.cluster_utils import Cluster
 
+    from gare.common.locks import take_lock
     from gare.common.storage import Folder
     from gare.config.tree import load_config
     from gare.data.cache import Cache, hold
-    from gare.data.cache.entries import copy_lock, entries, take_lock
+    from gare.data.cache.entries import copy_lock, entries
     from gare.launch import ray_train
     from gare.launch.ray_ranks import RankGroup
 

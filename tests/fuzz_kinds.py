@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -57,11 +56,12 @@ from pipelines.manifest.rows import write_manifest
 from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl, from_parquet
 from pipelines.synthetic.corpus import CORPUS_FILE
 from tests import toy
-from tests.fuzz import Kind
+from tests.fuzz import Kind, finite
+from tests.fuzz_others import checkpoints_of_others, left_behind, packed
 from tests.made_shards import RECIPE, made_row, make_dataset
 from tune.comparison import compare
-from tune.ledger import SWEEP_FILE, Launch
-from tune.opening import open_ledger
+from tune.opening import open_record
+from tune.record import SWEEP_FILE, Launch
 
 ROWS = [
     {"video_id": f"v{n}", "uri": f"v{n}.mp4", "split": "train" if n else "test", "captions": [f"a cat {n}", "on a mat"],
@@ -72,7 +72,9 @@ ROWS = [
 
 def every_kind(folder: Path) -> Iterator[Kind]:
     """All kinds, each with its whole file."""
-    for make in (manifests, annotations, settings, datasets, evaluations, runs, models):
+    for make in (
+        manifests, annotations, settings, datasets, left_behind, evaluations, runs, models, checkpoints_of_others,
+    ):  # fmt: skip
         place = folder / make.__name__
         place.mkdir()
         yield from make(place)
@@ -126,6 +128,7 @@ def manifests(folder: Path) -> Iterator[Kind]:
     cells.write_text("video_id,uri,split,captions,start_s,end_s\n" + "".join(
         f"v{n},v{n}.mp4,train,a cat {n},0.5,2.5\n" for n in range(6)))  # fmt: skip
     yield Kind("manifest CSV", cells, written(cells), "csv")
+    yield from packed(folder, ROWS, letters_are_no_captions)
     options = SourceOptions(columns={"video_id": "uri"}, split="train", attributes=("start_s",))
 
     def source(make: Any, path: Path) -> Callable[[], Any]:
@@ -329,15 +332,6 @@ def evaluations(folder: Path) -> Iterator[Kind]:
     yield Kind("metrics.json", folder / METRICS_FILE, lambda: cautions_of(folder), "json")
 
 
-def finite(found: Any) -> bool:
-    """Whether every number in a plain value is one."""
-    if isinstance(found, dict):
-        return all(map(finite, found.values()))
-    if isinstance(found, list | tuple):
-        return all(map(finite, found))
-    return not isinstance(found, float) or math.isfinite(found)
-
-
 # What training makes
 
 
@@ -370,7 +364,7 @@ def runs(folder: Path) -> Iterator[Kind]:
 
     def curves() -> Any:
         from tune.comparison.curves import read_curves
-        from tune.ledger import Trial
+        from tune.record import Trial
 
         trial = Trial("a", {}, str(run), "done")
         rows = read_history(history)
@@ -405,9 +399,9 @@ def runs(folder: Path) -> Iterator[Kind]:
     ])  # fmt: skip
     place = folder / "sweep"
     place.mkdir()
-    ledger, resolved = open_ledger(sweep_config, place, {"dataset_digest": dataset.digest})
-    from tune.ledger import Trial
+    ledger, resolved = open_record(sweep_config, place, {"dataset_digest": dataset.digest})
     from tune.opening import missing
+    from tune.record import Trial
 
     for number, planned in enumerate(missing(resolved, ledger)):
         ledger.trials.append(Trial(
@@ -419,7 +413,7 @@ def runs(folder: Path) -> Iterator[Kind]:
 
     def compared() -> Any:
         found = compare(place, folder / "comparison")
-        again, _ = open_ledger(sweep_config, place, {"dataset_digest": dataset.digest})
+        again, _ = open_record(sweep_config, place, {"dataset_digest": dataset.digest})
         return [
             found.as_json(),
             [asdict(trial) for trial in again.trials],

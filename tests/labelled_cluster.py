@@ -110,7 +110,7 @@ def sweep(config: Any, names: dict[str, str]) -> list[list[str]]:
     overrides = {"runtime.name": "s", "sweep.space": space, "train.epochs": 1}
     with watched(names) as seen:
         report = run_sweep(with_overrides(config, overrides), on_progress=lambda *_: None)
-    assert all(trial.status == "done" for trial in report.ledger.trials), report.ledger.trials
+    assert all(trial.status == "done" for trial in report.record.trials), report.record.trials
     return seen()
 
 

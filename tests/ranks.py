@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from gare.objective import TorchRanks
+from gare.objective import TorchWorld
 
 SECONDS = 200.0
 PRELOADED = ["gare.training.loop", "transformers.models.clip.modeling_clip"]
@@ -67,7 +67,7 @@ def _rank(answer: Connection, rank: int, size: int, store: str, seconds: float, 
         torch.set_num_threads(1)
         limit = timedelta(seconds=seconds)
         torch.distributed.init_process_group("gloo", store, rank=rank, world_size=size, timeout=limit)
-        made = work(TorchRanks(), *args)
+        made = work(TorchWorld(), *args)
         torch.distributed.barrier()
         answer.send((made, None))
     except BaseException:

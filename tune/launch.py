@@ -21,7 +21,7 @@ from gare.config.tree import build
 from gare.launch.placement import rank_selector
 from gare.runs.layout import HISTORY_FILE
 from gare.runs.state import read_history
-from tune.ledger import Ledger
+from tune.record import SweepRecord
 from tune.recorder import TuneCallback
 from tune.space import parse_space
 from tune.trial import Plan, Trainer, TrialActor
@@ -99,14 +99,14 @@ def launch(
         ).fit()
 
 
-def asha(config: Config, ledger: Ledger) -> Any:
+def asha(config: Config, record: SweepRecord) -> Any:
     """Tune's scheduler that stops weak trials, told of the epochs of those that ended before; None without one.
 
     Raises ConfigError when it could stop none.
     """
     if config.sweep.scheduler == "none":
         return None
-    epochs = _most_epochs(config, ledger)
+    epochs = _most_epochs(config, record)
     if config.sweep.grace_epochs >= epochs:
         raise ConfigError(
             f"sweep.grace_epochs is {config.sweep.grace_epochs}, but trials have {epochs} epochs, so asha could stop "
@@ -120,14 +120,14 @@ def asha(config: Config, ledger: Ledger) -> Any:
         grace_period=config.sweep.grace_epochs,
         reduction_factor=HALVING,
     )
-    for trial in ledger.trials:
+    for trial in record.trials:
         if trial.settled and trial.stage == "search":
             _tell(scheduler, trial.name, Path(trial.directory))
     return scheduler
 
 
-def _most_epochs(config: Config, ledger: Ledger) -> int:
-    swept = [trial.overrides[EPOCHS] for trial in ledger.trials if EPOCHS in trial.overrides]
+def _most_epochs(config: Config, record: SweepRecord) -> int:
+    swept = [trial.overrides[EPOCHS] for trial in record.trials if EPOCHS in trial.overrides]
     if not swept and config.sweep.search != "random":
         swept = [value for dimension in parse_space(config) if dimension.key == EPOCHS for value in dimension.values]
     return max(swept, default=config.train.epochs)

@@ -14,7 +14,7 @@ from gare.config.tree import with_overrides
 from gare.runs.layout import absolute
 from gare.runs.run import outdated
 from gare.runs.state import read_state
-from tune.ledger import Ledger
+from tune.record import SweepRecord
 from tune.space import Overrides, Planned, expand
 
 NOT_THE_SWEEP = {"max_concurrent"}
@@ -30,7 +30,7 @@ def resolved(config: Config) -> Config:
     return absolute(with_overrides(config, {"runtime.name": sweep_name(config)}))
 
 
-def open_ledger(config: Config, folder: Path, dataset: dict[str, str], extend: int = 0) -> tuple[Ledger, Config]:
+def open_record(config: Config, folder: Path, dataset: dict[str, str], extend: int = 0) -> tuple[SweepRecord, Config]:
     """Take up the folder's record, with ``extend`` more of ``sweep.trials``, or make a new one without rows.
 
     Gives the settings of all trials beside it. Raises ConfigError when the folder holds another sweep, a training run
@@ -42,67 +42,69 @@ def open_ledger(config: Config, folder: Path, dataset: dict[str, str], extend: i
         refuse_occupied(folder)
         key = _key(config)
         plain = config.model_dump(mode="json")
-        return Ledger(name=config.run_name(), key=key, config=plain, trials=[], dataset=dataset), config
-    ledger = Ledger.read(folder)
-    before = ledger.settings()
-    _refuse_other(config, before, ledger, folder)
-    _refuse_other_data(before, config, ledger, dataset, folder)
+        return SweepRecord(name=config.run_name(), key=key, config=plain, trials=[], dataset=dataset), config
+    record = SweepRecord.read(folder)
+    before = record.settings()
+    _refuse_other(config, before, record, folder)
+    _refuse_other_data(before, config, record, dataset, folder)
     config = with_overrides(config, {"sweep.trials": before.sweep.trials + extend})
     if extend:
-        _refuse_no_more(before, config, ledger)
-    _refuse_older_trials(config, ledger)
-    ledger.extended += extend
-    ledger.key, ledger.dataset = _key(config), dataset
-    ledger.config = config.model_dump(mode="json")
-    return ledger, config
+        _refuse_no_more(before, config, record)
+    _refuse_older_trials(config, record)
+    record.extended += extend
+    record.key, record.dataset = _key(config), dataset
+    record.config = config.model_dump(mode="json")
+    return record, config
 
 
-def missing(config: Config, ledger: Ledger) -> list[Planned]:
+def missing(config: Config, record: SweepRecord) -> list[Planned]:
     """The trials that are known up front and that the record does not have yet, in order."""
-    have = {_identity(trial.case, trial.overrides) for trial in ledger.trials}
+    have = {_identity(trial.case, trial.overrides) for trial in record.trials}
     return [planned for planned in expand(config) if _identity(planned.case, planned.overrides) not in have]
 
 
-def _refuse_other(config: Config, before: Config, ledger: Ledger, folder: Path) -> None:
+def _refuse_other(config: Config, before: Config, record: SweepRecord, folder: Path) -> None:
     # Compared as settings, not by the recorded key: what a key is made of changes with the version.
     if _key(config) != _key(before):
         keys = ", ".join(_changed(config, before)[:5])
         raise ConfigError(f"{folder} holds another sweep ({keys} differ); choose another runtime.name.")
-    asked, first, now = config.sweep.trials, before.sweep.trials - ledger.extended, before.sweep.trials
+    asked, first, now = config.sweep.trials, before.sweep.trials - record.extended, before.sweep.trials
     if asked not in (first, now):
         raise ConfigError(
-            f"The sweep {ledger.name} has sweep.trials {now}, not {asked}; gare sweep --resume {ledger.name} "
+            f"The sweep {record.name} has sweep.trials {now}, not {asked}; gare sweep --resume {record.name} "
             "--extend N adds N more, and another runtime.name starts anew."
         )
 
 
-def _refuse_other_data(before: Config, config: Config, ledger: Ledger, dataset: dict[str, str], folder: Path) -> None:
-    if not ledger.dataset or not dataset:
+def _refuse_other_data(
+    before: Config, config: Config, record: SweepRecord, dataset: dict[str, str], folder: Path
+) -> None:
+    if not record.dataset or not dataset:
         return
-    if ledger.dataset != dataset:
+    if record.dataset != dataset:
         raise ConfigError(
-            f"The trials in {folder} read other shards (dataset {ledger.dataset.get('dataset_digest')}, not "
+            f"The trials in {folder} read other shards (dataset {record.dataset.get('dataset_digest')}, not "
             f"{dataset.get('dataset_digest')}); name those, or choose another runtime.name."
         )
     if before.runtime.shards != config.runtime.shards:
         note(f"The same shards as before, now at {config.runtime.shards}.")
 
 
-def _refuse_older_trials(config: Config, ledger: Ledger) -> None:
+def _refuse_older_trials(config: Config, record: SweepRecord) -> None:
     """Trials of two ways to compute are not put into one comparison."""
-    if all(trial.settled for trial in ledger.trials) and not missing(config, ledger):
+    if all(trial.settled for trial in record.trials) and not missing(config, record):
         return
-    for trial in ledger.trials:
+    for trial in record.trials:
         state = read_state(Path(trial.directory))
         before = None if state is None else outdated(with_overrides(config, trial.overrides), state)
         if before is not None:
             raise ConfigError(f"{trial.name} of the sweep began when {before}. Start again under another runtime.name.")
 
 
-def _refuse_no_more(before: Config, config: Config, ledger: Ledger) -> None:
+def _refuse_no_more(before: Config, config: Config, record: SweepRecord) -> None:
     if config.sweep.search == "random" and len(expand(config)) == len(expand(before)):
         raise ConfigError(
-            f"The sweep {ledger.name} has no more trials to add: every combination of its grids, cases, choices and "
+            f"The sweep {record.name} has no more trials to add: every combination of its grids, cases, choices and "
             "seeds is in it already."
         )
 

@@ -18,7 +18,7 @@ from gare.runs.layout import CHECKPOINTS
 from gare.runs.state import read_state
 from gare.tracking import Status, begin, markdown_table, note_down, read_handle, read_record, sync
 from tune.comparison import Comparison
-from tune.ledger import SWEEP_FILE, Launch, Ledger, Stage, Trial, finite
+from tune.record import SWEEP_FILE, Launch, Stage, SweepRecord, Trial, finite
 from tune.space import Planned
 from tune.trial import OUTCOME, chosen, trial_config
 from tune.zones import Zones
@@ -39,15 +39,15 @@ class Recorder:
     def __init__(
         self,
         folder: Path,
-        ledger: Ledger,
+        record: SweepRecord,
         config: Config,
         on_progress: OnProgress,
         expected: int,
         zones: Zones,
     ) -> None:
-        self._folder, self._ledger, self._config = folder, ledger, config
-        self._on_progress, self.expected = on_progress, max(expected, len(ledger.trials))
-        self._dataset = ledger.dataset and ledger.dataset | {"source": str(config.runtime.shards)}
+        self._folder, self._record, self._config = folder, record, config
+        self._on_progress, self.expected = on_progress, max(expected, len(record.trials))
+        self._dataset = record.dataset and record.dataset | {"source": str(config.runtime.shards)}
         self._zones = zones
         self._started: dict[int, float] = {}
         self._launch: Launch | None = None
@@ -59,30 +59,30 @@ class Recorder:
 
     def start(self, slots: int, began: float) -> None:
         """Open the parent run and take up what was interrupted or failed; ``began``: when, by the monotonic clock."""
-        for trial in self._ledger.trials:
+        for trial in self._record.trials:
             if not trial.settled:
                 trial.status, trial.error, trial.metrics = "pending", None, {}
         self._began = began
         self._launch = Launch(slots)
-        self._ledger.launches.append(self._launch)
+        self._record.launches.append(self._launch)
         self._begin_parent()
         self.write()
 
     def add(self, planned: Planned) -> int:
         """Take up one more trial of the search and give its index."""
         self.add_all([planned])
-        return len(self._ledger.trials) - 1
+        return len(self._record.trials) - 1
 
     def add_all(self, planned: Sequence[Planned], stage: Stage = "search") -> None:
         """Take up more trials."""
         for one in planned:
             self._add(one, stage)
-        self.expected = max(self.expected, len(self._ledger.trials))
+        self.expected = max(self.expected, len(self._record.trials))
         if planned:
             self.write()
 
     def _add(self, planned: Planned, stage: Stage) -> None:
-        index = len(self._ledger.trials)
+        index = len(self._record.trials)
         name = f"trial-{index:03d}"
         row = Trial(
             name=name,
@@ -91,11 +91,11 @@ class Recorder:
             case=planned.case,
             stage=stage,
         )
-        self._ledger.trials.append(row)
+        self._record.trials.append(row)
 
     def chosen(self, index: int) -> dict[str, Any]:
         """Begin a trial's record, the same as before where it had one, and give what Tune hands to the trial."""
-        trial = self._ledger.trials[index]
+        trial = self._record.trials[index]
         trial.attempts += 1
         self._begin_child(trial)
         self.write()
@@ -104,12 +104,12 @@ class Recorder:
     def trial_started(self, index: int) -> None:
         """Note that a trial began to train."""
         self._started[index] = time.monotonic()
-        self._ledger.trials[index].status = "running"
+        self._record.trials[index].status = "running"
         self.write()
 
     def epoch(self, index: int, metrics: Mapping[str, Any]) -> None:
         """Keep the metrics of a trial's best epoch so far, in case it is stopped."""
-        trial = self._ledger.trials[index]
+        trial = self._record.trials[index]
         key = f"dev/{with_overrides(self._config, trial.overrides).train.select_by}"
         found = finite({name: value for name, value in metrics.items() if name.startswith("dev/")})
         if found.get(key, -math.inf) > trial.metrics.get(key, -math.inf):
@@ -118,7 +118,7 @@ class Recorder:
 
     def trial_broke(self, index: int, *, again: bool) -> None:
         """Note that a trial's own process is gone, and free what its workers had, before it is started ``again``."""
-        trial = self._ledger.trials[index]
+        trial = self._record.trials[index]
         release(Path(trial.directory))
         trial.seconds += self._since(index)
         trial.status = "pending"
@@ -128,7 +128,7 @@ class Recorder:
     def trial_ended(self, index: int, outcome: Mapping[str, Any]) -> None:
         """Note that a trial ended: ``outcome`` as it reported it, empty when the scheduler stopped it."""
         self._zones.give_back(index)
-        trial = self._ledger.trials[index]
+        trial = self._record.trials[index]
         trial.status = outcome.get("status", "stopped")
         trial.error = outcome.get("error")
         trial.best = outcome.get("best")
@@ -145,7 +145,7 @@ class Recorder:
         step = int(outcome.get("steps", 0))
         note_down(folder, tags=tags, metrics=_best(trial), step=step, status=STATUS[trial.status])
         self._sync(trial)
-        ended = sum(trial.ended for trial in self._ledger.trials)
+        ended = sum(trial.ended for trial in self._record.trials)
         self._on_progress(trial, ended, self.expected)
 
     def look(self) -> None:
@@ -158,11 +158,11 @@ class Recorder:
         self._written = time.monotonic()
         if self._launch is not None:
             self._launch.wall_s = round(self._written - self._began, 1)
-        self._ledger.write(self._folder)
+        self._record.write(self._folder)
 
     def close(self) -> None:
         """End what was interrupted: no trial runs any more."""
-        for trial in self._ledger.trials:
+        for trial in self._record.trials:
             if trial.status == "running":
                 _take_up(trial)
                 trial.status = "pending"
@@ -171,16 +171,16 @@ class Recorder:
             elif trial.status == "stopped":
                 _take_up(trial)  # it may have ended another epoch before it heard
         self.write()
-        failed = all(trial.status == "failed" for trial in self._ledger.trials)
+        failed = all(trial.status == "failed" for trial in self._record.trials)
         note_down(self._folder, status="FAILED" if failed else "KILLED")
         self._sync()
 
     def conclude(self, comparison: Comparison) -> None:
         """End the parent run, with the best trial's metrics and the comparison's files."""
-        if self._is_unrecorded(self._folder, self._ledger.run_id):
+        if self._is_unrecorded(self._folder, self._record.run_id):
             self._begin_parent("FINISHED")
         self._sync(again=True)
-        for trial in self._ledger.trials:  # what they could not send in their time, too
+        for trial in self._record.trials:  # what they could not send in their time, too
             if self._is_unrecorded(Path(trial.directory), trial.run_id):
                 self._begin_child(trial, STATUS.get(trial.status, "KILLED"))
             self._sync(trial)
@@ -202,7 +202,7 @@ class Recorder:
 
     def _sync(self, trial: Trial | None = None, *, again: bool = False) -> None:
         """Bring the tracker up to date with a trial, or with the sweep, and note the id that it has there."""
-        row = trial or self._ledger
+        row = trial or self._record
         folder = self._folder if trial is None else Path(trial.directory)
         if self._config.runtime.tracking:
             sync(folder, again=again)
@@ -215,22 +215,22 @@ class Recorder:
 
     def _begin_parent(self, ended: Status | None = None) -> None:
         if self._config.runtime.tracking:
-            name = self._ledger.name
+            name = self._record.name
             tags = {"gare.kind": "sweep", "gare.sweep": name}
-            self._ledger.run_id = begin(
+            self._record.run_id = begin(
                 self._folder,
                 self._config,
                 name,
                 tags=tags,
                 dataset=self._dataset,
-                former=self._ledger.run_id,
+                former=self._record.run_id,
                 ended=ended,
             )
 
     def _begin_child(self, trial: Trial, ended: Status | None = None) -> None:
         if not self._config.runtime.tracking:
             return
-        sweep, folder = self._ledger.name, Path(trial.directory)
+        sweep, folder = self._record.name, Path(trial.directory)
         case = {"gare.case": trial.case} if trial.case is not None else {}
         tags = {"gare.kind": "trial", "gare.sweep": sweep, "gare.trial": trial.name, "gare.stage": trial.stage} | case
         trial.run_id = begin(

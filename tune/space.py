@@ -31,9 +31,9 @@ class Planned:
 
 
 Add = Callable[[Planned], int]
-"""Takes up a trial that was just suggested: writes its row into the ledger, and gives its index there."""
+"""Takes up a trial that was just suggested: writes its row into the record, and gives its index there."""
 Chosen = Callable[[int], dict[str, Any]]
-"""What Tune hands the trial function for the ledger's trial of this index."""
+"""What Tune hands the trial function for the record's trial of this index."""
 
 
 def expand(config: Config) -> list[Planned]:

@@ -23,7 +23,7 @@ from gare.common.sqlite import sqlite_uri
 from gare.config import Config
 from gare.config.tree import with_overrides
 from tune.dimension import Dimension, stream
-from tune.ledger import Ledger, Trial
+from tune.record import SweepRecord, Trial
 from tune.space import SEED, Add, Chosen, Overrides, Planned, parse_space, setting
 from tune.tpe import RoundedTpe, decoded, distribution, encoded
 from tune.trial import OUTCOME
@@ -33,6 +33,8 @@ STUDY_NAME = "sweep"
 TRIAL = "gare.trial"
 MOST_AT_RANDOM = 10
 ATTEMPTS = 50
+DAMAGE = (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ValueError, LookupError, TypeError)
+"""What SQLAlchemy and Optuna raise for a file that holds something else than a study, when it is opened or read."""
 STATES = {"done": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -44,39 +46,46 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     trials end makes two sweeps differ. A trial that was stopped early is told as pruned.
     """
 
-    def __init__(self, config: Config, folder: Path, ledger: Ledger, add: Add, chosen: Chosen) -> None:
-        self._config, self._ledger, self._add, self._chosen = config, ledger, add, chosen
+    def __init__(self, config: Config, folder: Path, record: SweepRecord, add: Add, chosen: Chosen) -> None:
+        self._config, self._record, self._add, self._chosen = config, record, add, chosen
         self._dimensions = parse_space(config)
-        self._again = [i for i, trial in enumerate(ledger.trials) if trial.stage == "search" and not trial.ended]
+        self._again = [i for i, trial in enumerate(record.trials) if trial.stage == "search" and not trial.ended]
         self._seeds = {} if config.sweep.seeds is None else {SEED: config.sweep.seeds[0]}
         self._reported: dict[str, set[int]] = {}
-        space = {dimension.key: distribution(dimension) for dimension in self._dimensions}
+        path = make_folder(folder) / STUDY_FILE
         with _quiet():
-            storage = _storage(folder / STUDY_FILE)
-            super().__init__(
-                space=space,
-                metric=config.sweep.metric,
-                mode=config.sweep.mode,
-                study_name=STUDY_NAME,
-                storage=storage,
-                sampler=self._tpe(0),
-            )
-            self._catch_up()
+            try:
+                self._open(path)
+            except DAMAGE as error:
+                _set_aside(path, error)
+                self._open(path)
+
+    def _open(self, path: Path) -> None:
+        """Take up the study in a file, made if missing, and bring it up to the record."""
+        super().__init__(
+            space={dimension.key: distribution(dimension) for dimension in self._dimensions},
+            metric=self._config.sweep.metric,
+            mode=self._config.sweep.mode,
+            study_name=STUDY_NAME,
+            storage=optuna.storages.RDBStorage(sqlite_uri(path)),
+            sampler=self._tpe(0),
+        )
+        self._catch_up()
 
     @property
     def remaining(self) -> int:
         """How many suggestions are left: rows that have not ended, and those still to be drawn."""
         wanted = min(self._config.sweep.trials, self._points())
-        return len(self._again) + max(0, int(wanted) - len(_searched(self._ledger)))
+        return len(self._again) + max(0, int(wanted) - len(_searched(self._record)))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """Give the next trial's config for Tune; ``FINISHED`` when there is none."""
         with _quiet():
             if self._again:
                 index = self._again.pop(0)
-                row = self._ledger.trials[index]
-                asked = self._ask(len(_searched(self._ledger)), self._encoded(row.overrides))
-            elif len(_searched(self._ledger)) >= self._config.sweep.trials:
+                row = self._record.trials[index]
+                asked = self._ask(len(_searched(self._record)), self._encoded(row.overrides))
+            elif len(_searched(self._record)) >= self._config.sweep.trials:
                 return str(self.FINISHED)
             else:
                 found = self._new()
@@ -84,7 +93,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
                     return str(self.FINISHED)
                 asked, overrides = found
                 index = self._add(Planned(None, overrides))
-            asked.set_user_attr(TRIAL, self._ledger.trials[index].name)
+            asked.set_user_attr(TRIAL, self._record.trials[index].name)
         self._ot_trials[trial_id] = asked
         return self._chosen(index)
 
@@ -109,11 +118,11 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             self._ot_study.tell(asked, value if outcome == "done" else None, state=STATES[outcome])
 
     def save(self, checkpoint_path: str) -> None:
-        """Write nothing: the ledger and the study's own storage are the record, and nothing is pickled."""
+        """Write nothing: the sweep's record and the study's own storage hold everything, and nothing is pickled."""
 
     def _new(self) -> tuple[optuna.Trial, Overrides] | None:
         """Ask for a trial unlike all before that fits together; None when there is none, or none was found."""
-        rows = _searched(self._ledger)
+        rows = _searched(self._record)
         seen = {canonical_json(setting(row.overrides)) for row in rows}
         if len(seen) >= self._points():
             return None
@@ -165,11 +174,11 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         return True
 
     def _catch_up(self) -> None:
-        """Bring the study up to the ledger: what ended counts as told, and nothing else stays running."""
+        """Bring the study up to the record: what ended counts as told, and nothing else stays running."""
         study = self._ot_study
         while any(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
             study.ask()
-        rows = {row.name: row for row in _searched(self._ledger)}
+        rows = {row.name: row for row in _searched(self._record)}
         told: dict[str, TrialState] = {}
         for trial in study.get_trials():
             row = rows.get(trial.user_attrs.get(TRIAL, ""))
@@ -203,28 +212,17 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         )
 
 
-def _storage(path: Path) -> optuna.storages.RDBStorage:
-    """Open the study's file; a damaged one is set aside, since the ledger holds all it held."""
-    make_folder(path.parent)
-    try:
-        return _opened(path)
-    except OperationalError as error:  # of the disk or of locks, not of what is in the file
-        raise RunError(f"Cannot use {path}: {first_line(error)}.") from None
-    except (SQLAlchemyError, RuntimeError) as error:
-        aside = path.with_name(path.name + ".damaged")
-        path.replace(aside)
-        warn(f"{path} cannot be read, so it is now {aside.name}, and made again from the ledger: {first_line(error)}.")
-        return _opened(path)
+def _set_aside(path: Path, error: Exception) -> None:
+    """Rename a damaged study, since the record holds all it held; RunError if it is the disk or a lock that fails."""
+    if isinstance(error, OperationalError) or isinstance(error.__cause__, OperationalError):
+        raise RunError(f"Cannot use {path}: {first_line(error.__cause__ or error)}.") from None
+    aside = path.with_name(path.name + ".damaged")
+    path.replace(aside)
+    warn(f"{path} cannot be read, so it is now {aside.name}, and made again from the record: {first_line(error)}.")
 
 
-def _opened(path: Path) -> optuna.storages.RDBStorage:
-    storage = optuna.storages.RDBStorage(sqlite_uri(path))
-    storage.get_all_studies()
-    return storage
-
-
-def _searched(ledger: Ledger) -> list[Trial]:
-    return [trial for trial in ledger.trials if trial.stage == "search"]
+def _searched(record: SweepRecord) -> list[Trial]:
+    return [trial for trial in record.trials if trial.stage == "search"]
 
 
 def _outcome(result: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import RunError
-from gare.common.files import exclusive_lock
+from gare.common.locks import exclusive_lock
 from gare.common.nodes import Nodes
 from gare.common.ray_cluster import warn_on_lost_nodes
 from gare.config import Config, RuntimeConfig
@@ -20,8 +20,8 @@ from gare.launch.placement import group_zones, one_number, uses_gpu
 from gare.launch.ray_controller import capacity_message, nodes_for
 from tune.comparison import Comparison, check_metric, compare
 from tune.launch import Listed, asha, launch
-from tune.ledger import Ledger, Stage
-from tune.opening import missing, open_ledger, resolved
+from tune.opening import missing, open_record, resolved
+from tune.record import Stage, SweepRecord
 from tune.recorder import OnProgress, Recorder, TuneCallback
 from tune.search import confirmations, searcher
 from tune.trial import Plan, Trainer, train_with_ray
@@ -33,12 +33,12 @@ class SweepReport:
     """What a sweep came to: its folder, its record and the comparison of its trials."""
 
     directory: Path
-    ledger: Ledger
+    record: SweepRecord
     comparison: Comparison
 
     def as_json(self) -> dict[str, Any]:
         """Give the comparison as plain values, with the sweep's folder and its run in MLflow."""
-        return self.comparison.as_json() | {"directory": str(self.directory), "mlflow_run": self.ledger.run_id}
+        return self.comparison.as_json() | {"directory": str(self.directory), "mlflow_run": self.record.run_id}
 
 
 def run_sweep(
@@ -58,12 +58,12 @@ def run_sweep(
     zones = Zones(group_zones(config.runtime, nodes, "A trial"))
     folder = Path(config.runtime.output) / config.run_name()
     with exclusive_lock(folder):
-        ledger, config = open_ledger(config, folder, _dataset(config), extend)
+        record, config = open_record(config, folder, _dataset(config), extend)
         at_once = min(zones.slots, config.sweep.max_concurrent or zones.slots)
-        recorder = Recorder(folder, ledger, config, on_progress, _expected(config), zones)
-        stages = _Stages(config, folder, ledger, recorder, trainer, at_once)
+        recorder = Recorder(folder, record, config, on_progress, _expected(config), zones)
+        stages = _Stages(config, folder, record, recorder, trainer, at_once)
         stages.add_missing()
-        scheduler = asha(config, ledger)
+        scheduler = asha(config, record)
         if stages.work_left():
             recorder.start(at_once, began)
             try:
@@ -72,10 +72,10 @@ def run_sweep(
                     stages.confirm()
             finally:
                 recorder.close()
-            _raise_unfinished(ledger)
+            _raise_unfinished(record)
         comparison = compare(folder)
         recorder.conclude(comparison)
-        return SweepReport(folder, ledger, comparison)
+        return SweepReport(folder, record, comparison)
 
 
 def _lacking(runtime: RuntimeConfig, first: Nodes, nodes: Nodes) -> str | None:
@@ -91,24 +91,24 @@ class _Stages:
 
     config: Config
     folder: Path
-    ledger: Ledger
+    record: SweepRecord
     recorder: Recorder
     trainer: Trainer
     at_once: int
 
     def add_missing(self) -> None:
         """Take up the rows that are known up front."""
-        self.recorder.add_all(missing(self.config, self.ledger))
+        self.recorder.add_all(missing(self.config, self.record))
 
     def work_left(self) -> bool:
         """Whether any trial is still to be trained, or to be chosen."""
-        searched = sum(trial.stage == "search" for trial in self.ledger.trials)
+        searched = sum(trial.stage == "search" for trial in self.record.trials)
         more = self.config.sweep.search != "random" and searched < self.config.sweep.trials
         return more or bool(self._open("search") or self._open("confirm") or self._unconfirmed())
 
     def search(self, scheduler: Any) -> None:
         """Train what is listed, or what the searcher suggests."""
-        found = searcher(self.config, self.folder, self.ledger, self.recorder.add, self.recorder.chosen)
+        found = searcher(self.config, self.folder, self.record, self.recorder.add, self.recorder.chosen)
         if found is not None:
             self._launch(found, found.remaining, scheduler)
         else:
@@ -116,18 +116,18 @@ class _Stages:
 
     def confirm(self) -> None:
         """Train the best settings of a search over all seeds, none of them stopped early."""
-        if all(trial.ended for trial in self.ledger.trials if trial.stage == "search"):
+        if all(trial.ended for trial in self.record.trials if trial.stage == "search"):
             self.recorder.add_all(self._unconfirmed(), "confirm")
             self._launch_listed("confirm", None)
 
     def _unconfirmed(self) -> list[Any]:
         if not self.config.sweep.confirm:
             return []
-        have = [trial.overrides for trial in self.ledger.trials if trial.stage == "confirm"]
-        return [planned for planned in confirmations(self.config, self.ledger) if planned.overrides not in have]
+        have = [trial.overrides for trial in self.record.trials if trial.stage == "confirm"]
+        return [planned for planned in confirmations(self.config, self.record) if planned.overrides not in have]
 
     def _open(self, stage: Stage) -> list[int]:
-        trials = enumerate(self.ledger.trials)
+        trials = enumerate(self.record.trials)
         return [index for index, trial in trials if trial.stage == stage and not trial.settled]
 
     def _launch_listed(self, stage: Stage, scheduler: Any) -> None:
@@ -165,12 +165,12 @@ def _dataset(config: Config) -> dict[str, str]:
     return dataset_digests(open_shards(config, frames=False))
 
 
-def _raise_unfinished(ledger: Ledger) -> None:
-    open_trials = [trial for trial in ledger.trials if not trial.ended]
+def _raise_unfinished(record: SweepRecord) -> None:
+    open_trials = [trial for trial in record.trials if not trial.ended]
     if open_trials:
         raise RunError(
-            f"The sweep {ledger.name} was interrupted with {len(open_trials)} of {len(ledger.trials)} trials to go; "
-            f"the same command, or gare sweep --resume {ledger.name}, goes on."
+            f"The sweep {record.name} was interrupted with {len(open_trials)} of {len(record.trials)} trials to go; "
+            f"the same command, or gare sweep --resume {record.name}, goes on."
         )
-    if all(trial.status == "failed" for trial in ledger.trials):
-        raise RunError(f"All {len(ledger.trials)} trials failed; the first: {ledger.trials[0].error}")
+    if all(trial.status == "failed" for trial in record.trials):
+        raise RunError(f"All {len(record.trials)} trials failed; the first: {record.trials[0].error}")

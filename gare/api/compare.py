@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tune.comparison
+from gare.api import public
 from gare.api.settings import Place, between
 from gare.common.console import warn
 from gare.common.errors import InputError
@@ -24,7 +25,7 @@ from gare.evaluation.metrics.query_table import RANKS_FILE, QueryTable, read_que
 from gare.evaluation.results import METRICS_FILE
 from gare.runs.state import resolve_checkpoint
 from tune.comparison import Comparison
-from tune.ledger import SWEEP_FILE
+from tune.record import SWEEP_FILE
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class EvaluationComparison:
         return {**self.sides, **settings, "rankings": found, "verdict": self.verdict}
 
 
+@public
 def compare(
     *places: Place,
     out: Place | None = None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gare import __version__
+from gare.api import public
 from gare.api.checkpoint import open_checkpoint, open_clip
 from gare.api.settings import Place, between, one_of
 from gare.common.console import note, warn
@@ -23,7 +24,7 @@ from gare.evaluation.encode import FrameChoice
 from gare.evaluation.measure import Measurement, measure
 from gare.evaluation.metrics.bootstrap import RESAMPLES
 from gare.evaluation.metrics.counting import Ties
-from gare.evaluation.query_bank import draw_bank
+from gare.evaluation.postprocess import draw_bank
 from gare.evaluation.report import REPORT_FILE, Subject, write_report
 from gare.evaluation.results import METRICS_FILE, RESULT_FILES, refuse_another, write_results
 from gare.evaluation.scorer import GareScorer
@@ -68,7 +69,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure, and what to write; as the arguments of ``evaluate``."""
+    """The choices of an evaluation, as the arguments of ``evaluate``."""
 
     frames: FrameChoice = "all"
     ties: Ties = "pessimistic"
@@ -91,6 +92,7 @@ class Options:
         return folder_name(split) + ("" if self.frames == "all" else f"-{self.frames}-frame")
 
 
+@public
 def evaluate(
     checkpoint: Place,
     shards: Place,
@@ -208,7 +210,7 @@ def _run(
 
 
 def _subject(scorer: GareScorer, chosen: Selection, identity: Mapping[str, Any], measured: Measurement) -> Subject:
-    """What the page says of the model."""
+    """Gather what the page says of the model."""
     data, cautions = scorer.config.data, list(chosen.cautions)
     if identity["frames"] == "middle":
         cautions.append("Every frame of a clip was replaced by its middle one; the pictures show the clips themselves.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
+from gare.api import public
 from gare.api.settings import Place, one_of, resolve
 from gare.common.console import meter, note
 from gare.config.tree import Overrides, Source
@@ -17,6 +18,7 @@ from pipelines.prepare.todo import OnChange
 CHANGES: tuple[OnChange, ...] = ("refuse", "redo", "ignore")
 
 
+@public
 def prepare(
     manifest: Place,
     out: Place,

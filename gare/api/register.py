@@ -20,7 +20,7 @@ from gare.tracking import read_handle, sync
 from gare.tracking.registry import Registered, check_index
 from gare.tracking.registry import register as into_mlflow
 from tune.comparison.result import gather
-from tune.ledger import SWEEP_FILE, Ledger
+from tune.record import SWEEP_FILE, SweepRecord
 
 
 def register_run(
@@ -60,9 +60,9 @@ def best_run(folder: Path) -> Path:
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}; give the folder of a run or of a sweep.")
         return folder
-    ledger = Ledger.read(folder)
-    config = ledger.settings()
-    best = gather(ledger, config, None).best
+    record = SweepRecord.read(folder)
+    config = record.settings()
+    best = gather(record, config, None).best
     if best is None:
         raise InputError(f"The sweep {folder} has no finished trial yet.")
     note(f"The sweep's best trial by {config.sweep.metric}: {best.name}")

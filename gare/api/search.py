@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gare.api import public
 from gare.api.checkpoint import open_checkpoint, open_clip
 from gare.api.settings import Place, between, one_of
 from gare.common.errors import InputError
@@ -36,6 +37,7 @@ MOST = 2**40
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
+@public
 def index(
     checkpoint: Place,
     shards: Place,
@@ -81,6 +83,7 @@ def index(
         return write_index(folder, model, dataset, split, storage=storage, stage_above=stage_above, queries=queries)
 
 
+@public
 def maintain(
     index: Place,
     *,
@@ -112,6 +115,7 @@ def maintain(
     return check_index(folder, model) if check else SearchIndex.of(folder, read_index_file(folder), model)
 
 
+@public
 def search(
     index: SearchIndex | Place,
     query: str | None = None,

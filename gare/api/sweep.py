@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gare.api import public
 from gare.api.compare import find_sweep
 from gare.api.settings import Place, between, resolve
 from gare.common.console import note
@@ -15,13 +16,14 @@ from gare.launch.ray_session import ray_session
 from gare.runs.inputs import open_shards
 from gare.runs.layout import absolute, run_directory
 from tune.comparison import cell, check_metric, short_keys
-from tune.ledger import SWEEP_FILE, Ledger, Trial
+from tune.record import SWEEP_FILE, SweepRecord, Trial
 from tune.space import Planned, expand
 
 if TYPE_CHECKING:
     from tune.sweep import SweepReport
 
 
+@public
 def sweep(
     config: Source = None,
     *,
@@ -97,17 +99,17 @@ def resolve_sweep(
     if section is not None:
         raise ConfigError("--sweep describes a new sweep, and --resume continues one as it is; leave one out.")
     folder = find_sweep(str(resume)).resolve()
-    ledger = Ledger.read(folder)
+    record = SweepRecord.read(folder)
     changes = {} if shards is None else {"runtime.shards": str(shards)}
     for one in overrides:
         changes = parse_overrides(one) | changes
-    own = with_overrides(ledger.settings(), changes)
+    own = with_overrides(record.settings(), changes)
     if run_directory(own).resolve() != folder:
         raise ConfigError(
             f"{folder / SWEEP_FILE} belongs to {run_directory(own)}; a sweep's folder may be moved, not renamed."
         )
-    ended = sum(trial.settled for trial in ledger.trials)
-    note(f"The sweep {ledger.name}: {ended} of {len(ledger.trials)} trials are done.")
+    ended = sum(trial.settled for trial in record.trials)
+    note(f"The sweep {record.name}: {ended} of {len(record.trials)} trials are done.")
     return own
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gare.api import public
 from gare.api.settings import Place, between, resolve
 from gare.common.console import note
 from gare.config.tree import Overrides, Source
@@ -13,6 +14,7 @@ from gare.runs.run import Run
 from gare.runs.state import RunSummary
 
 
+@public
 def train(
     config: Source = None,
     *,

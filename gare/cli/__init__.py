@@ -40,7 +40,7 @@ RENAMED = {"compare-runs": "compare"}
 
 
 class InSections(click.Group):
-    """Lists its commands by what they are for, and knows their former names."""
+    """A group that lists its commands in sections and knows their former names."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find a command."""
@@ -62,10 +62,10 @@ class InSections(click.Group):
 @click.group(cls=InSections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="gare")
 def cli() -> None:
-    """Find the video a sentence describes: from videos to shards, a trained model, search and sweeps.
+    """Find the video that a sentence describes: from videos to shards, a trained model, search and sweeps.
 
     \b
-    The shortest way through, at a small size:
+    From nothing to an answer, at a small size:
       gare corpus --out corpus --videos 600
       gare manifest csv corpus/captions.csv --columns uri=file,captions=caption --out manifest.parquet
       gare make-clip manifest.parquet --out clip
@@ -74,11 +74,12 @@ def cli() -> None:
       gare evaluate runs/first --shards shards
       gare index runs/first --shards shards --out index
       gare search index "a small red circle moving left"
-    gare demo does all of it and a sweep. COMMAND --help says more of each. gare submit -- COMMAND runs it on a cluster.
+    gare demo runs all of it and a sweep. COMMAND --help explains a command; gare submit -- COMMAND runs it elsewhere.
 
     \b
-    Exit codes: 0 done; 2 a setting or the command line, 3 a file or argument, 4 work that stopped,
-    1 anything else, 130 interrupted. Every error is one sentence on standard error.
+    Exit codes: 0 done; 2 a setting or the command line is wrong, 3 a file or argument cannot be used, 4 work stopped,
+    130 interrupted, 1 anything else. Errors, notes and progress go to standard error; GARE_QUIET=1 silences notes and
+    progress.
     """
 
 

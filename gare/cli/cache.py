@@ -17,15 +17,20 @@ if TYPE_CHECKING:
 
 
 @gare_command("cache", short_help="List, check and remove the copies of shards on this machine.")
-@click.option("--folder", type=click.Path(path_type=Path), help="The cache (runtime.cache); GARE_CACHE when left out.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Folder of the cache (runtime.cache); GARE_CACHE by default."
+)
 @click.option("--evict", metavar="DIGEST", multiple=True, help="Remove the copy of this dataset; repeatable.")
-@click.option("--all", "everything", is_flag=True, help="Remove every copy that nobody uses.")
-@click.option("--verify", is_flag=True, help="Compute every file's SHA-256; damaged copies that nobody uses go.")
+@click.option("--all", "everything", is_flag=True, help="Remove every copy that is not in use.")
+@click.option(
+    "--verify", is_flag=True, help="Compute every file's SHA-256, and remove damaged copies that are not in use."
+)
 def cache(folder: Path | None, evict: tuple[str, ...], everything: bool, verify: bool) -> dict[str, Any]:
-    """List the copies of shards on this machine: dataset, source, size, when each was last used, and if it is now.
+    """List the copies of shards on this machine: dataset, source, size, when each was last used, and if it is in use.
 
-    Copies are made when shards at an address, or with runtime.cache_mounted in a folder, are opened, and removed when
-    others need the room (runtime.cache_gb). What a process uses or copies is never removed. DIGEST may be cut short.
+    GARE copies shards to this machine when it opens them at an address (or in a folder, with runtime.cache_mounted),
+    and removes old copies when it needs the space (runtime.cache_gb). A copy that a process uses is never removed. You
+    can shorten DIGEST to its first characters.
 
     \b
     Examples:

@@ -1,10 +1,9 @@
-"""What every command shares: ``--json``, ``--debug`` and one clear sentence for every error."""
+"""Shared by all commands: ``--json``, ``--debug`` and one clear sentence for every error."""
 
 from __future__ import annotations
 
 import errno
 import functools
-import importlib.util
 import json
 import os
 import signal
@@ -13,13 +12,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.markup import escape
 
-import gare
+from gare.api import refuse_namesakes
 from gare.common.console import notes
 from gare.common.errors import GareError, InputError
 from gare.common.redact import printable_json, sentence
@@ -117,7 +115,7 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
         try:
             with stopping():
                 refuse_foreign_paths()
-                _refuse_namesakes()
+                refuse_namesakes()
                 result = dict(function() or {})
             emit(result)
         except BrokenPipeError:
@@ -127,18 +125,6 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
                 notes().print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
             return _fail(*_explain(error), emit, error.result if isinstance(error, GareError) else {})
         return 0
-
-
-def _refuse_namesakes() -> None:
-    """Refuse another package of the same name as one of ours that Python would find first; nothing of it is run."""
-    home = Path(gare.__file__).resolve().parent.parent
-    for name in ("pipelines", "tune"):
-        spec = None if name in sys.modules else importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent != home / name:
-            raise InputError(
-                f"{spec.origin} is found in place of this program's own package {name}; take its folder off "
-                "PYTHONPATH, uninstall it, or start from another folder."
-            )
 
 
 def _fail(
@@ -161,7 +147,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         how = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
-        return 128 + number, f"{how}; the same command goes on where it can."
+        return 128 + number, f"{how}; the same command continues where it can."
     if isinstance(error, OSError) and error.filename is not None:
         return InputError.exit_code, f"Cannot use {os.fsdecode(error.filename)}: {error.strerror}{DEBUG_HINT}"
     first = (str(error).strip() or "no message").splitlines()[0]

@@ -61,14 +61,20 @@ def _set(*overrides: str) -> list[str]:
 
 @gare_command("demo", short_help="Run the whole path at a small size.")
 @click.option(
-    "--out", default="demo", show_default=True, type=click.Path(path_type=Path), help="Folder for everything."
+    "--out",
+    default="demo",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for all that the demo makes.",
 )
-@click.option("--videos", default=1800, show_default=True, type=click.IntRange(min=600), help="Videos of the corpus.")
+@click.option(
+    "--videos", default=1800, show_default=True, type=click.IntRange(min=600), help="How many videos the corpus has."
+)
 def demo(out: Path, videos: int) -> dict[str, Any]:
     """Run the whole path at a small size: corpus, manifest, shards, training, retrieval, search, sweep.
 
-    Ends by itself within ten minutes on two cores. Each stage prints the command that does it alone; stages
-    that are finished are not done again.
+    It takes less than ten minutes on two cores. Before each stage it prints the command that runs that stage alone. Run
+    it again after an interruption and it skips the stages that are finished.
     """
     from gare.common.files import make_folder
     from gare.common.occupied import refuse_occupied

@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 HERE = "here"
 
 
-@gare_command("doctor", short_help="Say what is wrong with this machine or cluster, and how to fix it.")
-@click.option("--cluster", is_flag=True, help="Look at every node of the cluster too (RAY_ADDRESS, else the one here).")
+@gare_command("doctor", short_help="Check this machine or a cluster, and say how to fix problems.")
 @click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="A YAML file whose runtime.* places to try."
+    "--cluster", is_flag=True, help="Also check every node of the cluster (RAY_ADDRESS, or the one on this machine)."
 )
-@click.option("--shards", help="Folder or address that has to be readable (runtime.shards).")
-@click.option("--output", help="Folder or address that has to be writable (runtime.output).")
-@click.option("--fix", is_flag=True, help="Set the token file's mode to 600 where others can read it.")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="YAML file whose runtime.* places to check."
+)
+@click.option("--shards", help="Folder or address that must be readable (runtime.shards).")
+@click.option("--output", help="Folder or address that must be writable (runtime.output).")
+@click.option("--fix", is_flag=True, help="Set the mode of the token file to 600 if others can read it.")
 @config_options
 def doctor(
     *,
@@ -39,11 +41,11 @@ def doctor(
     fix: bool,
     overrides: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Look for what would stop or slow a run: packages, GPUs, codecs, disk, memory, storage, tracker, token.
+    """Check what could stop or slow a run: packages, GPUs, codecs, disk, memory, storage, tracker, token.
 
-    Writes nothing but small files in the output folder, which it removes. With --cluster every node is looked at,
-    also its clock, and whether the output folder is the same everywhere. Ends with code 4 when something fails;
-    what is only a risk is a warning.
+    It writes only small files in the output folder, and removes them. With --cluster it checks every node, its clock
+    too, and that the output folder is the same on all of them. It exits with code 4 if a check fails; a mere risk is a
+    warning.
 
     \b
     Examples:

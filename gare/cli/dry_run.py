@@ -13,7 +13,7 @@ from gare.common.nodes import Node
 if TYPE_CHECKING:
     from gare.config import Config
     from gare.launch.dry_run import Corpus, Memory, Parameters, Plan, SplitCounts
-    from tune.plan import SweepPlan
+    from tune.dry_run import SweepPlan
 
 GIB = 2**30
 MEMORY = {
@@ -128,7 +128,7 @@ def _cell(value: Any) -> str:
 
 def dry_run_sweep(config: Config, extend: int) -> dict[str, Any]:
     """Plan the sweep of ``config``, print it and return it. Nothing is written, and no cluster is started."""
-    from tune.plan import make_plan
+    from tune.dry_run import make_plan
 
     nodes, where = _nodes(config)
     plan = make_plan(config, nodes, extend=extend)

@@ -19,7 +19,7 @@ PRINTED_PROBLEMS = 50
 PRINTED_NAMES = 6
 
 
-@gare_command("inspect", short_help="Look into a folder of prepared videos, and verify it.")
+@gare_command("inspect", short_help="Show what a folder of prepared videos holds, and verify it.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a PNG of some videos' stored frames.")
 @click.option("--videos", type=click.IntRange(min=1), default=12, show_default=True, help="Videos on the sheet.")
@@ -30,19 +30,21 @@ PRINTED_NAMES = 6
     metavar="N|all",
     default="16",
     show_default=True,
-    help="Sources --verify decodes again; 0 for none.",
+    help="How many sources --verify decodes again; 0 for none.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed by which sheet and sample are drawn.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed by which the sheet and the sample are drawn."
+)
 def inspect(
     *, folder: Path, sheet: Path | None, videos: int, split: str | None, verify: bool, sample: str, seed: int
 ) -> dict[str, Any]:
-    """Print what DIR, a folder of gare prepare, holds: outcomes, splits, lengths, sizes, what decoding took.
+    """Print what DIR, a folder of gare prepare, holds: outcomes, splits, lengths, sizes, time spent decoding.
 
-    Videos of different splits that show the same, as equal files or overlapping clips of one, are listed.
+    It also lists videos of different splits that show the same: equal files, or overlapping clips of one file.
 
-    An unfinished folder can be inspected too. --verify proves that the folder is what gare prepare left there, and
-    that sources still give their stored frames, bit for bit. It lists every difference and ends with exit code 4 when
-    there is one. A source that is gone is no difference; it is named as not verifiable.
+    You can inspect an unfinished folder too. --verify checks that the folder is as gare prepare left it and that the
+    sources still give the stored frames, bit for bit. It lists every difference and exits with code 4 if there is one.
+    A missing source is not a difference; it is listed as not verifiable.
 
     \b
     Examples:

@@ -30,7 +30,7 @@ COMMAND_WIDTH = 100
 cluster_option = click.option(
     "--cluster",
     metavar="ADDRESS",
-    help="The cluster's dashboard, such as http://127.0.0.1:8265; RAY_ADDRESS, else this machine's, when not given.",
+    help="The cluster's dashboard, such as http://127.0.0.1:8265; by default RAY_ADDRESS, or this machine's.",
 )
 
 
@@ -45,15 +45,15 @@ cluster_option = click.option(
     "--root",
     envvar="GARE_ROOT",
     metavar="FOLDER",
-    help="Folder on the cluster, seen by all its nodes, that the command runs in: its relative paths start there.",
+    help="Folder on the cluster that the command runs in; all nodes must see it. Relative paths start there.",
 )
-@click.option("--no-wait", is_flag=True, help="Return once the job is submitted.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the job is submitted.")
 def submit(words: tuple[str, ...], cluster: str | None, root: str | None, no_wait: bool) -> dict[str, Any]:
     """Run the gare command COMMAND... as a job of a Ray cluster, and follow it to its end.
 
-    The code of the checkout that gare runs from and the config files that are named travel with it; where gare is
-    installed as a package, the config files alone, and the cluster's gare runs them. Data and results do not travel:
-    their paths are those of the cluster. Ctrl-C leaves the job at work. The exit code is the command's own.
+    Your config files are sent along, and so is the code if gare runs from a checkout; otherwise the cluster's own gare
+    runs the command. Data and results are not sent: their paths are those of the cluster. Ctrl-C stops showing the log,
+    but the job keeps running. You get the command's exit code.
 
     \b
     Examples:
@@ -102,7 +102,7 @@ def jobs(cluster: str | None) -> dict[str, Any]:
 
 @gare_command("logs", short_help="Show what a job of a Ray cluster prints.")
 @click.argument("job")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends; the exit code is then its command's.")
+@click.option("--follow", "-f", is_flag=True, help="Follow until the job ends; you get its command's exit code.")
 @cluster_option
 def logs(job: str, follow: bool, cluster: str | None) -> dict[str, Any]:
     """Show what the job named JOB has printed so far.
@@ -128,7 +128,7 @@ def logs(job: str, follow: bool, cluster: str | None) -> dict[str, Any]:
 @click.argument("job")
 @cluster_option
 def stop(job: str, cluster: str | None) -> dict[str, Any]:
-    """Stop the job named JOB. What it has finished stays; the same command submitted again goes on from there.
+    """Stop the job named JOB. What it has finished stays; submit the same command again and it continues.
 
     \b
     Example:
@@ -203,7 +203,7 @@ def _detaching(name: str) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if interrupted:
         raise JobError(
-            f"Interrupted here; the job {name} goes on. Follow it with gare logs {name} --follow, stop it with "
+            f"Interrupted here; the job {name} keeps running. Follow it with gare logs {name} --follow, stop it with "
             f"gare stop {name}.",
             INTERRUPTED,
             result={"job": name},

@@ -20,7 +20,9 @@ REPORTED = ("totals", "splits", "videos", "units_skipped", "seconds", "videos_pe
 @gare_command("corpus", short_help="Write a small captioned corpus of real video files.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; new or empty.")
 @click.option("--videos", required=True, type=int, help="Videos in all splits together, 12 or more (24 for events).")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Another seed, another corpus.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed by which the corpus is drawn."
+)
 @click.option(
     "--kind",
     default="objects",
@@ -34,7 +36,7 @@ REPORTED = ("totals", "splits", "videos", "units_skipped", "seconds", "videos_pe
 def corpus(out: Path, videos: int, seed: int, kind: str, **difficulty: Any) -> dict[str, Any]:
     """Write captioned videos of moving objects: DIR/videos and DIR/captions.csv.
 
-    One object a clip: from 600 videos on, test holds 240 and dev 80, in groups of four that differ only in their
+    One object a clip: with 600 videos or more, test has 240 and dev 80, in groups of four that differ only in their
     motion; smaller corpora keep these shares.
 
     Events: several objects come and go in each clip, and each caption describes one of them. Test and dev come in
@@ -80,13 +82,13 @@ def corpus(out: Path, videos: int, seed: int, kind: str, **difficulty: Any) -> d
     type=click.Path(),
     help="A YAML file of settings; see prepare.*, runtime.decode_workers and runtime.decode_on.",
 )
-@click.option("--retry-failed", is_flag=True, help="Decode the videos that failed before once more.")
+@click.option("--retry-failed", is_flag=True, help="Decode again the videos that failed before.")
 @click.option(
     "--changed",
     type=click.Choice(["refuse", "redo", "ignore"]),
     default="refuse",
     show_default=True,
-    help="Videos whose source was changed since: stop and say so, decode them again, or do not look.",
+    help="How to handle videos whose source changed since: fail, decode them again, or do not check.",
 )
 @click.option("--local", is_flag=True, help="Decode on this machine alone, without Ray: for small jobs.")
 @config_options
@@ -101,8 +103,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Decode and sample the videos of MANIFEST into Arrow shards, with a ledger row for every one.
 
-    The same command goes on where an interrupted one stopped, and adds the rows that are new in MANIFEST. A video that
-    cannot be decoded is a row of the ledger (OUT/ledger/*.parquet) with the reason; it never stops the job.
+    If it is interrupted, run the same command again and it continues. It also adds the rows that are new in MANIFEST. A
+    video that cannot be decoded becomes a row of the ledger (OUT/ledger/*.parquet) with the reason; it never stops the
+    job.
 
     \b
     Examples:

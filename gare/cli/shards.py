@@ -19,24 +19,24 @@ PRINTED = 20
 
 
 @click.group(
-    "shards", short_help="Count, merge and cut datasets of shards.", context_settings={"max_content_width": 120}
+    "shards", short_help="Inspect, merge and cut datasets of shards.", context_settings={"max_content_width": 120}
 )
 def shards() -> None:
-    """Count, merge and cut datasets: finished folders of gare prepare, or what others made and you downloaded.
+    """Inspect, merge and cut datasets: finished folders of gare prepare, or ones you downloaded.
 
     A dataset is the file dataset.json and the shards it lists. merge and split check all of it before they use it.
     """
 
 
-@gare_command("stat", short_help="Print the figures of a dataset's shards, and verify them.")
+@gare_command("stat", short_help="Print what a dataset's shards hold, and verify them.")
 @click.argument("folder", metavar="DIR")
-@click.option("--verify", is_flag=True, help="Compute every digest again and look at every row.")
+@click.option("--verify", is_flag=True, help="Compute every digest again and check every row.")
 def stat(*, folder: str, verify: bool) -> dict[str, Any]:
     """Print what the shards of DIR, a folder or an address, hold: rows, frames, bytes, splits, sizes, recipe.
 
-    --verify computes the SHA-256 of every shard, runs Arrow's full validation, looks at each row's frames and times,
-    and compares dataset.json with the shards. It lists all that is wrong and ends with exit code 4 when anything is.
-    gare inspect tells more of a folder of gare prepare: outcomes, the manifest, and whether the sources are the same.
+    --verify computes the SHA-256 of every shard, runs Arrow's full validation, checks the frames and times of each row,
+    and compares dataset.json with the shards. It lists everything that is wrong and then exits with code 4.
+    For a folder of gare prepare, gare inspect shows more: outcomes, the manifest, and whether the sources changed.
 
     \b
     Examples:
@@ -64,12 +64,12 @@ def stat(*, folder: str, verify: bool) -> dict[str, Any]:
 @gare_command("merge", short_help="Make one dataset of several.")
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True)
 @click.option("--out", required=True, help="Folder or address of the new dataset; new or empty.")
-@click.option("--copy", is_flag=True, help="Copy the shards where they would become hard links.")
+@click.option("--copy", is_flag=True, help="Copy the shards even where hard links would do.")
 def merge(*, folders: tuple[str, ...], out: str, copy: bool) -> dict[str, Any]:
     """Make one dataset of the shards of DIR..., in this order. They must be of one recipe and share no video id.
 
-    The shards are the same files under new names: hard links on the same disk, which take no space, and copies
-    elsewhere. dataset.json comes last; after an interruption the same command goes on.
+    The shards are the same files under new names: hard links on the same disk, which take no space, or copies
+    elsewhere. dataset.json is written last; if the command is interrupted, run it again and it continues.
 
     \b
     Example:
@@ -87,18 +87,22 @@ def merge(*, folders: tuple[str, ...], out: str, copy: bool) -> dict[str, Any]:
 
 @gare_command("split", short_help="Cut a dataset into several, or into other shards.")
 @click.argument("folder", metavar="DIR")
-@click.option("--out", required=True, help="Folder or address of what is made; new or empty.")
+@click.option("--out", required=True, help="Folder or address of the new datasets; new or empty.")
 @click.option("--by", type=click.Choice(["split"]), help="A dataset for every split: OUT/train, OUT/test, ...")
-@click.option("--parts", type=click.IntRange(min=1), help="So many datasets of consecutive videos: OUT/part-0000, ...")
+@click.option(
+    "--parts", type=click.IntRange(min=1), help="This many datasets of consecutive videos: OUT/part-0000, ..."
+)
 @click.option("--take", metavar="SPLIT", multiple=True, help="One dataset of this split; repeatable.")
 @click.option("--ids", metavar="FILE", help="One dataset of these videos: a manifest, or a .txt with an id per line.")
-@click.option("--allow-missing", is_flag=True, help="Pass over videos of --ids that DIR does not have.")
-@click.option("--shard-bytes", type=click.IntRange(min=1), help="Close a shard at this size; as the recipe says, else.")
+@click.option("--allow-missing", is_flag=True, help="Skip videos of --ids that DIR does not have.")
+@click.option(
+    "--shard-bytes", type=click.IntRange(min=1), help="Close a shard at this size; by default as the recipe says."
+)
 def split(*, folder: str, out: str, shard_bytes: int | None, **how: Any) -> dict[str, Any]:
     """Cut DIR into datasets below OUT (--by, --parts), or take some of it as one dataset in OUT (--take, --ids).
 
     --shard-bytes alone takes all of it, in shards of another size. Rows stay as they are, bit for bit, and in the
-    order of DIR. dataset.json comes last; after an interruption the same command goes on.
+    order of DIR. dataset.json is written last; if the command is interrupted, run it again and it continues.
 
     \b
     Examples:

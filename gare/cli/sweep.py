@@ -13,7 +13,7 @@ from gare.cli.compare import print_sweep
 from gare.common.console import note
 
 if TYPE_CHECKING:
-    from tune.ledger import Ledger
+    from tune.record import SweepRecord
 
 
 @gare_command("sweep", short_help="Try many settings around one experiment.")
@@ -61,7 +61,7 @@ def sweep(
         return dry_run_sweep(api.open_sweep(config_file, overrides, **of)[0], extend)
     report = api.sweep(config_file, set=overrides, extend=extend, **of)
     print_sweep(report.comparison)
-    _print_cost(report.ledger)
+    _print_cost(report.record)
     result = report.as_json()
     if registered is not None:
         from gare.api.register import best_run, register_run
@@ -72,9 +72,9 @@ def sweep(
     return result
 
 
-def _print_cost(ledger: Ledger) -> None:
-    overhead = ledger.overhead()
+def _print_cost(record: SweepRecord) -> None:
+    overhead = record.overhead()
     if overhead is not None:
-        training = sum(trial.train_s for trial in ledger.trials)
-        rest = overhead * training / len(ledger.trials)
+        training = sum(trial.train_s for trial in record.trials)
+        rest = overhead * training / len(record.trials)
         note(f"{training:.0f} s of training in all; {rest:.1f} s a trial were not training (overhead {overhead:.2f})")

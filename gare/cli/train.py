@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from gare.runs.state import RunSummary
 
 
-@gare_command("config", short_help="Print the resolved settings, what they mean, how two files differ.")
+@gare_command("config", short_help="Print resolved settings, explain them, or compare two files.")
 @click.argument("file", required=False, type=click.Path())
 @click.option("--schema", is_flag=True, help="List every key with its type, unit, default and meaning.")
 @click.option(
-    "--diff", nargs=2, type=click.Path(), metavar="A B", help="Show the keys in which two config files differ."
+    "--diff",
+    nargs=2,
+    type=click.Path(),
+    metavar="A B",
+    help="Show the keys whose values differ between two config files.",
 )
 @config_options
 def config(file: str | None, schema: bool, diff: tuple[str, str] | None, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Print the resolved settings of FILE (the published recipe without one), as YAML.
+    """Print the resolved settings of FILE, or of the published recipe without FILE, as YAML.
 
     \b
     Examples:
@@ -65,13 +69,19 @@ def _size(name: str, default: int, says: str, least: int, most: int) -> Callable
 @_size("--width", 128, "Width of both towers and of the embedding, a multiple of 64.", 64, 4096)
 @_size("--vision-layers", 3, "Blocks of the image tower.", 1, 64)
 @_size("--text-layers", 2, "Blocks of the text tower.", 1, 64)
-@_size("--vocabulary", 1024, "Most token ids; 514 of them are single bytes and the marks of start and end.", 514, 2**17)
-@_size("--seed", 0, "Of the initial weights.", 0, 2**32 - 1)
+@_size(
+    "--vocabulary",
+    1024,
+    "Largest number of token ids; 514 of them are single bytes and the marks of start and end.",
+    514,
+    2**17,
+)
+@_size("--seed", 0, "Seed of the initial weights.", 0, 2**32 - 1)
 def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, Any]:
     """Make a small CLIP model from scratch for the captions in MANIFEST, in the format of any other CLIP.
 
-    For corpora that no published CLIP knows, and for machines that can reach none: train it with
-    --set model.clip=DIR and learning rates of 1e-3.
+    Use it if no published CLIP suits your videos, or if you cannot download one: train it with --set model.clip=DIR and
+    learning rates of 1e-3.
 
     \b
     Example:
@@ -93,10 +103,14 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
 @gare_command("train", short_help="Train a model on shards.")
 @click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--shards", help="Folder or address of gare prepare (runtime.shards).")
-@click.option("--local", is_flag=True, help="Run in this process, without Ray; the losses are the same.")
+@click.option("--local", is_flag=True, help="Train in this process, without Ray; the losses are the same.")
 @click.option("--extend", metavar="EPOCHS", type=click.IntRange(min=1), help="Train a finished run for EPOCHS more.")
-@click.option("--dry-run", is_flag=True, help="Say what the run would be, and what would be refused; start nothing.")
-@click.option("--manifest", type=click.Path(path_type=Path), help="Count videos here in place of shards (--dry-run).")
+@click.option("--dry-run", is_flag=True, help="Show what the run would be and what would fail; start nothing.")
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="With --dry-run: count the videos of this manifest instead of shards.",
+)
 @config_options
 def train(
     config_file: Path,
@@ -109,13 +123,13 @@ def train(
 ) -> dict[str, Any]:
     """Train the experiment in CONFIG on shards, evaluating on the dev split each epoch (protocol.dev).
 
-    The run's folder (runtime.output / its name) holds the resolved settings, the history and the best and
-    last checkpoints. The same command goes on with a run that was interrupted, also with other workers; a finished
-    run is left as it is, or with --extend trained further: the learning rate rises and falls once more over the added
-    epochs, by the same settings. What was interrupted then goes on with or without --extend.
+    The run's folder (runtime.output / its name) holds the resolved settings, the history and the best and last
+    checkpoints. If a run is interrupted, run the same command again and it continues, even with other workers. A
+    finished run is left as it is, unless you --extend it: the learning rate then rises and falls once more over the
+    added epochs. If that is interrupted, it continues with or without --extend.
 
-    With --dry-run nothing is decoded, loaded or written: settings, splits, steps, parameter groups, a worker's memory
-    and the shards' size are said as far as they can be known, from the shards or from a manifest alone.
+    --dry-run decodes, loads and writes nothing. It shows settings, splits, steps, parameter groups, a worker's memory
+    and the size of the shards, as far as shards or a manifest tell.
 
     \b
     Examples:

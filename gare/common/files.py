@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,11 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gare.common.errors import GareError, InputError, RunError
+from gare.common.errors import GareError, InputError
 from gare.common.redact import printable_json
 
 DIGEST_CHARACTERS = 16
-LOCK_FILE = ".lock"
 
 
 def indented_json(value: Any) -> str:
@@ -68,7 +66,7 @@ def errno_of(error: BaseException) -> int | None:
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+def os_errors_as_input(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn an error of the system inside the block into an InputError that names ``path`` as what cannot be written.
 
     One that names a file outside the folder of ``path`` passes: that file was read.
@@ -92,7 +90,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     """Make a folder and those above it, where missing; InputError where that cannot be."""
     folder = Path(path)
     refuse_file(folder)
-    with writing(folder):
+    with os_errors_as_input(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -107,25 +105,6 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a folder, made where missing, while the block runs; RunError when another process holds it.
-
-    The system lets go of it when the process ends, however that happens.
-    """
-    folder = make_folder(path)
-    with writing(folder):
-        stream = (folder / LOCK_FILE).open("w")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"Another process is at work in {folder}; wait until it ends.") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-
-
-@contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success sync it and rename it into place.
 
@@ -133,7 +112,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     cannot be written, or is a folder or a device, which renaming would replace.
     """
     target = Path(path)
-    with writing(target):
+    with os_errors_as_input(target):
         if target.exists() and not target.is_file():
             raise InputError(f"Cannot write {target}: it is a {'folder' if target.is_dir() else 'device or pipe'}.")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +139,7 @@ def atomic_directory(path: str | os.PathLike[str], marker: str) -> Iterator[Path
     tells a folder of this kind from one that must not be lost.
     """
     target = Path(os.path.abspath(path))  # noqa: PTH100 - symlinks stay
-    with writing(target):
+    with os_errors_as_input(target):
         _refuse_foreign(target, marker)
         with _replacing(target) as temporary:
             yield temporary
@@ -212,7 +191,7 @@ def staged_files(folder: str | os.PathLike[str], names: Sequence[str]) -> Iterat
     and comes last, so that no moment has a record beside files of another time.
     """
     target = make_folder(folder)
-    with writing(target):
+    with os_errors_as_input(target):
         staging = Path(tempfile.mkdtemp(prefix=".staged.", suffix=".tmp", dir=target))
         try:
             yield staging

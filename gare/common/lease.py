@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from gare.common.errors import InputError, RunError
-from gare.common.files import exclusive_lock
+from gare.common.locks import exclusive_lock
 from gare.common.records import load_json
 from gare.common.storage import Folder
 

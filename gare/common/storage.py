@@ -27,7 +27,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from gare.common.addresses import as_uri, without_options
 from gare.common.errors import InputError, StorageError
-from gare.common.files import atomic_file, indented_json, make_folder, writing
+from gare.common.files import atomic_file, indented_json, make_folder, os_errors_as_input
 from gare.common.redact import first_line, redact
 from gare.common.text import decode
 
@@ -194,7 +194,7 @@ class Folder:
             return
         with tempfile.TemporaryDirectory(prefix="gare-") as scratch:
             temporary = Path(scratch) / Path(name).name
-            with writing(temporary):
+            with os_errors_as_input(temporary):
                 yield temporary
             self._upload(temporary, name)
 
@@ -210,11 +210,11 @@ class Folder:
         """Copy a file to a local path; FileNotFoundError where it is not. ``on_chunk`` gets each piece that came."""
         system, path = self._open(name)
         with self._sentence("read", name), system.open_input_stream(path, compression=None) as source:
-            with writing(target):
+            with os_errors_as_input(target):
                 sink = target.open("wb", buffering=0)
             with sink:
                 while chunk := source.read(2**20):
-                    with writing(target):
+                    with os_errors_as_input(target):
                         _write_all(sink, chunk)
                     if on_chunk is not None:
                         on_chunk(chunk)

@@ -1,4 +1,4 @@
-"""What the paper argues with, measured: the modality gap, the increments' geometry, the steps of theory and training.
+"""Measures behind the paper's argument: the modality gap, the increments' geometry, the steps of theory and training.
 
 Functions on tensors, and one figure. No Ray, no MLflow.
 """

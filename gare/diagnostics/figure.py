@@ -25,7 +25,7 @@ def increment_figure(state: PairState, path: Path, *, title: str = "What the inc
     """Write the PNG of a state of at least two texts and two videos.
 
     The two modalities before and after the increment (matching pairs, in the plane of the gap and the widest spread
-    beside it); lengths of the increments and their angles to the gap, matching pairs against others; and by how much
+    across it); lengths of the increments and their angles to the gap, matching pairs against others; and by how much
     a match is ahead of its best rival, before and after.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -70,7 +70,7 @@ def _draw_gap(axis: Any, state: PairState) -> None:
     before, after = float(modality_gap(text, video)), float(modality_gap(*sides))
     axis.set_title(f"matching pairs: modality gap {before:.2f} before, {after:.2f} after", fontsize=10)
     axis.set_xlabel("along the gap (unit vectors)", fontsize=9)
-    axis.set_ylabel("widest spread beside it", fontsize=9)
+    axis.set_ylabel("widest spread across it", fontsize=9)
     axis.legend(fontsize=8, framealpha=0.6)
 
 
@@ -90,7 +90,7 @@ def _draw_pairs(axis: Any, values: Tensor, match: Tensor, label: str) -> None:
 
 
 def _draw_margins(axis: Any, state: PairState) -> None:
-    """How far matches are ahead of their best rivals, without and with the increment."""
+    """Margins of matches over their best rivals, without and with the increment."""
     before = margins(state.scores(torch.zeros_like(state.delta)), state.match).numpy()
     after = margins(state.scores(), state.match).numpy()
     _draw_two(

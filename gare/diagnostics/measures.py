@@ -18,7 +18,7 @@ from gare.scoring.increment.cell import corrected_sides
 
 @dataclass(frozen=True)
 class PairState:
-    """What a model makes of B texts and V videos, dropout off.
+    """A model's vectors of B texts and V videos, dropout off.
 
     ``text`` [B, D]; ``video`` [B, V, D], as scored; ``gap`` [B, V, D]: the video's mean less the text; ``delta``
     [B, V, D], the increments; ``logit_scale``: exp of the learned scale; ``match`` [B]: each text's video.
@@ -120,7 +120,7 @@ def summarise(values: Tensor, match: Tensor) -> Summary:
 
 
 def increment_spread(delta: Tensor) -> Tensor:
-    """How much increments [B, V, D] differ between pairs: mean ||D_ij - mean D|| over mean ||D_ij||; a scalar.
+    """Difference of increments [B, V, D] between pairs: mean ||D_ij - mean D|| over mean ||D_ij||; a scalar.
 
     0 when they are one vector for all pairs, about 1 when they have nothing in common. NaN where all are zero.
     """

@@ -36,15 +36,13 @@ def look_everywhere(wanted: Wanted, here: str) -> Found:
     if silent is not None:
         says = f"no Ray cluster at {address}: {silent}"
         return [(here, fail("cluster", says, "correct RAY_ADDRESS, start the head, or let this machine reach it"))]
-    mend = (
-        "start the head if it is down; use its token (RAY_AUTH_TOKEN, ~/.ray/auth_token), its Python and its Ray here"
-    )
+    fix = "start the head if it is down; use its token (RAY_AUTH_TOKEN, ~/.ray/auth_token), its Python and its Ray here"
     try:
         found = _in_time(lambda: _ask_cluster(address, wanted))
     except Exception as error:  # noqa: BLE001 - whatever is broken here is what we were asked to find
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         says = first if isinstance(error, GareError) else f"{type(error).__name__}: {first}"
-        return [(here, fail("cluster", says, mend))]
+        return [(here, fail("cluster", says, fix))]
     nodes = len({node for node, _ in found})
     return [(here, ok("cluster", f"{nodes} nodes asked")), *found]
 
@@ -136,7 +134,7 @@ class Examiner:
     """Looks at the node it lives on."""
 
     def look(self, wanted: Wanted) -> list[Finding]:
-        """What is found on this node."""
+        """Examine this node."""
         return look(wanted)
 
     def now(self) -> float:

@@ -1,1 +1,1 @@
-"""From a model and a split to figures, post-processed figures beside them, files and a page."""
+"""From a model and a split to raw and post-processed figures, files and a page."""

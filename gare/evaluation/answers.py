@@ -1,4 +1,4 @@
-"""What each query found: its rank, and the answers a model puts first."""
+"""Result of each query: its rank, and the answers that a model ranks first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Answers:
     scores: NDArray[Any]
 
     def queries(self, video_ids: list[str], texts: list[str]) -> Queries:
-        """The same with names in place of numbers."""
+        """Put names in place of numbers."""
         by_text = self.ranking.name.startswith("t2v")
         names = video_ids if by_text else texts
         return Queries(
@@ -86,7 +86,7 @@ class Best:
         scores = np.concatenate([self.scores[queries], scores], axis=1)
         items, scores = _ordered(items, scores)
         if self._group is not None:
-            # A group that goes on from the part before has an answer there already.
+            # A group that began in the part before has an answer there already.
             known = np.where(items == NONE, -1, self._group[np.where(items == NONE, 0, items)])
             same = (known[:, :, None] == known[:, None, :]) & (known[:, :, None] >= 0)
             again = np.tril(same, -1).any(axis=2)
@@ -112,7 +112,7 @@ def _where(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _best(block: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """The columns of the highest scores of each row [Q, K], in no order, of equal ones the first."""
+    """The columns of the highest scores of each row [Q, K], in no order; ties keep the first."""
     width = block.shape[1]
     count = min(count, width)
     chosen = np.argpartition(block, width - count, axis=1)[:, width - count :]

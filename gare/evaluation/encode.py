@@ -13,7 +13,7 @@ from gare.data.batches import View, load_frames
 from gare.data.shards import Split
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
-from gare.objective.ranks import ALONE, Ranks
+from gare.objective.world import SINGLE, World
 from gare.scoring.factors import Texts, Videos
 from gare.scoring.gallery import score_all
 
@@ -23,7 +23,7 @@ FrameChoice = Literal["all", "middle"]
 
 @torch.no_grad()
 def encode_texts(
-    model: GareModel, tokenizer: Tokenizer, texts: Sequence[str], words: int, batch: int, ranks: Ranks = ALONE
+    model: GareModel, tokenizer: Tokenizer, texts: Sequence[str], words: int, batch: int, world: World = SINGLE
 ) -> Texts:
     """Encode texts, each rank its part, all ranks getting the whole; no words are kept that no score reads."""
     kept = words if model.config.context == "words" else 0
@@ -34,7 +34,7 @@ def encode_texts(
         text, word_vectors = model.encode_texts(ids, mask)
         return text, word_vectors[:, :kept].clone(), mask[:, :kept]
 
-    return Texts(*in_parts(len(texts), batch, block, ranks))
+    return Texts(*in_parts(len(texts), batch, block, world))
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def encode_videos(
     split: Split,
     data: DataConfig,
     batch: int,
-    ranks: Ranks = ALONE,
+    world: World = SINGLE,
     choice: FrameChoice = "all",
     *,
     videos: Sequence[int] | None = None,
@@ -58,7 +58,7 @@ def encode_videos(
         mask = mask.to(device)
         return model.encode_clips(clips.to(device), mask), mask
 
-    return Videos(*in_parts(len(numbers), batch, block, ranks))
+    return Videos(*in_parts(len(numbers), batch, block, world))
 
 
 def load_clips(split: Split, videos: Sequence[int], view: View, choice: FrameChoice) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def load_clips(split: Split, videos: Sequence[int], view: View, choice: FrameCho
 
 
 @torch.no_grad()
-def score_pairs(model: GareModel, texts: Texts, videos: Videos, rows: int, ranks: Ranks = ALONE) -> Tensor:
+def score_pairs(model: GareModel, texts: Texts, videos: Videos, rows: int, world: World = SINGLE) -> Tensor:
     """All cosines [N, V] in float32, each rank its texts, all ranks getting the whole.
 
     By the head's factors (the method's section 6), in blocks whose memory depends on neither N nor V. A head without
@@ -85,23 +85,23 @@ def score_pairs(model: GareModel, texts: Texts, videos: Videos, rows: int, ranks
         return (score_all(head, own.text, videos.frames, videos.frame_mask, own.words, own.word_mask),)
 
     batch = rows if head.factors() is None else max(1, len(texts.text))
-    return in_parts(len(texts.text), batch, block, ranks)[0]
+    return in_parts(len(texts.text), batch, block, world)[0]
 
 
 def in_parts(
-    count: int, batch: int, block: Callable[[int, int], tuple[Tensor, ...]], ranks: Ranks = ALONE
+    count: int, batch: int, block: Callable[[int, int], tuple[Tensor, ...]], world: World = SINGLE
 ) -> tuple[Tensor, ...]:
     """Compute rows [0, count) in blocks, each rank an equal part; gather and cut the padding."""
-    per_rank = -(-count // ranks.size)
-    start = min(ranks.rank * per_rank, count - 1)
-    stop = max(min((ranks.rank + 1) * per_rank, count), start + 1)
+    per_rank = -(-count // world.size)
+    start = min(world.rank * per_rank, count - 1)
+    stop = max(min((world.rank + 1) * per_rank, count), start + 1)
     blocks = [block(at, min(at + batch, stop)) for at in range(start, stop, batch)]
     parts = [torch.cat(column) for column in zip(*blocks, strict=True)]
-    if ranks.size == 1:
+    if world.size == 1:
         return tuple(parts)
     whole = []
     for part in parts:
         padded = part.new_zeros(per_rank, *part.shape[1:])
         padded[: stop - start] = part
-        whole.append(ranks.gather_constant(padded)[:count])
+        whole.append(world.gather_constant(padded)[:count])
     return tuple(whole)

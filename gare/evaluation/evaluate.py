@@ -1,4 +1,4 @@
-"""How well a model retrieves a split: every caption a text query, every video in the gallery."""
+"""Scores and ranks of a split: every caption is a text query, every video is in the gallery."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from gare.data.shards import Split
 from gare.evaluation.encode import FrameChoice
 from gare.evaluation.metrics.counting import Ties
 from gare.evaluation.metrics.ranking import Ranking, tiled_rankings
-from gare.evaluation.scorer import GareScorer, Scorer
-from gare.evaluation.scores import SIDE, Scores
+from gare.evaluation.scorer import SIDE, GareScorer, Scorer, Scores
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
-from gare.objective.ranks import ALONE, Ranks
+from gare.objective.world import SINGLE, World
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,12 @@ def evaluate(
     split: Split,
     config: Config,
     *,
-    ranks: Ranks = ALONE,
+    world: World = SINGLE,
     frames: FrameChoice = "all",
 ) -> Evaluation:
     """Score all captions of a split against all its videos; the same on every rank. Leaves the model in eval mode."""
     model.eval()
-    return score_split(GareScorer(model, tokenizer, config, frames, ranks), split)
+    return score_split(GareScorer(model, tokenizer, config, frames, world), split)
 
 
 def score_split(scorer: Scorer, split: Split, *, ties: Ties = "pessimistic") -> Evaluation:

@@ -1,4 +1,4 @@
-"""A whole evaluation: raw rankings, post-processed ones beside them, intervals, and what each query found."""
+"""A whole evaluation: raw and post-processed rankings, intervals, and the result of each query."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from gare.evaluation.evaluate import Evaluation, queries
 from gare.evaluation.metrics.bootstrap import RESAMPLES, intervals
 from gare.evaluation.metrics.counting import Ties, View, count_views
 from gare.evaluation.metrics.ranking import Ranking, as_rankings
-from gare.evaluation.postprocess import bank_powers, dual_softmax, powers, querybank
-from gare.evaluation.query_bank import QueryBank
-from gare.evaluation.scorer import Scorer
-from gare.evaluation.scores import SIDE, Scores
+from gare.evaluation.postprocess import QueryBank, bank_powers, dual_softmax, powers, querybank
+from gare.evaluation.scorer import SIDE, Scorer, Scores
 
 LEVEL = 0.95
 SEED = 0
@@ -49,7 +47,7 @@ class Measurement:
         return {name: value for found in self.answers.values() for name, value in found.ranking.sizes().items()}
 
     def postprocessing(self) -> dict[str, dict[str, Any]]:
-        """What the post-processed rankings were made with, by the tag in their names."""
+        """Describe the post-processing, by the tag in the rankings' names."""
         said: dict[str, dict[str, Any]] = {"dsl": {"name": "dual softmax", "scale": self.scale}}
         if self.bank is not None:
             said["qbnorm"] = {
@@ -120,7 +118,7 @@ class FirstAnswers:
 
 
 def _postprocessed(scorer: Scorer, scores: Scores, bank: QueryBank | None, texts: Any, videos: Any) -> dict[str, View]:
-    """How a tile is post-processed, by the ranking's name; nothing where a score is NaN, which counting refuses."""
+    """Make the post-processing of a tile, by the ranking's name; none if a score is NaN, which counting refuses."""
     gathered = powers(scores, scorer.scale)
     if gathered is None:
         return {}

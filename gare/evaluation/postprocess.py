@@ -1,4 +1,4 @@
-"""Scores corrected for hubs, which are near to everything. Reported beside the raw scores, never instead of them.
+"""Scores corrected for hubs, which are near to everything; reported next to the raw scores, never instead of them.
 
 Both corrections need something of a whole row or column first: its highest score, and the sum of all powers. These are
 gathered tile by tile, in float64; then a tile is corrected by itself. Nothing of the size of all scores is made.
@@ -6,12 +6,15 @@ gathered tile by tile, in float64; then a tile is corrected by itself. Nothing o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gare.common.errors import InputError
+from gare.data.shards import Split
 from gare.evaluation.metrics.counting import Tile, View, strips
-from gare.evaluation.scores import Scores
+from gare.evaluation.scorer import Scores
 
 LARGEST_EXPONENT = 700.0
 """exp of more, or of less than its negative, is no number float64 can tell from others."""
@@ -98,7 +101,7 @@ def dual_softmax(by_text: Powers, by_video: Powers) -> dict[str, View]:
 
 
 def bank_powers(bank: Tile, size: int, gallery: int, beta: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """What QB-Norm needs of a query bank's scores [B, G]: the log of each item's sum of powers, and which are active.
+    """Reduce a query bank's scores [B, G] for QB-Norm: the log of each item's sum of powers, and which are active.
 
     An item of the gallery is active when a query of the bank ranks it first; of items that tie the first counts. Raises
     InputError for an empty bank and for a beta that is not above 0.
@@ -144,3 +147,32 @@ def querybank(raw: Powers, log_total: NDArray[np.float64], active: NDArray[np.bo
 
 def _beyond(beta: float) -> InputError:
     return InputError(f"A querybank with beta {beta} cannot be computed; 20 is the default of its authors.")
+
+
+@dataclass(frozen=True)
+class QueryBank:
+    """``texts``: captions drawn from ``split``; ``videos``: numbers of videos drawn from it."""
+
+    split: Split
+    texts: list[str]
+    videos: list[int]
+    seed: int
+
+
+def draw_bank(train: Split, evaluated: Split, size: int, seed: int) -> QueryBank:
+    """Draw ``size`` captions and as many videos of ``train``, all of them where there are fewer.
+
+    Raises InputError when ``train`` is the split that is evaluated, whose queries must stay unknown, or has no
+    captions.
+    """
+    if train.name == evaluated.name:
+        raise InputError(
+            f"The query bank cannot come from {train.name!r}, the split that is evaluated; leave out --query-bank."
+        )
+    captions = [caption for video in train.videos for caption in video.captions]
+    if not captions:
+        raise InputError(f"The split {train.name!r} of {train.folder} has no captions for a query bank.")
+    random = np.random.default_rng(seed)
+    texts = random.choice(len(captions), min(size, len(captions)), replace=False)
+    videos = random.choice(len(train), min(size, len(train)), replace=False)
+    return QueryBank(train, [captions[i] for i in np.sort(texts)], np.sort(videos).tolist(), seed)

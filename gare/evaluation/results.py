@@ -25,7 +25,7 @@ MODEL = ("weights_digest", "config_digest")
 
 
 def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
-    """InputError where a folder for the results holds something else than an earlier evaluation of the same.
+    """Refuse a folder that holds anything but an earlier evaluation of the same; InputError.
 
     ``overwrite``: an evaluation of something else may be replaced.
     """
@@ -55,7 +55,7 @@ def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool
 
 
 def _same_model(folder: Path, known: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Whether the evaluation in a folder is of this model: by digests, and by its place where it has none of weights.
+    """Tell whether the evaluation in a folder is of this model: by digests, or by its place if it has none of weights.
 
     The folder may be a part of the checkpoint, and is always of that model then.
     """

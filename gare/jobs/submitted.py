@@ -1,4 +1,4 @@
-"""What a command line names before it is sent elsewhere: understood here, by the same parser, and run there."""
+"""A command line parsed here, with the places it names, to run elsewhere."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from gare.data.feed import Feed
 from gare.evaluation.evaluate import evaluate
 from gare.launch.placement import placement_tags
 from gare.launch.progress import training_view
-from gare.objective.ranks import ALONE
+from gare.objective.world import SINGLE
 from gare.runs.inputs import TrainingData, choose_device, open_data
 from gare.runs.layout import absolute
 from gare.runs.run import Run
@@ -45,7 +45,7 @@ def fit_local(run: Run | Config, *, quiet: bool = False) -> RunSummary:
         watching(folder, 0, runtime.system_metrics if tracked else None),
     ):
         note_down(folder, tags=placement_tags(1, device.type))
-        return train(run, ALONE, lambda _: None, on_row)
+        return train(run, SINGLE, lambda _: None, on_row)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def measure_cost(config: Config) -> TrainingCost:
             asked = time.monotonic()
             for step, batch in enumerate(feed):
                 set_learning_rates(optimiser, learning_rate_factor(step, data.steps, config.train.warmup))
-                train_step(model, optimiser, batch, config, ALONE, step, scaler=extras.scaler, ema=extras.ema)
+                train_step(model, optimiser, batch, config, SINGLE, step, scaler=extras.scaler, ema=extras.ema)
                 taken.append(time.monotonic() - asked)
                 if step >= WARM_UP_STEPS and sum(taken[WARM_UP_STEPS:]) > SECONDS_OF_STEPS:
                     break

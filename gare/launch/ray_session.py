@@ -105,5 +105,5 @@ def _start(runtime: RuntimeConfig) -> None:
 
 
 def local_cpus(runtime: RuntimeConfig) -> int:
-    """How many CPUs a cluster started for a command offers."""
+    """Count the CPUs that a cluster started on this machine offers."""
     return max(os.cpu_count() or 1, math.ceil(runtime.fewest_workers * runtime.cpus_per_worker))

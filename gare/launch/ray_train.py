@@ -20,7 +20,8 @@ from ray.train.torch import TorchTrainer
 
 from gare.common.console import warn
 from gare.common.errors import GareError, RunError
-from gare.common.files import exclusive_lock, write_json
+from gare.common.files import write_json
+from gare.common.locks import exclusive_lock
 from gare.common.nodes import Nodes
 from gare.common.ray_cluster import cluster_nodes, warn_on_lost_nodes
 from gare.common.signals import keeping_signals
@@ -31,7 +32,7 @@ from gare.launch.placement import placement_tags, rank_resources, rank_selector,
 from gare.launch.progress import follow, training_view
 from gare.launch.ray_controller import CloseRanks, capacity_message, nodes_for, say_if_spread
 from gare.launch.ray_ranks import RankGroup, ending_without_head, head_seconds
-from gare.objective.ranks import ALONE, TorchRanks
+from gare.objective.world import SINGLE, TorchWorld
 from gare.runs.inputs import is_copied
 from gare.runs.layout import HISTORY_FILE
 from gare.runs.run import Run
@@ -189,17 +190,17 @@ def _worker(settings: dict[str, Any]) -> None:
     run = Run.attach(settings["run"])
     failure = run.folder / FAILURE_FILE
     failed, copied = failure.is_file(), is_copied(run.config)
-    ranks = TorchRanks() if ray.train.get_context().get_world_size() > 1 else ALONE
+    world = TorchWorld() if ray.train.get_context().get_world_size() > 1 else SINGLE
     try:
         with ending_without_head():
             if copied and not failed:
                 _ = run.shards  # copied to this node, or found there
-            if copied and ranks.size > 1:
+            if copied and world.size > 1:
                 ray.train.collective.barrier()  # a collective of torch would give up after half an hour
             if failed:
                 return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
             with _alone(run.folder), _watched(run):
-                train(run, ranks, ray.train.report, device=settings["device"])
+                train(run, world, ray.train.report, device=settings["device"])
     except GareError as error:
         write_json(failure, {"message": str(error), "exit_code": error.exit_code})
         raise

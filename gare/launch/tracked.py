@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gare.common.errors import InputError
-from gare.common.files import exclusive_lock
+from gare.common.locks import exclusive_lock
 from gare.config import Config
 from gare.data.shards import ShardSet
 from gare.model.checkpoint import MODEL_PARTS

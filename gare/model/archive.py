@@ -126,7 +126,7 @@ class _ZipReader:
             else:
                 read = Archive(_state_dict(value, self._path), "state dict")
             self._check_unfolding(read.tensors)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
             raise InputError(f"{self._path} is damaged: {first_line(error)}.") from None
         except RefusedError as error:
             raise InputError(f"Cannot read {self._path} as tensors: {error}.") from None

@@ -1,17 +1,17 @@
 """InfoNCE, the three regularisers and the whole objective (the method's sections 3 and 7). No Ray, no MLflow."""
 
 from gare.objective.ideal import IdealIncrement, ideal_increment, row_gradient
+from gare.objective.loss import Terms, objective
 from gare.objective.nce import info_nce
-from gare.objective.ranks import ALONE, Ranks, TorchRanks
 from gare.objective.regularisers import direction_diversity, information_bottleneck, trust_region
-from gare.objective.total import Terms, objective
+from gare.objective.world import SINGLE, TorchWorld, World
 
 __all__ = [
-    "ALONE",
+    "SINGLE",
     "IdealIncrement",
-    "Ranks",
     "Terms",
-    "TorchRanks",
+    "TorchWorld",
+    "World",
     "direction_diversity",
     "ideal_increment",
     "info_nce",

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from gare.objective.ranks import ALONE, Ranks
 from gare.objective.spread import PairSpread, over_basis
+from gare.objective.world import SINGLE, World
 
 OfRows = Callable[[Tensor, int], Tensor]
 BLOCK_NUMBERS = 2**24
@@ -45,15 +45,15 @@ class Increments(ABC):
         """The same directions at length 1."""
 
     @abstractmethod
-    def by_video(self, ranks: Ranks = ALONE) -> Increments:
+    def by_video(self, world: World = SINGLE) -> Increments:
         """The same increments with videos as rows: this rank's videos against all ranks' texts."""
 
-    def video_moments(self, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
+    def video_moments(self, world: World = SINGLE) -> tuple[Tensor, Tensor]:
         """Mean and unbiased variance over all ranks' texts, [V, D] each, in two passes."""
-        count = self.texts * ranks.size
-        mean = ranks.sum(_total(self.by_rows(lambda rows, _: rows.sum(dim=0)))) / count
+        count = self.texts * world.size
+        mean = world.sum(_total(self.by_rows(lambda rows, _: rows.sum(dim=0)))) / count
         squares = _total(self.by_rows(lambda rows, _: (rows - mean).square().sum(dim=0)))
-        return mean, ranks.sum(squares) / max(count - 1, 1)
+        return mean, world.sum(squares) / max(count - 1, 1)
 
     def text_moments(self) -> tuple[Tensor, Tensor]:
         """Mean and unbiased variance over videos, [B, D] each, in two passes."""
@@ -104,10 +104,10 @@ class DenseIncrements(Increments):
         """Normalised over D."""
         return DenseIncrements(F.normalize(self.delta_BVD, dim=-1))
 
-    def by_video(self, ranks: Ranks = ALONE) -> DenseIncrements:
+    def by_video(self, world: World = SINGLE) -> DenseIncrements:
         """Over several ranks all of [B, V, D] is gathered."""
-        own = ranks.own(self.texts) if ranks.size > 1 else slice(None)
-        return DenseIncrements(ranks.gather(self.delta_BVD)[:, own].transpose(0, 1))
+        own = world.own(self.texts) if world.size > 1 else slice(None)
+        return DenseIncrements(world.gather(self.delta_BVD)[:, own].transpose(0, 1))
 
 
 class BlockIncrements(Increments):
@@ -138,9 +138,9 @@ class BlockIncrements(Increments):
         """Normalised over D when they are asked for, so that nothing is held twice."""
         return BlockIncrements(self.blocks, normalised=True)
 
-    def by_video(self, ranks: Ranks = ALONE) -> DenseIncrements:
+    def by_video(self, world: World = SINGLE) -> DenseIncrements:
         """As one tensor: all of [B, V, D]."""
-        return DenseIncrements(self.rows(0, self.texts)).by_video(ranks)
+        return DenseIncrements(self.rows(0, self.texts)).by_video(world)
 
 
 class FactorisedIncrements(Increments):
@@ -182,16 +182,16 @@ class FactorisedIncrements(Increments):
         unit = None if spread is None else lambda: spread().unit()
         return FactorisedIncrements(scaled, self.basis_CKD, per_text=self.per_text, spread=unit)
 
-    def video_moments(self, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
+    def video_moments(self, world: World = SINGLE) -> tuple[Tensor, Tensor]:
         """From the coefficients' moments where a video has one basis; nothing of size [B, V, D]."""
         if self.per_text:
-            return super().video_moments(ranks)
+            return super().video_moments(world)
         if self._spread is not None:
-            return self._spread().moments(ranks)
-        count = self.texts * ranks.size
-        mean_VK = ranks.sum(self.coefficients_BVK.sum(dim=0)) / count
+            return self._spread().moments(world)
+        count = self.texts * world.size
+        mean_VK = world.sum(self.coefficients_BVK.sum(dim=0)) / count
         centred_VBK = (self.coefficients_BVK - mean_VK).transpose(0, 1)
-        covariance = ranks.sum(torch.bmm(centred_VBK.mT, centred_VBK)) / max(count - 1, 1)
+        covariance = world.sum(torch.bmm(centred_VBK.mT, centred_VBK)) / max(count - 1, 1)
         return over_basis(mean_VK, covariance, self.basis_CKD)
 
     def text_moments(self) -> tuple[Tensor, Tensor]:
@@ -205,11 +205,11 @@ class FactorisedIncrements(Increments):
         covariance = torch.bmm(centred_BVK.mT, centred_BVK) / max(self.videos - 1, 1)
         return over_basis(mean_BK, covariance, self.basis_CKD)
 
-    def by_video(self, ranks: Ranks = ALONE) -> FactorisedIncrements:
+    def by_video(self, world: World = SINGLE) -> FactorisedIncrements:
         """Over several ranks the coefficients are gathered."""
-        own = ranks.own(self.texts) if ranks.size > 1 else slice(None)
-        coefficients = ranks.gather(self.coefficients_BVK)[:, own].transpose(0, 1)
-        basis = ranks.gather(self.basis_CKD) if self.per_text else self.basis_CKD[own]
+        own = world.own(self.texts) if world.size > 1 else slice(None)
+        coefficients = world.gather(self.coefficients_BVK)[:, own].transpose(0, 1)
+        basis = world.gather(self.basis_CKD) if self.per_text else self.basis_CKD[own]
         return FactorisedIncrements(coefficients, basis, per_text=not self.per_text)
 
     def squares(self) -> Tensor:

@@ -5,31 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gare.objective.ranks import ALONE, Ranks
+from gare.objective.world import SINGLE, World
 
 
-def info_nce(logits: Tensor, ranks: Ranks = ALONE, known: Tensor | None = None) -> Tensor:
+def info_nce(logits: Tensor, world: World = SINGLE, false_negatives: Tensor | None = None) -> Tensor:
     """L_nce: half the mean over rows of -log softmax at the diagonal, plus half the same over columns.
 
-    ``logits``: this rank's rows [b, B] of exp(logit_scale) cos, B = b x ranks; row i matches column
-    rank b + i. ``known`` [b, B], bool: pairs known to match, which are left out of both softmaxes; what it says of the
-    diagonal does not matter. Returns a scalar, this rank's share: the shares over all ranks sum to the loss.
+    Args:
+        logits: this rank's rows [b, B] of exp(logit_scale) cos, B = b x ranks; row i matches column rank b + i.
+        world: the ranks.
+        false_negatives: bool [b, B], pairs known to match, which both softmaxes leave out; its diagonal is ignored.
+
+    Returns a scalar, this rank's share: the shares of all ranks sum to the loss.
+
     """
     rows, columns = logits.shape
-    own = ranks.own(rows)
+    own = world.own(rows)
     diagonal = logits[:, own].diagonal()
-    if known is not None:
-        known = known.clone()
-        known[:, own].fill_diagonal_(False)
-        logits = logits.masked_fill(known, -torch.inf)
+    if false_negatives is not None:
+        false_negatives = false_negatives.clone()
+        false_negatives[:, own].fill_diagonal_(False)
+        logits = logits.masked_fill(false_negatives, -torch.inf)
     row_part = (logits.logsumexp(dim=1) - diagonal).sum()
     # Finite in every column: its diagonal is never left out on the rank that holds it.
-    shift = ranks.max(logits.max(dim=0).values)
-    normaliser = ranks.sum((logits - shift).exp().sum(dim=0)).log() + shift
+    shift = world.max(logits.max(dim=0).values)
+    normaliser = world.sum((logits - shift).exp().sum(dim=0)).log() + shift
     column_part = (normaliser[own] - diagonal).sum()
     return (row_part + column_part) / (2 * columns)
 
 
-def known_pairs(groups: Tensor, ranks: Ranks = ALONE) -> Tensor:
-    """Which pairs [b, B] of this rank's rows are known to match: those of one group. ``groups``: its rows' ids [b]."""
-    return groups[:, None] == ranks.gather_constant(groups)[None, :]
+def known_pairs(groups: Tensor, world: World = SINGLE) -> Tensor:
+    """Mark the pairs [b, B] of this rank's rows that share a group. ``groups``: the ids of its rows [b]."""
+    return groups[:, None] == world.gather_constant(groups)[None, :]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gare.objective.increments import Increments, as_increments
-from gare.objective.ranks import ALONE, Ranks
+from gare.objective.world import SINGLE, World
 
 SD_FLOOR = 1e-6
 LOG_FLOOR = 1e-8
@@ -28,7 +28,7 @@ def information_bottleneck(
     reduction: Literal["sum", "mean"] = "sum",
     prior_sigma: float = 1.0,
     normalised: bool = False,
-    ranks: Ranks = ALONE,
+    world: World = SINGLE,
 ) -> Tensor:
     """L_ib: KL(N(mu, sd^2) || N(0, prior_sigma^2)) of an anchor's increments, per dimension.
 
@@ -39,12 +39,12 @@ def information_bottleneck(
     if normalised:
         increments = increments.unit()
     if anchor == "video":
-        mean, variance = increments.video_moments(ranks)
-        own = ranks.own(increments.texts) if ranks.size > 1 else slice(None)
+        mean, variance = increments.video_moments(world)
+        own = world.own(increments.texts) if world.size > 1 else slice(None)
         mean, variance, anchors = mean[own], variance[own], increments.videos
     else:
         mean, variance = increments.text_moments()
-        anchors = increments.texts * ranks.size
+        anchors = increments.texts * world.size
     sd = _safe_sqrt(variance) + SD_FLOOR
     kl = math.log(prior_sigma) - sd.log() + (sd.square() + mean.square()) / (2 * prior_sigma**2) - 0.5
     return (kl.sum() if reduction == "sum" else kl.mean(dim=-1).sum()) / anchors
@@ -57,7 +57,7 @@ def trust_region(
     bound: float = 0.5,
     form: Literal["hard", "smooth"] = "hard",
     kappa: float = 10.0,
-    ranks: Ranks = ALONE,
+    world: World = SINGLE,
 ) -> Tensor:
     """L_tr: minus the mean over anchors of the unbiased variance of their increments' lengths.
 
@@ -69,18 +69,18 @@ def trust_region(
     lengths = increments.lengths()
     if anchor == "text":
         spread = (lengths - lengths.mean(dim=1, keepdim=True)).square().sum() / max(increments.videos - 1, 1)
-        share = -spread / (increments.texts * ranks.size)
+        share = -spread / (increments.texts * world.size)
     else:
-        count = increments.texts * ranks.size
-        mean = ranks.sum(lengths.sum(dim=0)) / count
+        count = increments.texts * world.size
+        mean = world.sum(lengths.sum(dim=0)) / count
         share = -(lengths - mean).square().sum() / (max(count - 1, 1) * increments.videos)
-    whole = ranks.total(share)
+    whole = world.total(share)
     if form == "hard":
         kept: Tensor = share * (whole >= -bound)
         return kept
     value = torch.logaddexp(kappa * whole, torch.full_like(whole, -kappa * bound)) / kappa
     slope = torch.sigmoid(kappa * (whole + bound))
-    smooth: Tensor = value / ranks.size + slope * (share - share.detach())
+    smooth: Tensor = value / world.size + slope * (share - share.detach())
     return smooth
 
 
@@ -90,7 +90,7 @@ def direction_diversity(
     alpha: float = 2.0,
     anchor: Anchor = "text",
     form: Literal["diversity", "orthogonality"] = "diversity",
-    ranks: Ranks = ALONE,
+    world: World = SINGLE,
 ) -> Tensor:
     """L_dir: how alike one text's increments point, averaged over texts (anchor video: one video's, over videos).
 
@@ -99,9 +99,9 @@ def direction_diversity(
     """
     increments = as_increments(delta).unit()
     if anchor == "video":
-        increments, anchors = increments.by_video(ranks), increments.videos
+        increments, anchors = increments.by_video(world), increments.videos
     else:
-        anchors = increments.texts * ranks.size
+        anchors = increments.texts * world.size
     others = increments.videos
 
     def of_rows(unit_bVD: Tensor, _: int) -> Tensor:

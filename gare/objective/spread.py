@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gare.objective.ranks import ALONE, Ranks
+from gare.objective.world import SINGLE, World
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class PairSpread:
     hidden: Tensor
     gains: Tensor
 
-    def moments(self, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
+    def moments(self, world: World = SINGLE) -> tuple[Tensor, Tensor]:
         """Mean and variance over a context's N others (``ranks``: over those of all ranks too), [C, D] each.
 
         The variance is what the unbiased one over masks and others comes to on average: that of the means, plus the
         mean of the masks' own.
         """
-        count = self.coefficients.shape[1] * ranks.size
-        mean_CK = ranks.sum(self.coefficients.sum(dim=1)) / count
+        count = self.coefficients.shape[1] * world.size
+        mean_CK = world.sum(self.coefficients.sum(dim=1)) / count
         centred = self.coefficients - mean_CK[:, None]
-        covariance = ranks.sum(torch.bmm(centred.mT, centred)) / max(count - 1, 1)
-        square = ranks.sum(torch.bmm(self.weights.mT, self.weights)) / count
+        covariance = world.sum(torch.bmm(centred.mT, centred)) / max(count - 1, 1)
+        square = world.sum(torch.bmm(self.weights.mT, self.weights)) / count
         noise = (torch.bmm(square, self.hidden) * self.hidden).sum(dim=1) @ self.gains.T
         mean, variance = over_basis(mean_CK, covariance, self.basis)
         return mean, variance + noise.clamp(min=0)

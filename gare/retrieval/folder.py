@@ -21,15 +21,8 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from gare.common.errors import InputError
-from gare.common.files import (
-    atomic_file,
-    exclusive_lock,
-    file_digest,
-    fsync_directory,
-    make_folder,
-    write_json,
-    writing,
-)
+from gare.common.files import atomic_file, file_digest, fsync_directory, make_folder, os_errors_as_input, write_json
+from gare.common.locks import exclusive_lock
 from gare.common.records import LENIENT, checked, load_json
 from gare.common.redact import first_line, shown
 from gare.common.storage import read_file
@@ -178,7 +171,7 @@ def next_generation(folder: Path, *, new: bool = False) -> Iterator[Generation]:
     """
     if new:
         make_folder(folder)
-        with writing(folder):
+        with os_errors_as_input(folder):
             foreign = [path for path in folder.iterdir() if not _is_ours(path.name)]
         if foreign and not (folder / INDEX_FILE).is_file():
             raise InputError(f"{folder} holds other things and no {INDEX_FILE}; choose a new or empty folder.")
@@ -207,7 +200,7 @@ def _newest(folder: Path) -> int:
 
 def _remove_others(folder: Path, names: set[str]) -> None:
     """Remove an index's files that are not named, and what interrupted changes left."""
-    with writing(folder):
+    with os_errors_as_input(folder):
         for path in folder.iterdir():
             stale = bool(LEFT.fullmatch(path.name)) and path.name != ".lock"
             if stale or (OURS.fullmatch(path.name) and path.name not in names):

@@ -28,7 +28,7 @@ from gare.config import Config
 from gare.model.archive import check_entries
 from gare.model.checkpoint import load_model, save_model
 from gare.model.gare import GareModel
-from gare.objective.ranks import Ranks
+from gare.objective.world import World
 from gare.runs.layout import CHECKPOINT_FILE, CHECKPOINT_NAME, CHECKPOINTS
 from gare.runs.run import Run
 from gare.runs.state import RunState, write_state
@@ -46,8 +46,8 @@ class Checkpoints:
     checkpoint the run goes on from.
     """
 
-    def __init__(self, run: Run, ranks: Ranks, parts: Parts, whole: str | None) -> None:
-        self._config, self._parts, self._active = run.config, parts, ranks.rank == 0
+    def __init__(self, run: Run, world: World, parts: Parts, whole: str | None) -> None:
+        self._config, self._parts, self._active = run.config, parts, world.rank == 0
         self._folder, self._storage = run.folder, run.storage
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None

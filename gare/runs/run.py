@@ -9,7 +9,8 @@ from typing import Any
 
 from gare.common.console import note
 from gare.common.errors import ConfigError, InputError
-from gare.common.files import digest_of, exclusive_lock, make_folder, write_text
+from gare.common.files import digest_of, make_folder, write_text
+from gare.common.locks import exclusive_lock
 from gare.common.occupied import refuse_occupied
 from gare.common.storage import is_address
 from gare.config import NOT_THE_EXPERIMENT, Config, without_later, yaml

@@ -1,4 +1,4 @@
-"""How the checkpoint that is evaluated was chosen: what a reader has to know before its figures."""
+"""The choice of an evaluated checkpoint: what you have to know before you read its figures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Selection:
 
 
 def selection(folder: Path, config: Config, dataset: ShardSet, split: Split) -> Selection:
-    """How the checkpoint in ``folder`` came to be the one that is evaluated on ``split`` of ``dataset``."""
+    """Find out how the checkpoint in ``folder`` was chosen, and what to know of its evaluation on ``split``."""
     folder = folder.resolve()
     run, made = folder.parent.parent, _made(folder)
     state = read_state(run) if folder.parent.name == CHECKPOINTS else None
@@ -89,7 +89,7 @@ def _cautions(rule: str, config: Config, split: Split) -> list[str]:
 
 
 def _made(folder: Path) -> dict[str, Any]:
-    """What training wrote of the checkpoint; nothing where it is no training's or is damaged."""
+    """Read what training wrote about the checkpoint; empty if there is nothing or it is damaged."""
     try:
         made = load_json(read_file(folder / CHECKPOINT_FILE) or "{}", nan=True)
     except ValueError:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from gare import __version__
 from gare.common.errors import InputError
-from gare.common.files import write_json, write_text, writing
+from gare.common.files import os_errors_as_input, write_json, write_text
 from gare.common.records import STRICT, checked, load_json
 from gare.common.storage import Folder, read_file
 from gare.config import Config
@@ -184,7 +184,7 @@ class History:
         """Append one entry, with the time of day in seconds since 1970."""
         row = {"step": step, "total": total, "seconds": round(seconds, 3), "time": round(time.time(), 3), **values}
         self._fresh.append(row)
-        with writing(self._path), self._path.open("a", encoding="utf-8") as stream:
+        with os_errors_as_input(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         if self._on_row is not None:
             self._on_row(row)

@@ -6,14 +6,13 @@ the run on the storage. ``run.json`` goes last, so what it names is whole.
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, atomic_file, digest_of, make_folder
 from gare.common.lease import held
+from gare.common.locks import waiting_lock
 from gare.common.storage import Folder, is_address, read_file
 from gare.config import Config
 from gare.data.cache import cache_folder
@@ -80,7 +79,7 @@ class RunStorage:
         """Have a checkpoint in the run's folder, fetched where it is not; processes of one node wait for each other."""
         if self.place is not None:
             above = self._folder / CHECKPOINTS
-            with _waiting(above / f".{_checked(name, self.place)}.lock"):
+            with waiting_lock(make_folder(above) / f".{_checked(name, self.place)}.lock"):
                 _fetch_files(self.place.below(CHECKPOINTS).below(name), above / name)
 
     def _fetch(self, place: Folder, state: RunState) -> None:
@@ -123,7 +122,7 @@ def _cached(folder: Folder, above: Path, name: str | None = None) -> Path:
     if mark is None:
         raise InputError(f"{folder} is neither a run nor a checkpoint: it has no {RUN_FILE} and no {CHECKPOINT_FILE}.")
     target = above / (name or digest_of([str(folder), mark]))
-    with _waiting(above / f".{target.name}.lock"):
+    with waiting_lock(make_folder(above) / f".{target.name}.lock"):
         _fetch_files(folder, target)
     return target
 
@@ -157,11 +156,3 @@ def _fetch_files(place: Folder, target: Path) -> None:
             place.fetch(name, path)
             if path.stat().st_size != size:
                 raise InputError(f"{place.named(name)} changed while it was copied; try again.")
-
-
-@contextmanager
-def _waiting(lock: Path) -> Iterator[None]:
-    make_folder(lock.parent)
-    with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

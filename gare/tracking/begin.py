@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gare.common.errors import RunError
 from gare.common.files import make_folder, write_text
+from gare.common.locks import lock_within
 from gare.common.redact import redact
 from gare.config import Config
 from gare.config.tree import to_yaml
@@ -17,7 +18,6 @@ from gare.tracking.names import tag_value
 from gare.tracking.record import (
     Record,
     Status,
-    held,
     now_ms,
     read_handle,
     read_record,
@@ -62,7 +62,7 @@ def begin(
 
     """
     runtime, uri = config.runtime, resolve_uri(config.runtime)
-    with held(make_folder(folder) / ".tracking.lock", LOCK_SECONDS):
+    with lock_within(make_folder(folder) / ".tracking.lock", LOCK_SECONDS):
         record = read_record(folder)
         is_former = record is not None or former is not None
         if record is None or record.experiment != runtime.experiment:
@@ -107,7 +107,7 @@ def _first_sync(folder: Path, uri: str, *, under_way: bool) -> None:
     if under_way and time.monotonic() < line_to(uri).again_at:
         return
     try:
-        with held(folder / ".sync.lock", LOCK_SECONDS):
+        with lock_within(folder / ".sync.lock", LOCK_SECONDS):
             try:
                 way.push()
             except Gone:

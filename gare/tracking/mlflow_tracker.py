@@ -14,10 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from gare.common.locks import lock_within
 from gare.common.redact import first_line, redact
 from gare.common.sqlite import sqlite_path
 from gare.tracking.mlflow_place import artifact_place
-from gare.tracking.record import Record, held
+from gare.tracking.record import Record
 from gare.tracking.tracker import Changes, Denied, Found, Gone, Refused, Unreachable
 
 START_TAG, PARENT_TAG, NOTE_TAG = "gare.start", "mlflow.parentRunId", "mlflow.note.content"
@@ -204,5 +205,5 @@ def _schema(database: Path | None) -> Iterator[None]:
     if database is None:
         yield
         return
-    with held(database.with_name(f"{database.name}.lock"), LOCK_SECONDS):
+    with lock_within(database.with_name(f"{database.name}.lock"), LOCK_SECONDS):
         yield

@@ -6,13 +6,12 @@ from (``gare.tracking.sync``).
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,7 @@ from pydantic import BaseModel, Field
 from gare.common.console import warn
 from gare.common.errors import InputError, StorageError
 from gare.common.files import write_json
+from gare.common.locks import lock_within
 from gare.common.records import checked, load_json
 from gare.common.sqlite import at_full_path, sqlite_path, sqlite_uri
 from gare.common.storage import read_file
@@ -137,7 +137,7 @@ def updating(folder: Path) -> Iterator[Record | None]:
     if read_record(folder) is None:
         yield None
         return
-    with held(folder / ".tracking.lock", 30.0):
+    with lock_within(folder / ".tracking.lock", 30.0):
         record = read_record(folder)
         before = record.model_copy(deep=True) if record is not None else None
         yield record
@@ -192,25 +192,6 @@ def relative_uri(uri: str, folder: Path) -> str:
 def now_ms() -> int:
     """Return the time in milliseconds since 1970."""
     return int(time.time() * 1000)
-
-
-@contextmanager
-def held(path: Path, wait_s: float) -> Iterator[bool]:
-    """Lock a file while the block runs; yields whether it could be had within ``wait_s`` seconds."""
-    with ExitStack() as files:
-        mine, deadline = True, time.monotonic() + wait_s
-        with suppress(OSError):  # a file system without locks, a folder that cannot be written
-            stream = files.enter_context(path.open("w"))
-            while True:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    mine = time.monotonic() < deadline
-                    if not mine:
-                        break
-                    time.sleep(0.02)
-        yield mine
 
 
 @lru_cache

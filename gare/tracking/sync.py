@@ -20,11 +20,12 @@ from pathlib import Path
 from gare.common.console import note, warn
 from gare.common.errors import GareError, StorageError
 from gare.common.files import digest_of
+from gare.common.locks import lock_within
 from gare.common.redact import redact
 from gare.config.tree import flatten, load_saved
 from gare.tracking.former import replay
 from gare.tracking.names import metric_name, parameter, tag_value
-from gare.tracking.record import Record, held, read_handle, read_record, updating, warn_once
+from gare.tracking.record import Record, read_handle, read_record, updating, warn_once
 from gare.tracking.rows import Rows
 from gare.tracking.tracker import Changes, Denied, Found, Refused, Tracker, Unreachable
 from gare.tracking.trackers import tracker_at
@@ -110,7 +111,7 @@ class Sync:
         line = line_to(record.address(self._folder))
         if not again and time.monotonic() < line.again_at:
             return False
-        with held(self._folder / ".sync.lock", LOCK_SECONDS if again else 0.0) as mine:
+        with lock_within(self._folder / ".sync.lock", LOCK_SECONDS if again else 0.0) as mine:
             try:
                 if mine:
                     self.push(files=files)
@@ -159,7 +160,7 @@ class Sync:
         if record.parent is not None and record.run_id is None:
             above = self._folder / record.parent
             if read_handle(above) is None:
-                with held(above / ".sync.lock", LOCK_SECONDS):
+                with lock_within(above / ".sync.lock", LOCK_SECONDS):
                     Sync(above).push(files=False)
             handle = read_handle(above)
             parent = None if handle is None else handle.run_id

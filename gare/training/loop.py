@@ -20,7 +20,7 @@ from gare.data.shards import ShardSet
 from gare.evaluation.evaluate import evaluate
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
-from gare.objective.ranks import Ranks
+from gare.objective.world import World
 from gare.runs.checkpoints import Checkpoints, Parts, remove_stale_checkpoints, restore
 from gare.runs.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device
 from gare.runs.layout import HISTORY_FILE, clip_source
@@ -37,35 +37,35 @@ Report = Callable[[dict[str, Any]], None]
 """Called on every rank after each epoch with its metrics; ``history`` holds the rows recorded since the last."""
 
 
-def train(run: Run, ranks: Ranks, report: Report, on_row: OnRow | None = None, device: str | None = None) -> RunSummary:
+def train(run: Run, world: World, report: Report, on_row: OnRow | None = None, device: str | None = None) -> RunSummary:
     """Train to the end of the run, from its last checkpoint if it has one. Call on every rank.
 
     ``device``: what was decided for all ranks; ``runtime.device`` when None. The settings are saved as they are given.
     """
     with numerics(run.config):
-        return _train(run, ranks, report, on_row, choose_device(device or run.config.runtime.device))
+        return _train(run, world, report, on_row, choose_device(device or run.config.runtime.device))
 
 
-def _train(run: Run, ranks: Ranks, report: Report, on_row: OnRow | None, device: torch.device) -> RunSummary:
+def _train(run: Run, world: World, report: Report, on_row: OnRow | None, device: torch.device) -> RunSummary:
     config, data = run.config, run.data
-    state = _taken_up(run, ranks)
+    state = _taken_up(run, world)
     if state.finished:
         return summary(config, state, already=True)
     went_on = resumed(state)
     stages = [data.per_epoch * epochs for epochs in state.stages(config)]
     data = replace(data, steps=sum(stages))
     model, tokenizer, optimiser = build_model(config, data.shards, device)
-    share_weights(model, ranks)
+    share_weights(model, world)
     extras = Extras(model, config)
     parts = extras.parts(model, optimiser)
     _load(run, state, parts, extras)
-    check_same_weights(model, ranks, "At the start")
-    state.decided = decided(config, ranks, device)
-    history = History(run.folder / HISTORY_FILE, state.step, on_row) if ranks.rank == 0 else None
-    observer = Observer(run, ranks, Watched(model, tokenizer, optimiser, data), history, state.seconds)
-    own = ranks.own(config.train.global_batch // ranks.size)
+    check_same_weights(model, world, "At the start")
+    state.decided = decided(config, world, device)
+    history = History(run.folder / HISTORY_FILE, state.step, on_row) if world.rank == 0 else None
+    observer = Observer(run, world, Watched(model, tokenizer, optimiser, data), history, state.seconds)
+    own = world.own(config.train.global_batch // world.size)
 
-    with Checkpoints(run, ranks, parts, state.last) as checkpoints:
+    with Checkpoints(run, world, parts, state.last) as checkpoints:
         while state.epoch < state.epochs(config):
             batches, at = data.batches(config, state.epoch), (state.epoch, own, device, state.batch)
             with Feed(data.train, batches, tokenizer, config, model.image_size, *at) as feed:
@@ -74,7 +74,7 @@ def _train(run: Run, ranks: Ranks, report: Report, on_row: OnRow | None, device:
                     observer.before_step(state.step, batch)
                     set_learning_rates(optimiser, staged_factor(state.step, stages, config.train.warmup))
                     values = train_step(
-                        model, optimiser, batch, config, ranks, state.step, scaler=extras.scaler, ema=extras.ema
+                        model, optimiser, batch, config, world, state.step, scaler=extras.scaler, ema=extras.ema
                     )
                     state.step, state.batch = state.step + 1, state.batch + 1
                     seconds = time.monotonic() - asked
@@ -82,23 +82,23 @@ def _train(run: Run, ranks: Ranks, report: Report, on_row: OnRow | None, device:
                     checkpoints.after_step(state, observer.seconds, len(batches))
                     asked = time.monotonic()
             state.epoch, state.batch = state.epoch + 1, 0
-            check_same_weights(model, ranks, f"After epoch {state.epoch}")
+            check_same_weights(model, world, f"After epoch {state.epoch}")
             with extras.evaluated():
-                metrics = _on_dev(model, tokenizer, data, config, ranks)
+                metrics = _on_dev(model, tokenizer, data, config, world)
             observer.after_epoch(state.step, state.epoch, metrics)
             checkpoints.after_epoch(state, observer.seconds, metrics)
             rows = history.take() if history else []
             report({"epoch": state.epoch, "step": state.step, **metrics, "history": rows})
-    return summary(config, _shared(state, ranks), resumed=went_on)
+    return summary(config, _shared(state, world), resumed=went_on)
 
 
-def _taken_up(run: Run, ranks: Ranks) -> RunState:
+def _taken_up(run: Run, world: World) -> RunState:
     """The run's record as rank 0 finds or makes it, after it has removed what a killed process left."""
     state = RunState("", "")
-    if ranks.rank == 0:
+    if world.rank == 0:
         state = run.hand_over()
         remove_stale_checkpoints(run.folder, state)
-    return _shared(state, ranks)
+    return _shared(state, world)
 
 
 def build_model(config: Config, shards: ShardSet, device: torch.device) -> tuple[GareModel, Tokenizer, Optimizer]:
@@ -117,12 +117,12 @@ def build_model(config: Config, shards: ShardSet, device: torch.device) -> tuple
     return model, tokenizer, make_optimiser(model, config.train)
 
 
-def decided(config: Config, ranks: Ranks, device: torch.device) -> dict[str, Any]:
+def decided(config: Config, world: World, device: torch.device) -> dict[str, Any]:
     """What the machine decided or is, beside the settings that were given."""
     return {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "workers": ranks.size,
+        "workers": world.size,
         "threads": torch.get_num_threads(),
         "precision": config.train.precision,
         "tf32": config.train.tf32 and device.type == "cuda",
@@ -142,15 +142,15 @@ def _load(run: Run, state: RunState, parts: Parts, extras: Extras) -> None:
 
 
 def _on_dev(
-    model: GareModel, tokenizer: Tokenizer, data: TrainingData, config: Config, ranks: Ranks
+    model: GareModel, tokenizer: Tokenizer, data: TrainingData, config: Config, world: World
 ) -> dict[str, float]:
     """The dev split's metrics, none where no dev split is held out."""
     if data.dev is None:
         return {}
-    metrics = evaluate(model, tokenizer, data.dev, config, ranks=ranks).metrics
+    metrics = evaluate(model, tokenizer, data.dev, config, world=world).metrics
     return {f"dev/{name}": value for name, value in metrics.items()}
 
 
-def _shared(state: RunState, ranks: Ranks) -> RunState:
+def _shared(state: RunState, world: World) -> RunState:
     """Rank 0's state on every rank."""
-    return RunState(**json.loads(ranks.share_text(json.dumps(asdict(state)))))
+    return RunState(**json.loads(world.share_text(json.dumps(asdict(state)))))

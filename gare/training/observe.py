@@ -26,7 +26,7 @@ from gare.diagnostics import (
 from gare.diagnostics.pairs import batch_state, split_state
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
-from gare.objective.ranks import Ranks
+from gare.objective.world import World
 from gare.runs.inputs import TrainingData
 from gare.runs.layout import DIAGNOSTICS
 from gare.runs.run import Run
@@ -73,10 +73,10 @@ class Observer:
     """
 
     def __init__(
-        self, run: Run, ranks: Ranks, watched: Watched, history: History | None, elapsed_s: float = 0.0
+        self, run: Run, world: World, watched: Watched, history: History | None, elapsed_s: float = 0.0
     ) -> None:
         self._config, self._pictures = run.config, run.folder / DIAGNOSTICS
-        self._ranks, self._watched, self._history = ranks, watched, history
+        self._ranks, self._watched, self._history = world, watched, history
         self._begun = time.monotonic() - elapsed_s
         self._device = watched.model.clip.logit_scale.device
         self._window = Window()

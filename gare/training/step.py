@@ -14,9 +14,9 @@ from gare.common.errors import RunError
 from gare.config import Config
 from gare.data.batches import Batch
 from gare.model.gare import GareModel
+from gare.objective.loss import Terms, objective
 from gare.objective.nce import known_pairs
-from gare.objective.ranks import Ranks
-from gare.objective.total import Terms, objective
+from gare.objective.world import World
 from gare.scoring.blocked import blocked_scores
 from gare.scoring.head import PairDropout, PairScores
 from gare.training.encoding import Encoded, backward_through
@@ -29,19 +29,19 @@ NAMED_VIDEOS = 8
 KINDS = ("embeddings", "scores", "gradients")
 
 
-def pair_loss(model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: Ranks, step: int) -> Terms:
+def pair_loss(model: GareModel, made: Encoded, batch: Batch, config: Config, world: World, step: int) -> Terms:
     """This rank's share of the loss: its texts against the videos of all ranks (the method's section 7)."""
-    scored = score(model, made, batch, config, ranks, step)
-    false_negatives = None if batch.groups is None else known_pairs(batch.groups.to(made.text.device), ranks)
-    return objective(scored.scores, scored.increments, model.logit_scale, config.objective, ranks, false_negatives)
+    scored = score(model, made, batch, config, world, step)
+    false_negatives = None if batch.groups is None else known_pairs(batch.groups.to(made.text.device), world)
+    return objective(scored.scores, scored.increments, model.logit_scale, config.objective, world, false_negatives)
 
 
-def score(model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: Ranks, step: int) -> PairScores:
+def score(model: GareModel, made: Encoded, batch: Batch, config: Config, world: World, step: int) -> PairScores:
     """Cosines [b, B] of this rank's texts with the videos of all ranks, and the increments behind them."""
     device = made.text.device
     mask, token_mask = batch.frame_mask.to(device), batch.token_mask.to(device)
-    dropout = PairDropout(config.model.dropout, config.train.seed, step, first_text=ranks.rank * len(made.text))
-    frames, frame_mask = ranks.gather(made.frames), ranks.gather_constant(mask.int()).bool()
+    dropout = PairDropout(config.model.dropout, config.train.seed, step, first_text=world.rank * len(made.text))
+    frames, frame_mask = world.gather(made.frames), world.gather_constant(mask.int()).bool()
     pairs = (made.text, frames, frame_mask, made.words, token_mask, dropout)
     if config.train.increments == "factorised":
         return model.head.factorised(*pairs)
@@ -52,13 +52,13 @@ def score(model: GareModel, made: Encoded, batch: Batch, config: Config, ranks: 
 
 
 def backward(
-    model: GareModel, batch: Batch, config: Config, ranks: Ranks, step: int, scale: float | Tensor = 1.0
+    model: GareModel, batch: Batch, config: Config, world: World, step: int, scale: float | Tensor = 1.0
 ) -> tuple[Terms, Encoded]:
     """Add this rank's gradients of ``scale`` times its share of the loss; its terms, unscaled, and its embeddings."""
     terms: list[Terms] = []
 
     def loss(made: Encoded) -> Tensor:
-        terms.append(pair_loss(model, made, batch, config, ranks, step))
+        terms.append(pair_loss(model, made, batch, config, world, step))
         return terms[-1].share * scale
 
     _, made = backward_through(model, batch, config, loss)
@@ -70,7 +70,7 @@ def train_step(
     optimiser: Optimizer,
     batch: Batch,
     config: Config,
-    ranks: Ranks,
+    world: World,
     step: int,
     *,
     scaler: torch.amp.GradScaler | None = None,
@@ -85,22 +85,22 @@ def train_step(
     model.train()
     optimiser.zero_grad(set_to_none=True)
     one = torch.ones((), device=model.clip.logit_scale.device)
-    terms, made = backward(model, batch, config, ranks, step, 1.0 if scaler is None else scaler.scale(one))
+    terms, made = backward(model, batch, config, world, step, 1.0 if scaler is None else scaler.scale(one))
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     # The shares sum to the loss, so summing gradients over ranks is exact.
-    own_norm = sum_gradients(parameters, ranks)
+    own_norm = sum_gradients(parameters, world)
     if scaler is not None:
         scaler.unscale_(optimiser)
     norms = gradient_norms(optimiser)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.train.max_grad_norm))
-    values = terms.totals(ranks)
+    values = terms.totals(world)
     overflow = scaler is not None and scaler.get_scale() > SMALLEST_SCALE and not math.isfinite(norm)
     if not math.isfinite(values["loss"]) or not (overflow or math.isfinite(norm)):
 
         def logits() -> Tensor:
-            return model.logit_scale * score(model, made, batch, config, ranks, step).scores
+            return model.logit_scale * score(model, made, batch, config, world, step).scores
 
-        raise _diverged(step, values["loss"], norm, suspects(batch, made, logits, own_norm, ranks))
+        raise _diverged(step, values["loss"], norm, suspects(batch, made, logits, own_norm, world))
     _update(optimiser, scaler)
     if not overflow:
         values |= {"grad_norm": norm} | norms
@@ -126,16 +126,16 @@ def _update(optimiser: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
         scaler.update()
 
 
-def sum_gradients(parameters: list[Tensor], ranks: Ranks) -> Tensor | None:
+def sum_gradients(parameters: list[Tensor], world: World) -> Tensor | None:
     """Sum every gradient over ranks, as one flat buffer; a parameter a rank did not use counts as zero.
 
     Returns the norm of this rank's own gradient; None where there is only one.
     """
-    if ranks.size == 1:
+    if world.size == 1:
         return None
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     own_norm: Tensor = torch.linalg.vector_norm(flat)
-    flat = ranks.total(flat)
+    flat = world.total(flat)
     start = 0
     for p in parameters:
         p.grad = flat[start : start + p.numel()].view_as(p)
@@ -153,7 +153,7 @@ def gradient_norms(optimiser: Optimizer) -> dict[str, float]:
     return dict(zip(names, torch.stack(norms).tolist(), strict=True))
 
 
-def suspects(batch: Batch, made: Encoded, logits: Callable[[], Tensor], own_norm: Tensor | None, ranks: Ranks) -> str:
+def suspects(batch: Batch, made: Encoded, logits: Callable[[], Tensor], own_norm: Tensor | None, world: World) -> str:
     """What to look at, in words that are the same on every rank. Call on all ranks.
 
     The first of these that is there on any rank: pairs whose embeddings are not finite; pairs whose row of ``logits``
@@ -165,7 +165,7 @@ def suspects(batch: Batch, made: Encoded, logits: Callable[[], Tensor], own_norm
         "gradients": [] if own_norm is None or torch.isfinite(own_norm) else batch.video_ids,
         "batch": batch.video_ids,
     }
-    every = [json.loads(text) for text in ranks.gather_texts(json.dumps(own))]
+    every = [json.loads(text) for text in world.gather_texts(json.dumps(own))]
     for kind in KINDS:
         found = {rank: names[kind] for rank, names in enumerate(every) if names[kind]}
         if found:

@@ -16,7 +16,7 @@ from gare.config.tree import diff
 from gare.model.checkpoint import WEIGHTS, load_checkpoint_config, load_model
 from gare.model.gare import GareModel
 from gare.model.weights import weights_digest
-from gare.objective.ranks import Ranks
+from gare.objective.world import World
 from gare.runs.run import initial_checkpoint
 
 ROUNDING = 1e-3
@@ -74,23 +74,23 @@ def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
 
 
 @torch.no_grad()
-def share_weights(model: nn.Module, ranks: Ranks) -> None:
+def share_weights(model: nn.Module, world: World) -> None:
     """Give every rank the weights of rank 0: processors draw and round a little differently."""
     for tensor in model.state_dict().values():
-        ranks.share(tensor)
+        world.share(tensor)
 
 
-def check_same_weights(model: nn.Module, ranks: Ranks, when: str) -> None:
+def check_same_weights(model: nn.Module, world: World, when: str) -> None:
     """Check that every rank has the weights of rank 0, which ranks that differ by rounding alone are given again.
 
     Raises RunError on every rank, naming ``when``, where a rank is further away.
     """
-    if ranks.size == 1:
+    if world.size == 1:
         return
-    found = ranks.gather_texts(weights_digest(model))
+    found = world.gather_texts(weights_digest(model))
     if len(set(found)) == 1:
         return
-    apart = [float(text) for text in ranks.gather_texts(repr(_distance(model, ranks)))]
+    apart = [float(text) for text in world.gather_texts(repr(_distance(model, world)))]
     others = [str(rank) for rank, distance in enumerate(apart) if not distance <= ROUNDING]
     if others:
         raise RunError(
@@ -98,8 +98,8 @@ def check_same_weights(model: nn.Module, ranks: Ranks, when: str) -> None:
             "model. Look at the memory and the software of those machines; the same command goes on from the last "
             "checkpoint."
         )
-    share_weights(model, ranks)
-    if ranks.rank == 0:
+    share_weights(model, world)
+    if world.rank == 0:
         warn(
             f"{when} the weights of the ranks differed by up to {max(apart):.1e}: their processors are of different "
             "kinds and round differently. All have the weights of rank 0 again."
@@ -107,12 +107,12 @@ def check_same_weights(model: nn.Module, ranks: Ranks, when: str) -> None:
 
 
 @torch.no_grad()
-def _distance(model: nn.Module, ranks: Ranks) -> float:
+def _distance(model: nn.Module, world: World) -> float:
     """How far this rank's weights are from rank 0's: the largest difference over the largest weight of its tensor."""
     largest = 0.0
     for tensor in model.state_dict().values():
         first = tensor.clone()
-        ranks.share(first)
+        world.share(first)
         scale = first.double().abs().max().clamp(min=torch.finfo(torch.float32).tiny)
         apart = float((tensor.double() - first.double()).abs().max() / scale)
         largest = max(largest, math.inf if math.isnan(apart) else apart)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from gare.common.errors import RunError
-from gare.common.files import writing
+from gare.common.files import os_errors_as_input
 from gare.config import PrepareConfig
 from pipelines.dataset.writer import BATCH_BYTES, Row, shard_row
 from pipelines.decode import Clip, DecodeError
@@ -147,7 +147,7 @@ class Aside:
             self._held += sum(sizes)
             self._there[position] = attempt, sum(sizes), None
             return
-        with writing(tempfile.gettempdir()):
+        with os_errors_as_input(tempfile.gettempdir()):
             self._file = self._file or tempfile.TemporaryFile(prefix="gare-")  # noqa: SIM115 - closed at the end
             start = self._file.seek(0, 2)
             for frame in stored["frames"]:

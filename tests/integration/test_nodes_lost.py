@@ -12,7 +12,7 @@ from gare.launch.local import fit_local
 from tests.nodes.cluster import RayMachines, ray_machines
 from tests.nodes.machines import Machine, leftovers, wait_for, why_not
 from tests.nodes.work import RUN, SWEEP, VIDEOS, Data, epochs_done, prepared, same_weights, steps, units_done
-from tune.ledger import Ledger
+from tune.record import SweepRecord
 from tune.trial import trial_config
 
 pytestmark = [
@@ -143,7 +143,7 @@ def test_a_sweep_loses_a_node(cluster, data):
     folder = data.folder / "runs" / "lost-sweep"
     process = start(cluster, "sweep-lost", "sweep", data.file("lost-sweep", *SWEEP))
     one_at_work(cluster, RANK, lambda: a_trial_has_epochs(folder)).kill()
-    assert not all(trial.ended for trial in Ledger.read(folder).trials)
+    assert not all(trial.ended for trial in SweepRecord.read(folder).trials)
     finish(cluster, "sweep-lost", process)
     check_sweep(data, "lost-sweep")
 
@@ -154,7 +154,7 @@ def a_trial_has_epochs(folder: Path) -> bool:
 
 def check_sweep(data: Data, name: str) -> None:
     """Every trial is there once, and what it is alone."""
-    trials = Ledger.read(data.folder / "runs" / name).trials
+    trials = SweepRecord.read(data.folder / "runs" / name).trials
     weights = [trial.overrides["objective.trust_region.weight"] for trial in trials]
     assert (weights, [trial.status for trial in trials]) == ([0.0, 0.01, 0.02], ["done"] * 3)
     for trial in trials:
@@ -230,7 +230,7 @@ def test_the_head_is_lost_in_the_middle_of_a_sweep(cluster, data):
     lose_the_head(
         cluster, "sweep-headless", lambda: any(epochs_done(trial) >= 2 for trial in folder.glob("*/")), *words
     )
-    assert not all(trial.ended for trial in Ledger.read(folder).trials)
+    assert not all(trial.ended for trial in SweepRecord.read(folder).trials)
     finished(cluster, "sweep-again", *words)
     check_sweep(data, "headless-sweep")
 

@@ -3,18 +3,23 @@
 import json
 import os
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 from ray import cloudpickle
 
+import gare
+from gare.cli import main
 from gare.common.errors import ConfigError, RunError
 from gare.common.nodes import Node
 from gare.config.tree import build, load_config
 from gare.launch.placement import groups_that_fit
 from gare.runs.layout import run_directory
 from gare.runs.state import RunSummary
-from tune.ledger import Ledger
+from tune.record import SweepRecord
 from tune.sweep import run_sweep
 
 METRIC = "dev/t2v/R@1"
@@ -57,9 +62,9 @@ def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster,
     seen = []
     report = run_sweep(config, on_progress=lambda *event: seen.append(event), trainer=pretend)
 
-    assert [trial.status for trial in report.ledger.trials] == ["done", "done", "failed", "failed"]
-    assert report.ledger.trials[2].error == "RunError: the videos are upside down"
-    assert "process died" in report.ledger.trials[3].error
+    assert [trial.status for trial in report.record.trials] == ["done", "done", "failed", "failed"]
+    assert report.record.trials[2].error == "RunError: the videos are upside down"
+    assert "process died" in report.record.trials[3].error
     assert [event[1:] for event in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert report.comparison.best.name == "trial-001"
     best = load_config(report.comparison.best_config)
@@ -68,15 +73,15 @@ def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster,
 
     client = mlflow.MlflowClient(tracking_uri=config.runtime.tracking_uri)
     experiment = client.get_experiment_by_name("gare").experiment_id
-    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{report.ledger.run_id}'")
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{report.record.run_id}'")
     by_name = {run.info.run_name: run for run in children}
     assert [by_name[f"weights/trial-00{n}"].info.status for n in range(4)] == ["FINISHED"] * 2 + ["FAILED"] * 2
     assert by_name["weights/trial-001"].data.metrics["dev/t2v/R_at_1"] == pytest.approx(30)
     assert by_name["weights/trial-001"].data.params[WEIGHT] == "0.2"
-    parent = client.get_run(report.ledger.run_id)
+    parent = client.get_run(report.record.run_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["gare.best_trial"] == "trial-001"
-    assert {item.path for item in client.list_artifacts(report.ledger.run_id)} == {
+    assert {item.path for item in client.list_artifacts(report.record.run_id)} == {
         "best.yaml",
         "config.yaml",
         "comparison.html",
@@ -86,13 +91,13 @@ def test_a_sweep_survives_broken_trials_and_goes_on_with_them_alone(ray_cluster,
 
     (tmp_path / "weights" / "mended").touch()
     again = run_sweep(config, on_progress=lambda *_: None, trainer=pretend)
-    assert [trial.status for trial in again.ledger.trials] == ["done", "done", "done", "failed"]
-    launches = [len((Path(trial.directory) / "launches").read_text()) for trial in again.ledger.trials]
+    assert [trial.status for trial in again.record.trials] == ["done", "done", "done", "failed"]
+    launches = [len((Path(trial.directory) / "launches").read_text()) for trial in again.record.trials]
     # A process that dies is started once more.
     assert launches == [1, 1, 2, 4]
-    assert [trial.attempts for trial in again.ledger.trials] == [1, 1, 2, 4]
+    assert [trial.attempts for trial in again.record.trials] == [1, 1, 2, 4]
     assert again.comparison.best.name == "trial-002"
-    assert Ledger.read(tmp_path / "weights").trials == again.ledger.trials
+    assert SweepRecord.read(tmp_path / "weights").trials == again.record.trials
 
     with pytest.raises(ConfigError, match="holds another sweep"):
         run_sweep(sweep_config(tmp_path, [0.1]), on_progress=lambda *_: None, trainer=pretend)
@@ -133,3 +138,24 @@ def test_asha_that_could_stop_nothing_is_refused(tmp_path):
     config = sweep_config(tmp_path, [0.1], scheduler="asha", grace_epochs=5)
     with pytest.raises(ConfigError, match=r"sweep\.grace_epochs is 5"):
         run_sweep(config, on_progress=lambda *_: None, trainer=pretend)
+
+
+@pytest.mark.ray
+def test_the_function_and_the_command_give_one_result_and_leave_a_session_that_was_there(
+    ray_cluster, tmp_path, toy_shards, monkeypatch, capfd
+):
+    monkeypatch.setattr("tune.sweep.run_sweep", partial(run_sweep, trainer=pretend))
+    config = sweep_config(tmp_path, [0.1, 0.2])
+    found = []
+    # As in a notebook that works in a thread, where no handler of signals can be set.
+    thread = threading.Thread(target=lambda: found.append(gare.sweep(config, shards=toy_shards)))
+    thread.start()
+    thread.join()
+    assert found[0].comparison.best.name == "trial-001"
+    assert ray.is_initialized()
+    again = gare.sweep(resume=found[0].directory)
+    assert again.comparison.trials == found[0].comparison.trials
+    capfd.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        main(["sweep", "--resume", str(found[0].directory), "--json"])
+    assert json.loads(capfd.readouterr().out) == json.loads(json.dumps(again.as_json()))

@@ -13,7 +13,7 @@ import pytest
 from gare.config.tree import to_yaml
 from gare.runs.state import read_history
 from tests.processes import below, command, gare, kill, run, start, training_workers_below, wait_until
-from tune.ledger import SWEEP_FILE, Ledger
+from tune.record import SWEEP_FILE, SweepRecord
 
 pytestmark = [
     pytest.mark.ray,
@@ -46,7 +46,7 @@ def trial_with_an_epoch(folder):
     """The trial under way, once it has a checkpoint to go on from; None until then."""
     if not (folder / SWEEP_FILE).is_file():
         return None
-    for trial in Ledger.read(folder).trials:
+    for trial in SweepRecord.read(folder).trials:
         rows = read_history(Path(trial.directory) / "history.jsonl")
         if trial.status == "running" and any("epoch" in row for row in rows):
             return trial
@@ -77,7 +77,7 @@ def test_the_same_trials_each_once_whatever_was_killed(sweep):
     process = start(command_line)
     hit = killed(process, folder, lambda pid: [pid])
     process.wait()
-    before = Ledger.read(folder)
+    before = SweepRecord.read(folder)
     assert [trial.attempts for trial in before.trials][:1] == [1]
 
     process = start(gare("sweep", "--resume", folder))
@@ -90,7 +90,7 @@ def test_the_same_trials_each_once_whatever_was_killed(sweep):
         if process.poll() is None:
             kill(process)
 
-    after = Ledger.read(folder)
+    after = SweepRecord.read(folder)
     assert [trial.overrides for trial in after.trials] == [trial.overrides for trial in before.trials]
     assert [trial.directory for trial in after.trials] == [trial.directory for trial in before.trials]
     assert all(trial.status == "done" and trial.epochs == EPOCHS for trial in after.trials)
@@ -113,7 +113,7 @@ def test_the_same_trials_each_once_whatever_was_killed(sweep):
         assert runs[trial.run_id].info.status == "FINISHED"
 
     run(gare("sweep", "--resume", folder, "--extend", "1"))
-    extended = Ledger.read(folder)
+    extended = SweepRecord.read(folder)
     assert extended.trials[:TRIALS] == after.trials
     assert [trial.settled for trial in extended.trials] == [True] * (TRIALS + 1)
     assert extended.run_id == after.run_id

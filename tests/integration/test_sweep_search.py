@@ -50,7 +50,7 @@ def test_a_search_is_told_its_results_confirmed_and_extended_and_repeats_nothing
         }
     )
     seen = []
-    trials = run_sweep(config, on_progress=lambda *event: seen.append(event), trainer=pretend).ledger.trials
+    trials = run_sweep(config, on_progress=lambda *event: seen.append(event), trainer=pretend).record.trials
     searched, confirmed = trials[:5], trials[5:]
     assert {trial.status for trial in trials} == {"done"}
     assert [(trial.stage, trial.overrides["train.seed"]) for trial in trials] == [("search", 1)] * 5 + [
@@ -61,8 +61,8 @@ def test_a_search_is_told_its_results_confirmed_and_extended_and_repeats_nothing
     assert sorted(told(tmp_path / "found")) == sorted((t.overrides[WEIGHT], t.metrics[METRIC]) for t in searched)
     assert seen[-1][1:] == (7, 7)
 
-    assert run_sweep(config, on_progress=lambda *_: None, trainer=pretend).ledger.trials == trials
-    more = run_sweep(config, on_progress=lambda *_: None, trainer=pretend, extend=3).ledger.trials
+    assert run_sweep(config, on_progress=lambda *_: None, trainer=pretend).record.trials == trials
+    more = run_sweep(config, on_progress=lambda *_: None, trainer=pretend, extend=3).record.trials
     assert more[:7] == trials
     assert [trial.stage for trial in more[7:10]] == ["search"] * 3
     assert {trial.error for trial in more} == {None}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from dataclasses import FrozenInstanceError, asdict
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -169,6 +172,25 @@ def test_a_mistake_raises_an_error_of_one_sentence(place, mistake, kind, says):
     assert isinstance(raised.value, gare.GareError)
     assert "\n" not in str(raised.value)
     assert not (place.folder / "new").exists()
+
+
+def test_a_file_that_the_system_refuses_is_an_input_error(place, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(place.folder / "x"))
+
+    monkeypatch.setattr("gare.api.search.write_index", full)
+    with pytest.raises(gare.InputError, match="x: No space left on device") as raised:
+        gare.index(place.run.directory, place.shards, out=place.folder / "full")
+    assert isinstance(raised.value.__cause__, OSError)
+
+
+def test_a_foreign_package_of_our_name_is_named_and_not_run(tmp_path):
+    (tmp_path / "tune.py").write_text("raise SystemExit('the foreign package ran')")
+    code = "import gare\ntry:\n    gare.sweep\nexcept gare.GareError as error:\n    print(error)"
+    path = os.pathsep.join([str(tmp_path), str(Path(gare.__file__).parent.parent)])
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True)
+    assert f"{tmp_path}/tune.py is found in place of" in done.stdout.decode()
 
 
 def test_an_interrupted_training_raises_and_the_same_call_continues(place, tmp_path):

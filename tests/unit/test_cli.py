@@ -20,7 +20,7 @@ import torch
 
 import gare
 from gare.cli import cli, main
-from gare.common.files import exclusive_lock
+from gare.common.locks import exclusive_lock
 from gare.config.tree import load_config, to_yaml
 from gare.launch.local import fit_local
 from gare.model.open_clip import KEYS
@@ -290,7 +290,7 @@ def test_prints_of_other_processes_do_not_reach_the_json(capfd, monkeypatch):
     monkeypatch.setattr("gare.config.tree.load_config", noisy)
     ended, out, err = call(capfd, "config", "--json")
     assert ended == 130
-    assert json.loads(out) == {"error": "Interrupted; the same command goes on where it can."}
+    assert json.loads(out) == {"error": "Interrupted; the same command continues where it can."}
     assert "from a child" in err
     assert "from here" in err
 
@@ -436,7 +436,7 @@ def test_a_first_attempt_that_trained_nothing_does_not_hold_its_name(capfd, plac
 
 
 def test_a_run_that_another_process_trains_is_left_alone(capfd, place):
-    take = "from gare.common.files import exclusive_lock as lock"
+    take = "from gare.common.locks import exclusive_lock as lock"
     program = f"import sys; {take}\nwith lock(sys.argv[1]): print(1, flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", program, place / "runs/toy"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -466,8 +466,8 @@ def test_training_interrupted_ends_with_130_and_the_same_command_goes_on(capfd, 
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert json.loads(out) == {"error": "Interrupted; the same command goes on where it can."}
-    assert err.splitlines()[-1] == "error: Interrupted; the same command goes on where it can."
+    assert json.loads(out) == {"error": "Interrupted; the same command continues where it can."}
+    assert err.splitlines()[-1] == "error: Interrupted; the same command continues where it can."
     assert "Traceback" not in err
     ended, out, _ = call(capfd, *train, "--json")
     assert ended == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gare.common.files import atomic_directory, atomic_file, staged_files, writing
+from gare.common.files import atomic_directory, atomic_file, os_errors_as_input, staged_files
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o002])
@@ -68,5 +68,5 @@ def test_an_error_while_another_was_handled_is_told_as_it_is(tmp_path):
         except OSError:
             raise RuntimeError("CUDA error: out of memory") from None
 
-    with pytest.raises(RuntimeError, match="CUDA error"), writing(tmp_path / "a"):
+    with pytest.raises(RuntimeError, match="CUDA error"), os_errors_as_input(tmp_path / "a"):
         fails()

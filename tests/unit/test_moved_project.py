@@ -19,8 +19,8 @@ from gare.tracking import begin, note_down, read_handle, sync
 from gare.tracking.mlflow_tracker import client
 from gare.tracking.trackers import tracker_at
 from tests import toy
-from tune.ledger import Ledger, Trial
-from tune.opening import missing, open_ledger, resolved
+from tune.opening import missing, open_record, resolved
+from tune.record import SweepRecord, Trial
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +168,12 @@ def sweep_in(folder, monkeypatch):
     config = resolved(build({"sweep": {"space": space}, "runtime": runtime, "model": {"clip": str(folder / "clip")}}))
     sweep = folder / "runs" / "deep" / "weights"
     sweep.mkdir(parents=True)
-    ledger, config = open_ledger(config, sweep, {"dataset_digest": "d"})
-    for number, planned in enumerate(missing(config, ledger)):
+    record, config = open_record(config, sweep, {"dataset_digest": "d"})
+    for number, planned in enumerate(missing(config, record)):
         trial = Trial(f"trial-{number:03d}", planned.overrides, str(sweep / f"trial-{number:03d}"))
-        ledger.trials.append(trial)
-    ledger.trials[0].status, ledger.trials[0].best = "done", str(sweep / "trial-000" / "checkpoints" / "epoch-0001")
-    ledger.write(sweep)
+        record.trials.append(trial)
+    record.trials[0].status, record.trials[0].best = "done", str(sweep / "trial-000" / "checkpoints" / "epoch-0001")
+    record.write(sweep)
     return sweep
 
 
@@ -189,12 +189,12 @@ def test_a_sweep_goes_on_after_its_project_was_moved(tmp_path, monkeypatch):
     runtime = config.runtime
     places = (runtime.root, runtime.output, runtime.shards, config.model.clip)
     assert places == tuple(str(new / name) for name in ("", "runs", "shards", "clip"))
-    ledger, config = open_ledger(resolved(config), sweep, {"dataset_digest": "d"})
-    assert [trial.directory for trial in ledger.trials] == [str(sweep / f"trial-00{n}") for n in range(2)]
-    assert ledger.trials[0].best == str(sweep / "trial-000" / "checkpoints" / "epoch-0001")
-    assert [trial.status for trial in ledger.trials] == ["done", "pending"]
-    assert not missing(config, ledger)
-    assert str(old) not in json.dumps(Ledger.read(sweep).config)
+    record, config = open_record(resolved(config), sweep, {"dataset_digest": "d"})
+    assert [trial.directory for trial in record.trials] == [str(sweep / f"trial-00{n}") for n in range(2)]
+    assert record.trials[0].best == str(sweep / "trial-000" / "checkpoints" / "epoch-0001")
+    assert [trial.status for trial in record.trials] == ["done", "pending"]
+    assert not missing(config, record)
+    assert str(old) not in json.dumps(SweepRecord.read(sweep).config)
     sweep.rename(sweep.with_name("renamed"))
     with pytest.raises(ConfigError, match="may be moved, not renamed"):
         resolve_sweep(None, resume=sweep.with_name("renamed"))

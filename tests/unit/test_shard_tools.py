@@ -17,7 +17,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from gare.common import storage
 from gare.common.errors import InputError, RunError
-from gare.common.files import exclusive_lock
+from gare.common.locks import exclusive_lock
 from gare.common.storage import Folder
 from gare.data.shards import ShardSet
 from pipelines.dataset import dataset_digest

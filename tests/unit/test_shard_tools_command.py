@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from gare.cli import main
+from gare.common.occupied import TELLING
 from tests.made_shards import RECIPE, made_row, make_dataset, stored_rows
 
 
@@ -131,3 +132,18 @@ def test_mistakes_are_one_sentence_and_write_nothing(capfd, made, tmp_path, argu
     assert err.count("error:") == 1
     assert not (tmp_path / "out").exists()
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [("split", kind) for kind, _ in TELLING] + [("merge", kind) for kind, _ in TELLING if kind != "prepared shards"],
+)
+def test_datasets_are_not_written_over_other_things(capfd, made, tmp_path, command, kind):
+    names = {name for found, sets in TELLING if found == kind for name in sets[0]}
+    for name in names:
+        (tmp_path / name).write_text("precious")
+    how = () if command == "merge" else ("--by", "split")
+    code, _, said = shards(capfd, command, made / "a", *how, "--out", tmp_path)
+    assert (code, f"{tmp_path} holds {kind}, which is never written over" in " ".join(said.split())) == (3, True), said
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert all((tmp_path / name).read_text() == "precious" for name in names)

@@ -91,7 +91,7 @@ def test_a_signal_ends_a_command_and_the_same_one_goes_on(
         patch.setattr(where, name, told(number, times, decoders=stage == "prepare"))
         code, said = call(*command, *more)
     how = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
-    assert (code, said[-1]) == (128 + number, f"error: {how}; the same command goes on where it can.")
+    assert (code, said[-1]) == (128 + number, f"error: {how}; the same command continues where it can.")
     assert any("a third signal ends at once" in line for line in said) == (times == 2)
     assert [path for path in tmp_path.rglob("*") if re.search(r"\.(tmp|old)$", path.name)] == []
     assert decoders_below(os.getpid()) == before

@@ -14,7 +14,7 @@ from gare.common.errors import InputError, RunError
 from gare.config import Config, RuntimeConfig
 from gare.config.tree import build, flatten
 from gare.evaluation.metrics.ranking import METRIC_NAMES
-from gare.objective.total import TERM_NAMES
+from gare.objective.loss import TERM_NAMES
 from gare.tracking import begin, markdown_table, metric_name, note_down, read_handle, resolve_uri, sync, syncing
 from gare.tracking.mlflow_tracker import client
 from gare.tracking.names import parameter, tag_value

@@ -10,10 +10,11 @@ import time
 import pytest
 
 from gare.common.errors import RunError
+from gare.common.locks import lock_within
 from gare.config.tree import build
 from gare.tracking import begin, note_down, read_handle, sync, syncing
 from gare.tracking import mlflow_tracker as mlflow_module
-from gare.tracking.record import held, read_record, updating
+from gare.tracking.record import read_record, updating
 from gare.tracking.system import watching
 from gare.tracking.trackers import tracker_at
 
@@ -337,7 +338,7 @@ def test_a_run_that_another_process_is_sending_is_named(net, monkeypatch, capsys
     start(net)
     note_down(net.folder, metrics={"a": 1.0}, step=1)
     monkeypatch.setattr(sync_module, "LOCK_SECONDS", 0.0)
-    with held(net.folder / ".sync.lock", 0.0):
+    with lock_within(net.folder / ".sync.lock", 0.0):
         assert not sync(net.folder)
     assert f"Another process is sending {net.folder} to its tracker" in capsys.readouterr().err.replace("\n", " ")
     assert sync(net.folder)

@@ -259,6 +259,19 @@ def test_the_model_of_an_evaluation_is_told_by_digests(tmp_path, changes, same):
     refuse_another(tmp_path, identity | {"checkpoint": str(tmp_path.parent)}, overwrite=False)  # a part of the model
 
 
+def test_an_evaluation_does_not_take_the_place_of_one_on_another_dataset(copy, toy_shards, tmp_path, call):
+    other = toy.make_shards(tmp_path / "other", {"train": 8, "dev": 4, "test": 6}, seed=1)
+    before, command = files(copy), ("evaluate", copy / "runs/whole", "--resamples", 0, "--shards")
+    code, said = call(*command, other)
+    digest = json.loads((toy_shards / "dataset.json").read_text())["digest"]
+    assert (code, f"holds another evaluation (dataset_digest {digest})" in said[-1]) == (3, True)
+    assert "give another --out, or replace it with --overwrite" in said[-1]
+    assert files(copy) == before
+    assert call(*command, other, "--out", copy / "beside")[0] == 0
+    assert call(*command, other, "--overwrite")[0] == 0
+    assert call(*command, toy_shards)[0] == 3
+
+
 @pytest.mark.parametrize("name", ["report.html", "metrics.json"])
 def test_a_sheet_does_not_take_the_place_of_the_results_beside_it(copy, toy_shards, call, name):
     new = copy / "new"

@@ -13,7 +13,7 @@ from gare.config.tree import build, to_yaml, with_overrides
 from gare.evaluation.metrics.ranking import HIGHER_IS_BETTER, METRIC_NAMES
 from tune.comparison.names import DEV, cell, plain_metric, short_keys
 from tune.comparison.result import Comparison, gather
-from tune.ledger import Ledger, Trial
+from tune.record import SweepRecord, Trial
 
 PAGE_FILE = "comparison.html"
 DATA_FILE = "comparison.json"
@@ -34,9 +34,9 @@ def compare(folder: Path, out: Path | None = None, baseline: str | None = None) 
 
     if out is not None:
         refuse_occupied(out, "a sweep")
-    ledger = Ledger.read(folder)
-    config = ledger.settings()
-    found = gather(ledger, config, baseline)
+    record = SweepRecord.read(folder)
+    config = record.settings()
+    found = gather(record, config, baseline)
     out = out or folder
     best_config = out / BEST_FILE if found.best is not None else None
     found = replace(found, best_config=best_config, page=out / PAGE_FILE, data=out / DATA_FILE)

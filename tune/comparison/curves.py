@@ -11,7 +11,7 @@ import numpy as np
 
 from gare.runs.layout import HISTORY_FILE
 from gare.runs.state import read_history
-from tune.ledger import Trial
+from tune.record import Trial
 
 LOSS = "train/loss"
 MOST_POINTS = 60

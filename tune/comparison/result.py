@@ -15,7 +15,7 @@ from tune.comparison.names import bounds, cell, figure, short_keys
 from tune.comparison.noise import LEAST, Against, against_best, against_named, baseline, matching
 from tune.comparison.settings import Setting, group, rank, swept_keys, varying
 from tune.comparison.statistics import Noise, pooled
-from tune.ledger import Ledger, Trial
+from tune.record import SweepRecord, Trial
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Cost:
     """Where the time went, in seconds summed over trials.
 
     ``train_s``: training alone, of the trials that recorded it, and ``wall_s``: the wall time of those. ``overhead``:
-    of the whole sweep (``Ledger.overhead``). None where nothing was recorded.
+    of the whole sweep (``SweepRecord.overhead``). None where nothing was recorded.
     """
 
     seconds: float
@@ -155,30 +155,30 @@ class Comparison:
         }
 
 
-def gather(ledger: Ledger, config: Config, wanted: str | None) -> Comparison:
+def gather(record: SweepRecord, config: Config, wanted: str | None) -> Comparison:
     """Compare a sweep's trials; ``wanted``: the baseline's name, if one is asked for.
 
     Raises ConfigError when there is no such baseline.
     """
     sweep = config.sweep
     sign = 1.0 if sweep.mode == "max" else -1.0
-    settings = group(ledger, config)
+    settings = group(record, config)
     ranked, unranked = rank(settings, sign)
-    keys = swept_keys(ledger, config)
+    keys = swept_keys(record, config)
     by_case = any(setting.case is not None for setting in settings)
     # The keys that only cases set are named by the case.
     keys = [key for key in keys if key in sweep.space] if by_case else keys
     found = baseline(settings, wanted, list(sweep.space))
     weighed = [*varying(ranked, keys), *([CASE] if len({setting.case for setting in ranked}) > 1 else [])]
     return Comparison(
-        name=ledger.name,
+        name=record.name,
         metric=sweep.metric,
         mode=sweep.mode,
         forms={key: next(iter(spec)) for key, spec in sweep.space.items() if isinstance(spec, dict) and spec},
         keys=keys,
         ranked=ranked,
         unranked=unranked,
-        trials=list(ledger.trials),
+        trials=list(record.trials),
         reference=found[0] if found else None,
         against=against_named(ranked, matching(found[1], list(sweep.space)), sign)
         if found
@@ -188,20 +188,20 @@ def gather(ledger: Ledger, config: Config, wanted: str | None) -> Comparison:
         importance=importance([setting for setting in ranked if not setting.cut], weighed)
         if keys and weighed
         else None,
-        curves=read_curves(ledger.trials, sweep.metric),
-        cost=_cost(ledger),
+        curves=read_curves(record.trials, sweep.metric),
+        cost=_cost(record),
         test=config.protocol.test,
     )
 
 
-def _cost(ledger: Ledger) -> Cost:
-    timed = [trial for trial in ledger.trials if trial.train_s > 0]
+def _cost(record: SweepRecord) -> Cost:
+    timed = [trial for trial in record.trials if trial.train_s > 0]
     return Cost(
-        seconds=sum(trial.seconds for trial in ledger.trials),
+        seconds=sum(trial.seconds for trial in record.trials),
         wall_s=sum(trial.seconds for trial in timed),
         train_s=sum(trial.train_s for trial in timed) if timed else None,
         # The time of a trial at work counts, its training is not known yet.
-        overhead=ledger.overhead() if all(trial.ended for trial in ledger.trials) else None,
+        overhead=record.overhead() if all(trial.ended for trial in record.trials) else None,
     )
 
 

@@ -13,7 +13,7 @@ from gare.config import Config
 from gare.config.tree import flatten
 from tune.comparison.names import cell, short_keys
 from tune.comparison.statistics import Estimate, estimate
-from tune.ledger import Ledger, Trial
+from tune.record import SweepRecord, Trial
 
 SEED = "train.seed"
 
@@ -86,12 +86,12 @@ class Setting:
         return ", ".join(f"{number} {status}" for status, number in counts.items())
 
 
-def group(ledger: Ledger, config: Config) -> list[Setting]:
+def group(record: SweepRecord, config: Config) -> list[Setting]:
     """Group the trials by setting, in the order of their first trials."""
-    keys = swept_keys(ledger, config)
+    keys = swept_keys(record, config)
     base = flatten(config)
     rows: dict[str, list[Trial]] = defaultdict(list)
-    for trial in ledger.trials:
+    for trial in record.trials:
         varied = {key: value for key, value in trial.overrides.items() if key != SEED}
         rows[canonical_json([trial.case, varied])].append(trial)
     cases = Counter(trials[0].case for trials in rows.values())
@@ -117,9 +117,9 @@ def rank(settings: Sequence[Setting], sign: float) -> tuple[list[Setting], list[
     return sorted(able, key=lambda s: (not s.confirmed, -sign * s.estimate.mean if s.estimate else 0.0)), others
 
 
-def swept_keys(ledger: Ledger, config: Config) -> list[str]:
+def swept_keys(record: SweepRecord, config: Config) -> list[str]:
     """Name every key that the space or some trial sets, without the seed."""
-    return sorted(({key for trial in ledger.trials for key in trial.overrides} | set(config.sweep.space)) - {SEED})
+    return sorted(({key for trial in record.trials for key in trial.overrides} | set(config.sweep.space)) - {SEED})
 
 
 def varying(settings: Sequence[Setting], keys: Sequence[str]) -> list[str]:

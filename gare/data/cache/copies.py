@@ -6,17 +6,19 @@ import hashlib
 import os
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gare.common.console import meter, note
 from gare.common.dataset_file import read_dataset_file
 from gare.common.errors import InputError, StorageError
 from gare.common.files import file_digest, fsync_directory, make_folder, write_text
+from gare.common.locks import take_free_lock, take_lock, touch_lock
 from gare.common.storage import Folder
-from gare.data.cache.entries import Held, copy_lock, remove, take_free_lock, take_lock, touch_lock, used_lock
+from gare.data.cache.entries import Held, copy_lock, remove, used_lock
 from gare.data.cache.room import FULL, Cache, make_room, usable
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 
@@ -45,14 +47,14 @@ class Shard:
         return self.has_size(folder) and file_digest(folder / SHARD_FOLDER / self.name) == self.sha256
 
 
-def listed(place: Folder) -> tuple[str, list[Shard]]:
-    """Digest and files of a dataset; InputError for what is no dataset, or one that cannot be copied."""
+def listed(place: Folder) -> tuple[dict[str, Any], list[Shard]]:
+    """Read dataset file and files of a dataset; InputError for what is no dataset, or one that cannot be copied."""
     values = read_dataset_file(place)
     shards = [Shard(entry["file"], entry.get("bytes"), entry.get("sha256")) for entry in values["shards"]]
     known = all(isinstance(shard.bytes, int) and isinstance(shard.sha256, str) for shard in shards)
     if not known or not values["digest"].isalnum():
         raise InputError(f"{place.named(DATASET_FILE)} is damaged; run gare prepare again.")
-    return values["digest"], shards
+    return values, shards
 
 
 def same(shards: Sequence[Shard], folder: Path, threads: int) -> list[Shard]:
@@ -80,18 +82,18 @@ def hold(place: Folder, cache: Cache) -> Held:
     Every file is checked by its SHA-256 when it comes. Processes of one node wait for each other. Raises InputError
     for what is no dataset, for a file that is not what the dataset says, and where there is no room.
     """
-    digest, shards = listed(place)
-    root = cache.root
+    values, shards = listed(place)
+    root, digest = cache.root, values["digest"]
     folder = root / digest
     with usable(cache):
         try:
             copying = _wait(copy_lock(root, digest), folder, place)
         except (OSError, InputError):
-            if _is_whole(folder, shards):  # a folder that was filled by others, and can only be read
+            if _is_whole(folder, values, shards):  # a folder that was filled by others, and can only be read
                 return Held(folder, None)
             raise
         try:
-            if not _is_whole(folder, shards):
+            if not _is_whole(folder, values, shards):
                 _copy(place, cache, folder, shards)
             used = take_lock(used_lock(root, digest), shared=True)
         finally:
@@ -109,17 +111,17 @@ def _wait(lock: Path, folder: Path, place: Folder) -> int:
     return take_lock(lock)
 
 
-def _is_whole(folder: Path, shards: Sequence[Shard]) -> bool:
-    """Whether a finished copy of these very files is there; sizes are looked at, not contents."""
+def _is_whole(folder: Path, values: Mapping[str, Any], shards: Sequence[Shard]) -> bool:
+    """Whether a finished copy of this very dataset is there; of shards, sizes are compared, not contents."""
     if not (folder / DATASET_FILE).is_file():
         return False
     try:
-        _, there = listed(Folder.at(folder))
+        there, _ = listed(Folder.at(folder))
     except StorageError:
         raise
     except InputError:
         return False
-    return there == list(shards) and all(shard.has_size(folder) for shard in shards)
+    return there == values and all(shard.has_size(folder) for shard in shards)
 
 
 def _copy(place: Folder, cache: Cache, folder: Path, shards: Sequence[Shard]) -> None:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from gare.common.console import note
 from gare.common.errors import InputError
 from gare.common.files import make_folder
+from gare.common.locks import waiting_lock
 from gare.common.storage import Folder
-from gare.data.cache.entries import Copy, claim, entries, locked, release, remove, room_lock, size_of, write_note
+from gare.data.cache.entries import Copy, claim, entries, release, remove, room_lock, size_of, write_note
 
 if TYPE_CHECKING:
     from gare.config import RuntimeConfig
@@ -119,7 +120,7 @@ def make_room(cache: Cache, digest: str, wanted: int, source: str) -> None:
     """
     root = cache.root
     folder = root / digest
-    with locked(room_lock(root)), ExitStack() as stack:
+    with waiting_lock(room_lock(root)), ExitStack() as stack:
         _refuse_larger(cache, wanted, source)
         others = [copy for copy in entries(root) if copy.digest != digest]
         need = _need(cache, others, wanted, size_of(folder))

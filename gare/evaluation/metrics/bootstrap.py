@@ -1,4 +1,4 @@
-"""How sure a metric is, and a difference of two: percentile bootstrap over whole videos.
+"""Intervals of a metric and of a difference of two: percentile bootstrap over whole videos.
 
 Queries of one video are not independent: its captions are answered well or badly together. So a resample draws videos,
 with replacement, and each brings all its queries.
@@ -85,7 +85,7 @@ def resampled(rankings: list[Ranking], resamples: int, seed: int) -> list[dict[s
 
 
 def _draws(videos: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each video is drawn [b, videos], in chunks."""
+    """Counts of draws of each video [b, videos], in chunks."""
     random = np.random.default_rng(seed)
     chunk = max(1, CHUNK_CELLS // videos)
     for start in range(0, resamples, chunk):

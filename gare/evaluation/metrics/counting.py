@@ -1,4 +1,4 @@
-"""The one place where ranks are counted: tile by tile, both directions at once, in memory that grows with N + V."""
+"""Counting of ranks, done only here: tile by tile, both directions at once, in memory that grows with N + V."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gare.common.errors import RunError
 
 Ties = Literal["pessimistic", "optimistic", "mean"]
-"""Who stands first where a right and a wrong answer score the same."""
+"""Which of a right and a wrong answer with the same score comes first: the wrong one, the right one, or half each."""
 
 Tile = Callable[[slice, slice], NDArray[Any]]
 """Scores [r, c] of a slice of the texts against a slice of the videos; the same numbers every time it is asked."""
@@ -145,7 +145,7 @@ class _Counts:
 
 
 class _Counter:
-    """How many scores stand before the own ones by one comparison, for texts, videos and, if asked, groups of texts."""
+    """Count of scores before the own ones by one comparison, for texts, videos and, if asked, groups of texts."""
 
     def __init__(
         self, compare: np.ufunc, own: NDArray[Any], best: NDArray[Any], owner: NDArray[np.int64] | None

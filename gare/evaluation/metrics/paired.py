@@ -31,7 +31,7 @@ class PairedRanking:
         return self.better + self.worse + self.equal
 
     def verdict(self, level: float) -> str:
-        """What the interval of R@1 allows to say, in a sentence."""
+        """Say in a sentence what the interval of R@1 shows."""
         first = next(d for d in self.differences if d.metric == f"{self.name}/R@1")
         interval = f"the {100 * level:g} % interval of B - A is {first.low:+.2f} to {first.high:+.2f} points"
         if first.low <= 0 <= first.high:

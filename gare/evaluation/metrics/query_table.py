@@ -23,7 +23,7 @@ TOP = 10
 FORMAT = 1
 KEY = "gare.ranks."
 SAID = ("split", "dataset_digest", "ties", "gallery")
-"""Keys of the metadata beside ``format``; ``gallery`` is the size of each ranking's gallery, as JSON."""
+"""Keys of the metadata besides ``format``; ``gallery`` is the size of each ranking's gallery, as JSON."""
 
 COLUMNS = pa.schema(
     [
@@ -113,7 +113,7 @@ def _rows(name: str, queries: Queries) -> pa.Table:
 
 
 def _metadata(path: Path, table: pa.Table) -> dict[str, Any]:
-    """What the file says of itself, checked."""
+    """Read and check the metadata of the file."""
     there = {key.decode(errors="replace"): value for key, value in (table.schema.metadata or {}).items()}
     foreign = InputError(f"{path} is not a table of ranks as gare evaluate writes it.")
     version = there.get(KEY + "format")
@@ -154,7 +154,7 @@ def _queries(path: Path, name: str, gallery: int, rows: pa.Table, ties: Ties) ->
 
 
 def _whole(rows: pa.Table) -> bool:
-    """Whether no value is missing, the queries are numbered, and each of the top has a score."""
+    """Tell whether no value is missing, the queries are numbered, and each of the top has a score."""
     if any(rows[field.name].null_count for field in COLUMNS if not field.nullable):
         return False
     if rows["caption"].null_count not in {0, len(rows)}:

@@ -59,10 +59,10 @@ class Ranking:
 
 
 def rankings(scores: NDArray[Any], owner: NDArray[np.integer], *, ties: Ties = "pessimistic") -> dict[str, Ranking]:
-    """Rankings by name, of a whole score matrix: t2v, v2t, and v2t_grouped where a video has several captions.
+    """Rank a whole score matrix: rankings by name, t2v, v2t, and v2t_grouped where a video has several captions.
 
     ``scores`` [N, V]: texts against videos, higher is better; ``owner`` [N]: the column of each text's video, in any
-    order. Memory beside ``scores`` does not grow with N x V. Raises RunError for NaN and for no texts.
+    order. Memory besides ``scores`` does not grow with N x V. Raises RunError for NaN and for no texts.
     """
     order = np.argsort(owner, kind="stable")
     if scores.shape[:1] != order.shape:
@@ -86,11 +86,11 @@ def tiled_rankings(
     rows: int = ROWS,
     columns: int = COLUMNS,
 ) -> dict[str, Ranking]:
-    """Rankings as of ``rankings``, of scores that are only ever there in tiles.
+    """Rank scores that exist only in tiles, as ``rankings`` does.
 
     ``tile(texts, videos)`` gives the scores [r, c] of two slices, the same numbers every time; tiles with own pairs are
     asked for twice. ``owner`` [N]: the column of each text's video, ascending: texts come sorted by video. Memory
-    beside the tile grows with N + V. Raises RunError for NaN and for no texts.
+    besides the tile grows with N + V. Raises RunError for NaN and for no texts.
     """
     return as_rankings(count_ranks(tile, owner, videos, ties=ties, rows=rows, columns=columns), owner, videos)
 

@@ -1,4 +1,4 @@
-"""What the report page says, gathered from a measurement as plain values; how it looks is not decided here."""
+"""Content of the report page, gathered from a measurement as plain values; its look is in ``page.py``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HUB_WINS = 2
 
 @dataclass(frozen=True)
 class Subject:
-    """What was evaluated.
+    """The model and data that were evaluated.
 
     ``title``: the model's name; ``selected``: how its checkpoint was chosen, in a sentence; ``cautions``: sentences
     to know before the figures; ``facts``: (name, value); ``frames`` and ``words``: per video and text; ``cut`` [N]:
@@ -145,7 +145,7 @@ def gather(subject: Subject, measured: Measurement, split: Split, *, hardest: in
 
 
 def _checks(subject: Subject, ranking: Ranking, split: Split, shared: NDArray[np.bool_]) -> list[Check]:
-    """Where captions or clips make it hard."""
+    """Find captions and clips that make it hard."""
     short = short_clips(split, subject.frames)[ranking.video]
     found = [
         check(
@@ -171,7 +171,7 @@ def _checks(subject: Subject, ranking: Ranking, split: Split, shared: NDArray[np
 
 
 def histogram(answers: Answers) -> list[tuple[str, int]]:
-    """How many queries have a rank in each bucket."""
+    """Count the queries with a rank in each bucket."""
     ranks = answers.ranking.ranks
     edges = [np.inf if last is None else last for last, _ in BUCKETS]
     counts = np.diff([0, *((ranks <= edge).sum() for edge in edges)])

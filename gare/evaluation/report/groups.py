@@ -101,5 +101,5 @@ def short_clips(split: Split, frames: int) -> NDArray[np.bool_]:
 
 
 def uncaptioned(videos: Sequence[VideoInfo]) -> int:
-    """How many videos are in the gallery and described by nothing."""
+    """Count the videos of the gallery that have no caption."""
     return sum(not video.captions for video in videos)

@@ -61,7 +61,7 @@ def render(report: Report) -> str:
 
 
 def side(found: Group, overall: float) -> str:
-    """Whether a group is certainly ``worse`` or ``better`` than ``overall``, or neither."""
+    """Say if a group is certainly ``worse`` or ``better`` than ``overall``; empty for neither."""
     return "worse" if found.interval[1] < overall else "better" if found.interval[0] > overall else ""
 
 

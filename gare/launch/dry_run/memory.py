@@ -24,7 +24,7 @@ from gare.config import Config
 from gare.data.batches import Batch
 from gare.model.gare import GareModel
 from gare.model.outline import outline
-from gare.objective.ranks import Ranks
+from gare.objective.world import World
 from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze
 from gare.training.step import backward
@@ -192,7 +192,7 @@ def _index_all(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     return put.view(target.shape) if func is torch.ops.aten.index_put.default else target
 
 
-class _OneOf(Ranks):
+class _OneOf(World):
     """The first of several workers, the others being as this one."""
 
     def __init__(self, size: int) -> None:

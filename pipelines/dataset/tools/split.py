@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from gare.common.errors import InputError, StorageError
 from gare.common.lease import held
+from gare.common.occupied import refuse_occupied
 from gare.common.storage import Folder
 from pipelines.dataset import Ledger, Output, existing_output
 from pipelines.dataset.tools.check import OnProgress, Steps, validate
@@ -58,6 +59,8 @@ def split(
     steps = Steps(2 * len(dataset.shards), on_progress)
     (tally,) = validate([dataset], steps)
     names, part_of = cut.plan(dataset, tally)
+    if out.is_local:
+        refuse_occupied(out.local, *(("prepared shards",) if "" in names else ()))
     size = shard_bytes or dataset.recipe.shard_bytes
     made_from = {"command": "split", "datasets": [dataset.digest], "shard_bytes": size, **cut.described}
     targets = {name: Target(out.below(name) if name else out, made_from | {"part": name}) for name in names}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+
+from gare.common.locks import lock_if_free
 
 PREFIX = "gare-fetched-"
 
@@ -32,8 +33,7 @@ def scratch_file(suffix: str) -> Iterator[Path]:
 def _locked_file(suffix: str) -> tuple[int, Path]:
     while True:
         handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=suffix)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_if_free(handle)
         if os.fstat(handle).st_nlink:
             return handle, Path(name)
         os.close(handle)  # another process took it for a leftover before it was locked
@@ -46,7 +46,7 @@ def _remove_leftovers(folder: str) -> None:
         with suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                if lock_if_free(handle):
+                    path.unlink()
             finally:
                 os.close(handle)

@@ -8,10 +8,10 @@ import json
 import os
 import signal
 import threading
-from importlib import import_module
 
 import pytest
 
+from gare.common import locks
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import write_json
 from gare.common.storage import Folder
@@ -22,8 +22,6 @@ from gare.data.cache import copies as copying
 from gare.data.shards import ShardSet
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 from tests.made_cache import SIZES, copier, copy, end, go_on, make_dataset, same_files, states
-
-locks = import_module("gare.data.cache.entries")  # the package has a function of that name
 
 
 def test_a_dataset_is_copied_once_and_then_found(dataset, cache, fetched):

@@ -19,13 +19,13 @@ from gare.config import ModelConfig
 from gare.data.shards import ShardSet
 from gare.evaluation import answers as answers_module
 from gare.evaluation import measure as measure_module
-from gare.evaluation import scores as scores_module
+from gare.evaluation import scorer as scores_module
 from gare.evaluation.answers import Best
 from gare.evaluation.evaluate import evaluate
 from gare.evaluation.measure import SEED, measure
 from gare.evaluation.metrics.bootstrap import intervals
 from gare.evaluation.metrics.ranking import METRIC_NAMES, rankings
-from gare.evaluation.query_bank import draw_bank
+from gare.evaluation.postprocess import draw_bank
 from gare.evaluation.results import METRICS_FILE, SCORES_FILE, write_results
 from gare.evaluation.scorer import GareScorer
 from gare.model import GareModel

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gare.common.errors import ConfigError, InputError
 from gare.config import ModelConfig
 from gare.evaluation.encode import score_pairs
-from gare.objective.ranks import Ranks
+from gare.objective.world import World
 from gare.scoring.factors import ScoreStats, Texts, Videos
 from gare.scoring.gallery import score_all
 from gare.scoring.head import masked_mean
@@ -385,7 +385,7 @@ def test_the_first_stage_keeps_the_best_of_an_untrained_model():
     assert all(set(row.tolist()) <= set(few.tolist()) for row, few in zip(best, kept, strict=True))
 
 
-class TwoRanks(Ranks):
+class TwoRanks(World):
     """One of two ranks, alone: what it would gather from the other is a copy of its own."""
 
     size = 2

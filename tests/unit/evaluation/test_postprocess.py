@@ -9,9 +9,9 @@ import pytest
 
 from gare.common.errors import InputError
 from gare.evaluation import postprocess
-from gare.evaluation import scores as scores_module
+from gare.evaluation import scorer as scores_module
 from gare.evaluation.metrics.ranking import rankings
-from gare.evaluation.scores import Scores
+from gare.evaluation.scorer import Scores
 from tests import reference
 from tests.made_up import TableScorer
 

@@ -13,7 +13,7 @@ from gare.config.tree import load_config
 from gare.data.batches import Batch
 from gare.launch.dry_run.memory import _OneOf, memory_of_step
 from gare.model.gare import GareModel
-from gare.objective import ALONE, increments
+from gare.objective import SINGLE, increments
 from gare.scoring import blocked
 from gare.training.encoding import encode
 from gare.training.numerics import prepare_towers
@@ -110,10 +110,10 @@ def test_what_is_kept_and_the_peak_are_those_of_the_real_step(sizes, settings):
     config, sizes = load_config(None, [*SMALL, *settings]), architecture(**sizes)
     estimate = memory_of_step(sizes, config, workers=1)
     model, batch = real(sizes, config)
-    assert parts(estimate) == pytest.approx(kept(model, batch, config, ALONE), rel=0.01)
+    assert parts(estimate) == pytest.approx(kept(model, batch, config, SINGLE), rel=0.01)
 
     def step():
-        torch.autograd.backward([pair_loss(model, encode(model, batch, config), batch, config, ALONE, 0).share])
+        torch.autograd.backward([pair_loss(model, encode(model, batch, config), batch, config, SINGLE, 0).share])
 
     # The update holds the gradients and, with AdamW on a GPU, as much again; it is the peak of a very small batch.
     peak = max(allocated(step), 2 * estimate.gradients)
@@ -126,7 +126,7 @@ def test_blocks_that_are_made_again_are_not_counted_as_kept():
     sizes = architecture(image=64, text=64, layers=1, side=8)
     model, batch = real(sizes, config)
     estimate = memory_of_step(sizes, config, workers=1)
-    assert parts(estimate) == pytest.approx(kept(model, batch, config, ALONE), rel=0.01)
+    assert parts(estimate) == pytest.approx(kept(model, batch, config, SINGLE), rel=0.01)
     assert estimate.pairs < 300**3 * 4  # the cosines of all videos of every text would be this
 
 
@@ -146,7 +146,7 @@ def test_weights_gradients_and_optimiser_are_what_is_there_after_a_step(optimize
     estimate = memory_of_step(sizes, config, workers=1)
     model, batch = real(sizes, config)
     optimiser = make_optimiser(model, config.train)
-    train_step(model, optimiser, batch, config, ALONE, 0)
+    train_step(model, optimiser, batch, config, SINGLE, 0)
 
     def size(tensors):
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
@@ -173,7 +173,7 @@ def test_the_peak_follows_what_saves_memory(settings):
     estimate = memory_of_step(sizes, config, workers=1)
     model, batch = real(sizes, config)
     prepare_towers(model, config.train)
-    peak = allocated(lambda: backward(model, batch, config, ALONE, 0))
+    peak = allocated(lambda: backward(model, batch, config, SINGLE, 0))
     found = estimate.peak - estimate.optimiser - estimate.batches - estimate.weights
     assert found == pytest.approx(max(peak, 2 * estimate.gradients), rel=0.03)
     assert estimate.peak < 0.9 * memory_of_step(sizes, load_config(None, SMALL), workers=1).peak
@@ -187,8 +187,8 @@ def test_pairs_in_blocks_hold_the_increments_and_little_more(monkeypatch):
     config = load_config(None, [*settings, "train.chunk=8"])
     sizes = architecture(image=64, text=64, dim=256, layers=1, side=8)
     model, batch = real(sizes, config)
-    at_once = allocated(lambda: backward(model, batch, load_config(None, settings), ALONE, 0))
-    in_blocks = allocated(lambda: backward(model, batch, config, ALONE, 0))
+    at_once = allocated(lambda: backward(model, batch, load_config(None, settings), SINGLE, 0))
+    in_blocks = allocated(lambda: backward(model, batch, config, SINGLE, 0))
     increments_bytes = 96 * 96 * 256 * 4
     assert in_blocks < 5 * increments_bytes < 12 * increments_bytes < at_once
 

@@ -22,7 +22,7 @@ from gare.launch.dry_run.plan import make_plan
 from gare.launch.local import fit_local
 from gare.model import GareModel, load_model, save_model
 from gare.model.clip_source import inspect_clip, load_clip
-from gare.objective import ALONE
+from gare.objective import SINGLE
 from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze, make_optimiser, parameter_groups
 from gare.training.step import backward, train_step
@@ -106,7 +106,7 @@ def test_loading_draws_nothing_and_the_outline_has_its_shapes(folders, kind, con
     data = ShardSet(config().runtime.shards).split("train")
     full = [n for n in range(len(data)) if data.count(n) == 3][:4]
     batch = make_batch(data, [(n, 0) for n in full], found.tokenizer, config(), model.image_size, epoch=0)
-    assert parts(memory) == pytest.approx(kept(model.train(), batch, config(), ALONE), rel=0.02)
+    assert parts(memory) == pytest.approx(kept(model.train(), batch, config(), SINGLE), rel=0.02)
     assert min(memory.text_tower, memory.image_tower, memory.temporal, memory.pairs) > 10_000
 
 
@@ -140,7 +140,7 @@ def test_a_step_trains_both_towers_whichever_way_it_is_computed(folders, kind, c
         prepare_towers(model, settings.train)
         data = ShardSet(settings.runtime.shards).split("train")
         batch = make_batch(data, [(n, 0) for n in range(4)], model.tokenizer, settings, model.image_size, epoch=0)
-        backward(model, batch, settings, ALONE, 0)
+        backward(model, batch, settings, SINGLE, 0)
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
     still = {n for n, gradient in gradients[0].items() if gradient is None or not gradient.abs().sum()}
     assert not still
@@ -150,7 +150,7 @@ def test_a_step_trains_both_towers_whichever_way_it_is_computed(folders, kind, c
     scale = model.clip.logit_scale
     with torch.no_grad():
         scale.fill_(9.0)
-    train_step(model, make_optimiser(model, settings.train), batch, settings, ALONE, 0)
+    train_step(model, make_optimiser(model, settings.train), batch, settings, SINGLE, 0)
     assert float(model.logit_scale.detach()) == pytest.approx(100, rel=1e-4)
 
 

@@ -10,7 +10,7 @@ from gare.config import DataConfig
 from gare.config.objective import ObjectiveConfig
 from gare.data.batches import group
 from gare.data.shards import VideoInfo
-from gare.objective import ALONE, info_nce, objective
+from gare.objective import SINGLE, info_nce, objective
 from gare.objective.nce import known_pairs
 from gare.runs.inputs import open_data
 from tests.ranks import on_ranks
@@ -40,7 +40,7 @@ def gradient(logits, loss):
 
 
 def test_known_pairs_are_left_out_of_both_softmaxes_as_by_hand():
-    value, got = gradient(drawn(), lambda logits: info_nce(logits, known=known_pairs(GROUPS)))
+    value, got = gradient(drawn(), lambda logits: info_nce(logits, false_negatives=known_pairs(GROUPS)))
     expected, wanted = gradient(drawn(), lambda logits: by_hand(logits, GROUPS))
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
@@ -51,11 +51,11 @@ def test_known_pairs_are_left_out_of_both_softmaxes_as_by_hand():
 
 
 def test_without_known_pairs_the_loss_is_bit_for_bit_the_published_one():
-    assert torch.equal(info_nce(drawn()), info_nce(drawn(), known=known_pairs(torch.arange(B))))
+    assert torch.equal(info_nce(drawn()), info_nce(drawn(), false_negatives=known_pairs(torch.arange(B))))
 
 
 def test_a_batch_of_one_group_has_no_negatives():
-    value, got = gradient(drawn(), lambda logits: info_nce(logits, known=known_pairs(torch.zeros(B))))
+    value, got = gradient(drawn(), lambda logits: info_nce(logits, false_negatives=known_pairs(torch.zeros(B))))
     assert value == 0
     assert not got.any()
 
@@ -63,8 +63,8 @@ def test_a_batch_of_one_group_has_no_negatives():
 def test_regularisers_take_every_pair():
     delta = torch.randn(B, B, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     one, other = (
-        objective(drawn(1.0), delta, torch.tensor(20.0), ObjectiveConfig(), known=known)
-        for known in (None, known_pairs(GROUPS))
+        objective(drawn(1.0), delta, torch.tensor(20.0), ObjectiveConfig(), false_negatives=false_negatives)
+        for false_negatives in (None, known_pairs(GROUPS))
     )
     assert one.parts["info_nce"] != other.parts["info_nce"]
     for name in ("information_bottleneck", "trust_region", "direction_diversity"):
@@ -76,7 +76,7 @@ def wrong(ranks):
     found, own = [], ranks.own(B // ranks.size)
     # With one group on rank 0 its own columns hold nothing but the diagonal there.
     for name, groups in {"mixed": GROUPS, "all_but_last": torch.tensor([0] * (B - 1) + [1])}.items():
-        expected, wanted = gradient(drawn(), lambda logits, g=groups: info_nce(logits, ALONE, known_pairs(g)))
+        expected, wanted = gradient(drawn(), lambda logits, g=groups: info_nce(logits, SINGLE, known_pairs(g)))
         share, got = gradient(drawn()[own], lambda rows, g=groups: info_nce(rows, ranks, known_pairs(g[own], ranks)))
         total = ranks.total(share)
         if not torch.allclose(total, expected, rtol=1e-12):

@@ -9,7 +9,7 @@ import torch
 
 from gare.config import ModelConfig
 from gare.config.objective import ObjectiveConfig
-from gare.objective import ALONE, objective
+from gare.objective import SINGLE, objective
 from gare.scoring.head import PairDropout
 from gare.scoring.increment.factorised import factorised_scores
 from gare.scoring.increment.head import GareHead
@@ -80,7 +80,7 @@ def wrong(ranks):
     kinds = itertools.product(cases(), ["dense", "factorised"], [(torch.float64, 1e-10), (torch.float32, 1e-5)])
     for number, ((model, config), path, (dtype, limit)) in enumerate(kinds):
         values, got = gradients(ranks, model, config, path, dtype)
-        expected_values, expected = gradients(ALONE, model, config, path, dtype)
+        expected_values, expected = gradients(SINGLE, model, config, path, dtype)
         for name, value in expected_values.items():
             if not abs(values[name] - value) <= limit * max(1, abs(value)):
                 found.append(f"case {number} ({path}): {name} is {values[name]}, not {value}")

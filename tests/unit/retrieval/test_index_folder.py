@@ -259,7 +259,7 @@ def test_a_missing_segment_is_said_and_the_rest_answers(written, model, shards, 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path, model, shards):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds other things and no index.json"):
+    with pytest.raises(InputError, match=r"holds other things and no index\.json"):
         write_index(tmp_path, model, shards, "train")
     with pytest.raises(InputError, match="not an index"):
         delete_videos(tmp_path, ["x"])

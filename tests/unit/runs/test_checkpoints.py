@@ -20,7 +20,7 @@ from gare.common.errors import InputError, StorageError
 from gare.launch.local import fit_local
 from gare.model import load_model
 from gare.model.pixels import OPENAI_PIXELS
-from gare.objective import ALONE
+from gare.objective import SINGLE
 from gare.runs import checkpoints as checkpoints_module
 from gare.runs.checkpoints import TRAINER_FILE, Checkpoints, Parts, rank, remove_stale_checkpoints, restore
 from gare.runs.layout import CHECKPOINT_FILE, run_directory
@@ -60,7 +60,7 @@ def test_a_step_does_not_wait_for_a_write_and_raises_the_error_of_one_that_ended
 
     monkeypatch.setattr(checkpoints_module, "write_checkpoint", write_checkpoint)
     parts = Parts(torch.nn.Linear(1, 1), torch.optim.SGD([torch.zeros(1)], 1.0), {})
-    checkpoints = Checkpoints(Run.open(toy_run("train.epochs=9")), ALONE, parts, None)
+    checkpoints = Checkpoints(Run.open(toy_run("train.epochs=9")), SINGLE, parts, None)
     checkpoints.after_epoch(RunState("", "", epoch=1), 0.0, {})
     checkpoints.after_step(RunState("", "", epoch=1, step=1, batch=1), 0.0, 4)
     assert ended == []
@@ -128,7 +128,7 @@ def test_a_checkpoint_holds_the_moment_it_was_made_though_training_went_on(runni
     monkeypatch.setattr(checkpoints_module, "write_checkpoint", slow)
     state = RunState("c", "d", epoch=1, step=9)
     write_state(folder, RunState("c", "d"))
-    with Checkpoints(Run.open(config), ALONE, parts, None) as checkpoints:
+    with Checkpoints(Run.open(config), SINGLE, parts, None) as checkpoints:
         checkpoints.after_epoch(state, 1.0, {"dev/t2v/R@1": 1.0})
         with torch.no_grad():
             parts.model.head.psi.mean_proj.bias += 1
@@ -153,7 +153,7 @@ def test_at_most_one_checkpoint_is_being_written(running, monkeypatch):
         at_work[0] -= 1
 
     monkeypatch.setattr(checkpoints_module, "write_checkpoint", counted)
-    with Checkpoints(Run.open(config), ALONE, parts, None) as checkpoints:
+    with Checkpoints(Run.open(config), SINGLE, parts, None) as checkpoints:
         for epoch in (1, 2, 3):
             state = RunState("c", "d", epoch=epoch, step=epoch)
             checkpoints.after_epoch(state, 1.0, {"dev/t2v/R@1": 1.0})
@@ -173,10 +173,13 @@ def no_room_for(size):
 
 
 def full_disk(monkeypatch):
-    """Every sync of a file says that the disk is full."""
+    """Every sync of what belongs to the next checkpoint says that the disk is full."""
+    true_sync = os.fsync
 
-    def fsync(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fsync(handle):
+        if "step-00000008" in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        true_sync(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
 
@@ -248,7 +251,7 @@ def test_what_ended_the_run_comes_before_an_error_of_writing(running, monkeypatc
     monkeypatch.setattr(checkpoints_module, "write_checkpoint", cannot)
 
     def end():
-        with Checkpoints(Run.open(config), ALONE, parts, None) as checkpoints:
+        with Checkpoints(Run.open(config), SINGLE, parts, None) as checkpoints:
             checkpoints.after_epoch(RunState("c", "d", epoch=1), 0.0, {})
             raise ZeroDivisionError
 
@@ -268,7 +271,7 @@ def test_an_error_of_writing_keeps_its_kind_its_exit_code_and_its_result(running
     monkeypatch.setattr(checkpoints_module, "write_checkpoint", cannot)
     with (
         pytest.raises(StorageError, match=r"Cannot write it\. There is none before it") as raised,
-        Checkpoints(Run.open(config), ALONE, parts, None) as checkpoints,
+        Checkpoints(Run.open(config), SINGLE, parts, None) as checkpoints,
     ):
         checkpoints.after_epoch(RunState("c", "d", epoch=1), 0.0, {})
     assert (raised.value.exit_code, raised.value.result) == (9, {"free": 0})
@@ -288,7 +291,7 @@ def test_a_checkpoint_of_another_step_than_the_record_says_is_refused(toy_run):
 def test_a_run_from_before_inputs_were_recorded_goes_on_with_the_inputs_it_had(running):
     config, parts, folder = running
     state = RunState("c", "d", epoch=1, step=9)
-    with Checkpoints(Run.open(config), ALONE, parts, None) as checkpoints:
+    with Checkpoints(Run.open(config), SINGLE, parts, None) as checkpoints:
         checkpoints.after_epoch(state, 1.0, {})
     clip = folder / "checkpoints" / "epoch-0001" / "clip"
     (clip / "preprocessor_config.json").unlink()
@@ -308,7 +311,7 @@ def test_whatever_else_has_a_state_is_taken_up_with_model_and_optimiser(running)
     parts = replace(parts, extras={"average": extra})
     expected = {name: value.clone() for name, value in extra.state_dict().items()}
     state = RunState("c", "d", epoch=1, step=9)
-    with Checkpoints(Run.open(config), ALONE, parts, None) as checkpoints:
+    with Checkpoints(Run.open(config), SINGLE, parts, None) as checkpoints:
         checkpoints.after_epoch(state, 1.0, {})
     with torch.no_grad():
         extra.weight.zero_()

@@ -14,7 +14,7 @@ from gare.common.errors import ConfigError
 from gare.config.tree import to_yaml
 from gare.launch.local import fit_local
 from gare.model import load_model
-from gare.objective import ALONE
+from gare.objective import SINGLE
 from gare.runs.run import Run
 from gare.runs.state import read_state, write_state
 from gare.training.loop import train
@@ -77,7 +77,7 @@ def test_an_interrupted_extension_goes_on_to_the_same_weights(toy_run):
         extend(config, 2)
         if name == "parts":
             with pytest.raises(Killed):
-                train(Run.open(config), ALONE, kill)
+                train(Run.open(config), SINGLE, kill)
             assert "already extended by 2" in extend(config, 2)
             with pytest.raises(
                 ConfigError, match=r"is not finished, at epoch 2 .* of 3 epochs; the same command without"

@@ -13,7 +13,7 @@ import torch
 
 from gare.launch.local import fit_local
 from gare.model import load_model
-from gare.objective import ALONE
+from gare.objective import SINGLE
 from gare.runs import checkpoints
 from gare.runs.run import Run
 from gare.runs.state import read_state
@@ -189,6 +189,6 @@ def test_a_finished_run_says_so_and_writes_nothing(toy_run):
     config = toy_run("train.epochs=1")
     first = fit(config)
     before = {path: path.stat().st_mtime_ns for path in Path(first.directory).rglob("*")}
-    again = train(Run.open(config), ALONE, lambda _: pytest.fail("it reported"))
+    again = train(Run.open(config), SINGLE, lambda _: pytest.fail("it reported"))
     assert again.already_finished
     assert before == {path: path.stat().st_mtime_ns for path in Path(first.directory).rglob("*")}

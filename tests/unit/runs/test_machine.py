@@ -16,7 +16,7 @@ from gare.config.tree import load_config, to_yaml, with_overrides
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_checkpoint_config
 from gare.model.gare import GareModel
-from gare.objective import ALONE
+from gare.objective import SINGLE
 from gare.runs.inputs import choose_device
 from gare.runs.layout import absolute
 from gare.runs.run import Run
@@ -107,7 +107,7 @@ def test_what_was_given_is_saved_and_what_was_decided_stands_beside_it(toy_run, 
     monkeypatch.setattr(loop, "choose_device", lambda name: asked.append(name) or torch.device("cpu"))
     monkeypatch.setattr(loop, "decided", lambda *_: {"device": kind})
     config = absolute(toy_run("train.epochs=1"))
-    summary = train(Run.open(config), ALONE, lambda _: None, device=kind)
+    summary = train(Run.open(config), SINGLE, lambda _: None, device=kind)
     assert asked == [kind]
     assert load_checkpoint_config(Path(summary.best)).runtime.device == "auto"
     assert json.loads((Path(summary.best) / "checkpoint.json").read_text())["decided"] == {"device": kind}
@@ -119,9 +119,9 @@ def test_a_run_notes_what_its_machine_is(toy_run, trained, gpu):
     assert (noted["device"], noted["workers"], noted["threads"], noted["precision"]) == ("cpu", 1, 1, "fp32")
     assert (noted["tf32"], noted["deterministic"], noted["torch"]) == (False, False, torch.__version__)
     config = toy_run("train.tf32=true", "train.precision=bf16")
-    noted = decided(config, ALONE, choose_device("auto"))
+    noted = decided(config, SINGLE, choose_device("auto"))
     assert (noted["device"], noted["device_name"], noted["tf32"]) == ("cuda", "a fake GPU", True)
-    assert decided(config, ALONE, choose_device("cpu"))["tf32"] is False
+    assert decided(config, SINGLE, choose_device("cpu"))["tf32"] is False
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (4, "cuda")])

@@ -17,7 +17,7 @@ from gare.data.samples import trained_on
 from gare.data.shards import ShardSet
 from gare.launch.local import fit_local
 from gare.model import load_model
-from gare.objective import ALONE
+from gare.objective import SINGLE
 from gare.runs.inputs import open_data
 from gare.runs.run import Run
 from gare.runs.state import read_state, resolve_checkpoint
@@ -119,8 +119,8 @@ def test_a_run_without_dev_goes_on_as_if_uninterrupted(run):
 
     config = run(NONE, output="parts")
     with pytest.raises(Killed):
-        train(Run.open(config), ALONE, kill)
-    resumed = train(Run.open(config), ALONE, lambda _: None)
+        train(Run.open(config), SINGLE, kill)
+    resumed = train(Run.open(config), SINGLE, lambda _: None)
     assert resumed.resumed_from == 1
     assert losses(resumed) == losses(whole)
     a, b = (load_model(Path(s.best)).state_dict() for s in (whole, resumed))

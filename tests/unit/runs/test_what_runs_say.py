@@ -15,7 +15,7 @@ from gare.config.tree import build, to_yaml
 from gare.data.shards import ShardSet
 from gare.launch.dry_run import make_plan
 from gare.launch.local import fit_local
-from gare.objective import ALONE
+from gare.objective import SINGLE
 from gare.runs.inputs import open_data
 from gare.runs.layout import absolute
 from gare.runs.run import Run, outdated
@@ -69,7 +69,7 @@ def half_a_run(config):
         raise Killed
 
     with pytest.raises(Killed):
-        train(Run.open(config), ALONE, kill)
+        train(Run.open(config), SINGLE, kill)
     folder = Path(absolute(config).runtime.output) / config.run_name()
     state = read_state(folder)
     assert state.objective == 2

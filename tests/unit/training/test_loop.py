@@ -11,7 +11,7 @@ import torch
 from gare.common.errors import ConfigError, InputError, RunError
 from gare.launch.local import fit_local
 from gare.model import load_model
-from gare.objective import ALONE
+from gare.objective import SINGLE
 from gare.runs.layout import absolute, clip_source
 from gare.runs.run import Run
 from gare.runs.state import read_state, resolve_checkpoint
@@ -54,9 +54,9 @@ def test_a_run_stopped_after_an_epoch_goes_on_as_if_uninterrupted(toy_run):
 
     config = toy_run("train.epochs=3", output="parts")
     with pytest.raises(Killed):
-        train(Run.open(config), ALONE, kill)
+        train(Run.open(config), SINGLE, kill)
     reports = []
-    resumed = train(Run.open(config), ALONE, reports.append)
+    resumed = train(Run.open(config), SINGLE, reports.append)
     assert [row["epoch"] for report in reports for row in report["history"] if "epoch" in row] == [1, 2, 3]
     assert resumed.resumed_from == 1
     assert losses(resumed) == losses(whole)
@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_videos(toy_run)
         model.head.psi.mean_proj.bias[0] = float("nan")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(RunError, match=r"diverged, nothing was updated.*train0, train2, train4, train6"):
-        train_step(model, make_optimiser(model, config.train), batch, config, ALONE, 3)
+        train_step(model, make_optimiser(model, config.train), batch, config, SINGLE, 3)
     assert all(torch.equal(before[n], v) or "mean_proj.bias" in n for n, v in model.state_dict().items())
 
 

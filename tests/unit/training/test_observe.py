@@ -16,7 +16,7 @@ from gare.diagnostics.pairs import batch_state, split_state
 from gare.launch.local import fit_local
 from gare.launch.tracked import tracked
 from gare.model import GareModel
-from gare.objective.ranks import ALONE, Ranks
+from gare.objective.world import SINGLE, World
 from gare.runs.inputs import open_data
 from gare.runs.run import Run
 from gare.runs.state import History, read_history
@@ -30,7 +30,7 @@ from gare.training.step import train_step
 class Made:
     """A model, its data and an observer of both."""
 
-    def __init__(self, config, folder, ranks=ALONE):
+    def __init__(self, config, folder, ranks=SINGLE):
         torch.manual_seed(0)
         self.config, self.data = config, open_data(config)
         self.model = GareModel.from_clip(config.model.clip, config.model)
@@ -47,7 +47,7 @@ class Made:
             batch = make_batch(self.data.train, samples, self.model.tokenizer, self.config, size, epoch=0)
             if looked:
                 self.observer.before_step(step, batch)
-            values = train_step(self.model, self.optimiser, batch, self.config, ALONE, step)
+            values = train_step(self.model, self.optimiser, batch, self.config, SINGLE, step)
             if looked:
                 self.observer.after_step(step + 1, values, 0.25, 1.0, samples=4)
 
@@ -57,7 +57,7 @@ class Made:
 
 @pytest.fixture
 def made(toy_run, tmp_path):
-    def make(*overrides, name="runs", ranks=ALONE):
+    def make(*overrides, name="runs", ranks=SINGLE):
         (tmp_path / name).mkdir()
         return Made(toy_run(*overrides, output=name), tmp_path / name, ranks)
 
@@ -87,7 +87,7 @@ def test_the_last_step_has_a_row_whatever_log_every_is(made):
 
 
 def test_the_wait_and_the_memory_recorded_are_those_of_the_rank_that_has_most(made):
-    class Two(Ranks):
+    class Two(World):
         def max(self, x):
             return torch.maximum(x, torch.tensor([0.75, 1000.0, 0.0, 0.6], dtype=x.dtype))
 
@@ -103,7 +103,7 @@ def test_the_wait_and_the_memory_recorded_are_those_of_the_rank_that_has_most(ma
 def test_only_rank_0_writes(made, tmp_path):
     run = made("runtime.diagnose_every=1")
     watched = Watched(run.model, run.model.tokenizer, run.optimiser, run.data)
-    run.observer = Observer(Run.open(run.config), ALONE, watched, None)
+    run.observer = Observer(Run.open(run.config), SINGLE, watched, None)
     run.steps(2)
     run.observer.after_epoch(2, 1, {})
     assert read_history(run.path) == []

@@ -10,7 +10,7 @@ from torch import nn
 from gare.common.errors import RunError
 from gare.launch.local import fit_local
 from gare.model.weights import weights_digest
-from gare.objective import ALONE, Ranks, TorchRanks
+from gare.objective import SINGLE, TorchWorld, World
 from gare.training import loop
 from gare.training.weights import check_same_weights, share_weights
 
@@ -25,7 +25,7 @@ def a_model(seed):
     return model
 
 
-class Second(Ranks):
+class Second(World):
     """Rank 1 of 2, which hears the digest, the distance and the weights of a model on rank 0."""
 
     rank, size = 1, 2
@@ -60,7 +60,7 @@ def test_a_rank_whose_weights_differ_ends_the_run_by_name():
     broken.scale.data.fill_(float("nan"))
     with pytest.raises(RunError, match="not those of rank 0"):
         check_same_weights(broken, Second(a_model(0)), "After epoch 3")
-    check_same_weights(a_model(1), ALONE, "alone")
+    check_same_weights(a_model(1), SINGLE, "alone")
 
 
 def test_a_rank_that_differs_by_rounding_is_given_the_weights_of_rank_0():
@@ -75,7 +75,7 @@ def test_a_rank_that_differs_by_rounding_is_given_the_weights_of_rank_0():
 
 def worker(rank, port, folder):
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    model, ranks, said = a_model(rank), TorchRanks(), []
+    model, ranks, said = a_model(rank), TorchWorld(), []
     for change in (None, "share", "spoil"):
         if change == "share":
             share_weights(model, ranks)

@@ -12,7 +12,7 @@ from gare.config.tree import with_overrides
 from gare.data.batches import make_batch
 from gare.data.shards import ShardSet
 from gare.model import GareModel
-from gare.objective import ALONE
+from gare.objective import SINGLE
 from gare.scoring import blocked
 from gare.training.encoding import encode
 from gare.training.extras import Ema
@@ -45,7 +45,7 @@ def of_rank(batch, own):
     return type(batch)(**parts, video_ids=batch.video_ids[own])
 
 
-def gradients(model, batch, config, ranks=ALONE):
+def gradients(model, batch, config, ranks=SINGLE):
     model.zero_grad(set_to_none=True)
     terms, _ = backward(model, batch, config, ranks, step=3)
     return terms.totals(ranks), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -175,7 +175,7 @@ def off(ranks, config):
     """What twenty steps make that is not as one process has it."""
     found = []
     for number, (one, dtype) in enumerate(itertools.product(settings(config), [torch.float64, torch.float32])):
-        wanted_losses, wanted = steps(ALONE, with_overrides(one, {"train.chunk": None}), dtype)
+        wanted_losses, wanted = steps(SINGLE, with_overrides(one, {"train.chunk": None}), dtype)
         losses, got = steps(ranks, one, dtype)
         limit, whole = (1e-10, 1e-10) if dtype == torch.float64 else (1e-4, 1e-5)
         # A key's bias adds the same to all of a query's logits: its gradient is rounding, which Adam enlarges.
@@ -267,7 +267,7 @@ def test_what_is_not_finite_on_one_rank_stops_all_of_them_and_is_named(toy_run):
 def test_the_norm_of_each_group_is_told_and_makes_up_the_whole(toy_run):
     config = toy_run(*REGULARISERS)
     model, batch = built(config)
-    values = train_step(model, make_optimiser(model, config.train), batch, config, ALONE, 0)
+    values = train_step(model, make_optimiser(model, config.train), batch, config, SINGLE, 0)
     groups = {name: value for name, value in values.items() if name.startswith("grad_norm/")}
     assert list(groups) == [f"grad_norm/{part}/{kind}" for part in ("new", "clip") for kind in ("no_decay", "decay")]
     assert sum(value**2 for value in groups.values()) == pytest.approx(values["grad_norm"] ** 2)
@@ -303,15 +303,15 @@ def test_an_overflow_of_fp16_leaves_the_step_out_and_lowers_the_scale(toy_run):
     set_learning_rates(optimiser, 1.0)
     scaler = make_scaler(config.train, torch.device("cpu"))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    values = train_step(model, optimiser, batch, config, ALONE, 0, scaler=scaler)
+    values = train_step(model, optimiser, batch, config, SINGLE, 0, scaler=scaler)
     while values["skipped"]:
         assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
         scale = values["loss_scale"]
-        values = train_step(model, optimiser, batch, config, ALONE, 0, scaler=scaler)
+        values = train_step(model, optimiser, batch, config, SINGLE, 0, scaler=scaler)
         assert values["loss_scale"] <= scale
     assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
     scaler.update(float("1e38"))
-    assert train_step(model, optimiser, batch, config, ALONE, 1, scaler=scaler)["skipped"] == 1
+    assert train_step(model, optimiser, batch, config, SINGLE, 1, scaler=scaler)["skipped"] == 1
 
 
 def test_encoding_layers_again_in_the_backward_pass_gives_the_same_gradients(toy_run):
@@ -353,7 +353,7 @@ def test_frozen_parts_do_not_move_and_the_others_do(toy_run, parts, frozen, free
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimiser = make_optimiser(model, config.train)
     set_learning_rates(optimiser, 1.0)
-    train_step(model, optimiser, batch, config, ALONE, 0)
+    train_step(model, optimiser, batch, config, SINGLE, 0)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert not [name for name in moved for start in frozen if name.startswith(start)]
     for start in free:
@@ -369,7 +369,7 @@ def test_the_average_follows_its_formula_and_leaves_the_weights_alone(toy_run):
     name = "clip.text_projection.weight"
     expected = model.get_parameter(name).detach().clone()
     for step in range(6):
-        train_step(model, optimiser, batch, config, ALONE, step, ema=ema)
+        train_step(model, optimiser, batch, config, SINGLE, step, ema=ema)
         decay = min(0.3, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.get_parameter(name).detach()
     raw = model.get_parameter(name).detach().clone()
@@ -396,8 +396,8 @@ def test_a_run_with_an_average_resumes_bit_for_bit_and_saves_what_it_evaluated(t
 
     config = toy_run(*more, output="parts")
     with pytest.raises(Killed):
-        train(Run.open(config), ALONE, kill)
-    again = train(Run.open(config), ALONE, lambda _: None)
+        train(Run.open(config), SINGLE, kill)
+    again = train(Run.open(config), SINGLE, lambda _: None)
     ours, theirs = (load_model(summary.best).state_dict() for summary in (again, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert again.best_metrics == whole.best_metrics
@@ -406,7 +406,7 @@ def test_a_run_with_an_average_resumes_bit_for_bit_and_saves_what_it_evaluated(t
 def test_the_groups_gradients_add_up_to_the_whole_one(toy_run):
     config = toy_run(*REGULARISERS)
     model, batch = built(config, torch.float32)
-    values = train_step(model, make_optimiser(model, config.train), batch, config, ALONE, 0)
+    values = train_step(model, make_optimiser(model, config.train), batch, config, SINGLE, 0)
     groups = [value for name, value in values.items() if name.startswith("grad_norm/")]
     assert len(groups) == 4
     assert sum(value**2 for value in groups) ** 0.5 == pytest.approx(values["grad_norm"], rel=1e-5)

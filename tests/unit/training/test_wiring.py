@@ -9,7 +9,7 @@ import torch
 
 from gare.config.tree import with_overrides
 from gare.launch.local import fit_local
-from gare.objective import ALONE
+from gare.objective import SINGLE
 from gare.runs.inputs import open_data
 from gare.training import loop
 from gare.training.extras import Ema
@@ -92,7 +92,7 @@ def test_the_logit_scale_is_at_most_its_maximum_after_a_step(toy_run):
     config = toy_run(*REGULARISERS, "model.max_logit_scale=50")
     model, batch = built(config, torch.float32)
     model.clip.logit_scale.data.fill_(math.log(60))
-    values = train_step(model, make_optimiser(model, config.train), batch, config, ALONE, 0)
+    values = train_step(model, make_optimiser(model, config.train), batch, config, SINGLE, 0)
     assert values["logit_scale"] == pytest.approx(50, rel=1e-6)
     assert float(model.clip.logit_scale.detach()) == pytest.approx(math.log(50))
 
@@ -103,7 +103,7 @@ def test_dropout_is_drawn_by_seed_and_step_at_the_rate_of_the_settings(toy_run, 
     model, batch = built(config)
 
     def loss(step=3, **changes):
-        terms, _ = backward(model, batch, with_overrides(config, changes), ALONE, step)
+        terms, _ = backward(model, batch, with_overrides(config, changes), SINGLE, step)
         return float(terms.share.detach())
 
     plain = loss()
@@ -154,7 +154,7 @@ def test_adamw_decays_the_weights_of_linear_and_convolution_layers_and_nothing_e
 
 def gradients_after(model, batch, config, **more):
     optimiser = make_optimiser(model, config.train)
-    values = train_step(model, optimiser, batch, config, ALONE, 0, **more)
+    values = train_step(model, optimiser, batch, config, SINGLE, 0, **more)
     return values, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
@@ -178,9 +178,9 @@ def test_a_step_left_out_leaves_the_average_as_it_was(toy_run):
     optimiser, ema = make_optimiser(model, config.train), Ema(model, 0.9)
     set_learning_rates(optimiser, 1.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    assert not train_step(model, optimiser, batch, config, ALONE, 0, scaler=scaler, ema=ema)["skipped"]
+    assert not train_step(model, optimiser, batch, config, SINGLE, 0, scaler=scaler, ema=ema)["skipped"]
     before, average = ema.state_dict()["updates"], {k: v.clone() for k, v in ema.model_state().items()}
     broken_gradient(model)
-    assert train_step(model, optimiser, batch, config, ALONE, 1, scaler=scaler, ema=ema)["skipped"]
+    assert train_step(model, optimiser, batch, config, SINGLE, 1, scaler=scaler, ema=ema)["skipped"]
     assert ema.state_dict()["updates"] == before == 1
     assert all(torch.equal(value, average[name]) for name, value in ema.model_state().items())

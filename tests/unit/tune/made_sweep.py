@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from gare.config.tree import build
-from tune.ledger import Ledger, Trial
+from tune.record import SweepRecord, Trial
 
 METRIC = "dev/t2v/R@1"
 IB, TR, FORM = (
@@ -46,7 +46,7 @@ def seeds(first, scores, **kwargs):
 def write(folder, trials, config=None, name="weights"):
     config = config or sweep_config()
     folder.mkdir(parents=True, exist_ok=True)
-    Ledger(name=name, key="k", config=config.model_dump(mode="json"), trials=trials).write(folder)
+    SweepRecord(name=name, key="k", config=config.model_dump(mode="json"), trials=trials).write(folder)
     return folder
 
 

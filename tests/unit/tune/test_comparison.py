@@ -10,7 +10,7 @@ from gare.config import Config
 from gare.config.tree import load_config
 from tests.unit.tune.made_sweep import FORM, IB, METRIC, TR, seeds, sweep_config, trial, write, write_history
 from tune.comparison import check_metric, compare, plain_metric, short_keys
-from tune.ledger import Launch, Ledger
+from tune.record import Launch, SweepRecord
 
 
 def test_best_first_and_failed_trials_last_without_a_rank(tmp_path):
@@ -245,10 +245,10 @@ def test_a_baseline_without_a_result_leaves_the_question_open(tmp_path):
 
 def test_the_cost_of_a_sweep_at_work_makes_no_overhead(tmp_path):
     write(tmp_path, [trial(0, 9.0), trial(1, None, "running", **{TR: 0})])
-    ledger = Ledger.read(tmp_path)
-    ledger.launches = [Launch(slots=2, wall_s=18.0)]
-    ledger.write(tmp_path)
+    record = SweepRecord.read(tmp_path)
+    record.launches = [Launch(slots=2, wall_s=18.0)]
+    record.write(tmp_path)
     assert compare(tmp_path).cost.overhead is None
-    ledger.trials[1].status = "stopped"
-    ledger.write(tmp_path)
+    record.trials[1].status = "stopped"
+    record.write(tmp_path)
     assert compare(tmp_path).cost.overhead == pytest.approx(2 * 18 / 18 - 1)

@@ -13,7 +13,7 @@ from tune.comparison.noise import against_best, against_named
 from tune.comparison.settings import group, rank
 from tune.comparison.statistics import common_noise, largest
 from tune.comparison.statistics import difference as between
-from tune.ledger import Ledger
+from tune.record import SweepRecord
 
 SWEEPS = 2000
 SIZES = list(itertools.product((8, 20), (3, 10)))
@@ -117,7 +117,7 @@ def settings_of(scores):
     for number, row in enumerate(scores):
         trials += seeds(len(trials), row.tolist(), **{TR: number})
     config = sweep_config()
-    return group(Ledger("weights", "k", config.model_dump(mode="json"), trials), config)
+    return group(SweepRecord("weights", "k", config.model_dump(mode="json"), trials), config)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

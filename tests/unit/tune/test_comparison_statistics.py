@@ -14,7 +14,7 @@ from tune.comparison.importance import importance
 from tune.comparison.settings import group
 from tune.comparison.statistics import difference, estimate, holm, pooled
 from tune.comparison.studentised import exceeds, quantile
-from tune.ledger import Ledger
+from tune.record import SweepRecord
 
 SCORES = st.lists(st.floats(0, 100).map(lambda x: round(x, 2)), min_size=2, max_size=6)
 
@@ -108,7 +108,7 @@ def test_seed_noise_is_pooled_over_settings():
 
 def settings_of(trials):
     config = sweep_config()
-    return group(Ledger("weights", "k", config.model_dump(mode="json"), trials), config)
+    return group(SweepRecord("weights", "k", config.model_dump(mode="json"), trials), config)
 
 
 def drawn(count, score):

@@ -7,8 +7,8 @@ import pytest
 from gare.common.errors import ConfigError, InputError
 from gare.config.tree import build, with_overrides
 from gare.runs.state import RunState, write_state
-from tune.ledger import Ledger, Trial
-from tune.opening import missing, open_ledger, resolved
+from tune.opening import missing, open_record, resolved
+from tune.record import SweepRecord, Trial
 
 WEIGHT = "objective.trust_region.weight"
 DATA = {"dataset_digest": "d1", "recipe_digest": "r1"}
@@ -23,16 +23,16 @@ def opened(config, tmp_path, extend=0, data=DATA):
     """Open the sweep, take up what is missing and write it, as a launch does."""
     folder = tmp_path / "s"
     folder.mkdir(parents=True, exist_ok=True)
-    ledger, config = open_ledger(config, folder, data, extend)
-    for planned in missing(config, ledger):
-        name = f"trial-{len(ledger.trials):03d}"
-        ledger.trials.append(Trial(name, planned.overrides, str(folder / name), case=planned.case))
-    ledger.write(folder)
-    return ledger
+    record, config = open_record(config, folder, data, extend)
+    for planned in missing(config, record):
+        name = f"trial-{len(record.trials):03d}"
+        record.trials.append(Trial(name, planned.overrides, str(folder / name), case=planned.case))
+    record.write(folder)
+    return record
 
 
-def values(ledger):
-    return [trial.overrides[WEIGHT] for trial in ledger.trials]
+def values(record):
+    return [trial.overrides[WEIGHT] for trial in record.trials]
 
 
 def test_extending_adds_the_next_draws_and_changes_none(tmp_path):
@@ -52,7 +52,7 @@ def test_the_first_command_goes_on_with_an_extended_sweep_and_so_does_its_record
     opened(config, tmp_path)
     extended = opened(config, tmp_path, extend=2)
     assert values(opened(config, tmp_path)) == values(extended)
-    assert values(opened(Ledger.read(tmp_path / "s").settings(), tmp_path)) == values(extended)
+    assert values(opened(SweepRecord.read(tmp_path / "s").settings(), tmp_path)) == values(extended)
     assert len(opened(config, tmp_path, extend=1).trials) == 6
 
 
@@ -101,12 +101,12 @@ def test_other_shards_are_refused_and_the_same_ones_elsewhere_are_not(tmp_path, 
 
 def test_trials_that_were_computed_otherwise_are_not_mixed_with_new_ones(tmp_path):
     config = with_overrides(settings(tmp_path), {"data.augment": "rand"})
-    ledger = opened(config, tmp_path)
-    for trial in ledger.trials:
+    record = opened(config, tmp_path)
+    for trial in record.trials:
         trial.status = "done"
         Path(trial.directory).mkdir()
         write_state(Path(trial.directory), RunState("", "", objective=1))
-    ledger.write(tmp_path / "s")
+    record.write(tmp_path / "s")
     assert len(opened(config, tmp_path).trials) == 3  # nothing is left to train
     with pytest.raises(ConfigError, match=r"trial-000 of the sweep began when data\.augment rand"):
         opened(config, tmp_path, extend=1)

@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 
 from gare.common.errors import ConfigError
 from gare.config.tree import build
-from tune.ledger import Ledger, Trial
+from tune.record import SweepRecord, Trial
 from tune.search import confirmations, searcher
 from tune.space import expand, parse_space
 from tune.study import STUDY_FILE, STUDY_NAME
@@ -24,24 +24,24 @@ def config(**changes):
 
 
 class Driver:
-    """A sweep's driver without Tune: a ledger on disk and a trial after the other."""
+    """A sweep's driver without Tune: a record on disk and a trial after the other."""
 
     def __init__(self, folder, settings):
         self.folder, self.settings = folder, settings
-        self.ledger = (
-            Ledger.read(folder)
+        self.record = (
+            SweepRecord.read(folder)
             if (folder / "sweep.json").is_file()
-            else Ledger("s", "k", settings.model_dump(mode="json"), [])
+            else SweepRecord("s", "k", settings.model_dump(mode="json"), [])
         )
-        for trial in self.ledger.trials:
+        for trial in self.record.trials:
             trial.status = "pending" if trial.status in {"running", "failed"} else trial.status
-        self.search = searcher(settings, folder, self.ledger, self.add, lambda index: {"trial": index})
+        self.search = searcher(settings, folder, self.record, self.add, lambda index: {"trial": index})
         self.ids = 0
 
     def add(self, planned):
-        self.ledger.trials.append(Trial(f"trial-{len(self.ledger.trials):03d}", planned.overrides, "", "running"))
-        self.ledger.write(self.folder)
-        return len(self.ledger.trials) - 1
+        self.record.trials.append(Trial(f"trial-{len(self.record.trials):03d}", planned.overrides, "", "running"))
+        self.record.write(self.folder)
+        return len(self.record.trials) - 1
 
     def suggest(self):
         self.ids += 1
@@ -49,7 +49,7 @@ class Driver:
         return None if chosen == "FINISHED" else (str(self.ids), chosen["trial"])
 
     def end(self, id_, index, status="done"):
-        trial = self.ledger.trials[index]
+        trial = self.record.trials[index]
         value = score(trial.overrides)
         self.search.on_trial_result(id_, {METRIC: value / 2, "epoch": 1})
         outcome = {} if status == "stopped" else {"outcome": {"status": status}}
@@ -57,13 +57,13 @@ class Driver:
         self.search.on_trial_result(id_, result)
         self.search.on_trial_complete(id_, result)
         trial.status, trial.metrics = status, {METRIC: value}
-        self.ledger.write(self.folder)
+        self.record.write(self.folder)
 
     def run(self, count=100, status="done"):
         while count and (suggested := self.suggest()):
             self.end(*suggested, status)
             count -= 1
-        return [trial.overrides for trial in self.ledger.trials]
+        return [trial.overrides for trial in self.record.trials]
 
     def study(self):
         return optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{self.folder / STUDY_FILE}")
@@ -93,7 +93,7 @@ def test_the_search_learns_from_results(tmp_path):
     driver = Driver(tmp_path, config(trials=24))
     scores = [score(overrides) for overrides in driver.run()]
     assert sum(scores[-8:]) / 8 > sum(scores[:8]) / 8
-    assert [t.params[TR] for t in driver.study().trials] == [t.overrides[TR] for t in driver.ledger.trials]
+    assert [t.params[TR] for t in driver.study().trials] == [t.overrides[TR] for t in driver.record.trials]
 
 
 def test_a_killed_driver_goes_on_with_the_same_search_and_no_trial_is_lost_or_repeated(tmp_path):
@@ -115,7 +115,7 @@ def test_a_killed_driver_goes_on_with_the_same_search_and_no_trial_is_lost_or_re
     assert Driver(tmp_path / "killed", config()).suggest() is None
 
 
-def test_a_suggestion_the_ledger_never_saw_does_not_stay_running(tmp_path):
+def test_a_suggestion_the_record_never_saw_does_not_stay_running(tmp_path):
     driver = Driver(tmp_path, config())
     driver.search._new()
     driver.search._ot_study.enqueue_trial({IB: 1e-3})
@@ -125,7 +125,7 @@ def test_a_suggestion_the_ledger_never_saw_does_not_stay_running(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["gone", "damaged"])
-def test_the_study_is_made_again_from_the_ledger(tmp_path, damage, capsys):
+def test_the_study_is_made_again_from_the_record(tmp_path, damage, capsys):
     driver = Driver(tmp_path, config())
     driver.run(3)
     driver.end(*driver.suggest(), "stopped")
@@ -134,10 +134,10 @@ def test_the_study_is_made_again_from_the_ledger(tmp_path, damage, capsys):
         (tmp_path / STUDY_FILE).unlink()
     else:
         (tmp_path / STUDY_FILE).write_bytes(b"not a database" * 100)
-    driver.ledger.trials[4].status = "failed"
+    driver.record.trials[4].status = "failed"
     again = Driver(tmp_path, config())
     assert again.states() == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED]
-    assert [t.value for t in again.study().trials[:3]] == [t.metrics[METRIC] for t in driver.ledger.trials[:3]]
+    assert [t.value for t in again.study().trials[:3]] == [t.metrics[METRIC] for t in driver.record.trials[:3]]
     assert again.search.remaining == 5
     assert ("made again" in capsys.readouterr().err) == (damage == "damaged")
 
@@ -158,7 +158,7 @@ def test_a_small_space_is_searched_through_without_repeats(tmp_path):
     driver = Driver(tmp_path, config(space=space))
     found = []
     while suggested := driver.suggest():
-        found.append(driver.ledger.trials[suggested[1]].overrides)
+        found.append(driver.record.trials[suggested[1]].overrides)
     assert sorted(map(str, found)) == sorted(map(str, {str(overrides): overrides for overrides in found}.values()))
     assert len(found) == 4
     assert {str(overrides["train.freeze"]) for overrides in found} == {"[]", "['text_tower']"}
@@ -178,7 +178,7 @@ def test_values_that_do_not_fit_together_are_refused_first_or_never_trained(tmp_
     found = []
     driver = Driver(tmp_path, odd)
     while suggested := driver.suggest():
-        found.append(driver.ledger.trials[suggested[1]].overrides["train.global_batch"])
+        found.append(driver.record.trials[suggested[1]].overrides["train.global_batch"])
     assert len(found) == 5
     assert all(batch % 2 == 0 for batch in found)
 
@@ -187,13 +187,13 @@ def test_the_best_settings_are_confirmed_with_every_seed(tmp_path):
     settings = config(seeds=[3, 4, 5], confirm=2)
     driver = Driver(tmp_path, settings)
     assert {overrides["train.seed"] for overrides in driver.run()} == {3}
-    best = sorted(driver.ledger.trials, key=lambda trial: -trial.metrics[METRIC])
+    best = sorted(driver.record.trials, key=lambda trial: -trial.metrics[METRIC])
     best[0].status = "stopped"  # what asha stopped comes last, whatever it had reached
-    planned = confirmations(settings, driver.ledger)
+    planned = confirmations(settings, driver.record)
     assert [(p.overrides[TR], p.overrides["train.seed"]) for p in planned] == [
         (best[1].overrides[TR], 4), (best[1].overrides[TR], 5),
         (best[2].overrides[TR], 4), (best[2].overrides[TR], 5),
     ]  # fmt: skip
     for trial in best[1:]:
         trial.status = "stopped"
-    assert [p.overrides["train.seed"] for p in confirmations(settings, driver.ledger)] == [3, 4, 5] * 2
+    assert [p.overrides["train.seed"] for p in confirmations(settings, driver.record)] == [3, 4, 5] * 2

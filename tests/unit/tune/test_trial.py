@@ -12,7 +12,7 @@ from gare.common.errors import ConfigError, RunError
 from gare.config.tree import build
 from gare.runs.state import RunSummary
 from tune.launch import Listed, asha
-from tune.ledger import Ledger, Trial
+from tune.record import SweepRecord, Trial
 from tune.trial import OUTCOME, Plan, TrialActor, chosen, run_trial
 
 METRIC = "dev/t2v/R@1"
@@ -120,7 +120,7 @@ def test_a_list_is_suggested_in_order_and_opened_one_by_one():
     assert listed.suggest("c") == Listed.FINISHED
 
 
-def ledger_of(folder, curves):
+def record_of(folder, curves):
     trials = []
     for number, curve in enumerate(curves):
         run = folder / f"trial-{number:03d}"
@@ -128,16 +128,16 @@ def ledger_of(folder, curves):
         rows = [{"step": n, "epoch": n, METRIC: value} for n, value in enumerate(curve, 1)]
         (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         trials.append(Trial(run.name, {}, str(run), status="done"))
-    return Ledger("s", "k", {}, trials)
+    return SweepRecord("s", "k", {}, trials)
 
 
 def test_asha_of_a_resumed_sweep_knows_the_trials_before(tmp_path):
     config = build({"sweep": {"scheduler": "asha", "metric": METRIC}, "train": {"epochs": 4}})
-    past = ledger_of(tmp_path, [[10.0, 11.0, 12.0, 13.0], [9.0, 9.0, 9.0, 9.0]])
+    past = record_of(tmp_path, [[10.0, 11.0, 12.0, 13.0], [9.0, 9.0, 9.0, 9.0]])
     new = Trial("new", {}, "")
     new.trial_id = "new"
-    for ledger, decides in ((past, TrialScheduler.STOP), (Ledger("s", "k", {}, []), TrialScheduler.CONTINUE)):
-        scheduler = asha(config, ledger)
+    for record, decides in ((past, TrialScheduler.STOP), (SweepRecord("s", "k", {}, []), TrialScheduler.CONTINUE)):
+        scheduler = asha(config, record)
         scheduler.on_trial_add(None, new)
         assert scheduler.on_trial_result(None, new, {"epoch": 1, METRIC: 1.0}) == decides
 
@@ -145,4 +145,4 @@ def test_asha_of_a_resumed_sweep_knows_the_trials_before(tmp_path):
 def test_asha_that_could_stop_nothing_is_refused():
     config = build({"sweep": {"scheduler": "asha", "grace_epochs": 4}, "train": {"epochs": 4}})
     with pytest.raises(ConfigError, match=r"sweep\.grace_epochs is 4"):
-        asha(config, Ledger("s", "k", {}, []))
+        asha(config, SweepRecord("s", "k", {}, []))

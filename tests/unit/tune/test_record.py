@@ -6,7 +6,7 @@ import pytest
 
 from gare.common.errors import InputError
 from gare.config.tree import build
-from tune.ledger import SWEEP_FILE, Launch, Ledger, Trial
+from tune.record import SWEEP_FILE, Launch, SweepRecord, Trial
 
 V1_TRIAL = {
     "name": "trial-000",
@@ -27,14 +27,14 @@ def made():
         Trial("trial-000", {"train.seed": 1}, "/d", status="done", case="a", stage="confirm", attempts=2, train_s=30.0),
         Trial("trial-001", {}, "/e", train_s=10.0),
     ]
-    return Ledger(
+    return SweepRecord(
         "s", "k", config, trials, launches=[Launch(2, 20.0), Launch(1, 10.0)], dataset={"dataset_digest": "d"}
     )
 
 
 def test_what_is_written_is_read_again(tmp_path):
     made().write(tmp_path)
-    assert Ledger.read(tmp_path) == made()
+    assert SweepRecord.read(tmp_path) == made()
 
 
 def test_a_record_of_version_1_is_read_with_defaults_for_what_it_lacks(tmp_path):
@@ -43,11 +43,11 @@ def test_a_record_of_version_1_is_read_with_defaults_for_what_it_lacks(tmp_path)
         config["sweep"].pop(new)
     old = {"name": "s", "key": "k", "config": config, "trials": [V1_TRIAL], "run_id": "parent", "version": 1}
     (tmp_path / SWEEP_FILE).write_text(json.dumps(old))
-    ledger = Ledger.read(tmp_path)
-    trial = ledger.trials[0]
+    record = SweepRecord.read(tmp_path)
+    trial = record.trials[0]
     assert (trial.case, trial.stage, trial.attempts, trial.settled) == (None, "search", 0, True)
-    assert (ledger.version, ledger.extended, ledger.launches) == (2, 0, [])
-    assert ledger.overhead() is None
+    assert (record.version, record.extended, record.launches) == (2, 0, [])
+    assert record.overhead() is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_record_that_cannot_be_read_is_refused_in_a_sentence(tmp_path, change,
     path = tmp_path / SWEEP_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match=says):
-        Ledger.read(tmp_path)
+        SweepRecord.read(tmp_path)
 
 
 def test_overhead_is_the_slots_time_that_was_not_training():

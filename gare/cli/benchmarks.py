@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import gare_command
+from gare.common.console import note, print_table, warn
 from gare.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,16 +31,18 @@ def _files(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that all benchmarks share."""
     place = click.Path(path_type=Path)
     for option in (
-        click.option("--strict", is_flag=True, help="Write nothing unless all that is published is there."),
+        click.option("--strict", is_flag=True, help="Write nothing unless every published video and caption is there."),
         click.option("--out", required=True, type=place, help="The manifest to write (Parquet)."),
-        click.option("--videos", required=True, type=place, help="Folder of the video files; those below it count."),
+        click.option(
+            "--videos", required=True, type=place, help="Folder of the video files, searched with its subfolders."
+        ),
         click.option("--annotations", required=True, type=place, help="Folder of the annotation files."),
     ):
         function = option(function)
     return function
 
 
-_MOMENTS = click.option("--moments", is_flag=True, help="A row for each described moment in place of each video.")
+_MOMENTS = click.option("--moments", is_flag=True, help="Write a row for each described moment instead of each video.")
 
 
 @gare_command("msrvtt", short_help="Make a manifest of MSR-VTT.")
@@ -57,8 +60,8 @@ def msrvtt(**arguments: Any) -> dict[str, Any]:
 
     The annotation files are MSRVTT_data.json (the captions), MSRVTT_train.9k.csv or MSRVTT_train.7k.csv,
     MSRVTT_val.full.csv, and MSRVTT_JSFUSION_test.csv (1k-A) or MSRVTT_test.full.csv. Dev is the official
-    validation split, taken out of the train list, which holds it. The 9k list also holds most of the full test split,
-    so it goes with 1k-A only.
+    validation split, removed from the train list, which contains it. The 9k list also contains most of the full test
+    split, so you can use it with 1k-A only.
 
     \b
     Examples:
@@ -74,10 +77,10 @@ def msrvtt(**arguments: Any) -> dict[str, Any]:
 def didemo(**arguments: Any) -> dict[str, Any]:
     """Make a manifest of DiDeMo: a video's descriptions are one paragraph, and videos end at 30 s.
 
-    With --moments a row is what one description is about: the segments of 5 s that most annotators gave for it.
+    With --moments, a row is what one description is about: the segments of 5 s that most annotators gave for it.
 
-    The annotation files are train_data.json, val_data.json (dev) and test_data.json. A video's file is found under
-    any extension, since the downloads have many.
+    The annotation files are train_data.json, val_data.json (dev) and test_data.json. Video files may have any
+    extension.
 
     \b
     Example:
@@ -100,10 +103,10 @@ def didemo(**arguments: Any) -> dict[str, Any]:
 def activitynet(**arguments: Any) -> dict[str, Any]:
     """Make a manifest of ActivityNet Captions: a video's sentences are one paragraph.
 
-    The annotation files are train.json and val_1.json, which is the test split; train_ids.json and val_ids.json, where
-    they are there, say which of their videos count. There is no official split to choose a checkpoint on, so dev is
-    drawn from train, by the videos' ids. Files are named v_ID or ID. With --moments a row is what one sentence
-    describes; all moments of a video are in its split.
+    The annotation files are train.json and val_1.json (the test split). If there are train_ids.json and val_ids.json,
+    only the videos they list count. There is no official split to choose a checkpoint on, so dev is drawn from train by
+    the videos' ids. Files are named v_ID or ID. With --moments, a row is what one sentence describes; all moments of a
+    video are in its split.
 
     \b
     Example:
@@ -115,10 +118,10 @@ def activitynet(**arguments: Any) -> dict[str, Any]:
 @gare_command("msvd", short_help="Make a manifest of MSVD.")
 @_files
 def msvd(**arguments: Any) -> dict[str, Any]:
-    """Make a manifest of MSVD: many captions a video, each of them a query.
+    """Make a manifest of MSVD: many captions per video, each of them a query.
 
     The annotation files are train_list.txt, val_list.txt (dev), test_list.txt and raw-captions.pkl. The pickle is read
-    as plain lists of words; nothing in it is run, and one that asks for more is refused.
+    as plain lists of words; nothing in it is run, and the command fails if it asks for more.
 
     \b
     Example:
@@ -171,7 +174,6 @@ def _make(
 
 def _show(made: Made, annotations: Path, videos: Path, out: Path, listed: Path) -> None:
     """Print the counts, and say all that is not as published, and what to do."""
-    from gare.common.console import note, print_table, warn
     from pipelines.manifest.splits import some
 
     rows = [
@@ -200,6 +202,6 @@ def _show(made: Made, annotations: Path, videos: Path, out: Path, listed: Path) 
     if made.missing:
         warn(
             f"{some([video.video_id for video in made.missing])} missing in {videos} and not in the manifest; {listed} "
-            "lists them all. Add their files and run this again, or go on without them: results on a test split that "
-            "lacks videos are not comparable with published ones."
+            "lists them all. Add their files and run this again, or continue without them: results on a test split "
+            "that lacks videos are not comparable with published ones."
         )

@@ -1,6 +1,6 @@
 """How the objective sees the other ranks: each holds its rows of every pair matrix, and sums over texts cross ranks.
 
-``Ranks`` is the single process, where every collective is the identity; ``TorchRanks`` is a
+``World`` is a single process, where every collective is the identity (``SINGLE``); ``TorchWorld`` is a
 ``torch.distributed`` group. All ranks hold the same number of rows.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 
-class Ranks:
+class World:
     """One process alone."""
 
     rank = 0
@@ -55,7 +55,7 @@ class Ranks:
         return slice(self.rank * rows, (self.rank + 1) * rows)
 
 
-class TorchRanks(Ranks):
+class TorchWorld(World):
     """The default group of ``torch.distributed``, already initialised."""
 
     def __init__(self) -> None:
@@ -134,9 +134,9 @@ class _Gather(torch.autograd.Function):
     """All-gather whose gradient is summed over ranks."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: TorchRanks) -> Tensor:
-        ctx.own = ranks.own(len(x))
-        return ranks.gather_constant(x)
+    def forward(ctx: Any, x: Tensor, world: TorchWorld) -> Tensor:
+        ctx.own = world.own(len(x))
+        return world.gather_constant(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -149,4 +149,4 @@ def _all_reduced(x: Tensor) -> Tensor:
     return copy
 
 
-ALONE = Ranks()
+SINGLE = World()

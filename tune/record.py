@@ -83,7 +83,7 @@ class Launch:
 
 
 @dataclass
-class Ledger:
+class SweepRecord:
     """A sweep: the settings all trials share, as a plain tree, and its trials in order.
 
     ``extended``: how many of ``sweep.trials`` were asked for later. ``dataset``: the digests of the shards that all
@@ -117,7 +117,7 @@ class Ledger:
         return spent / training - 1 if training > 0 and spent > 0 else None
 
     @classmethod
-    def read(cls, folder: Path) -> Ledger:
+    def read(cls, folder: Path) -> SweepRecord:
         """Read the record of a sweep's folder, of version 1 too, with its places as they are after a move.
 
         Raises InputError when it has none or a damaged one.
@@ -136,17 +136,17 @@ class Ledger:
             if (here := moved(config, folder)) != config:
                 values["config"] = here.model_dump(mode="json")
             trials = [trial | {"metrics": finite(trial.get("metrics", {}))} for trial in values["trials"]]
-            ledger = checked(cls, values | {"trials": trials, "version": VERSION})
-            for trial in ledger.trials:
+            record = checked(cls, values | {"trials": trials, "version": VERSION})
+            for trial in record.trials:
                 for key in trial.overrides:
                     check_key(key)
                 if type(trial.overrides.get(SEED, 0)) is not int:
                     raise ValueError(f"{SEED} is {shown(trial.overrides[SEED])}")  # noqa: TRY301
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({type(error).__name__}: {first_line(error)}).") from None
-        for trial in ledger.trials:
+        for trial in record.trials:
             _find(trial, folder.resolve())
-        return ledger
+        return record
 
 
 def _find(trial: Trial, folder: Path) -> None:

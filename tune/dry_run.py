@@ -15,7 +15,7 @@ from gare.data.samples import test_cautions
 from gare.launch.local import TrainingCost, measure_cost
 from gare.launch.placement import group_zones, groups_that_fit, offered, rank_nodes, rank_resources, uses_gpu
 from gare.runs.inputs import open_data
-from tune.opening import missing, open_ledger, resolved
+from tune.opening import missing, open_record, resolved
 from tune.space import Overrides, Planned, repeated
 
 START_SECONDS = 6.0
@@ -81,17 +81,17 @@ def make_plan(
     """
     config = resolved(config)
     folder = Path(config.runtime.output) / config.run_name()
-    ledger, config = open_ledger(config, folder, {}, extend)
+    record, config = open_record(config, folder, {}, extend)
     slots = make_slots(config, nodes)
-    todo = [(t.name, Planned(t.case, t.overrides), t.stage) for t in ledger.trials if not t.settled]
+    todo = [(t.name, Planned(t.case, t.overrides), t.stage) for t in record.trials if not t.settled]
     todo += [
         (f"trial-{number:03d}", planned, "search")
-        for number, planned in enumerate(missing(config, ledger), len(ledger.trials))
+        for number, planned in enumerate(missing(config, record), len(record.trials))
     ]
     cost = measured(config)
     costs = _Costs(config, cost)
     trials = [costs.of(name, planned, stage) for name, planned, stage in todo]
-    searched = sum(t.stage == "search" for t in ledger.trials)
+    searched = sum(t.stage == "search" for t in record.trials)
     unknown = [costs.of("", Planned(None, {}), stage).seconds for stage in _suggested(config, searched)]
     seconds = makespan([trial.seconds for trial in trials] + unknown, slots.at_once)
     return SweepPlan(
@@ -99,7 +99,7 @@ def make_plan(
         folder=str(folder),
         trials=trials,
         suggested=len(unknown),
-        done=sum(t.settled for t in ledger.trials),
+        done=sum(t.settled for t in record.trials),
         slots=slots,
         cost=cost,
         start_s=START_SECONDS,

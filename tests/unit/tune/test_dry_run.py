@@ -10,9 +10,9 @@ from gare.common.nodes import Node
 from gare.config.tree import to_yaml, with_overrides
 from gare.launch.local import TrainingCost, measure_cost
 from tests.toy import make_shards, make_toy_clip, toy_config
-from tune.ledger import Ledger, Trial
+from tune.dry_run import START_SECONDS, _suggested, make_plan, make_slots, makespan
 from tune.opening import resolved
-from tune.plan import START_SECONDS, _suggested, make_plan, make_slots, makespan
+from tune.record import SweepRecord, Trial
 
 IB = "objective.information_bottleneck.weight"
 COST = TrainingCost("cpu", set_up_s=1.0, step_s=0.5, steps=5, dev_s=2.0, dev_videos=4)
@@ -92,7 +92,7 @@ def test_what_is_done_is_left_out_and_what_a_searcher_will_name_is_counted(confi
     rows = [
         Trial(t.name, t.overrides, "", "done" if n < 3 else "running", case=t.case) for n, t in enumerate(first.trials)
     ]
-    Ledger("s", "k", resolved(config).model_dump(mode="json"), rows).write(tmp_path / "runs" / "s")
+    SweepRecord("s", "k", resolved(config).model_dump(mode="json"), rows).write(tmp_path / "runs" / "s")
     rest = plan(config)
     assert ([t.name for t in rest.trials], rest.done) == (["trial-003"], 3)
 
