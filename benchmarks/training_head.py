@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gare.config import ModelConfig
-from gare.config.objective import ObjectiveConfig
+from gare.config.experiment import ObjectiveConfig
 from gare.objective import objective
 from gare.scoring.increment.factorised import factorised_scores
 from gare.scoring.increment.head import GareHead

@@ -363,7 +363,7 @@ def runs(folder: Path) -> Iterator[Kind]:
     yield Kind("run.json", run / RUN_FILE, recorded, "json", sensible)
 
     def curves() -> Any:
-        from tune.comparison.curves import read_curves
+        from tune.comparison.settings import read_curves
         from tune.record import Trial
 
         trial = Trial("a", {}, str(run), "done")

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tune.ledger import Ledger
 
 from gare.common.dataset_file import read_dataset_file
-from gare.common.lease import LOCK_FILE, lease
+from gare.common.locks import LOCK_FILE, lease
 from gare.common.storage import Folder
 from gare.data.cache import Cache, entries, hold
 from gare.data.cache.entries import NOTE_FILE, _note
@@ -25,6 +24,7 @@ from pipelines.manifest.reading import load_manifest
 from tests import made_cache, openai_clip
 from tests.fuzz import Kind, finite
 from tests.unit.tune.made_sweep import SPACE, TR, sweep_config, trial
+from tune.record import SweepRecord
 from tune.study import STUDY_FILE, StudySearch
 
 SIZES = ("input_resolution", "context_length", "vocab_size")
@@ -82,11 +82,11 @@ def left_behind(folder: Path) -> Iterator[Kind]:
     yield Kind("dataset.json of a copy", copy / "dataset.json", whole, "json", whole=True)
 
     config = sweep_config(trials=6, search="optuna", space=SPACE | {TR: {"choice": [0, 1e-4, 0.01]}})
-    ledger = Ledger("weights", "k", {}, [trial(0, 50.0), trial(1, 40.0), trial(2, None, "failed")])
+    ledger = SweepRecord("weights", "k", {}, [trial(0, 50.0), trial(1, 40.0), trial(2, None, "failed")])
     study = folder / STUDY_FILE
 
     def searched() -> Any:
-        rows = Ledger("weights", "k", {}, list(ledger.trials))
+        rows = SweepRecord("weights", "k", {}, list(ledger.trials))
         search = StudySearch(config, folder, rows, lambda _: 0, lambda index: {"trial": index})
         told = search._ot_study.get_trials()
         for path in folder.glob(f"{STUDY_FILE}.*"):

@@ -20,8 +20,7 @@ from gare.tracking import Status, begin, markdown_table, note_down, read_handle,
 from tune.comparison import Comparison
 from tune.record import SWEEP_FILE, Launch, Stage, SweepRecord, Trial, finite
 from tune.space import Planned
-from tune.trial import OUTCOME, chosen, trial_config
-from tune.zones import Zones
+from tune.trial import OUTCOME, Zones, chosen, trial_config
 
 STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 WRITE_SECONDS = 15.0

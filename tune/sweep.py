@@ -20,12 +20,10 @@ from gare.launch.placement import group_zones, one_number, uses_gpu
 from gare.launch.ray_controller import capacity_message, nodes_for
 from tune.comparison import Comparison, check_metric, compare
 from tune.launch import Listed, asha, launch
-from tune.opening import missing, open_record, resolved
+from tune.opening import confirmations, missing, open_record, resolved, searcher
 from tune.record import Stage, SweepRecord
 from tune.recorder import OnProgress, Recorder, TuneCallback
-from tune.search import confirmations, searcher
-from tune.trial import Plan, Trainer, train_with_ray
-from tune.zones import Zones
+from tune.trial import Plan, Trainer, Zones, train_with_ray
 
 
 @dataclass(frozen=True)

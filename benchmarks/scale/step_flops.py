@@ -11,7 +11,7 @@ from gare.config import Config
 from gare.config.tree import with_overrides
 from gare.launch.dry_run import memory as counted
 from gare.model.clip_source import inspect_clip
-from gare.model.outline import outline
+from gare.model.gare import outline
 from gare.training.encoding import encode
 from gare.training.optimiser import freeze
 from gare.training.step import backward

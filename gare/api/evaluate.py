@@ -55,7 +55,8 @@ class EvaluationResult:
     @property
     def metrics(self) -> dict[str, float]:
         """Metrics by name, such as ``t2v/R@1`` in percent and ``t2v/MdR`` as a rank."""
-        return {name: value for name, value in self.values.items() if "/" in name}
+        sizes = ("/queries", "/gallery")
+        return {name: value for name, value in self.values.items() if "/" in name and not name.endswith(sizes)}
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:

@@ -12,6 +12,7 @@ import click
 from gare.cli.command import gare_command
 from gare.common.console import note, print_table, warn
 from gare.common.errors import InputError
+from gare.common.occupied import refuse_part
 
 if TYPE_CHECKING:
     from pipelines.manifest.benchmarks.build import Made
@@ -148,7 +149,6 @@ def lsmdc(**arguments: Any) -> dict[str, Any]:
 def _make(
     name: str, *, annotations: Path, videos: Path, out: Path, strict: bool, **protocol: Any
 ) -> dict[str, Any]:  # fmt: skip
-    from gare.common.occupied import refuse_part
     from pipelines.manifest.benchmarks import BENCHMARKS
     from pipelines.manifest.benchmarks.annotations import Options
     from pipelines.manifest.benchmarks.build import make_manifest, write_missing

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import gare_command
+from gare.common.console import note, print_table, warn
 from gare.common.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -67,7 +68,6 @@ def _named(copies: list[Copy], digest: str, root: Path) -> Copy:
 
 def _damaged(root: Path, copies: list[Copy]) -> dict[str, list[str]]:
     """Files that are not what their dataset says, by digest; unfinished copies are checked when they are taken up."""
-    from gare.common.console import warn
     from gare.data.cache import damaged
 
     finished = [copy for copy in copies if copy.state in ("unused", "in use")]
@@ -84,7 +84,6 @@ def _remove(root: Path, copies: list[Copy]) -> list[str]:
 
 
 def _show(root: Path, copies: list[Copy]) -> dict[str, Any]:
-    from gare.common.console import note, print_table
     from gare.data.cache.room import disk, size_text
 
     rows = [

@@ -14,8 +14,10 @@ import click
 from rich.markup import escape
 
 from gare.cli.command import EMBEDDED, gare_command
+from gare.common.addresses import sqlite_uri
 from gare.common.console import note, output, say
-from gare.common.sqlite import sqlite_uri
+from gare.common.files import make_folder, write_text
+from gare.common.occupied import refuse_occupied
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,6 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
     It takes less than ten minutes on two cores. Before each stage it prints the command that runs that stage alone. Run
     it again after an interruption and it skips the stages that are finished.
     """
-    from gare.common.files import make_folder
-    from gare.common.occupied import refuse_occupied
     from gare.config.tree import load_config
     from gare.launch.ray_session import ray_session
 
@@ -110,12 +110,14 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
 def invoke(arguments: Sequence[str]) -> Any:
     """Run a command of this program in this process and return its result."""
     program: Any = click.get_current_context().find_root().command
-    return program.main(args=list(arguments), standalone_mode=False, obj=EMBEDDED, prog_name="gare")
+    try:
+        return program.main(args=list(arguments), standalone_mode=False, obj=EMBEDDED, prog_name="gare")
+    except click.exceptions.Abort as aborted:  # what click makes of Ctrl-C
+        raise aborted.__cause__ or KeyboardInterrupt() from None
 
 
 def _write_config(out: Path) -> None:
     """The shipped settings with this demo's places."""
-    from gare.common.files import write_text
     from gare.config.tree import load_config, to_yaml, with_overrides
 
     with_places = with_overrides(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import config_options, gare_command
+from gare.common.console import print_table
 from gare.common.errors import RunError
 from gare.common.storage import is_address
 
@@ -113,8 +114,6 @@ def _wanted(
 
 def _report(found: Found) -> dict[str, Any]:
     """Print the table; RunError, with the whole result, where something fails."""
-    from gare.common.console import print_table
-
     several = len({node for node, _ in found}) > 1
     columns = ["node"] * several + ["check", "state", "what is there", "how to fix it"]
     print_table(

@@ -10,6 +10,7 @@ import click
 
 from gare.cli.command import CHECKPOINT, SHARDS, SPLIT, config_options, gare_command
 from gare.common.console import note, print_table, say
+from gare.common.occupied import refuse_part
 
 if TYPE_CHECKING:
     from gare.api.evaluate import EvaluationResult
@@ -145,7 +146,6 @@ def diagnose(
       gare diagnose runs/demo --shards shards --split dev --out increments.png
     """
     from gare.api.checkpoint import open_checkpoint
-    from gare.common.occupied import refuse_part
     from gare.data.batches import check_fit
     from gare.diagnostics import diagnose_split
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import gare_command
+from gare.common.console import meter, note, print_table, say, warn
 from gare.common.errors import InputError, RunError
+from gare.common.occupied import refuse_part
 
 if TYPE_CHECKING:
     from pipelines.dataset.inspection import Contents, Verdict
@@ -52,8 +54,6 @@ def inspect(
       gare inspect shards --sheet sheet.png --videos 20 --split test
       gare inspect shards --verify --sample all
     """
-    from gare.common.console import note, warn
-    from gare.common.occupied import refuse_part
     from pipelines.dataset.inspection import draw_sheet, leak_sentence, leaks, read_contents, summarise
 
     count = _count(sample)
@@ -93,7 +93,6 @@ def _count(sample: str) -> int | None:
 
 
 def _verified(contents: Contents, sample: int | None, seed: int) -> Verdict:
-    from gare.common.console import meter, note, say, warn
     from pipelines.dataset.inspection import verify
 
     with meter("verified", None) as progress:
@@ -117,8 +116,6 @@ def _verified(contents: Contents, sample: int | None, seed: int) -> Verdict:
 
 
 def _print(summary: dict[str, Any]) -> None:
-    from gare.common.console import print_table
-
     outcomes = [[o["status"], o["reason"], o["notes"], o["videos"]] for o in summary["outcomes"]]
     print_table(f"Prepared videos in {summary['folder']}", ["outcome", "reason", "notes", "videos"], outcomes)
     columns = ["videos", "decoded", "captions", "uncaptioned", "hours"]
@@ -135,8 +132,6 @@ def _print(summary: dict[str, Any]) -> None:
 
 
 def _print_leaks(groups: list[dict[str, Any]]) -> None:
-    from gare.common.console import print_table
-
     if not groups:
         return
     rows: list[list[object]] = []
@@ -150,8 +145,6 @@ def _print_leaks(groups: list[dict[str, Any]]) -> None:
 
 
 def _print_rest(summary: dict[str, Any]) -> None:
-    from gare.common.console import note
-
     units, size, decode = summary["units"], summary["bytes"], summary["decode"]
     speed = f"{decode['videos_per_s']:.1f} videos/s a process" if decode["videos_per_s"] else "no time noted"
     note(f"{units['finished']} of {units['total']} work units finished; digest {summary['digest'] or '-'}")

@@ -20,7 +20,7 @@ from gare.cli.command import JSON, gare_command
 from gare.common.console import note, print_table, say
 
 if TYPE_CHECKING:
-    from gare.jobs.client import Cluster, Job
+    from gare.jobs.client import Cluster, ClusterJob
     from gare.jobs.submitted import Line
 
 INTERRUPTED = 130
@@ -214,7 +214,7 @@ def _print_line(line: str) -> None:
     say(click.unstyle(line))
 
 
-def _state(job: Job) -> str:
+def _state(job: ClusterJob) -> str:
     code = f" (exit code {job.exit_code})" if job.status == "FAILED" and job.exit_code is not None else ""
     return job.status.lower() + code
 

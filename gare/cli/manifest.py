@@ -13,6 +13,7 @@ from gare.cli.benchmarks import activitynet, didemo, lsmdc, msrvtt, msvd
 from gare.cli.command import gare_command
 from gare.common.console import note, print_table, warn
 from gare.common.errors import InputError
+from gare.common.occupied import refuse_part
 
 if TYPE_CHECKING:
     from pipelines.manifest.sources import Made, SourceOptions
@@ -204,7 +205,6 @@ def _make(
     header: str | None = None,
 ) -> dict[str, Any]:
     """Read a source with the options of the command line, write its manifest, print and return what it holds."""
-    from gare.common.occupied import refuse_part
     from pipelines.manifest.rows import splits_of, write_manifest
     from pipelines.manifest.sources import SourceOptions
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.command import gare_command
+from gare.cli.inspect import recipe_rows
+from gare.common.console import meter, note, print_table, say, warn
 from gare.common.errors import InputError, RunError
+from gare.common.storage import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,8 +46,6 @@ def stat(*, folder: str, verify: bool) -> dict[str, Any]:
       gare shards stat shards
       gare shards stat download/msrvtt --verify
     """
-    from gare.common.console import say, warn
-    from gare.common.storage import Folder
     from pipelines.dataset import tools as shard_tools
 
     with _steps("shards") as show:
@@ -75,7 +76,6 @@ def merge(*, folders: tuple[str, ...], out: str, copy: bool) -> dict[str, Any]:
     Example:
       gare shards merge shards-a shards-b --out shards
     """
-    from gare.common.storage import Folder
     from pipelines.dataset import tools as shard_tools
 
     with _steps("shards") as show:
@@ -110,8 +110,6 @@ def split(*, folder: str, out: str, shard_bytes: int | None, **how: Any) -> dict
       gare shards split shards --take test --out shards-test
       gare shards split shards --ids subset.txt --out subset --shard-bytes 64000000
     """
-    from gare.common.console import warn
-    from gare.common.storage import Folder
     from pipelines.dataset import tools as shard_tools
 
     cut = _cut(**how, recut=shard_bytes is not None)
@@ -153,8 +151,6 @@ def _cut(
 
 @contextmanager
 def _steps(title: str) -> Iterator[Callable[[int, int], None]]:
-    from gare.common.console import meter
-
     with meter(title, None) as progress:
 
         def show(done: int, total: int) -> None:
@@ -171,8 +167,6 @@ def _plain(made: Made) -> dict[str, Any]:
 
 
 def _print_made(made: list[Made]) -> None:
-    from gare.common.console import note, print_table
-
     columns = ["dataset", "splits", "shards", "videos", "frames", "MB", "digest"]
     rows = []
     for one in made:
@@ -186,8 +180,6 @@ def _print_made(made: list[Made]) -> None:
 
 
 def _print_figures(result: dict[str, Any]) -> None:
-    from gare.cli.inspect import recipe_rows
-    from gare.common.console import note, print_table
 
     listed = result["shards"]
     shown = [[shard["file"], shard["rows"], shard["bytes"] / 1e6] for shard in listed[:PRINTED]]

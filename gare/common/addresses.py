@@ -1,4 +1,4 @@
-"""What people write where a file is to be named: paths, URIs, and keys as ``aws s3 ls`` prints them."""
+"""What people write where a file is to be named: paths, URIs, keys as ``aws s3 ls`` prints them; and SQLite files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
+
+from gare.common.errors import InputError
 
 _LEGAL: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 _OPTIONS: Final = re.compile(r"\?[A-Za-z_]+=[^&?#\s]*(?:&[A-Za-z_]+=[^&?#\s]*)*\Z")
@@ -99,3 +101,36 @@ def _parts(address: str) -> tuple[str, str, str, str]:
     bare = rest[: options.start()] if options else rest
     place, _, key = bare.partition("/")
     return scheme, place, key, options[0] if options else ""
+
+
+SQLITE = "sqlite:///"
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the address of a SQLite file.
+
+    A question mark would begin the address's options and a percent sign a code, so both are encoded.
+    """
+    return SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the path in an address of SQLite, relative to the working directory if it is so; None for another address.
+
+    Raises InputError for an address of SQLite that names no file.
+    """
+    if not uri.startswith("sqlite:"):
+        return None
+    name, _, _ = uri.removeprefix(SQLITE).partition("?")
+    if not uri.startswith(SQLITE) or name in ("", ":memory:"):
+        raise InputError(f"{uri} names no file; write {SQLITE}FOLDER/mlflow.db, with a fourth slash for a full path.")
+    return Path(unquote(name))
+
+
+def at_full_path(uri: str, folder: Path | None = None) -> str:
+    """Return an address of SQLite with its path made absolute, from ``folder`` or the working directory."""
+    path = sqlite_path(uri)
+    if path is None:
+        return uri
+    _, mark, options = uri.partition("?")
+    return sqlite_uri(((folder or Path()) / path).resolve()) + mark + options

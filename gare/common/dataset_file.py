@@ -1,17 +1,24 @@
-"""``dataset.json``: read only where it holds what is read of it, in the right types."""
+"""The files of a prepared dataset: dataset.json, and shards opened only when they are whole and what it says."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import errno
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, Field
 
-from gare.common.errors import InputError
+from gare.common.errors import InputError, StorageError
 from gare.common.records import LENIENT, checked, load_json
 from gare.common.redact import shown
 from gare.common.storage import Folder
-from gare.schema import DATASET_FILE, SCHEMA_VERSION
+from gare.schema import DATASET_FILE, RECIPE_KEY, SCHEMA_VERSION, SHARD, VERSION_KEY
 
 
 def _file_name(name: str) -> str:
@@ -81,3 +88,66 @@ def read_dataset_file(place: Folder) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); run gare prepare again.") from None
     return dict(values)
+
+
+Picture = NDArray[np.uint8]
+
+
+def read_shard(
+    path: Path | pa.NativeFile,
+    *,
+    recipe_digest: str,
+    rows: int,
+    name: str = "",
+    columns: Sequence[str] = tuple(SHARD.names),
+) -> pa.Table:
+    """Open a shard as a table of the schema SHARD; a path is memory-mapped, and nothing of it read before it is used.
+
+    ``name``: what messages call a file that is open already; ``columns``: those to read, in SHARD's order, others are
+    not touched. Raises InputError when it is damaged, no shard, or not the one of ``recipe_digest`` and ``rows``. Its
+    SHA-256 is not computed.
+    """
+    where, schema = name or path, pa.schema([SHARD.field(column) for column in columns])
+    options = pa.ipc.IpcReadOptions(included_fields=[SHARD.get_field_index(column) for column in columns])
+    try:
+        source = pa.memory_map(str(path)) if isinstance(path, Path) else path
+        table = pa.ipc.open_file(source, options=options).read_all()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise StorageError(f"Cannot read the shard {where}: {os.strerror(error.errno or 0)}.") from None
+        raise InputError(f"Cannot read the shard {where}: {error}. Run gare prepare again.") from None
+    metadata = table.schema.metadata or {}
+    if not table.schema.equals(schema, check_metadata=False):
+        raise InputError(f"The shard {where} does not have the columns of a shard; it was not made by gare prepare.")
+    try:
+        table.validate(full=True)  # unchecked offsets of a damaged file would take the process down
+    except (ValueError, pa.ArrowException) as error:
+        raise InputError(f"The shard {where} is damaged: {error}. Run gare prepare again.") from None
+    missing = [field.name for field, column in zip(schema, table.columns, strict=True) if _has_nulls(field, column)]
+    if missing:
+        raise InputError(f"The shard {where} is damaged: values of {', '.join(missing)} are missing.")
+    if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION).encode():
+        raise InputError(f"The shard {where} has another schema version; run gare prepare again.")
+    if metadata.get(RECIPE_KEY) != recipe_digest.encode():
+        raise InputError(f"The shard {where} was decoded by another recipe than its folder says.")
+    if table.num_rows != rows:
+        raise InputError(f"The shard {where} holds {table.num_rows} rows, not {rows} as recorded.")
+    return table
+
+
+def _has_nulls(field: pa.Field, column: pa.ChunkedArray) -> bool:
+    """Whether values are missing where readers count on them: in a column that has none, or inside of its lists."""
+    inside = pa.types.is_list(field.type) and any(chunk.values.null_count for chunk in column.chunks)
+    return bool(not field.nullable and column.null_count) or inside
+
+
+def stored_picture(data: Any, codec: str, height: int, width: int) -> Picture:
+    """RGB uint8 [height, width, 3] of one stored frame (bytes or a buffer); OSError or ValueError when damaged."""
+    if codec == "jpeg":
+        from PIL import Image
+
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            if (image.height, image.width) != (height, width):
+                raise ValueError(f"a picture of {image.width} x {image.height} in place of {width} x {height}")
+            return np.asarray(image.convert("RGB"))
+    return np.frombuffer(data, np.uint8).reshape(height, width, 3)

@@ -13,15 +13,11 @@ from pydantic import model_validator
 
 from gare.common.files import digest_of
 from gare.config.base import Section, section
-from gare.config.data import DataConfig
+from gare.config.experiment import DataConfig, ModelConfig, ObjectiveConfig, ProtocolConfig, TrainConfig, names_test
 from gare.config.heads import HEADS, NO_INCREMENTS
-from gare.config.model import ModelConfig
-from gare.config.objective import ObjectiveConfig
 from gare.config.prepare import PrepareConfig
-from gare.config.protocol import ProtocolConfig, names_test
 from gare.config.runtime import RuntimeConfig
 from gare.config.sweep import SweepConfig
-from gare.config.train import TrainConfig
 
 NOT_THE_EXPERIMENT = frozenset({"runtime", "sweep"})
 LATER: tuple[tuple[str, str, Any], ...] = (

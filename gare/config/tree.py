@@ -17,8 +17,8 @@ from gare.common.errors import ConfigError
 from gare.common.redact import shown
 from gare.config import Config, yaml
 from gare.config.base import Section
+from gare.config.experiment import names_test
 from gare.config.prepare import BEFORE
-from gare.config.protocol import names_test
 
 LONGEST_KEY = 200
 

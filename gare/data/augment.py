@@ -37,7 +37,7 @@ STRONGEST: Final = 10.0
 TURN, SHEAR, SHIFT, FACTOR, ADDED = 30.0, 0.3, 0.45, 0.9, 110
 
 GREY: Final = 128 / 255
-"""What a warp uncovers."""
+"""The colour of pixels that a warp uncovers."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def check_augment(augment: str) -> None:
 
 
 def augment_draws(seed: int, epoch: int, sample: Sample) -> list[Draw]:
-    """What is done to a sample's clip in an epoch, in order."""
+    """The operations on a sample's clip in an epoch, in order."""
     random = draws(seed, epoch, sample, AUGMENT_STREAM)
     names = list(TABLE)
     drawn = []

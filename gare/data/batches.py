@@ -16,14 +16,14 @@ from gare.common.errors import ConfigError, InputError
 from gare.common.files import digest_of
 from gare.common.spread import segment_middles, segments, thin
 from gare.config import Config
-from gare.config.data import DataConfig
+from gare.config.experiment import DataConfig
 from gare.data.samples import Sample
 from gare.data.shards import ShardSet, Split, VideoInfo
 from gare.model.gare import GareModel
 from gare.model.pixels import Pixels
 from gare.model.tokenizer import Tokenizer
 
-NO_TOKENIZER = "The model has no tokenizer, so captions cannot be read; save one beside its CLIP weights."
+NO_TOKENIZER = "The model has no tokenizer, so captions cannot be read; save one with its CLIP weights."
 
 
 VIEW_STREAM: Final = 0x76696577
@@ -143,7 +143,7 @@ def check_sizes(model: GareModel, side: int, holder: str, config: Config) -> Non
 
 @dataclass(frozen=True)
 class View:
-    """What is taken of a stored video: ``data.frames`` of its frames at most, and of each a square of ``size`` pixels.
+    """Takes at most ``data.frames`` frames of a stored video, and of each a square of ``size`` pixels.
 
     Draws are made in training only: ``random`` is None in evaluation, which is the same every time.
     """
@@ -193,7 +193,9 @@ def check_sampling(shards: ShardSet, config: Config) -> None:
     """
     stored, used = int(shards.recipe["max_frames"]), config.data.frames
     policy = str(shards.recipe.get("policy", NESTED[0]))
-    nested = [n for n in range(1, stored + 1) if n == stored or (policy in NESTED and _nests(stored, n))]
+    nested = [
+        n for n in range(1, stored + 1) if n == stored or (policy in NESTED and (n == 1 or (stored - 1) % (n - 1) == 0))
+    ]
     if (config.data.sampling == "linspace" and used in nested) or shards.complete:
         return
     more = "with prepare.policy=all_candidates and a prepare.max_frames that no video exceeds"
@@ -211,10 +213,6 @@ def check_sampling(shards: ShardSet, config: Config) -> None:
         f"{used} of those are not the {used} that would be taken from the video itself. With these shards data.frames "
         f"can be {choices}; or prepare with prepare.max_frames={used}, or {more}."
     )
-
-
-def _nests(stored: int, used: int) -> bool:
-    return used == 1 or (stored - 1) % (used - 1) == 0
 
 
 def unlike_prepared(pixels: Pixels, short_side: int, data: DataConfig) -> str | None:

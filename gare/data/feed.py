@@ -67,7 +67,8 @@ class Feed(Iterator[Batch]):
             raise StopIteration
         asked = time.perf_counter()
         try:
-            made = self._make_now() if self._ahead is None else self._ahead.take()
+            rows, maker = self._now
+            made = maker.make(next(rows)) if self._ahead is None else self._ahead.take()
             batch = made.ready()
         except BaseException:
             self.close()
@@ -90,10 +91,6 @@ class Feed(Iterator[Batch]):
     ) -> None:
         self.close()
 
-    def _make_now(self) -> _Made:
-        rows, maker = self._now
-        return maker.make(next(rows))
-
 
 @dataclass(frozen=True)
 class _Made:
@@ -113,7 +110,7 @@ class _Made:
 
 
 class _Maker:
-    """Makes batches on a device; on CUDA from page-locked memory, on a stream of its own beside the model's."""
+    """Makes batches on a device; on CUDA from page-locked memory, on a stream of its own, parallel to the model's."""
 
     def __init__(
         self, split: Split, tokenizer: Tokenizer, config: Config, image_size: int, epoch: int, device: torch.device

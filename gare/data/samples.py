@@ -1,4 +1,4 @@
-"""Which (video, caption) pairs a run trains on and which make up each batch: a function of seed and epoch alone."""
+"""The (video, caption) pairs that a run trains on, and their batches: a function of seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gare.common.errors import ConfigError
 from gare.config import Config
@@ -23,11 +24,11 @@ Sample = tuple[int, int]
 """(index of the video in its split, index of the caption of that video)"""
 
 Captions = Literal["one_per_video", "all"]
-"""What an epoch visits (``data.captions``)."""
+"""The captions that an epoch visits (``data.captions``)."""
 
 
 def trains_on(config: Config, split: str, attributes: Mapping[str, str]) -> bool:
-    """Whether a run of these settings trains on a video with this split and these attributes.
+    """True if a run of these settings trains on a video with this split and these attributes.
 
     With ``protocol.dev`` none that is all of train: the train split, and what the dev split had taken from it. A dev
     split that comes with the benchmark stays out.
@@ -45,7 +46,7 @@ def training_split(shards: ShardSet, config: Config) -> Split:
 
 
 def test_cautions(config: Config) -> list[str]:
-    """Say what ``protocol.test`` at used means for every figure of such a run, in a sentence; nothing otherwise."""
+    """A caution about the figures of a run whose ``protocol.test`` is used; nothing otherwise."""
     says = (
         "The run was free to train on the test split or to choose its checkpoint by it (protocol.test is used), so its "
         "figures on test say little about new videos."
@@ -54,7 +55,7 @@ def test_cautions(config: Config) -> list[str]:
 
 
 def trained_on(config: Config, split: Split) -> int:
-    """How many videos of a split a run of these settings trained on: figures on those say little about new ones."""
+    """Count the videos of a split that a run of these settings trained on: their figures say little about new ones."""
     return sum(trains_on(config, split.name, video.attributes) for video in split.videos)
 
 
@@ -103,7 +104,7 @@ def steps_per_epoch(captions: Sequence[int], batch: int, mode: Captions, *, repe
     Without ``repeat_videos`` n batches of different videos exist just when sum_v min(c_v, n) >= n x batch, which holds
     up to the largest such n.
     """
-    counts = np.array([_visits(count, mode) for count in captions], np.int64)
+    counts = _visits(captions, mode)
     full = int(counts.sum()) // batch
     if repeat_videos:
         return full
@@ -115,7 +116,7 @@ def steps_per_epoch(captions: Sequence[int], batch: int, mode: Captions, *, repe
 
 
 def left_out(captions: Sequence[int], batch: int, mode: Captions) -> int:
-    """How many full batches an epoch lacks because they would hold two captions of one video."""
+    """Count the full batches that an epoch lacks because they would hold two captions of one video."""
     repeating = steps_per_epoch(captions, batch, mode, repeat_videos=True)
     return repeating - steps_per_epoch(captions, batch, mode)
 
@@ -136,17 +137,19 @@ def epoch_batches(
     return [queue.take_distinct(batch, steps - step) for step in range(steps)]
 
 
-def _visits(count: int, mode: Captions) -> int:
-    return count if mode == "all" else min(count, 1)
+def _visits(captions: Sequence[int], mode: Captions) -> NDArray[np.int64]:
+    """How often an epoch visits each video."""
+    counts = np.array(captions, np.int64)
+    return counts if mode == "all" else np.minimum(counts, 1)
 
 
 class _Queue:
-    """What an epoch visits: rounds over the videos, each in a random order, and each video's captions in one too."""
+    """The order of an epoch: rounds over the videos, each in a random order, and each video's captions in one too."""
 
     def __init__(self, captions: Sequence[int], mode: Captions, random: np.random.Generator) -> None:
         captioned = [v for v, count in enumerate(captions) if count]
         self._captions = {v: iter(random.permutation(captions[v]).tolist()) for v in captioned}
-        self._left = np.array([_visits(count, mode) for count in captions], np.int64)
+        self._left = _visits(captions, mode)
         self._ahead_of_turn = np.zeros(len(captions), np.int64)
         self._turns: deque[int] = deque()
         for turn in range(int(self._left.max(initial=0))):

@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gare.common.blocks import BlockFile
-from gare.common.dataset_file import read_dataset_file
+from gare.common.dataset_file import read_dataset_file, read_shard, stored_picture
 from gare.common.errors import InputError
 from gare.common.redact import redact
-from gare.common.shard_file import read_shard, stored_picture
 from gare.common.spread import thin
 from gare.common.storage import Folder
 from gare.common.text import LONGEST_TEXT
@@ -32,12 +31,12 @@ LIGHT = ("video_id", "split", "captions", "attributes", "timestamps_s", "uri")
 """Columns that take little room, in the order of SHARD: all that is needed without looking at frames."""
 
 Belongs = Callable[[str, dict[str, str]], bool]
-"""Whether a row with this split and these attributes belongs."""
+"""Decides if a row with this split and these attributes belongs."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a shard row says of a video, without its frames."""
+    """A shard's row of a video without its frames."""
 
     video_id: str
     uri: str
@@ -81,7 +80,7 @@ class Split:
         return other
 
     def count(self, index: int) -> int:
-        """How many frames are stored of one video."""
+        """Count the stored frames of one video."""
         table_number, row = self._where[index]
         return len(self._tables[table_number]["frames"][row])
 
@@ -119,8 +118,8 @@ class ShardSet:
     A copy is in use for as long as this or one of its splits is. Raises InputError when it is no such folder,
     unfinished, or its shards do not belong to its manifest.
 
-    ``frames``: False for who only counts and checks. Then no copy is made: shards at an address are read where they
-    are, without the columns that hold frames, and not before they are asked for.
+    ``frames``: False to only count and check. Then no copy is made: shards at an address are read in place, without the
+    columns that hold frames, when they are first needed.
     """
 
     def __init__(self, folder: str | Path, cache: Cache | None = None, *, frames: bool = True) -> None:
@@ -163,7 +162,7 @@ class ShardSet:
 
     @property
     def complete(self) -> bool:
-        """Whether every frame that the recipe would store of a video, with no limit to their number, is stored.
+        """True if every frame is stored that the recipe would store without a limit to their number.
 
         So it is when no video fills ``prepare.max_frames``, and when the videos that do are not cut off: by policy
         all_candidates, which notes what it cuts off, and by policy timestamps, which cuts off nothing.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gare.common.storage import Folder, is_address
 from gare.data.cache import Cache
-from gare.doctor import machine, places, services, software
+from gare.doctor import machine, places, software
 from gare.doctor.finding import Check, Finding, examine
 
 
@@ -66,6 +66,6 @@ def _places(wanted: Wanted) -> list[tuple[str, Check]]:
         checks.append(("output", partial(places.check_writable, "output", wanted.output, seen=wanted.seen)))
         if not is_address(wanted.output):
             checks.append(("output disk", partial(machine.check_disk, Path(wanted.output), name="output disk")))
-    checks.append(("tracker", partial(services.check_tracker, wanted.tracker, shared=wanted.cluster)))
-    checks.append(("token", partial(services.check_token, cluster=wanted.cluster, fix=wanted.fix)))
+    checks.append(("tracker", partial(places.check_tracker, wanted.tracker, shared=wanted.cluster)))
+    checks.append(("token", partial(places.check_token, cluster=wanted.cluster, fix=wanted.fix)))
     return checks

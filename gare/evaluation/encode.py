@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gare.config.data import DataConfig
+from gare.config.experiment import DataConfig
 from gare.data.batches import View, load_frames
 from gare.data.shards import Split
 from gare.model.gare import GareModel

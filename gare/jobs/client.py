@@ -37,7 +37,7 @@ PYTHON = (
 
 
 @dataclass(frozen=True)
-class Job:
+class ClusterJob:
     """A job of the cluster. Times are seconds since 1970; ``exit_code`` is known once its command has ended."""
 
     id: str
@@ -72,12 +72,12 @@ class Cluster:
                 entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env, metadata={COMMAND: command}
             )
 
-    def job(self, job: str) -> Job:
+    def job(self, job: str) -> ClusterJob:
         """How a job is."""
         with self.sentences(job):
             return _job(self.client.get_job_info(job))
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[ClusterJob]:
         """The jobs that were submitted and that the cluster remembers, the newest first."""
         with self.sentences():
             found = [_job(details) for details in self.client.list_jobs() if details.submission_id]
@@ -154,11 +154,11 @@ def entrypoint(words: Sequence[str], *, root: str | None, shipped: Sequence[str]
     return f'{PYTHON}; {start}exec "$python" {"-P " if root else ""}-m gare {" ".join(parts)}'
 
 
-def _job(details: Any) -> Job:
+def _job(details: Any) -> ClusterJob:
     metadata = details.metadata or {}
     status = getattr(details.status, "value", str(details.status))
     command = metadata.get(COMMAND)
-    return Job(
+    return ClusterJob(
         id=str(details.submission_id or details.job_id),
         status=status,
         command=f"gare {command}" if command else str(details.entrypoint),

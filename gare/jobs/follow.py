@@ -15,7 +15,7 @@ from gare.common.console import note, notes
 from gare.common.errors import GareError, RunError
 from gare.common.records import load_json
 from gare.common.redact import printable
-from gare.jobs.client import Cluster, Job, UnreachableError
+from gare.jobs.client import Cluster, ClusterJob, UnreachableError
 
 AWAY_SECONDS = 300.0
 """How long a cluster may be silent before following it is given up; the job goes on."""
@@ -71,7 +71,7 @@ class Log:
         self._show(line)
 
 
-def follow(cluster: Cluster, name: str, log: Log) -> Job:
+def follow(cluster: Cluster, name: str, log: Log) -> ClusterJob:
     """Show a job's log until it ends; returns how it ended. A broken connection is made again, for a while."""
     _wait_for_start(cluster, name)
     away = Away(name)
@@ -93,7 +93,7 @@ def follow(cluster: Cluster, name: str, log: Log) -> Job:
     return job
 
 
-def outcome(job: Job, log: Log | None, result: dict[str, Any]) -> None:
+def outcome(job: ClusterJob, log: Log | None, result: dict[str, Any]) -> None:
     """Raise JobError unless the job succeeded: with the last error line of its log, else what Ray says of it."""
     if job.status == "SUCCEEDED":
         return

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
+from gare.common.addresses import sqlite_path
 from gare.common.errors import InputError
 from gare.common.redact import redact
-from gare.common.sqlite import sqlite_path
 from gare.common.storage import is_address
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Where a run runs: in this process or on Ray, how it is watched and recorded, and what it will need."""
+"""Starting a run, in this process or on Ray; watching and recording it; planning it."""

@@ -1,4 +1,4 @@
-"""Where workers fit: counted from what the nodes have, so that nothing waits for room that never comes."""
+"""Counts the workers that fit a cluster's nodes, so that nothing waits for room that never comes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def rank_nodes(runtime: RuntimeConfig, nodes: Nodes) -> list[Node]:
 
 
 def uses_gpu(runtime: RuntimeConfig, nodes: Nodes) -> bool:
-    """Whether workers get a GPU each: when asked for, or when there are enough and the device is auto."""
+    """Give each worker a GPU? True if asked for, or if there are enough and the device is auto."""
     gpus = sum(node.resources.get("GPU", 0) for node in rank_nodes(runtime, nodes))
     return runtime.device == "cuda" or (runtime.device == "auto" and gpus >= runtime.fewest_workers)
 
 
 def rank_resources(runtime: RuntimeConfig, *, use_gpu: bool) -> dict[str, float]:
-    """What one worker asks Ray for."""
+    """The resources that one worker asks Ray for."""
     return {"CPU": runtime.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
 
 
 def groups_that_fit(runtime: RuntimeConfig, nodes: Nodes, what: str) -> int:
-    """How many groups of ``runtime.workers`` workers fit at the same time, each in a zone where one holds a group.
+    """Count the groups of ``runtime.workers`` workers that fit at the same time, each in a zone that holds it.
 
     Raises RunError, naming ``what`` needs them and the arithmetic, when not even one does, and ConfigError for a
     range of workers: groups that grow would take each other's room.
@@ -66,12 +66,12 @@ def workers_that_fit(config: Config, nodes: Nodes, what: str) -> int:
 
 
 def fits(runtime: RuntimeConfig, nodes: Nodes, workers: int) -> bool:
-    """Whether that many workers fit."""
+    """True if that many workers fit."""
     return _room(runtime, rank_nodes(runtime, nodes), use_gpu=uses_gpu(runtime, nodes)) >= workers
 
 
 def zone_rooms(runtime: RuntimeConfig, nodes: Nodes) -> dict[str, int]:
-    """How many workers fit the nodes of each value of ``runtime.close_by``; nothing where that tells no nodes apart.
+    """Count the workers that fit each value of ``runtime.close_by``; empty if all nodes have the same value.
 
     Nodes without the label are in no zone.
     """
@@ -102,7 +102,7 @@ def choose_zone(
 
 
 def _room(runtime: RuntimeConfig, nodes: Nodes, *, use_gpu: bool) -> int:
-    """How many workers fit the nodes, all of which ranks may run on."""
+    """Count the workers that fit these nodes, all open to ranks."""
     slots = 0
     for node in nodes:
         room = int(node.resources.get("CPU", 0) / runtime.cpus_per_worker + 1e-9)
@@ -111,7 +111,7 @@ def _room(runtime: RuntimeConfig, nodes: Nodes, *, use_gpu: bool) -> int:
 
 
 def _enough_room(runtime: RuntimeConfig, nodes: Nodes, needed: int, what: str) -> int:
-    """How many workers fit; RunError when fewer than ``needed`` do."""
+    """Count the workers that fit; RunError if fewer than ``needed`` do."""
     use_gpu, those = uses_gpu(runtime, nodes), rank_nodes(runtime, nodes)
     slots = _room(runtime, those, use_gpu=use_gpu)
     if slots < needed:
@@ -126,14 +126,14 @@ def _enough_room(runtime: RuntimeConfig, nodes: Nodes, needed: int, what: str) -
 
 
 def offered(nodes: Nodes, *, use_gpu: bool) -> str:
-    """What the nodes have, in words."""
+    """The nodes' resources in words."""
     have = " + ".join(f"{node.resources.get('CPU', 0):g}" for node in nodes) or "0"
     gpus = sum(node.resources.get("GPU", 0) for node in nodes)
     return f"{have} CPUs" + (f", {gpus:g} GPUs" if use_gpu else "")
 
 
 def _left_out(runtime: RuntimeConfig, nodes: Nodes) -> str:
-    """How many nodes with CPUs ranks are kept off, in words; nothing when none."""
+    """The number of nodes with CPUs that are closed to ranks, in words; empty if there are none."""
     count = sum(node.resources.get("CPU", 0) > 0 for node in nodes)
     count -= sum(node.resources.get("CPU", 0) > 0 for node in rank_nodes(runtime, nodes))
     if not count:
@@ -142,5 +142,5 @@ def _left_out(runtime: RuntimeConfig, nodes: Nodes) -> str:
 
 
 def placement_tags(workers: int, device: str) -> dict[str, str]:
-    """What a tracker is told of where a run trains."""
+    """Tags that record where a run trains."""
     return {"gare.world_size": str(workers), "gare.device": device}

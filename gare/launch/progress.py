@@ -51,7 +51,7 @@ class TrainingView:
             self._step(row)
 
     def close(self) -> None:
-        """Say what this launch came to, where it has trained at all."""
+        """Print a summary, if anything was trained."""
         if self._speeds:
             memory = max(speed.get("memory/cuda_gib", speed["memory/rss_gib"]) for speed in self._speeds)
             note(
@@ -96,12 +96,12 @@ class Clock:
 
 
 def samples_per_second(rows: Sequence[Mapping[str, float]]) -> float:
-    """Of entries that stand for as many steps each."""
+    """The rate over entries of equally many steps each."""
     return len(rows) / sum(1 / max(row["speed/samples_per_second"], 1e-9) for row in rows)
 
 
 def data_wait(rows: Sequence[Mapping[str, float]]) -> float:
-    """Share of the time, of entries that stand for as many steps each."""
+    """Share of the time spent waiting, over entries of equally many steps each."""
     seconds = sum(row["speed/step_seconds"] for row in rows)
     return sum(row["speed/data_wait"] * row["speed/step_seconds"] for row in rows) / max(seconds, 1e-9)
 

@@ -86,7 +86,7 @@ def nodes_for(runtime: RuntimeConfig) -> Nodes:
 
 
 def say_if_spread(runtime: RuntimeConfig, nodes: Nodes, workers: int) -> None:
-    """Note that the workers of a run are not close together, where they could be told apart."""
+    """Note that the workers of a run are spread over several zones."""
     zones = zone_rooms(runtime, nodes)
     if zones and choose_zone(runtime, nodes, workers) is None:
         rooms = ", ".join(f"{zone} {room}" for zone, room in zones.items())
@@ -94,7 +94,7 @@ def say_if_spread(runtime: RuntimeConfig, nodes: Nodes, workers: int) -> None:
 
 
 def capacity_message(runtime: RuntimeConfig, nodes: Nodes, workers: int, then: str) -> str | None:
-    """Say that ``workers`` no longer fit, and what goes on when they do again; None when they fit."""
+    """Report that ``workers`` no longer fit, and what continues when they do again; None if they fit."""
     if fits(runtime, nodes, workers):
         return None
     use_gpu = uses_gpu(runtime, nodes)
@@ -104,7 +104,7 @@ def capacity_message(runtime: RuntimeConfig, nodes: Nodes, workers: int, then: s
 
 
 class CloseRanks(ControllerCallback):  # type: ignore[misc]
-    """Puts all ranks of a run into one zone, chosen anew each time they start: nodes may have been lost meanwhile.
+    """Puts all ranks of a run into one zone, chosen at each of their starts: nodes may have been lost meanwhile.
 
     Ray Train's controller asks it; ``config``: with the device decided; ``wanted``: the zone to take if it has room.
     """

@@ -1,4 +1,4 @@
-"""How the ranks of a run find each other over the network of Ray's nodes, and end when they are cut off from its head.
+"""Lets the ranks of a run find each other over the network of Ray's nodes, and ends those cut off from its head.
 
 The cluster takes a node that is cut off from its head for lost and starts the work elsewhere, so the node's own ranks
 have to end. Ray ends them too, but only minutes later, when its own connections have timed out; until then they hold
@@ -110,7 +110,7 @@ def ending_without_head() -> Iterator[None]:
 
 @contextmanager
 def ending_without(address: tuple[str, int], seconds: float, every_s: float = ASK_SECONDS) -> Iterator[None]:
-    """The same for any address that takes connections. A process whose threads wait for others ends too."""
+    """Do the same for any address that takes connections, even while threads of this process wait for others."""
     over = threading.Event()
 
     def watch() -> None:

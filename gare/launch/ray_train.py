@@ -30,10 +30,9 @@ from gare.config import Config, RuntimeConfig
 from gare.config.tree import with_overrides
 from gare.launch.placement import placement_tags, rank_resources, rank_selector, uses_gpu, workers_that_fit
 from gare.launch.progress import follow, training_view
-from gare.launch.ray_controller import CloseRanks, capacity_message, nodes_for, say_if_spread
+from gare.launch.ray_controller import CloseRanks, HereTrainer, capacity_message, nodes_for, say_if_spread
 from gare.launch.ray_ranks import RankGroup, ending_without_head, head_seconds
 from gare.objective.world import SINGLE, TorchWorld
-from gare.runs.inputs import is_copied
 from gare.runs.layout import HISTORY_FILE
 from gare.runs.run import Run
 from gare.runs.state import RunSummary, read_state, resumed, summary
@@ -94,7 +93,7 @@ def fit(
 def _launch_until_done(
     run: Run, callbacks: Sequence[Any], stop: threading.Event | None, zone: str | None = None
 ) -> None:
-    """Launch workers, and again after a failure that another try may mend.
+    """Launch workers, and again after a failure that another try may fix.
 
     A fixed count is Ray Train's to start again: it waits until that many fit. Of a range, each launch takes what fits
     then. (Ray's own elastic range knows nothing of a batch that must be shared evenly.)
@@ -150,7 +149,8 @@ def _trainer(
     use_gpu = uses_gpu(config.runtime, nodes)
     # Ray hides no GPU from a worker that has none, so auto must be decided here, once for all.
     decided = with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu", "runtime.workers": workers})
-    return _kind(run, stop)(
+    kind = TorchTrainer if stop is None else partial(HereTrainer, stop=stop, folder=run.folder)
+    return kind(
         _worker,
         train_loop_config={"run": run.description(), "device": decided.runtime.device},
         scaling_config=ScalingConfig(
@@ -172,33 +172,24 @@ def _trainer(
 
 
 def _ray_folder(run: Run) -> str:
-    """Where Ray Train keeps its own records, which all nodes must see."""
+    """The folder of Ray Train's own records, which all nodes must see."""
     place = run.storage.place
     return str(run.folder / RAY_FOLDER) if place is None else place.below(RAY_FOLDER).address
-
-
-def _kind(run: Run, stop: threading.Event | None) -> Any:
-    """What makes the trainer: Ray's own class, or the one that runs in this process and can be stopped."""
-    if stop is None:
-        return TorchTrainer
-    from gare.launch.ray_controller import HereTrainer
-
-    return partial(HereTrainer, stop=stop, folder=run.folder)
 
 
 def _worker(settings: dict[str, Any]) -> None:
     run = Run.attach(settings["run"])
     failure = run.folder / FAILURE_FILE
-    failed, copied = failure.is_file(), is_copied(run.config)
+    failed = failure.is_file()
     world = TorchWorld() if ray.train.get_context().get_world_size() > 1 else SINGLE
     try:
         with ending_without_head():
-            if copied and not failed:
+            if run.copied and not failed:
                 _ = run.shards  # copied to this node, or found there
-            if copied and world.size > 1:
+            if run.copied and world.size > 1:
                 ray.train.collective.barrier()  # a collective of torch would give up after half an hour
             if failed:
-                return  # An earlier attempt met an error that trying again cannot mend; the driver raises it.
+                return  # An earlier attempt met an error that trying again cannot fix; the driver raises it.
             with _alone(run.folder), _watched(run):
                 train(run, world, ray.train.report, device=settings["device"])
     except GareError as error:

@@ -54,7 +54,7 @@ def _track(run: Run, fit: Callable[[Run], RunSummary]) -> RunSummary:
 
 
 def dataset_digests(shards: ShardSet) -> dict[str, str]:
-    """What a tracker is told of the data, for ``gare.tracking.begin``."""
+    """Digests of the data, for ``gare.tracking.begin``."""
     return {"dataset_digest": shards.digest, "recipe_digest": str(shards.manifest["recipe_digest"])}
 
 

@@ -13,8 +13,7 @@ from gare.common.errors import ConfigError, InputError
 from gare.config import Config
 from gare.config.tree import load_saved, to_yaml
 from gare.model.clip_config import check_tokenizer, read_config
-from gare.model.gare import GareModel
-from gare.model.outline import outline
+from gare.model.gare import GareModel, outline
 from gare.model.pixels import OPENAI_PIXELS, Pixels, read_pixels, write_pixels
 from gare.model.tokenizer import Tokenizer
 from gare.model.towers import family_of, new_model

@@ -16,8 +16,7 @@ from gare.common.errors import InputError
 from gare.common.files import write_json
 from gare.common.records import is_number, parse_object, read_object, read_small
 from gare.common.redact import first_line, shown
-from gare.model.cleaning import Cleaning, canonical
-from gare.model.tokenizer import RECORD, Tokenizer, recorded_cleaning
+from gare.model.tokenizer import RECORD, Cleaning, Tokenizer, canonical, recorded_cleaning
 from gare.model.vocabulary import SETTINGS, TOKENIZER, UnfitError, added_tokens, check_added, piece_ids, piece_pairs
 
 MAX_BYTES = 96 * 2**20

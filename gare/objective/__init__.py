@@ -1,8 +1,7 @@
 """InfoNCE, the three regularisers and the whole objective (the method's sections 3 and 7). No Ray, no MLflow."""
 
 from gare.objective.ideal import IdealIncrement, ideal_increment, row_gradient
-from gare.objective.loss import Terms, objective
-from gare.objective.nce import info_nce
+from gare.objective.loss import Terms, info_nce, objective
 from gare.objective.regularisers import direction_diversity, information_bottleneck, trust_region
 from gare.objective.world import SINGLE, TorchWorld, World
 

@@ -1,4 +1,4 @@
-"""The whole objective: L_nce + beta L_ib + lambda_eps L_tr + lambda_dir L_dir (the method's section 3)."""
+"""Symmetric InfoNCE, and the whole objective: L_nce + beta L_ib + lambda_eps L_tr + lambda_dir L_dir (section 3)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gare.config.objective import ObjectiveConfig
+from gare.config.experiment import ObjectiveConfig
 from gare.objective.increments import Increments
-from gare.objective.nce import info_nce
-from gare.objective.regularisers import direction_diversity, information_bottleneck, trust_region
+from gare.objective.regularisers import REGULARISERS
 from gare.objective.world import SINGLE, World
 
-TERM_NAMES = ("loss", "info_nce", "information_bottleneck", "trust_region", "direction_diversity")
+
+def info_nce(logits: Tensor, world: World = SINGLE, false_negatives: Tensor | None = None) -> Tensor:
+    """L_nce: half the mean over rows of -log softmax at the diagonal, plus half the same over columns.
+
+    Args:
+        logits: this rank's rows [b, B] of exp(logit_scale) cos, B = b x ranks; row i matches column rank b + i.
+        world: the ranks.
+        false_negatives: bool [b, B], pairs known to match, which both softmaxes leave out; its diagonal is ignored.
+
+    Returns a scalar, this rank's share: the shares of all ranks sum to the loss.
+
+    """
+    rows, columns = logits.shape
+    own = world.own(rows)
+    diagonal = logits[:, own].diagonal()
+    if false_negatives is not None:
+        false_negatives = false_negatives.clone()
+        false_negatives[:, own].fill_diagonal_(False)
+        logits = logits.masked_fill(false_negatives, -torch.inf)
+    row_part = (logits.logsumexp(dim=1) - diagonal).sum()
+    # Finite in every column: its diagonal is never left out on the rank that holds it.
+    shift = world.max(logits.max(dim=0).values)
+    normaliser = world.sum((logits - shift).exp().sum(dim=0)).log() + shift
+    column_part = (normaliser[own] - diagonal).sum()
+    return (row_part + column_part) / (2 * columns)
+
+
+def known_pairs(groups: Tensor, world: World = SINGLE) -> Tensor:
+    """Mark the pairs [b, B] of this rank's rows that share a group. ``groups``: the ids of its rows [b]."""
+    return groups[:, None] == world.gather_constant(groups)[None, :]
+
+
+TERM_NAMES = ("loss", "info_nce", *REGULARISERS)
 
 
 @dataclass(frozen=True)
@@ -46,21 +77,9 @@ def objective(
     share = nce = info_nce(logit_scale * scores, world, false_negatives)
     parts = {"info_nce": nce.detach()}
     if delta is not None:
-        ib, tr, dd = config.information_bottleneck, config.trust_region, config.direction_diversity
-        if ib.weight:
-            term = information_bottleneck(
-                delta,
-                anchor=ib.anchor,
-                reduction=ib.reduction,
-                prior_sigma=ib.prior_sigma,
-                normalised=ib.normalised,
-                world=world,
-            )
-            share, parts["information_bottleneck"] = share + ib.weight * term, term.detach()
-        if tr.weight:
-            term = trust_region(delta, anchor=tr.anchor, bound=tr.bound, form=tr.form, kappa=tr.kappa, world=world)
-            share, parts["trust_region"] = share + tr.weight * term, term.detach()
-        if dd.weight:
-            term = direction_diversity(delta, alpha=dd.alpha, anchor=dd.anchor, form=dd.form, world=world)
-            share, parts["direction_diversity"] = share + dd.weight * term, term.detach()
+        for name, regulariser in REGULARISERS.items():
+            settings = dict(getattr(config, name))
+            if weight := settings.pop("weight"):
+                term = regulariser(delta, **settings, world=world)
+                share, parts[name] = share + weight * term, term.detach()
     return Terms(share, {"loss": share.detach(), **parts})

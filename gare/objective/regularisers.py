@@ -7,6 +7,7 @@ returns a scalar share; the shares over all ranks sum to the term, unweighted.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -113,6 +114,15 @@ def direction_diversity(
         return (squares / max(others * (others - 1), 1)).sum()
 
     return torch.stack(list(increments.by_rows(of_rows))).sum() / anchors
+
+
+REGULARISERS: dict[str, Callable[..., Tensor]] = {
+    term.__name__: term for term in (information_bottleneck, trust_region, direction_diversity)
+}
+"""The terms by the names of their sections in ``objective``, whose other settings are their arguments.
+
+A term returns this rank's share, unweighted: the shares of all ranks sum to it.
+"""
 
 
 class _LogMeanCloseness(torch.autograd.Function):

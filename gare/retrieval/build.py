@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.redact import shown
-from gare.config.data import DataConfig
+from gare.config.experiment import DataConfig
 from gare.data.shards import ShardSet, Split, VideoInfo
 from gare.evaluation.encode import encode_texts, encode_videos
 from gare.retrieval.folder import (

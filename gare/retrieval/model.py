@@ -12,7 +12,7 @@ from gare.common.errors import ConfigError, InputError
 from gare.common.files import file_digest
 from gare.common.redact import first_line
 from gare.config import Config
-from gare.config.model import ModelConfig
+from gare.config.experiment import ModelConfig
 from gare.config.tree import with_overrides
 from gare.model.checkpoint import WEIGHTS, load_checkpoint_config, load_model
 from gare.model.gare import GareModel

@@ -41,9 +41,9 @@ _LEFT_BEHIND = re.compile(r"\..*\.(tmp|old)")
 class Checkpoints:
     """The run's checkpoints, made by rank 0; on other ranks every call does nothing.
 
-    ``run.json`` names a checkpoint only after all of it is on disk, and others are removed only after that. At most
-    one is being written: the next one waits for it. An error of writing is raised at the next step. ``whole``: the
-    checkpoint the run goes on from.
+    ``run.json`` names a checkpoint only when it is complete on disk, and older ones are removed only after that. At
+    most one is being written: the next one waits for it. An error of writing is raised at the next step. ``whole``: the
+    checkpoint from which the run was resumed.
     """
 
     def __init__(self, run: Run, world: World, parts: Parts, whole: str | None) -> None:
@@ -111,7 +111,7 @@ class Checkpoints:
         remove_stale_checkpoints(self._folder, state)
 
     def _copy(self, state: RunState) -> None:
-        """Bring the copy on storage up to date; storage that cannot be reached has until the run's end to come back."""
+        """Bring the copy on storage up to date; only at the run's end does storage have to be reachable."""
         try:
             self._storage.push(state)
         except InputError as error:
@@ -121,9 +121,9 @@ class Checkpoints:
 
 
 def rank(state: RunState, name: str, metrics: dict[str, float], config: Config) -> None:
-    """Enter the checkpoint of an epoch's end among the best ones (``train.select_by``, ``runtime.keep_best``).
+    """Rank the checkpoint of an epoch's end among the best ones (``train.select_by``, ``runtime.keep_best``).
 
-    Of equal ones the first is the better. Without metrics the newest is the best.
+    Ties keep the earlier checkpoint. Without metrics the newest is the best.
     """
     if not metrics:
         state.best, state.best_metrics = name, {}
@@ -138,7 +138,7 @@ def rank(state: RunState, name: str, metrics: dict[str, float], config: Config) 
 
 
 class Stateful(Protocol):
-    """What has a state of tensors and plain values."""
+    """Anything with a state of tensors and plain values."""
 
     def state_dict(self) -> dict[str, Any]:
         """Its state."""
@@ -149,7 +149,7 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """What training changes. ``extras``: by name, whatever has a state besides model and optimiser.
+    """Everything that training changes. ``extras``: by name, other things with a state.
 
     ``averaged``: gives the weights that are evaluated and saved, where they are not the model's own.
     """

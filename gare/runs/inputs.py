@@ -1,4 +1,4 @@
-"""What a run trains on: its shards, its splits and its device, checked before anything starts."""
+"""The data and device a run trains on, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import canonical_json
-from gare.common.storage import Folder
 from gare.config import Config
 from gare.config.heads import HEADS, NO_INCREMENTS
 from gare.data.augment import check_augment
@@ -30,7 +29,7 @@ from gare.evaluation.metrics.ranking import HIGHER_IS_BETTER
 from gare.scoring.increment.cell import PairCell
 
 LAYOUT = ("unit_videos", "shard_bytes", "limits")
-"""Keys of ``prepare`` that decide how shards are cut and what is refused, not what a stored frame looks like."""
+"""Keys of ``prepare`` that decide how shards are cut and which videos are refused, not how a stored frame looks."""
 
 TEMPORAL_AT_RANDOM = "The CLIP text tower does not fit the temporal transformer; its blocks start at random."
 
@@ -56,11 +55,6 @@ class TrainingData:
         """The dataset's digest."""
         return self.shards.digest
 
-    @property
-    def uncaptioned(self) -> int:
-        """Videos of the train split that have no caption, so that no batch holds them."""
-        return self.captions.count(0)
-
     def batches(self, config: Config, epoch: int) -> list[list[Sample]]:
         """The global batches of an epoch."""
         train, data = config.train, config.data
@@ -74,8 +68,10 @@ class TrainingData:
         )
 
     def remarks(self, config: Config) -> list[str]:
-        """What is to be said once of the data of a run: captions replaced, batches left out."""
-        said = test_cautions(config) + head_remarks(config)
+        """Remarks for the user: captions replaced, batches left out, a dev split of one video."""
+        said, bare = test_cautions(config) + head_remarks(config), self.captions.count(0)
+        if bare:
+            said.insert(0, f"{bare} of {len(self.train)} videos of {self.train.name} have no caption and are left out.")
         if self.replaced:
             said.append(
                 f"{self.replaced} of {sum(self.captions)} training captions are those of other videos "
@@ -116,7 +112,9 @@ def training_data(config: Config, shards: ShardSet) -> TrainingData:
     dev = shards.split(config.data.dev_split) if config.protocol.dev == "held_out" else None
     if dev is not None:
         check_dev(dev.name, sum(len(video.captions) for video in dev.videos), str(shards.folder))
-    check_positives(config, split)
+    name = config.data.positives_attribute
+    if name is not None and not any(name in video.attributes for video in split.videos):
+        raise ConfigError(f"data.positives_attribute is {name!r}, an attribute that no video of {split.folder} has.")
     split, replaced = with_noise(split, config.data.caption_noise, config.train.seed)
     captions = [len(video.captions) for video in split.videos]
     per_epoch = check_steps(config, captions, str(shards.folder))
@@ -153,7 +151,7 @@ def check_increments(config: Config) -> None:
 
 
 def head_remarks(config: Config) -> list[str]:
-    """What a run says of settings that its pair head gives nothing to do."""
+    """Remarks on settings that have no effect with this pair head."""
     if config.runtime.diagnose_every is None or HEADS[config.model.head].increments:
         return []
     return [f"{NO_INCREMENTS.format(config.model.head)}, so runtime.diagnose_every has nothing to measure."]
@@ -166,7 +164,7 @@ def check_dev(split: str, captions: int, where: str) -> None:
 
 
 def dev_remarks(split: str, videos: int) -> list[str]:
-    """What is to be said of a dev split of so many videos: one alone is found by every model."""
+    """Remarks on a dev split of this many videos: every model finds the only one."""
     if videos > 1:
         return []
     said = (
@@ -174,13 +172,6 @@ def dev_remarks(split: str, videos: int) -> list[str]:
         "is kept as the best. Hold out more videos, or set protocol.dev=none, which keeps the last."
     )
     return [said]
-
-
-def check_positives(config: Config, split: Split) -> None:
-    """Refuse an attribute of known positives that no training video has."""
-    name = config.data.positives_attribute
-    if name is not None and not any(name in video.attributes for video in split.videos):
-        raise ConfigError(f"data.positives_attribute is {name!r}, an attribute that no video of {split.folder} has.")
 
 
 def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
@@ -211,12 +202,6 @@ def open_shards(config: Config, *, frames: bool = True) -> ShardSet:
     if config.runtime.shards is None:
         raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
     return ShardSet(config.runtime.shards, Cache.of(config.runtime), frames=frames)
-
-
-def is_copied(config: Config) -> bool:
-    """Whether the shards of the settings are copied to each node."""
-    shards = config.runtime.shards
-    return shards is not None and Cache.of(config.runtime).wants(Folder.at(shards))
 
 
 def check_recipe(config: Config, shards: ShardSet) -> None:

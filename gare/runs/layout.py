@@ -1,4 +1,4 @@
-"""Where a run's files are: names in its folder, its folder, and the places that its settings name."""
+"""A run's folder, the names in it, and the places that its settings name."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def run_directory(config: Config) -> Path:
 
 
 def from_root(config: Config, path: str) -> Path:
-    """Where a relative path of the settings is: below ``runtime.root``."""
+    """Resolve a relative path of the settings below ``runtime.root``."""
     return Path(config.runtime.root or ".") / path
 
 
 def clip_source(config: Config) -> str:
-    """Where ``model.clip`` is: the folder of that name below ``runtime.root`` if there is one, else a hub id."""
+    """Find ``model.clip``: the folder of that name below ``runtime.root`` if it exists, else a hub id."""
     folder = from_root(config, config.model.clip)
     return str(folder) if folder.is_dir() else config.model.clip
 
 
 def absolute(config: Config) -> Config:
-    """The same experiment with absolute places: workers run in other folders.
+    """Make the places of an experiment absolute, since workers run in other folders.
 
     ``model.clip`` stays as you gave it, since it is part of the experiment; ``clip_source`` finds it from
     ``runtime.root``. Raises ConfigError for an output that is not on a file system.
@@ -63,8 +63,8 @@ def absolute(config: Config) -> Config:
 def moved(config: Config, folder: Path) -> Config:
     """The settings saved for a run or sweep whose folder is now ``folder``, perhaps with the project around it.
 
-    Absolute places below what was moved follow where they went along: they exist at the new place, and are gone from
-    the old one or were copied with the shards. Unchanged where the folder was not moved, or has another name.
+    Absolute places below the moved folder follow if they moved along: they exist at the new place, and are gone from
+    the old one or were copied with the shards. Unchanged if the folder was not moved, or has another name.
     """
     name = Path(config.run_name()).parts
     old, new = run_directory(config), folder.resolve()
@@ -85,7 +85,7 @@ def moved(config: Config, folder: Path) -> Config:
 
 
 def _followed(place: str | None, old: Path, new: Path) -> str | None:
-    """Where a place below ``old`` is below ``new``; None where it is not there."""
+    """The place below ``new`` that corresponds to one below ``old``; None if it does not exist."""
     if place is None or not Path(place).is_relative_to(old):
         return None
     there = new / Path(place).relative_to(old)

@@ -12,9 +12,10 @@ from gare.common.errors import ConfigError, InputError
 from gare.common.files import digest_of, make_folder, write_text
 from gare.common.locks import exclusive_lock
 from gare.common.occupied import refuse_occupied
-from gare.common.storage import is_address
+from gare.common.storage import Folder, is_address
 from gare.config import NOT_THE_EXPERIMENT, Config, without_later, yaml
 from gare.config.tree import build, build_saved, diff, to_yaml
+from gare.data.cache import Cache
 from gare.data.shards import ShardSet
 from gare.model.checkpoint import load_checkpoint_config
 from gare.runs.inputs import TrainingData, check_settings, open_shards, training_data
@@ -73,7 +74,7 @@ class Run:
 
     @cached_property
     def shards(self) -> ShardSet:
-        """Its dataset. Raises ConfigError or InputError where there is none, or another than the run's."""
+        """Its dataset. Raises ConfigError or InputError if there is none, or it is not the run's."""
         shards = open_shards(self.config, frames=self._frames)
         if self._dataset not in (None, shards.digest):
             raise InputError(
@@ -82,9 +83,15 @@ class Run:
             )
         return shards
 
+    @property
+    def copied(self) -> bool:
+        """True if its shards are copied to each node."""
+        shards = self.config.runtime.shards
+        return shards is not None and Cache.of(self.config.runtime).wants(Folder.at(shards))
+
     @cached_property
     def data(self) -> TrainingData:
-        """Its splits and steps. Raises ConfigError or InputError for settings and shards that cannot be trained on."""
+        """Its splits and steps. Raises ConfigError or InputError if these settings cannot train on these shards."""
         check_settings(self.config)
         return training_data(self.config, self.shards)
 
@@ -105,13 +112,8 @@ class Run:
         return state
 
     def announce(self) -> None:
-        """Check that the run can be trained, and note what is to be said of its data."""
-        data = self.data
-        if data.uncaptioned:
-            note(
-                f"{data.uncaptioned} of {len(data.train)} videos of {data.train.name} have no caption and are left out."
-            )
-        for remark in data.remarks(self.config):
+        """Check that the run can be trained, and print remarks on its data."""
+        for remark in self.data.remarks(self.config):
             note(remark)
 
     def extend(self, epochs: int) -> str:
@@ -147,10 +149,10 @@ class Run:
 
 
 def open_run(config: Config, dataset_digest: str) -> RunState:
-    """Start the run's folder, or take up the one that is there.
+    """Start the run's folder, or continue with the existing one.
 
-    What an attempt left that ended before its first checkpoint gives way to other settings. Raises ConfigError when
-    the folder holds another experiment or other data.
+    Other settings may replace an attempt that ended before its first checkpoint. Raises ConfigError if the folder holds
+    another experiment or other data.
     """
     folder = run_directory(config)
     state = read_state(folder)
@@ -160,7 +162,7 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
     if state is None:
         refuse_occupied(folder)
         _refuse_orphans(folder)
-    if state is None or (state.last is None and (state.config_digest, state.dataset_digest) != wanted):
+    if state is None or (state.last is None and state.trains != wanted):
         make_folder(folder)
         if state is not None:
             forget(folder)
@@ -173,7 +175,7 @@ def open_run(config: Config, dataset_digest: str) -> RunState:
 
 
 def _refuse_orphans(folder: Path) -> None:
-    """InputError for checkpoints of a run whose record is lost: begun anew, it would remove them."""
+    """Raise InputError for checkpoints of a run whose record is lost: a new run would remove them."""
     above = folder / CHECKPOINTS
     names = [path.name for path in above.iterdir()] if above.is_dir() else []
     left = sorted(name for name in names if CHECKPOINT_NAME.fullmatch(name))
@@ -187,9 +189,9 @@ def _refuse_orphans(folder: Path) -> None:
 def refuse_other(
     config: Config, folder: Path, state: RunState, dataset_digest: str | None, *, extend: bool = False
 ) -> None:
-    """ConfigError when a run's folder holds another experiment or other data; None where the data is not known.
+    """Raise ConfigError if a run's folder holds another experiment or other data.
 
-    ``extend``: a finished run is to be trained further.
+    ``dataset_digest``: None if the data is not known. ``extend``: a finished run is to be trained further.
     """
     if state.config_digest != config.digest() and (keys := _changed(config, folder, state)):
         raise ConfigError(
@@ -206,7 +208,7 @@ def refuse_other(
 
 
 def outdated(config: Config, state: RunState) -> str | None:
-    """Say what was computed otherwise when a run began, of what its settings use; None where nothing was."""
+    """Describe a computation that this run uses and that has changed since it began; None if there is none."""
     if state.objective >= OBJECTIVE:
         return None
     term = config.objective.information_bottleneck
@@ -221,9 +223,9 @@ def outdated(config: Config, state: RunState) -> str | None:
 
 
 def _changed(config: Config, folder: Path, state: RunState) -> list[str]:
-    """The keys by which the experiment of a run's folder is another one; ``RUN_FILE`` where no key says so.
+    """Keys that differ from the experiment in a run's folder; ``RUN_FILE`` if only the digest differs.
 
-    A setting that came after the run was begun is no difference where it has its default; nor is a folder that moved.
+    A setting that was added after the run began does not differ at its default; nor does a folder that moved.
     """
     values = yaml.read(folder / CONFIG_FILE)
     saved = build_saved(values, str(folder / CONFIG_FILE))
@@ -236,14 +238,14 @@ def _changed(config: Config, folder: Path, state: RunState) -> list[str]:
 
 
 def _was_moved(before: str | None, now: str | None) -> bool:
-    """Whether a folder that is part of the experiment seems to be the one that was elsewhere before."""
+    """Recognise a folder of the experiment that was somewhere else before."""
     if before is None or now is None or not Path(before).is_absolute():
         return False
     return not Path(before).exists() and Path(now).is_dir() and Path(before).name == Path(now).name
 
 
 def _names(values: Mapping[str, Any]) -> set[str]:
-    """The digests that versions of this software gave to saved settings: each left out some of what came later."""
+    """The digests that earlier versions gave to saved settings; each left out settings that were added later."""
     tree = {name: dict(value) for name, value in values.items() if name not in NOT_THE_EXPERIMENT}
     return {digest_of(earlier) for earlier in without_later(tree)}
 

@@ -1,4 +1,4 @@
-"""What a run writes down of itself: how far it is (``run.json``), and what it measured (``history.jsonl``)."""
+"""A run's own records: its progress (``run.json``) and its measurements (``history.jsonl``)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ Checkpoint = Annotated[str, Field(pattern=f"^{CHECKPOINT_NAME.pattern}$")]
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run came to. ``seconds`` is training's wall time.
+    """The result of a run. ``seconds`` is training's wall time.
 
-    ``resumed_from`` and ``resumed_step``: whole epochs and steps that were done when it went on; None for a new run.
-
-    ``best`` is the checkpoint that was ``selected_by`` dev, or the last one; ``best_metrics`` has keys like
-    ``dev/t2v/R@1`` and is empty for the last one.
+    ``resumed_from`` and ``resumed_step``: complete epochs and steps at its resume; None for a new run. ``best`` is the
+    checkpoint chosen on dev (``selected_by``) or the last one; ``best_metrics`` has keys like ``dev/t2v/R@1`` and is
+    empty for the last one.
     """
 
     name: str
@@ -53,11 +52,11 @@ class RunSummary:
 
 @dataclass
 class RunState:
-    """The run's own record, ``run.json``: how far it is, which checkpoints count, and what chooses the best one.
+    """The run's own record, ``run.json``: its progress, its checkpoints, and how the best one is chosen.
 
     ``epoch``: whole epochs done; ``batch``: batches of the next one done; ``step``: steps in all. ``kept``: the best
     checkpoints by name with the dev metric that ranks them, best first. ``init_from``: the checkpoint whose weights
-    the run began with, and their digest. ``decided``: what the machine that trains it decided, such as the device.
+    the run began with, and their digest. ``decided``: decisions of the training machine, such as the device.
     ``objective``: which form of the loss it began with, of those that ever differed (``OBJECTIVE``). ``extended``:
     epochs added to the finished run, by each ``gare train --extend``.
     """
@@ -91,18 +90,23 @@ class RunState:
         return [config.train.epochs, *self.extended]
 
     @property
+    def trains(self) -> tuple[str, str]:
+        """The digests of experiment and dataset."""
+        return self.config_digest, self.dataset_digest
+
+    @property
     def named(self) -> set[str]:
         """The names of the checkpoints that are kept."""
         return {name for name in (self.last, self.best, *self.kept) if name is not None}
 
 
 def progress(epoch: int, step: int) -> str:
-    """How far a run is, in words."""
+    """A run's progress in words."""
     return f"epoch {epoch} (step {step})"
 
 
 def selected_by(config: Config) -> str:
-    """What makes a checkpoint the run's best one: a metric on the dev split, or being the last."""
+    """The criterion for the best checkpoint: a metric on the dev split, or being the last."""
     if config.protocol.dev == "none":
         return "last epoch"
     return f"{config.data.dev_split} {config.train.select_by}"
@@ -123,7 +127,7 @@ def parse_state(content: str | bytes, place: str) -> RunState:
 
 
 def resumed(state: RunState) -> tuple[int, int] | None:
-    """Whole epochs and steps a run goes on from; None where it has no checkpoint."""
+    """Complete epochs and steps from which a run resumes; None without a checkpoint."""
     return (state.epoch, state.step) if state.last is not None else None
 
 
@@ -135,7 +139,7 @@ def write_state(folder: Path, state: RunState) -> None:
 def summary(
     config: Config, state: RunState, *, resumed: tuple[int, int] | None = None, already: bool = False
 ) -> RunSummary:
-    """What a finished run came to. ``resumed``: whole epochs and steps it went on from, if it did."""
+    """Summarise a finished run. ``resumed``: complete epochs and steps at its resume, if it was resumed."""
     folder = run_directory(config)
     return RunSummary(
         name=config.run_name(),
@@ -170,7 +174,7 @@ OnRow = Callable[[dict[str, Any]], None]
 
 
 class History:
-    """The run's record of training, a JSON line per entry, kept to what the run has truly reached."""
+    """The run's measurements, a JSON line per entry, cut to the step that the run has reached."""
 
     def __init__(self, path: Path, step: int, on_row: OnRow | None = None) -> None:
         self._path, self._on_row = path, on_row

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, atomic_file, digest_of, make_folder
-from gare.common.lease import held
-from gare.common.locks import waiting_lock
+from gare.common.locks import held, waiting_lock
 from gare.common.storage import Folder, is_address, read_file
 from gare.config import Config
 from gare.data.cache import cache_folder
@@ -26,7 +25,7 @@ ALONGSIDE = (CONFIG_FILE, HISTORY_FILE, RECORD_FILE, FORMER_FILE)
 class RunStorage:
     """The copy of one run; without ``runtime.storage`` every method does nothing.
 
-    ``place``: where the copy is, None without one. Whatever goes wrong with it is an InputError that names the file.
+    ``place``: where the copy is, None without one. Any failure of it is an InputError that names the file.
     """
 
     def __init__(self, config: Config, folder: Path) -> None:
@@ -35,19 +34,19 @@ class RunStorage:
         self.place = None if storage is None else Folder.at(storage).below(config.run_name())
 
     def held(self) -> AbstractContextManager[None]:
-        """Hold the copy while the block runs; RunError when another driver, perhaps elsewhere, is at this run."""
+        """Hold the copy while the block runs; RunError if another driver, perhaps elsewhere, has this run."""
         return nullcontext() if self.place is None else held(self.place)
 
     def pull(self) -> None:
-        """Bring the run's folder to where the copy is, if that is further; the other way round, bring the copy.
+        """Bring the run's folder up to the copy, or the copy up to the folder, whichever is behind.
 
-        Raises ConfigError when they hold different experiments.
+        The newer tracking record stays. Raises ConfigError if they hold different experiments.
         """
         if self.place is None:
             return
         theirs, ours = _state_at(self.place), read_state(self._folder)
         if ours is not None and ours.last is not None:
-            if theirs is not None and _experiment(theirs) != _experiment(ours):
+            if theirs is not None and theirs.trains != ours.trains:
                 raise ConfigError(f"{self._folder} and {self.place} hold different runs; choose another runtime.name.")
             if theirs is None or theirs.step < ours.step:
                 self.push(ours)
@@ -76,7 +75,7 @@ class RunStorage:
                 self.place.remove(f"{CHECKPOINTS}/{file}")
 
     def checkpoint(self, name: str) -> None:
-        """Have a checkpoint in the run's folder, fetched where it is not; processes of one node wait for each other."""
+        """Fetch a checkpoint into the run's folder if it is missing; processes of one node wait for each other."""
         if self.place is not None:
             above = self._folder / CHECKPOINTS
             with waiting_lock(make_folder(above) / f".{_checked(name, self.place)}.lock"):
@@ -94,7 +93,7 @@ class RunStorage:
         write_state(self._folder, state)
 
     def _records(self, place: Folder) -> tuple[int, int]:
-        """When the tracker's record was written, here and there: the driver does, which need not hold checkpoints."""
+        """Times at which the tracker's record was written, here and there: by the driver, perhaps on another node."""
         return changed_at(read_file(self._folder / RECORD_FILE)), changed_at(place.read_text(RECORD_FILE))
 
 
@@ -132,10 +131,6 @@ def _state_at(place: Folder) -> RunState | None:
     return None if text is None else parse_state(text, place.named(RUN_FILE))
 
 
-def _experiment(state: RunState) -> tuple[str, str]:
-    return state.config_digest, state.dataset_digest
-
-
 def _checked(name: str, run: Folder) -> str:
     if not CHECKPOINT_NAME.fullmatch(name):
         raise InputError(f"{run.named(RUN_FILE)} names a checkpoint {name!r}, which is no checkpoint's name: refused.")
@@ -143,7 +138,7 @@ def _checked(name: str, run: Folder) -> str:
 
 
 def _fetch_files(place: Folder, target: Path) -> None:
-    """Copy a checkpoint's folder, whole or not at all; nothing where it is already."""
+    """Copy a checkpoint's folder completely or not at all, unless it is there already."""
     if (target / CHECKPOINT_FILE).is_file():
         return
     files = place.tree()

@@ -7,18 +7,19 @@ D width; masks are bool, True where valid, and every row has a valid position.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from gare.common.errors import ConfigError
+from gare.config.experiment import ModelConfig
 from gare.config.heads import HEADS
-from gare.config.model import ModelConfig
-from gare.objective.increments import Increments
+from gare.objective.increments import BlockIncrements, Increments, cuts
 from gare.scoring.factors import Factors
 
 
@@ -140,3 +141,35 @@ def _mix(*values: int) -> int:
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 31
     return state >> 1
+
+
+BLOCK_NUMBERS = 2**26
+"""Most numbers of one block of increments: 256 MB in float32. Smaller ones would project the context too often."""
+
+
+def blocked_scores(
+    head: PairHead,
+    text_BD: Tensor,
+    frames_VFD: Tensor,
+    frame_mask_VF: Tensor,
+    words_BWD: Tensor | None = None,
+    word_mask_BW: Tensor | None = None,
+    dropout: PairDropout | None = None,
+) -> PairScores:
+    """What ``head`` says of every text and video, with gradients, up to rounding."""
+
+    def of_texts(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        own = slice(start, stop)
+        words = (None, None) if words_BWD is None or word_mask_BW is None else (words_BWD[own], word_mask_BW[own])
+        drawn = None if dropout is None else replace(dropout, first_text=dropout.first_text + start)
+        made = head(text_BD[own], frames_VFD, frame_mask_VF, *words, drawn)
+        return made.scores, made.delta
+
+    bounds = cuts(len(text_BD), len(frames_VFD), text_BD.shape[-1], BLOCK_NUMBERS)
+    if len(bounds) == 1:
+        parts = [of_texts(*bounds[0])]
+    else:
+        # Dropout has its own generator, so torch's need not be kept.
+        parts = [checkpoint(of_texts, *cut, use_reentrant=False, preserve_rng_state=False) for cut in bounds]
+    scores, increments = torch.cat([part[0] for part in parts]), [delta for _, delta in parts if delta is not None]
+    return PairScores(scores, BlockIncrements(increments) if increments else None)

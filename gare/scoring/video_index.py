@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.redact import shown
+from gare.config.experiment import ModelConfig
 from gare.config.heads import HEADS
-from gare.config.model import ModelConfig
 from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slices, without_autocast
 from gare.scoring.gallery import factors_of
 from gare.scoring.head import PairHead

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from gare.common.errors import ConfigError
-from gare.config.model import ModelConfig
+from gare.config.experiment import ModelConfig
 from gare.scoring.head import PairDropout, PairHead, PairScores
 
 

@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import gare
+from gare.common.addresses import at_full_path, sqlite_path, sqlite_uri
 from gare.common.errors import InputError
 from gare.common.files import make_folder
-from gare.common.sqlite import at_full_path, sqlite_path, sqlite_uri
 from gare.config import RuntimeConfig
 
 LIBRARIES = ("torch", "ray", "transformers", "mlflow", "numpy")

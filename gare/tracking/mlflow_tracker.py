@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from gare.common.addresses import sqlite_path
 from gare.common.locks import lock_within
 from gare.common.redact import first_line, redact
-from gare.common.sqlite import sqlite_path
 from gare.tracking.mlflow_place import artifact_place
 from gare.tracking.record import Record
 from gare.tracking.tracker import Changes, Denied, Found, Gone, Refused, Unreachable

@@ -18,12 +18,12 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from gare.common.addresses import at_full_path, sqlite_path, sqlite_uri
 from gare.common.console import warn
 from gare.common.errors import InputError, StorageError
 from gare.common.files import write_json
 from gare.common.locks import lock_within
 from gare.common.records import checked, load_json
-from gare.common.sqlite import at_full_path, sqlite_path, sqlite_uri
 from gare.common.storage import read_file
 from gare.tracking.names import RunHandle, tag_value
 

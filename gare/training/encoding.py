@@ -1,4 +1,4 @@
-"""What the towers make of a batch: all at once, or in pieces whose activations never lie in memory together.
+"""Encoding a batch: all at once, or in pieces whose activations are never in memory together.
 
 The loss couples all pairs, so a large batch cannot be cut like that of a classifier. Instead the pieces are encoded
 without gradients, the loss of the whole batch gives the gradient of each embedding, and the pieces are encoded again to
@@ -28,11 +28,9 @@ class Encoded:
     frames: Tensor
 
     def finite_rows(self) -> Tensor:
-        """Which pairs [b] have finite embeddings; words beyond the text's own end count too."""
-        return torch.stack([torch.isfinite(x.detach()).flatten(1).all(dim=1) for x in self._all()]).all(dim=0)
-
-    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.text, self.words, self.frames
+        """Mask [b] of pairs with finite embeddings, words beyond the text's own end included."""
+        made = self.text, self.words, self.frames
+        return torch.stack([torch.isfinite(x.detach()).flatten(1).all(dim=1) for x in made]).all(dim=0)
 
 
 def encode(model: GareModel, batch: Batch, config: Config, rows: slice = slice(None)) -> Encoded:

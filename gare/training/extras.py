@@ -1,4 +1,4 @@
-"""What training keeps besides model and optimiser: the loss scaler of fp16 and the average of the weights."""
+"""State besides model and optimiser: the loss scaler of fp16 and the running average of the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from gare.config import Config
 from gare.model.gare import GareModel
 from gare.runs.checkpoints import Parts
-from gare.training.numerics import make_scaler
 
 
 class Ema:
@@ -53,7 +52,7 @@ class Ema:
         return {**self._model.state_dict(), **self._average}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs beside ``model_state``: the weights as they are trained, and the number of updates."""
+        """The state that a resume needs besides ``model_state``: the raw weights and the number of updates."""
         return {"weights": self._copy(), "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -87,22 +86,19 @@ class Extras:
     """``scaler`` with ``train.precision`` fp16, ``ema`` with ``train.ema``; None otherwise."""
 
     def __init__(self, model: GareModel, config: Config) -> None:
-        self.scaler = make_scaler(config.train, model.clip.logit_scale.device)
+        fp16 = config.train.precision == "fp16"  # its gradients would vanish unscaled
+        self.scaler = torch.amp.GradScaler(model.clip.logit_scale.device.type) if fp16 else None
         self.ema = None if config.train.ema is None else Ema(model, config.train.ema)
-
-    @property
-    def by_name(self) -> dict[str, Any]:
-        """Those that are there, by the names under which a checkpoint keeps their state."""
-        both = {"scaler": self.scaler, "ema": self.ema}
-        return {name: extra for name, extra in both.items() if extra is not None}
 
     def parts(self, model: GareModel, optimiser: Optimizer) -> Parts:
         """All that a checkpoint holds."""
         averaged = None if self.ema is None else self.ema.model_state
-        return Parts(model, optimiser, self.by_name, averaged)
+        both: dict[str, Any] = {"scaler": self.scaler, "ema": self.ema}
+        extras = {name: extra for name, extra in both.items() if extra is not None}
+        return Parts(model, optimiser, extras, averaged)
 
     def restart(self) -> None:
-        """Begin anew after the model was given other weights."""
+        """Start over after the model was given other weights."""
         if self.ema is not None:
             self.ema.restart()
 

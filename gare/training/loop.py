@@ -118,7 +118,7 @@ def build_model(config: Config, shards: ShardSet, device: torch.device) -> tuple
 
 
 def decided(config: Config, world: World, device: torch.device) -> dict[str, Any]:
-    """What the machine decided or is, beside the settings that were given."""
+    """The machine's own decisions and versions, besides the given settings."""
     return {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),

@@ -1,4 +1,4 @@
-"""How exactly, and how cheaply, this process computes: threads, TF32, deterministic algorithms, precision.
+"""The numerics of this process: threads, TF32, deterministic algorithms, precision of the towers.
 
 Only the towers compute in ``train.precision``; the pair head, the logits, the losses and the weights stay in float32.
 """
@@ -13,7 +13,7 @@ import torch
 
 from gare.common.errors import RunError
 from gare.config import Config
-from gare.config.train import TrainConfig
+from gare.config.experiment import TrainConfig
 from gare.model.gare import GareModel
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -58,7 +58,7 @@ def numerics(config: Config) -> Iterator[None]:
 
 
 def _not_deterministic(message: str) -> str | None:
-    """Say what torch refused, where it did so because it could not be deterministic."""
+    """The error for an operation that torch refused for lack of determinism; None for other errors."""
     if CUBLAS_WORKSPACE in message:
         return (
             f"cuBLAS is deterministic only where {CUBLAS_WORKSPACE} is {WORKSPACE} before the process starts; here it "
@@ -73,11 +73,6 @@ def tower_precision(config: TrainConfig, device: torch.device) -> AbstractContex
     if config.precision == "fp32":
         return nullcontext()
     return torch.autocast(device_type=device.type, dtype=DTYPES[config.precision])
-
-
-def make_scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScaler | None:
-    """The loss scaler of fp16, whose gradients would vanish without; None for the other precisions."""
-    return torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
 
 
 def prepare_towers(model: GareModel, config: TrainConfig) -> None:

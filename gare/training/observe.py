@@ -43,7 +43,7 @@ _without_utilisation: set[torch.device] = set()
 
 @dataclass(frozen=True)
 class Watched:
-    """What is looked at besides the steps' own values."""
+    """The parts of a run that are observed, besides the steps' own values."""
 
     model: GareModel
     tokenizer: Tokenizer
@@ -173,7 +173,7 @@ class Observer:
 
 
 def collapse_warning(state: PairState) -> str | None:
-    """Why the increments no longer do anything for a pair, with what to look at; None while they do.
+    """A warning that the increments have collapsed, with the settings to look at; None otherwise.
 
     They have collapsed when their mean length is below 1 % of the vectors they are added to (``relative_length``),
     or when they differ between pairs by less than 1 % of their length (``increment_spread``). One pair alone says
@@ -192,7 +192,7 @@ def collapse_warning(state: PairState) -> str | None:
     if spread < LEAST_SPREAD:
         return (
             f"the increments of different pairs differ by {spread:.2g} of their length, so all pairs get the same one "
-            "and it tells no video from another. objective.direction_diversity.weight and "
+            "and it does not distinguish videos. objective.direction_diversity.weight and "
             "objective.trust_region.weight spread them; train.lr_new may be too high."
         )
     return None
@@ -210,7 +210,7 @@ def peak_cuda(device: torch.device) -> float:
 
 
 def gpu_utilisation(device: torch.device) -> float | None:
-    """Share of the last moments in which a GPU was at work, 0 to 1; None on a CPU and where nothing tells it.
+    """Share of the last moments in which a GPU was at work, 0 to 1; None on a CPU and where nothing reports it.
 
     torch asks pynvml, which need not be installed.
     """

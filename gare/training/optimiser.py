@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from gare.config.train import TrainConfig
+from gare.config.experiment import TrainConfig
 from gare.model.gare import GareModel
 
 

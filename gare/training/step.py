@@ -14,11 +14,9 @@ from gare.common.errors import RunError
 from gare.config import Config
 from gare.data.batches import Batch
 from gare.model.gare import GareModel
-from gare.objective.loss import Terms, objective
-from gare.objective.nce import known_pairs
+from gare.objective.loss import Terms, known_pairs, objective
 from gare.objective.world import World
-from gare.scoring.blocked import blocked_scores
-from gare.scoring.head import PairDropout, PairScores
+from gare.scoring.head import PairDropout, PairScores, blocked_scores
 from gare.training.encoding import Encoded, backward_through
 from gare.training.extras import Ema
 
@@ -101,7 +99,11 @@ def train_step(
             return model.logit_scale * score(model, made, batch, config, world, step).scores
 
         raise _diverged(step, values["loss"], norm, suspects(batch, made, logits, own_norm, world))
-    _update(optimiser, scaler)
+    if scaler is None:
+        optimiser.step()
+    else:
+        scaler.step(optimiser)
+        scaler.update()
     if not overflow:
         values |= {"grad_norm": norm} | norms
         model.clamp_logit_scale()
@@ -116,14 +118,6 @@ def _diverged(step: int, loss: float, norm: float, look_at: str) -> RunError:
         f"At step {step} the loss is {loss:.4g} and the gradient norm {norm:.4g}: training has diverged, nothing was "
         f"updated. Lower train.lr_new or train.lr_clip, or look at {look_at}."
     )
-
-
-def _update(optimiser: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
-    if scaler is None:
-        optimiser.step()
-    else:
-        scaler.step(optimiser)
-        scaler.update()
 
 
 def sum_gradients(parameters: list[Tensor], world: World) -> Tensor | None:
@@ -154,14 +148,16 @@ def gradient_norms(optimiser: Optimizer) -> dict[str, float]:
 
 
 def suspects(batch: Batch, made: Encoded, logits: Callable[[], Tensor], own_norm: Tensor | None, world: World) -> str:
-    """What to look at, in words that are the same on every rank. Call on all ranks.
+    """The pairs or ranks to look at, in words that are the same on every rank. Call on all ranks.
 
     The first of these that is there on any rank: pairs whose embeddings are not finite; pairs whose row of ``logits``
     [b, B] is not; ranks whose gradient is not (``own_norm``: of this rank's before the sum); else all of the batch.
     """
+    with torch.no_grad():
+        finite = torch.isfinite(logits()).all(dim=1)
     own = {
         "embeddings": _named(batch, made.finite_rows()),
-        "scores": _named(batch, _finite_rows(logits)),
+        "scores": _named(batch, finite),
         "gradients": [] if own_norm is None or torch.isfinite(own_norm) else batch.video_ids,
         "batch": batch.video_ids,
     }
@@ -172,11 +168,6 @@ def suspects(batch: Batch, made: Encoded, logits: Callable[[], Tensor], own_norm
             where = f", on worker {', '.join(map(str, found))}" if len(found) < len(every) else ""
             return f"the videos whose {kind} are not finite{where}: {_listed(found.values())}"
     return f"the videos of this batch: {_listed(names['batch'] for names in every)}"
-
-
-@torch.no_grad()
-def _finite_rows(logits: Callable[[], Tensor]) -> Tensor:
-    return torch.isfinite(logits()).all(dim=1)
 
 
 def _named(batch: Batch, finite: Tensor) -> list[str]:

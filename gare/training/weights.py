@@ -24,10 +24,10 @@ ROUNDING = 1e-3
 
 
 def warm_start(model: GareModel, config: Config) -> dict[str, str]:
-    """Give ``model`` the weights of ``train.init_from``; what to record of where they came from.
+    """Give ``model`` the weights of ``train.init_from``; returns their origin for the record.
 
-    Raises InputError where there is no checkpoint, or one of another architecture, tokenizer or pixel statistics.
-    Warns where its texts were cleaned otherwise than this run cleans them.
+    Raises InputError if there is no checkpoint, or if its architecture, tokenizer or pixel statistics differ. Warns if
+    it cleaned texts by another rule.
     """
     folder = initial_checkpoint(config)
     source = load_model(folder)
@@ -108,7 +108,7 @@ def check_same_weights(model: nn.Module, world: World, when: str) -> None:
 
 @torch.no_grad()
 def _distance(model: nn.Module, world: World) -> float:
-    """How far this rank's weights are from rank 0's: the largest difference over the largest weight of its tensor."""
+    """Distance from rank 0's weights: the largest difference over the largest weight of its tensor."""
     largest = 0.0
     for tensor in model.state_dict().values():
         first = tensor.clone()

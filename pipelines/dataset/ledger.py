@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
 from gare.common.files import canonical_json
+from gare.common.parquet import BoundedParquet
 from gare.common.records import load_json
 from gare.schema import LEDGER, LEDGER_FOLDER, RECIPE_KEY, SCHEMA_VERSION, SHARD_FOLDER, VERSION_KEY, stamped
 from pipelines.dataset.layout import RECIPE_FILE, Output, ShardFile, listed_shards
@@ -142,9 +144,9 @@ class Ledger:
 
 def _table(name: str, content: bytes) -> pa.Table:
     try:
-        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+        table = BoundedParquet(BytesIO(content), name, page_checksum_verification=True).read()
         table.validate(full=True)
-    except (OSError, ValueError, pa.ArrowException) as error:  # a ValueError: names that are no UTF-8
+    except (InputError, OSError, ValueError, pa.ArrowException) as error:  # a ValueError: names that are no UTF-8
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise Damaged(f"The ledger part {name} cannot be read: {reason}.") from None
     return table

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gare.common.errors import InputError
+from gare.common.parquet import BoundedParquet
 from gare.common.records import load_json
 from gare.common.redact import first_line
 from gare.common.text import decode, open_lines
@@ -131,11 +131,11 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 @contextmanager
-def parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
+def parquet_file(path: Path) -> Iterator[BoundedParquet]:
     """Open a Parquet file; whatever is wrong with it, also while it is read in the block, is an InputError."""
     try:
         with _sentences(path), path.open("rb") as stream:
-            yield pq.ParquetFile(stream)
+            yield BoundedParquet(stream, str(path), path)
     except pa.ArrowException as error:
         raise InputError(f"{path} is not a Parquet file, or damaged ({first_line(error)}).") from None
 

@@ -105,12 +105,9 @@ def _raw_tables(path: Path) -> Iterator[pa.Table]:
 def _read_parquet(path: Path) -> Iterator[pa.Table]:
     try:
         with parquet_file(path) as file:
-            some = False
-            for batch in file.iter_batches(batch_size=CHECK_ROWS):
-                some = True
+            yield file.schema.empty_table()  # columns that do not fit are refused before any value is read
+            for batch in file.batches():
                 yield pa.Table.from_batches([batch])
-            if not some:
-                yield file.schema_arrow.empty_table()
     except InputError as error:
         if isinstance(error.__context__, OSError):
             raise

@@ -12,17 +12,12 @@ from typing import Any
 
 from gare.common.console import warn
 from gare.common.errors import InputError, RunError
-from gare.common.lease import held
+from gare.common.locks import held
 from gare.common.nodes import Selector
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER
-from pipelines.dataset import (
-    Output,
-    remove_leftovers,
-    remove_superseded,
-    take_up,
-)
+from pipelines.dataset import Output, remove_leftovers, remove_superseded, take_up
 from pipelines.dataset.finished import dataset_manifest
 from pipelines.decode.backends import missing
 from pipelines.manifest.reading import stream_manifest

@@ -16,9 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from gare.common.dataset_file import read_shard
 from gare.common.errors import InputError, StorageError
 from gare.common.files import file_digest
-from gare.common.shard_file import read_shard
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 from pipelines.dataset import Damaged, Ledger, Output, Part, ShardFile, once_finished, unit_name
 from pipelines.dataset.row_checks import light_rows, stored_problems

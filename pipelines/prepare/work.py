@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from itertools import chain
 
+from gare.common.dataset_file import read_shard
 from gare.common.errors import InputError
-from gare.common.shard_file import read_shard
 from gare.schema import SHARD_FOLDER
 from pipelines.dataset import Ledger, Output, Part, write_ledger
 from pipelines.dataset.writer import Row, write_unit

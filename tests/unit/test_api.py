@@ -89,6 +89,9 @@ def test_results_are_what_the_commands_print(capfd, place):
     evaluated = command(capfd, "evaluate", run, "--shards", shards, "--resamples", 200)
     assert evaluated | {"evaluated": ""} == plain(place.evaluated.as_json()) | {"evaluated": ""}
     assert place.evaluated.metrics["t2v/R@1"] == evaluated["t2v/R@1"]
+    assert {name.partition("/")[2] for name in place.evaluated.metrics} == {
+        "R@1", "R@5", "R@10", "R@50", "MdR", "MnR",
+    }  # fmt: skip
     assert place.evaluated.report == place.evaluated.folder / "report.html"
     assert place.middle.report is None
     assert place.middle.intervals == {}

@@ -7,13 +7,16 @@ import shlex
 from pathlib import Path
 
 import click
+import pyarrow as pa
 import pytest
 
 from gare.cli import COMMANDS, cli
-from gare.config.tree import describe, load_config
+from gare.config.tree import describe, load_config, to_yaml
 from gare.schema import LEDGER, MANIFEST, SHARD
 from pipelines.decode import KINDS
-from tests.toy import make_shards
+from pipelines.manifest.rows import write_manifest
+from tests.toy import make_shards, toy_config
+from tests.videos import make_video
 
 ROOT = Path(__file__).parents[2]
 FILES = (".json", ".md", ".py", ".safetensors", ".yaml")
@@ -77,6 +80,28 @@ def test_the_library_example_of_the_readme_runs(tmp_path, monkeypatch):
     exec(code, names)  # noqa: S102 - our own README
     assert names["scores"].shape == (1, 3)
     assert (names["scores"] - names["same"]).abs().max() < 1e-5
+
+
+def test_the_examples_of_the_python_page_run(tmp_path, toy_clip, monkeypatch, capfd):
+    (tmp_path / "configs").mkdir()
+    splits = ["train"] * 5 + ["dev"] * 2 + ["test"] * 2
+    videos = [make_video(tmp_path / f"{number}.mp4", frames=8, fps=4) for number in range(len(splits))]
+    rows = [
+        {"video_id": video.stem, "uri": str(video), "split": split, "captions": [f"bar {video.stem}"]}
+        for video, split in zip(videos, splits, strict=True)
+    ]
+    write_manifest(pa.Table.from_pylist(rows, MANIFEST), tmp_path / "manifest.parquet")
+    config = toy_config(toy_clip, Path("shards"), Path("runs"))
+    (tmp_path / "configs/demo.yaml").write_text(to_yaml(config))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GARE_QUIET", "0")
+    first, settings, *rest = blocks("docs/python.md", "python")
+    names: dict = {}
+    for code in (first, settings, *rest):
+        exec(code, names)  # noqa: S102 - our own document
+    assert names["run"].epochs == 3
+    assert {names["hit"].rank, names["hit"].video_id} < {2, "7", "8"}
+    assert names["config"].train.epochs == 3
 
 
 def command_lines(document):

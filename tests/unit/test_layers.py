@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,41 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_no_rooms_import_each_other_in_a_circle():
     assert on_circles((room_of(a), room_of(b)) for a, b in known_imports()) == []
+
+
+PUBLIC_ALL_THE_SAME = {"_asdict", "_replace", "_exit", "_Hash"}
+"""Of named tuples, of os, and a type of hashlib's."""
+
+
+def private(name):
+    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC_ALL_THE_SAME
+
+
+def names_defined(tree):
+    """Names of functions, classes, variables and attributes of self that a module defines."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Name(ctx=ast.Store()):
+                yield node.id
+            case ast.Attribute(value=ast.Name(id="self"), ctx=ast.Store()):
+                yield node.attr
+
+
+def test_private_names_of_other_packages_are_in_the_files_that_the_documentation_lists():
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    ours = {name for tree in trees.values() for name in names_defined(tree)}
+    using = {
+        file
+        for file, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in ours
+    }
+    using |= {
+        file for file, module in imports() if not module.startswith(PACKAGES) and any(map(private, module.split(".")))
+    }
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = page.partition("## Private names of others")[2].partition("\n## ")[0]
+    assert using == set(re.findall(r"\| `([\w./]+\.py)` \|", table))

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gare.common.blocks import BlockFile
+from gare.common.dataset_file import read_shard
 from gare.common.errors import InputError
-from gare.common.shard_file import read_shard
 from gare.config import DataConfig
 from gare.data.batches import View, load_frames
 from gare.data.shards import LIGHT, ShardSet, Split

@@ -118,7 +118,7 @@ def test_a_manifest_as_parquet_is_read_as_it_is(tmp_path):
 
 
 def test_parquet_of_many_batches_keeps_its_order_and_reads_no_other_column(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.manifest.sources.tables.BATCH_ROWS", 3)
+    monkeypatch.setattr("gare.common.parquet.BATCH_ROWS", 3)
     columns = {"video_id": [f"v{i}" for i in range(10)], "uri": ["f"] * 10, "captions": ["x"] * 10}
     pq.write_table(pa.table({**columns, "features": [b"\xff\xfe"] * 10}), tmp_path / "m.parquet")
     assert from_parquet(tmp_path / "m.parquet", SourceOptions(split="s")).table["video_id"].to_pylist() == [

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
+from gare.common.addresses import at_full_path, sqlite_path, sqlite_uri
 from gare.common.errors import InputError
-from gare.common.sqlite import at_full_path, sqlite_path, sqlite_uri
 
 NAMES = ["plain", "e?f", "c%20d", "100%", "a'b\"c", "h#x", "sp ace", "ü", "a&b=c", "semi;x", "co:lon", "at@x", "%3F"]
 

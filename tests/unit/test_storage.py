@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gare.common.errors import InputError, RunError
-from gare.common.lease import lease
+from gare.common.locks import lease
 from gare.common.occupied import lies_in
 from gare.common.redact import redact
 from gare.common.storage import Folder, read_file

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tune.comparison.names import cell
+from tune.comparison.names import cell, numeric
 from tune.comparison.settings import Setting
 
 FEWEST = 8
@@ -118,11 +118,6 @@ def _encoded(values: Sequence[Any]) -> NDArray[np.float64]:
         return np.array(values, float)[:, None]
     labels = [cell(value) for value in values]
     return np.array([[label == each for each in sorted(set(labels))] for label in labels], float)
-
-
-def numeric(values: Sequence[Any]) -> bool:
-    """Whether all are numbers; true and false are none."""
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def _correlation(values: Sequence[Any], scores: NDArray[np.float64]) -> float | None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from tune.comparison.axis import Axis, axis, span_axis
 from tune.comparison.charts import Line, Mark, Panel, lanes, reach
-from tune.comparison.curves import Points
-from tune.comparison.names import bounds, duration, figure, plain_metric, short_keys
+from tune.comparison.names import Axis, axis, bounds, duration, figure, plain_metric, short_keys, span_axis
 from tune.comparison.result import Comparison
-from tune.comparison.settings import Setting, described, varying
+from tune.comparison.settings import Points, Setting, described, varying
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -9,11 +9,10 @@ from typing import Any
 
 from gare.common.page import count
 from gare.config import Config
-from tune.comparison.curves import Curve, read_curves
 from tune.comparison.importance import CASE, Importance, importance
 from tune.comparison.names import bounds, cell, figure, short_keys
 from tune.comparison.noise import LEAST, Against, against_best, against_named, baseline, matching
-from tune.comparison.settings import Setting, group, rank, swept_keys, varying
+from tune.comparison.settings import Curve, Setting, group, rank, read_curves, swept_keys, varying
 from tune.comparison.statistics import Noise, pooled
 from tune.record import SweepRecord, Trial
 

@@ -23,7 +23,7 @@ from gare.data.cache.room import FULL, Cache, make_room, usable
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 
 PAUSES_S = (1.0, 5.0, 15.0, 30.0)
-"""How long to wait before a file is asked for again: storage may be away for a moment."""
+"""Pauses before a file is requested again: storage may be away for a moment."""
 
 NOTE_BYTES = 4096
 """More than a copy's note takes."""
@@ -38,12 +38,12 @@ class Shard:
     sha256: str
 
     def has_size(self, folder: Path) -> bool:
-        """Whether a file of its name and size is in the copy."""
+        """True if a file of its name and size is in the copy."""
         path = folder / SHARD_FOLDER / self.name
         return path.is_file() and path.stat().st_size == self.bytes
 
     def is_same(self, folder: Path) -> bool:
-        """Whether the file in the copy is it, to the bit."""
+        """True if the file in the copy is identical."""
         return self.has_size(folder) and file_digest(folder / SHARD_FOLDER / self.name) == self.sha256
 
 
@@ -58,7 +58,7 @@ def listed(place: Folder) -> tuple[dict[str, Any], list[Shard]]:
 
 
 def same(shards: Sequence[Shard], folder: Path, threads: int) -> list[Shard]:
-    """The files that are in the copy to the bit."""
+    """The files of which the copy has an identical one."""
     check: Callable[[Shard], bool] = lambda shard: shard.is_same(folder)  # noqa: E731 - typed
     with ThreadPoolExecutor(threads) as pool:
         return [shard for shard, good in zip(shards, pool.map(check, shards), strict=True) if good]
@@ -112,7 +112,7 @@ def _wait(lock: Path, folder: Path, place: Folder) -> int:
 
 
 def _is_whole(folder: Path, values: Mapping[str, Any], shards: Sequence[Shard]) -> bool:
-    """Whether a finished copy of this very dataset is there; of shards, sizes are compared, not contents."""
+    """True if a finished copy of this very dataset is there; compares the sizes of shards, not their contents."""
     if not (folder / DATASET_FILE).is_file():
         return False
     try:
@@ -125,7 +125,7 @@ def _is_whole(folder: Path, values: Mapping[str, Any], shards: Sequence[Shard]) 
 
 
 def _copy(place: Folder, cache: Cache, folder: Path, shards: Sequence[Shard]) -> None:
-    """Copy what is not there to the bit; the dataset file goes last."""
+    """Copy the files that are missing or differ; the dataset file goes last."""
     text = place.read_text(DATASET_FILE)
     if text is None:
         raise InputError(f"{place.named(DATASET_FILE)} is gone; run gare prepare again.")
@@ -149,7 +149,7 @@ def _copy(place: Folder, cache: Cache, folder: Path, shards: Sequence[Shard]) ->
 
 
 def _clear(folder: Path, names: set[str]) -> None:
-    """What is there is no dataset from now on; what killed processes left and what belongs to none goes."""
+    """Make the folder an unfinished copy, and remove files that do not belong to it."""
     (folder / DATASET_FILE).unlink(missing_ok=True)
     for below in (folder, folder / SHARD_FOLDER):
         for path in below.iterdir() if below.is_dir() else ():

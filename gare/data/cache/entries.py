@@ -1,4 +1,4 @@
-"""The copies that are there: what each is of, what it takes, when it was used, and whether anyone is at it.
+"""The copies on this node: source, size, time of last use and state of each, and the locks that protect them.
 
 A copy is a folder named by its dataset's digest. ``dataset.json`` goes there last, when every file is checked: without
 it the copy is unfinished. Beside the copies, ``.locks`` holds two lock files for each, which stay: ``.copy`` is held by
@@ -58,17 +58,17 @@ def _release(lock: int | None) -> None:
 
 
 def copy_lock(root: Path, digest: str) -> Path:
-    """The lock file of who copies or removes a dataset; its folder is made where missing."""
+    """The lock file for copying or removing a dataset; its folder is made if missing."""
     return make_folder(root / LOCK_FOLDER) / f"{digest}.copy"
 
 
 def used_lock(root: Path, digest: str) -> Path:
-    """The lock file of those who read a dataset."""
+    """The lock file for reading a dataset."""
     return make_folder(root / LOCK_FOLDER) / f"{digest}.used"
 
 
 def room_lock(root: Path) -> Path:
-    """The lock file of who counts what all copies take, and makes room."""
+    """The lock file for counting all copies and making room."""
     return make_folder(root / LOCK_FOLDER) / "room"
 
 

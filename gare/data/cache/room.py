@@ -1,6 +1,6 @@
-"""Where copies lie on a node, what is copied, and room for a new one.
+"""The cache folder of a node, its limits, and room for new copies.
 
-To make room others go, whole datasets, the longest unused first, and never what anyone is at.
+To make room, whole datasets are removed, the longest unused first, and never one in use.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ FREE_SHARE = 0.1
 """Without a limit, unused copies go until this share of the disk is free; above 95 % Ray writes no objects to it."""
 
 LEAST_FREE, LEAST_SHARE = 2**30, 0.05
-"""What stays free in any case: a GiB, or this share of a small disk."""
+"""Space that always stays free: a GiB, or this share of a small disk."""
 
 
 def cache_folder() -> Path:
-    """Where copies lie unless told otherwise: ``GARE_CACHE``, else ``gare`` in the user's cache folder."""
+    """The default folder of copies: ``GARE_CACHE``, else ``gare`` in the user's cache folder."""
     given = os.environ.get(CACHE_VARIABLE)
     if given:
         return Path(given).absolute()
@@ -75,7 +75,7 @@ class Cache:
         return above / "shards"
 
     def wants(self, place: Folder) -> bool:
-        """Whether shards at this place are copied before they are read."""
+        """True if shards at this place are copied before they are read."""
         return self.mounted or not place.is_local
 
 
@@ -86,7 +86,7 @@ def size_text(size: float) -> str:
 
 @contextmanager
 def usable(cache: Cache) -> Iterator[None]:
-    """Say in one sentence what keeps the cache folder from being used in the block."""
+    """Turn an error of using the cache folder in the block into one sentence."""
     try:
         yield
     except (OSError, InputError) as error:

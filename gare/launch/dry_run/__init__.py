@@ -1,4 +1,4 @@
-"""What a run would be, before anything is decoded, loaded or allocated."""
+"""The plan of a run, made before anything is decoded, loaded or allocated."""
 
 from gare.launch.dry_run.corpus import Corpus, SplitCounts
 from gare.launch.dry_run.memory import Memory, memory_of_step

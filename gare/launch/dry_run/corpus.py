@@ -1,4 +1,4 @@
-"""What a plan needs to know of a corpus: a manifest or shards, as counts."""
+"""Counts of a corpus, from a manifest or shards, for the plan of a run."""
 
 from __future__ import annotations
 

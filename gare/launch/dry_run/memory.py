@@ -1,8 +1,8 @@
-"""What a training step needs of a device's memory, found by running it on tensors that have shapes and no data.
+"""The device memory that a training step needs, found by running it on tensors that have shapes and no data.
 
 The very code of ``training.step`` runs forward and backward in a FakeTensorMode, while a mode around it counts the
 storages that are alive. So nothing is counted twice or forgotten, whatever the settings; what it cannot know is what
-the device's own kernels and allocator need beside that.
+the device's own kernels and allocator need in addition.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from typing_extensions import override
 
 from gare.config import Config
 from gare.data.batches import Batch
-from gare.model.gare import GareModel
-from gare.model.outline import outline
+from gare.model.gare import GareModel, outline
 from gare.objective.world import World
 from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze

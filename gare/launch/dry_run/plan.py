@@ -1,4 +1,4 @@
-"""The plan of a run: its settings, data, steps, parameters, memory and disk, and what would be refused."""
+"""The plan of a run: its settings, data, steps, parameters, memory, disk and the errors it would meet."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from gare.data.shards import ShardSet
 from gare.launch.dry_run.corpus import Corpus
 from gare.launch.dry_run.memory import Memory, memory_of_step
 from gare.model.clip_source import inspect_clip
-from gare.model.gare import GareModel
-from gare.model.outline import outline
+from gare.model.gare import GareModel, outline
 from gare.runs.inputs import (
     TEMPORAL_AT_RANDOM,
     check_dev,
@@ -98,9 +97,9 @@ class Disk:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would be; None where it cannot be known.
+    """The plan of a run; None for what cannot be known.
 
-    ``changed``: dotted key -> (default, value). ``problems``: what would be refused as things stand, a sentence each.
+    ``changed``: dotted key -> (default, value). ``problems``: the errors that training would raise now.
     """
 
     name: str
@@ -129,7 +128,7 @@ class _Findings:
     remarks: list[str] = field(default_factory=list)
 
     def attempt(self, function: Callable[Given, Found], *args: Given.args, **kwargs: Given.kwargs) -> Found | None:
-        """What a function returns; None, its sentence noted, where it refuses."""
+        """Call a function and return its result; if it raises a GareError, note that and return None."""
         try:
             return function(*args, **kwargs)
         except GareError as error:
@@ -198,7 +197,7 @@ def _steps(config: Config, corpus: Corpus, findings: _Findings) -> Steps:
 
 
 def _check_run(config: Config, shards: ShardSet | None, findings: _Findings) -> None:
-    """What the run's folder says, if there is one."""
+    """Check the run's folder, if there is one."""
     folder = run_directory(config)
     findings.attempt(refuse_unwritable, folder)
     state = read_state(folder)

@@ -18,8 +18,14 @@ from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slice
 from gare.scoring.head import as_float
 from gare.scoring.increment.dense import DenseHead, score_listed
 from gare.scoring.increment.factors import ContextFactors, PsiMaps, VideoFactors
-from gare.scoring.increment.first_stage import first_stage_scores, uniform_increment
-from gare.scoring.increment.pairs import Queries, frames_block, plain_block, words_block
+from gare.scoring.increment.pairs import (
+    Queries,
+    first_stage_scores,
+    frames_block,
+    plain_block,
+    uniform_increment,
+    words_block,
+)
 
 CPU_BLOCK = {"frames": (128, 256), "words": (128, 32)}
 """Videos and texts of a block: what stays in the caches of a CPU core."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gare.common.errors import ConfigError
-from gare.config.model import ModelConfig
+from gare.config.experiment import ModelConfig
 from gare.scoring.increment.psi import NORM_EPS
 
 COSINE_EPS = 1e-8
@@ -114,8 +114,8 @@ class PairCell:
         text_base: Tensor,
         text_delta: Tensor,
         base_delta: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Cosines of ``sides`` from inner products, and where cancellation makes them doubtful (NaN included)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosines of ``sides`` from inner products; the corrected side's square and its parts, for ``cancels``."""
         if self.config.corrected == "text":
             parts, along, dot = text_square + delta_square, text_delta, text_base + base_delta
             square = parts + 2 * along
@@ -124,7 +124,12 @@ class PairCell:
             parts, along, dot = base_square + delta_square, base_delta, text_base + text_delta
             square = parts + 2 * along
             scores = dot / (norm(text_square) * norm(square))
-        return scores, ~(square >= NORM_TRUST * parts)
+        return scores, square, parts
+
+
+def cancels(square: Tensor, parts: Tensor) -> Tensor:
+    """Mark pairs whose corrected side nearly vanishes, or is NaN, so that its float32 cosine is doubtful."""
+    return ~(square >= NORM_TRUST * parts)
 
 
 def beside_videos(text: Tensor) -> Tensor:

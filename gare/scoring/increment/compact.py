@@ -24,7 +24,7 @@ from gare.scoring.increment.algebra import BUILD_BLOCK, CPU_BLOCK, CUDA_BLOCK
 from gare.scoring.increment.cell import centred
 from gare.scoring.increment.dense import DenseHead, score_listed
 from gare.scoring.increment.factors import ContextFactors, PsiMaps, VideoFactors
-from gare.scoring.increment.pairs import Queries, mix, pool, times
+from gare.scoring.increment.pairs import Queries, frames_block, times
 from gare.scoring.increment.psi import NORM_EPS
 
 
@@ -141,27 +141,14 @@ class CompactFactors(Factors[CompactGallery]):
     def _block(
         self, videos: VideoFactors, contexts: ContextFactors, cross: Tensor, scale: Tensor, query: _Query
     ) -> tuple[Tensor, Tensor]:
-        """Cosines [V, B] and distrust [V, B]; as ``frames_block``, with the maps on the side of the texts."""
-        cell, text, maps = self._cell, query.queries.text, self._maps_in(query.queries.text.dtype)
-        query_scale, doubtful = cell.query_scale(text, videos.mean)
+        """Cosines [V, B] and distrust [V, B], with psi's maps on the side of the texts."""
         of_keys, of_rows = times(videos.frames, query.rows).chunk(2, dim=-1)
-        of_keys = of_keys * scale[..., None] + query.of_keys
-        of_rows = of_rows * scale[..., None] + query.of_increments
-        mixed = mix(contexts, of_keys, query_scale.T.contiguous())
-        pooled = pool(videos, query.queries, cell)
-        text_delta = mixed.own * (mixed.attention * of_rows).sum(dim=1) + mixed.shared * (text @ maps.shared_a)
-        text_delta += text @ maps.shared_b
-        video_delta = mixed.own * torch.bmm(cross, pooled.weights).mul_(mixed.attention).sum(dim=1)
-        video_delta += mixed.shared * pooled.shared[:, 1] + pooled.shared[:, 0]
-        scores, cancels = cell.cosines(
-            text_square=query.queries.square,
-            base_square=pooled.square,
-            delta_square=mixed.square,
-            text_base=pooled.text_dot,
-            text_delta=text_delta,
-            base_delta=video_delta,
+        products = (
+            of_keys * scale[..., None] + query.of_keys,
+            of_rows * scale[..., None] + query.of_increments,
         )
-        return scores, doubtful.T | cancels
+        maps = self._maps_in(query.queries.text.dtype)
+        return frames_block(maps, videos, contexts, cross, query.queries, self._cell, products)
 
     def _maps_in(self, dtype: torch.dtype) -> PsiMaps:
         if dtype not in self._maps:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from gare.common.errors import ConfigError
-from gare.config.model import ModelConfig
+from gare.config.experiment import ModelConfig
 from gare.objective.increments import DenseIncrements
 from gare.scoring.factors import Texts, Videos
 from gare.scoring.head import PairDropout, PairHead, PairScores, masked_mean

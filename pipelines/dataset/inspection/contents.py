@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gare.common.dataset_file import read_shard
 from gare.common.errors import InputError
 from gare.common.records import load_json
-from gare.common.shard_file import read_shard
 from gare.schema import DATASET_FILE
 from pipelines.dataset import Ledger, Output, ShardFile, Unfinished, existing_output
 from pipelines.dataset.row_checks import LIGHT

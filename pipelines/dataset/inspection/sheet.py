@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from gare.common.dataset_file import stored_picture
 from gare.common.errors import InputError
-from gare.common.shard_file import stored_picture
 from gare.common.sheet import Cell, Row, write_sheet
 from pipelines.dataset.inspection.contents import Contents
 

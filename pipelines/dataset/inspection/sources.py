@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gare.common.shard_file import stored_picture
+from gare.common.dataset_file import stored_picture
 from pipelines.dataset.inspection.contents import Contents
 from pipelines.dataset.writer import shard_row
 from pipelines.decode import DecodeError

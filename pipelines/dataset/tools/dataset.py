@@ -10,9 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gare.common.dataset_file import read_dataset_file
+from gare.common.dataset_file import read_dataset_file, read_shard
 from gare.common.errors import InputError
-from gare.common.shard_file import read_shard
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, SHARD_FOLDER

@@ -10,7 +10,7 @@ from typing import Any
 
 from gare.common.errors import InputError
 from gare.common.files import file_digest, fsync_directory
-from gare.common.lease import held
+from gare.common.locks import held
 from gare.common.storage import Folder
 from gare.config import Config
 from gare.config.prepare import BEFORE

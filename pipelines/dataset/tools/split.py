@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pyarrow as pa
 
 from gare.common.errors import InputError, StorageError
-from gare.common.lease import held
+from gare.common.locks import held
 from gare.common.occupied import refuse_occupied
 from gare.common.storage import Folder
 from pipelines.dataset import Ledger, Output, existing_output

@@ -10,8 +10,6 @@ from pipelines.manifest.rows import text_suffix
 from pipelines.manifest.sources.grouping import Row, group
 from pipelines.manifest.sources.options import Made, SourceOptions, check_columns
 
-BATCH_ROWS = 4096
-
 
 def from_csv(path: Path, options: SourceOptions) -> Made:
     """Make a manifest of a CSV (tab-separated when named .tsv), gzipped or not; InputError with the line.
@@ -40,13 +38,13 @@ def from_jsonl(path: Path, options: SourceOptions) -> Made:
 def from_parquet(path: Path, options: SourceOptions) -> Made:
     """Make a manifest of a Parquet file; InputError with the row, counted from 1. Other columns are not read."""
     with parquet_file(path) as file:
-        header = file.schema_arrow.names
+        header = file.schema.names
         check_columns(path, header, options)
         columns = [name for name in options.read if name in header]
 
         def rows() -> Iterator[Row]:
             number = 0
-            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            for batch in file.batches(columns):
                 for values in plain_rows(batch, str(path)):
                     number += 1
                     yield Row(f"row {number}", values)

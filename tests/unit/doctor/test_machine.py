@@ -14,8 +14,7 @@ from gare.doctor import places
 from gare.doctor.every import Wanted, look
 from gare.doctor.finding import examine, ok
 from gare.doctor.machine import GIB, check_clock, check_disk, check_open_files, check_shared_memory
-from gare.doctor.places import check_readable, check_writable, probe
-from gare.doctor.services import check_token, check_tracker
+from gare.doctor.places import check_readable, check_token, check_tracker, check_writable, probe
 
 SECRET = "0123456789abcdef"  # noqa: S105 - made up
 

@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from gare.doctor.software import Gpus, _driver, check_codecs, check_gpus, check_nccl, check_packages, check_python
-from gare.doctor.tested import OLDEST_PYTHON, PACKAGES
+from gare.doctor.software import (
+    OLDEST_PYTHON,
+    PACKAGES,
+    Gpus,
+    _driver,
+    check_codecs,
+    check_gpus,
+    check_nccl,
+    check_packages,
+    check_python,
+)
 
 ROOT = Path(__file__).parents[3]
 TESTED = {name: tested for name, (_, tested) in PACKAGES.items()}

@@ -20,8 +20,8 @@ from gare.objective.world import World
 from gare.scoring.factors import ScoreStats, Texts, Videos
 from gare.scoring.gallery import score_all
 from gare.scoring.head import masked_mean
-from gare.scoring.increment.first_stage import first_stage_scores, uniform_increment
 from gare.scoring.increment.head import GareHead
+from gare.scoring.increment.pairs import first_stage_scores, uniform_increment
 from gare.scoring.video_index import VideoIndex
 from tests.unit.model.test_head import golden, with_golden_psi
 

@@ -13,7 +13,7 @@ import pytest
 from gare.cli import cli
 from gare.cli.command import call
 from gare.jobs import client
-from gare.jobs.client import Cluster, Job
+from gare.jobs.client import Cluster, ClusterJob
 from gare.jobs.places import SUBMITTED
 
 TOKEN = "5e" * 32
@@ -33,7 +33,7 @@ class Made(Cluster):
 
     def job(self, job):
         status, code = ("STOPPED", None) if self.stopped else self.ended
-        return Job(job, status, "gare config", 1.0, 2.0, code, "")
+        return ClusterJob(job, status, "gare config", 1.0, 2.0, code, "")
 
     def jobs(self):
         return [self.job("a"), self.job("b")]

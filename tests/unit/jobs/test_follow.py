@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gare.common.errors import RunError
 from gare.jobs import follow as following
-from gare.jobs.client import Cluster, Job, connect, entrypoint
+from gare.jobs.client import Cluster, ClusterJob, connect, entrypoint
 from gare.jobs.follow import JobError, Log, follow, outcome, printed_result
 
 TEXT = "Running entrypoint for job x: python\n2027-01-01 00:00:00,000\tINFO job_manager.py:581 -- Runtime env\n"
@@ -92,7 +92,7 @@ def test_a_cluster_that_stays_silent_is_given_up_and_the_job_named(monkeypatch):
 
 
 def ended(status, code, message="Ray says\nerror: its error"):
-    return Job("j", status, "gare config", 1.0, 2.0, code, message)
+    return ClusterJob("j", status, "gare config", 1.0, 2.0, code, message)
 
 
 @pytest.mark.parametrize(

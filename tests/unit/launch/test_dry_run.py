@@ -197,7 +197,7 @@ def test_a_clip_without_tokenizer_is_a_problem(toy_run, toy_clip, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "bare" / name).write_bytes((toy_clip / name).read_bytes())
     problems = make_plan(toy_run(f"model.clip={tmp_path / 'bare'}")).problems
-    assert problems == ["The model has no tokenizer, so captions cannot be read; save one beside its CLIP weights."]
+    assert problems == ["The model has no tokenizer, so captions cannot be read; save one with its CLIP weights."]
 
 
 def test_without_a_corpus_all_but_the_steps_is_said(toy_run):

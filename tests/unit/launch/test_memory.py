@@ -14,7 +14,7 @@ from gare.data.batches import Batch
 from gare.launch.dry_run.memory import _OneOf, memory_of_step
 from gare.model.gare import GareModel
 from gare.objective import SINGLE, increments
-from gare.scoring import blocked
+from gare.scoring import head as pair_heads
 from gare.training.encoding import encode
 from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze, make_optimiser
@@ -181,7 +181,7 @@ def test_the_peak_follows_what_saves_memory(settings):
 
 def test_pairs_in_blocks_hold_the_increments_and_little_more(monkeypatch):
     """As at a batch of 1,024, by smaller blocks and vectors."""
-    monkeypatch.setattr(blocked, "BLOCK_NUMBERS", 2**19)
+    monkeypatch.setattr(pair_heads, "BLOCK_NUMBERS", 2**19)
     monkeypatch.setattr(increments, "BLOCK_NUMBERS", 2**19)
     settings = [*SMALL, "train.global_batch=96", "data.frames=1", "data.words=3"]
     config = load_config(None, [*settings, "train.chunk=8"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gare.common.errors import InputError
 from gare.model import Tokenizer
-from gare.model.cleaning import clean
+from gare.model.tokenizer import clean
 from tests import clean_reference
 
 TEXTS = ["a small red circle's moving left", "cafés don't close, they're open: 42 of them", "ünïcode & <html> “quotes”"]

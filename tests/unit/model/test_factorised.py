@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gare.common.errors import ConfigError
 from gare.config import ModelConfig
-from gare.config.objective import ObjectiveConfig
+from gare.config.experiment import ObjectiveConfig
 from gare.objective import increments as increments_module
 from gare.objective import objective
 from gare.scoring.head import PairDropout

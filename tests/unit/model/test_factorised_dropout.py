@@ -11,8 +11,7 @@ from gare.common.errors import ConfigError
 from gare.config import Config, ModelConfig
 from gare.config.tree import with_overrides
 from gare.objective import direction_diversity, information_bottleneck, trust_region
-from gare.objective.increments import as_increments
-from gare.objective.spread import PairSpread
+from gare.objective.increments import PairSpread, as_increments
 from gare.runs.inputs import check_increments
 from gare.scoring.head import PairDropout
 from gare.scoring.increment.factorised import factorised_scores

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from gare.common.errors import ConfigError
 from gare.config import ModelConfig
-from gare.config.objective import ObjectiveConfig
+from gare.config.experiment import ObjectiveConfig
 from gare.objective import objective
 from gare.scoring.head import PairDropout
 from gare.scoring.increment.head import GareHead

@@ -14,7 +14,7 @@ from gare.config import ModelConfig
 from gare.model import GareModel
 from gare.model.clip_config import OPENAI
 from gare.model.clip_source import inspect_clip
-from gare.model.outline import outline
+from gare.model.gare import outline
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gare.config import ModelConfig
-from gare.scoring.increment import trust as trust_module
+from gare.scoring.increment import factorised as trust_module
 from gare.scoring.increment.factorised import factorised_scores
 from gare.scoring.increment.head import GareHead
 from tests.unit.model.test_head import random_case

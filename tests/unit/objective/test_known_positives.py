@@ -7,11 +7,11 @@ import torch
 
 from gare.common.errors import ConfigError
 from gare.config import DataConfig
-from gare.config.objective import ObjectiveConfig
+from gare.config.experiment import ObjectiveConfig
 from gare.data.batches import group
 from gare.data.shards import VideoInfo
 from gare.objective import SINGLE, info_nce, objective
-from gare.objective.nce import known_pairs
+from gare.objective.loss import known_pairs
 from gare.runs.inputs import open_data
 from tests.ranks import on_ranks
 

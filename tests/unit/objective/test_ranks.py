@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gare.config import ModelConfig
-from gare.config.objective import ObjectiveConfig
+from gare.config.experiment import ObjectiveConfig
 from gare.objective import SINGLE, objective
 from gare.scoring.head import PairDropout
 from gare.scoring.increment.factorised import factorised_scores

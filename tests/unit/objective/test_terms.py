@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gare.config import ModelConfig
-from gare.config.objective import ObjectiveConfig
+from gare.config.experiment import ObjectiveConfig
 from gare.objective import direction_diversity, info_nce, information_bottleneck, objective, trust_region
+from gare.objective.regularisers import REGULARISERS
 from gare.scoring.increment.head import GareHead
 from tests import reference
 from tests.unit.model.test_head import golden, with_golden_psi
@@ -128,3 +131,13 @@ def test_anchoring_on_the_video_is_anchoring_on_the_text_of_the_transposed_pairs
             direction_diversity(delta, anchor="video", form=form), direction_diversity(turned, form=form)
         )
     assert torch.allclose(trust_region(delta, anchor="video", bound=1e9), trust_region(turned, bound=1e9))
+
+
+def test_every_term_takes_the_settings_of_its_section():
+    sections = {name: field.annotation for name, field in ObjectiveConfig.model_fields.items()}
+    assert sections.keys() == REGULARISERS.keys()
+    for name, section in sections.items():
+        arguments = inspect.signature(REGULARISERS[name]).parameters
+        assert {key: field.default for key, field in section.model_fields.items() if key != "weight"} == {
+            key: arguments[key].default for key in arguments if key not in {"delta", "world"}
+        }

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gare.common.errors import ConfigError, InputError
-from gare.config.model import ModelConfig
+from gare.config.experiment import ModelConfig
 from gare.data.shards import ShardSet
 from gare.evaluation.encode import encode_texts, encode_videos, score_pairs
 from gare.model import GareModel

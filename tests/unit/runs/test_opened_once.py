@@ -19,7 +19,7 @@ OPENED = {
     "settings made absolute": ("gare.runs.layout", "absolute"),
     "datasets": ("gare.data.shards", "ShardSet.__init__"),
     "splits": ("gare.runs.inputs", "training_data"),
-    "shards": ("gare.common.shard_file", "read_shard"),
+    "shards": ("gare.common.dataset_file", "read_shard"),
     "copies on storage": ("gare.runs.storage", "RunStorage.__init__"),
     "copies compared": ("gare.runs.storage", "RunStorage.pull"),
     "records": ("gare.runs.run", "open_run"),

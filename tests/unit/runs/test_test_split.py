@@ -13,7 +13,7 @@ from gare.common.errors import ConfigError
 from gare.common.files import digest_of
 from gare.config import LATER, NOT_THE_EXPERIMENT, Config
 from gare.config import yaml as config_yaml
-from gare.config.protocol import names_test
+from gare.config.experiment import names_test
 from gare.config.tree import load_config, load_saved, to_yaml, with_overrides
 from gare.launch.dry_run.plan import make_plan
 from gare.launch.local import fit_local

@@ -24,10 +24,9 @@ from gare.model import GareModel, load_model
 from gare.retrieval.build import write_index
 from gare.retrieval.index import open_index
 from gare.retrieval.model import IndexModel
-from gare.scoring.blocked import blocked_scores
 from gare.scoring.factors import ScoreStats
 from gare.scoring.gallery import score_all
-from gare.scoring.head import PairDropout, make_head
+from gare.scoring.head import PairDropout, blocked_scores, make_head
 from gare.scoring.video_index import VideoIndex
 from tests.reference import layer_norm
 from tests.unit.model.test_head import random_case
@@ -118,7 +117,7 @@ def test_padding_blocks_and_precision_change_nothing(name, monkeypatch):
     whole = head(*case).scores
     junk = case[1].masked_fill(~case[2][..., None], float("inf"))
     assert torch.equal(head(case[0], junk, case[2]).scores, whole)
-    monkeypatch.setattr("gare.scoring.blocked.BLOCK_NUMBERS", 2 * 5 * 12)
+    monkeypatch.setattr("gare.scoring.head.BLOCK_NUMBERS", 2 * 5 * 12)
     made = blocked_scores(head, *case, PairDropout(0.3, 1, 2))
     assert made.increments is None
     assert torch.allclose(made.scores, head(*case, PairDropout(0.3, 1, 2)).scores, atol=1e-12)

@@ -13,10 +13,10 @@ from gare.data.batches import make_batch
 from gare.data.shards import ShardSet
 from gare.model import GareModel
 from gare.objective import SINGLE
-from gare.scoring import blocked
+from gare.scoring import head as pair_heads
 from gare.training.encoding import encode
 from gare.training.extras import Ema
-from gare.training.numerics import make_scaler, prepare_towers
+from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates
 from gare.training.step import backward, train_step
 from tests.ranks import on_ranks
@@ -92,7 +92,7 @@ def test_pairs_in_blocks_give_the_gradients_of_the_whole(toy_run, monkeypatch, s
     config = toy_run(*REGULARISERS, *settings, "model.dropout=0.2")
     model, batch = built(config)
     values, wanted = gradients(model.train(), batch, config)
-    monkeypatch.setattr(blocked, "BLOCK_NUMBERS", 3 * 8 * model.dim)
+    monkeypatch.setattr(pair_heads, "BLOCK_NUMBERS", 3 * 8 * model.dim)
     seen = []
     model.head.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     got_values, got = gradients(model, batch, with_overrides(config, {"train.chunk": 5}))
@@ -301,7 +301,7 @@ def test_an_overflow_of_fp16_leaves_the_step_out_and_lowers_the_scale(toy_run):
     model, batch = built(config, torch.float32)
     optimiser = make_optimiser(model, config.train)
     set_learning_rates(optimiser, 1.0)
-    scaler = make_scaler(config.train, torch.device("cpu"))
+    scaler = torch.amp.GradScaler("cpu")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     values = train_step(model, optimiser, batch, config, SINGLE, 0, scaler=scaler)
     while values["skipped"]:

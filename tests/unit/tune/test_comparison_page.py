@@ -11,9 +11,9 @@ from gare.common.page import figures
 from tests.page import HOSTILE, PLAIN, SHOWN, Page
 from tests.unit.tune.made_sweep import FORM, IB, METRIC, TR, seeds, sweep_config, trial, write, write_history
 from tune.comparison import compare
-from tune.comparison.axis import _nice, axis, span_axis
 from tune.comparison.charts import LONGEST
 from tune.comparison.charts import _short as short
+from tune.comparison.names import _nice, axis, span_axis
 
 DRAWN = {"x", "y", "d", "transform", "id", "href"}
 """Where things stand in a picture, which may depend on the length of a label."""

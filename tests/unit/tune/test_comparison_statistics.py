@@ -12,8 +12,7 @@ from scipy import stats
 from tests.unit.tune.made_sweep import FORM, IB, TR, sweep_config, trial
 from tune.comparison.importance import importance
 from tune.comparison.settings import group
-from tune.comparison.statistics import difference, estimate, holm, pooled
-from tune.comparison.studentised import exceeds, quantile
+from tune.comparison.statistics import difference, estimate, exceeds, holm, pooled, quantile
 from tune.record import SweepRecord
 
 SCORES = st.lists(st.floats(0, 100).map(lambda x: round(x, 2)), min_size=2, max_size=6)

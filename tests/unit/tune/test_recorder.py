@@ -19,7 +19,7 @@ from tune.record import SweepRecord
 from tune.recorder import Recorder, TuneCallback
 from tune.space import Planned
 from tune.sweep import _raise_unfinished
-from tune.zones import Zones
+from tune.trial import Zones
 
 
 class Told:

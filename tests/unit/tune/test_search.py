@@ -6,8 +6,8 @@ from optuna.trial import TrialState
 
 from gare.common.errors import ConfigError
 from gare.config.tree import build
+from tune.opening import confirmations, searcher
 from tune.record import SweepRecord, Trial
-from tune.search import confirmations, searcher
 from tune.space import expand, parse_space
 from tune.study import STUDY_FILE, STUDY_NAME
 
