@@ -89,7 +89,7 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
     """
     from gare.model.scratch import ScratchClip
     from gare.model.scratch import make_clip as make
-    from pipelines.manifest.reading import load_manifest
+    from pipelines.manifest.load import load_manifest
 
     rows = load_manifest(manifest).select(["split", "captions"]).to_pylist()
     captions = [caption for row in rows if row["split"] == split for caption in row["captions"]]
