@@ -66,7 +66,7 @@ class CompactFactors(Factors[CompactGallery]):
 
     @override
     @without_autocast
-    def build(self, videos: Videos, storage: torch.dtype | None = None, *, first_stage: bool = False) -> CompactGallery:
+    def build(self, videos: Videos, storage: torch.dtype | None = None) -> CompactGallery:
         """The factors belong to the frames as they are stored: rounded first, if ``storage`` is a smaller type."""
         blocks = slices(len(videos), BUILD_BLOCK)
         return CompactGallery.join([self._build(videos[rows], storage) for rows in blocks])
@@ -112,10 +112,6 @@ class CompactFactors(Factors[CompactGallery]):
                 again = score_listed(self._head, Texts(text[rows]), Videos(part.frames, part.frame_mask), pairs)
                 scores[rows, columns][pairs[:, 0], pairs[:, 1]] = again
         return scores
-
-    @override
-    def first_stage(self, gallery: CompactGallery, texts: Texts) -> Tensor:
-        raise ConfigError("Compact factors have no first stage of their own.")
 
     def _blocks(self, gallery: CompactGallery, text_BD: Tensor) -> Iterator[tuple[slice, slice, tuple[Tensor, Tensor]]]:
         video_block, text_block = (CPU_BLOCK if text_BD.device.type == "cpu" else CUDA_BLOCK)["frames"]
