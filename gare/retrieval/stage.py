@@ -53,7 +53,7 @@ WIDE = 10
 FALSE_FLAGS = 0.02
 """Share of the held-out texts that count as unknown."""
 
-SCAN_BLOCK = 2**16
+SCAN_BLOCK = 2**14
 
 
 @dataclass(frozen=True)
