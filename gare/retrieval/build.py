@@ -186,7 +186,7 @@ def check_index(folder: Path, model: IndexModel) -> SearchIndex:
         opened = _whole(folder, record, model)
         if record.basis is None:
             return opened
-        basis, anchors = load_basis(folder / record.basis)
+        basis, anchors = load_basis(folder / record.basis, model.model.dim)
         measure = _measure(model, basis, anchors)
         held_out = _encoded(model, anchors.held_out)
         for segment, files in zip(opened.segments, record.segments, strict=True):
@@ -338,7 +338,7 @@ def _with_stage(
         return SearchIndex.of(folder, generation.commit(record), model)
     opened = _whole(folder, record.model_copy(update={"basis": None}), model)
     if record.basis is not None:
-        basis, anchors = load_basis(folder / record.basis)
+        basis, anchors = load_basis(folder / record.basis, model.model.dim)
     else:
         drawn = Anchors.of(texts())
         if drawn is None:

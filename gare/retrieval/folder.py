@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -135,8 +135,9 @@ class Generation:
     """The next generation of an index, while it is made; nothing of the last one changes before ``commit``."""
 
     def __init__(self, folder: Path, last: IndexRecord | None, number: int) -> None:
+        """``last``: the generation that this one goes on from; None for a new index."""
         self.folder, self.last, self.number = folder, last, number
-        taken = [int(name.partition("-")[0]) for name in (last.names() if last else ()) if "-" in name]
+        taken = [int(segment.records.partition("-")[0]) for segment in (last.segments if last else ())]
         self._segment = max(taken, default=0)
 
     def segment(self) -> str:
@@ -178,14 +179,22 @@ def next_generation(folder: Path, *, new: bool = False) -> Iterator[Generation]:
     else:
         read_index_file(folder)
     with exclusive_lock(folder):
+        last = None if new else read_index_file(folder)
+        _remove_others(folder, _named(folder))
         try:
-            last = read_index_file(folder)
-        except InputError:
-            if not new:
-                raise
-            last = None
-        _remove_others(folder, last.names() if last is not None else {"vectors.safetensors"})
-        yield Generation(folder, last, _newest(folder) + 1)
+            yield Generation(folder, last, _newest(folder) + 1)
+        except BaseException:
+            with suppress(InputError):
+                _remove_others(folder, _named(folder))
+            raise
+
+
+def _named(folder: Path) -> set[str]:
+    """The files that the folder's index names now; those of an older version, if it is one of that."""
+    try:
+        return read_index_file(folder).names()
+    except InputError:
+        return {"vectors.safetensors"}
 
 
 def _is_ours(name: str) -> bool:

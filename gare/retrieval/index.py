@@ -297,7 +297,7 @@ class SearchIndex:
 
         InputError where none can be read.
         """
-        basis = load_basis(folder / record.basis)[0] if record.basis is not None else None
+        basis = load_basis(folder / record.basis, model.model.dim)[0] if record.basis is not None else None
         rank = None if basis is None else basis.directions.shape[1]
         segments, missing, form = [], 0, model.check_format(record.format, folder)
         reason: InputError | None = None

@@ -264,15 +264,37 @@ def save_basis(path: Path, basis: Basis, anchors: Anchors) -> None:
     save_file(tensors, path, metadata={"anchors": json.dumps(asdict(anchors))})
 
 
-def load_basis(path: Path) -> tuple[Basis, Anchors]:
-    """Read what ``save_basis`` wrote; InputError for anything else."""
+def load_basis(path: Path, dim: int) -> tuple[Basis, Anchors]:
+    """Read what ``save_basis`` wrote, for texts of width ``dim``; InputError for anything else."""
     try:
         with safe_open(path, framework="pt") as file:
             anchors = checked(Anchors, load_json((file.metadata() or {}).get("anchors", "")))
             basis = Basis(**{f.name: file.get_tensor(f.name) for f in fields(Basis)})
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"Cannot read {path}: {first_line(error)}. Make the index again.") from None
+    if not _fits_together(basis, dim, len(anchors.fit)):
+        raise InputError(f"{path} does not hold the basis of this index's texts. Make the index again.")
     return basis, anchors
+
+
+def _fits_together(basis: Basis, dim: int, texts: int) -> bool:
+    """Whether the parts of a basis have the types, shapes and finite numbers that belong together."""
+    parts = {f.name: getattr(basis, f.name) for f in fields(basis)}
+    if any(part.dtype != torch.float32 or not bool(torch.isfinite(part).all()) for part in parts.values()):
+        return False
+    if basis.centres.ndim != 2 or basis.directions.ndim != 2:
+        return False
+    (radial, _), (inner, rank) = basis.centres.shape, basis.directions.shape
+    expected = {
+        "mean": (dim,),
+        "centres": (radial, dim),
+        "width": (),
+        "white": (dim + radial + 1, inner),
+        "directions": (inner, rank),
+        "fit": (texts, rank),
+        "offset": (rank,),
+    }
+    return expected == {name: tuple(part.shape) for name, part in parts.items()}
 
 
 def save_codes(path: Path, codes: Codes) -> None:
@@ -287,6 +309,7 @@ def load_codes(path: Path, videos: int, rank: int) -> Codes:
             codes = Codes(file.get_tensor("codes"), file.get_tensor("scale"))
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"Cannot read {path}: {first_line(error)}. Make the index again.") from None
-    if codes.codes.shape != (videos, rank) or codes.codes.dtype != torch.int8 or codes.scale.shape != (videos,):
+    fits = codes.codes.shape == (videos, rank) and codes.codes.dtype == torch.int8
+    if not fits or codes.scale.shape != (videos,) or codes.scale.dtype != torch.float32:
         raise InputError(f"{path} does not hold the codes of its {videos} videos. Make the index again.")
     return codes

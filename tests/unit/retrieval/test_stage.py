@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -94,13 +96,27 @@ def test_anchors_are_half_fragments_and_those_to_measure_with_are_others():
 
 def test_bases_and_codes_come_back_as_they_were_written(made, tmp_path):
     _, _, scores, _, basis = made
-    codes, anchors = basis.codes(scores), Anchors(["a"], ["b"], ["c"])
+    codes, anchors = basis.codes(scores), Anchors(["a"] * 600, ["b"], ["c"])
     save_basis(tmp_path / "b", basis, anchors)
     save_codes(tmp_path / "c", codes)
-    back, texts = load_basis(tmp_path / "b")
+    back, texts = load_basis(tmp_path / "b", DIM)
     assert texts == anchors
     assert torch.equal(back.fit, basis.fit)
     assert torch.equal(load_codes(tmp_path / "c", VIDEOS, codes.codes.shape[1]).codes, codes.codes)
+
+
+def test_a_basis_of_other_sizes_or_numbers_is_refused(made, tmp_path):
+    basis, path = made[4], tmp_path / "basis"
+    for other in (
+        replace(basis, mean=torch.zeros(DIM + 1)),
+        replace(basis, centres=basis.centres[0]),
+        replace(basis, fit=basis.fit[1:]),
+        replace(basis, width=torch.tensor(float("nan"))),
+        replace(basis, white=basis.white.double()),
+    ):
+        save_basis(path, other, Anchors(["a"] * 600, ["b"], ["c"]))
+        with pytest.raises(InputError, match="does not hold the basis"):
+            load_basis(path, DIM)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "other", "fewer"])
@@ -116,4 +132,4 @@ def test_damaged_bases_and_codes_name_their_file(made, tmp_path, damage):
     with pytest.raises(InputError, match=str(path)):
         load_codes(path, 4, 4)
     with pytest.raises(InputError, match=str(path)):
-        load_basis(path)
+        load_basis(path, DIM)
