@@ -24,7 +24,7 @@ TELLING: tuple[tuple[Kind, tuple[tuple[str, ...], ...]], ...] = (
     ("a CLIP model", (
         ("config.json", "model.safetensors"), ("config.json", "pytorch_model.bin"),
         ("config.json", "preprocessor_config.json"), ("config.json", "tokenizer_config.json"),
-        ("open_clip_config.json",), ("scratch.json",),
+        ("open_clip_config.json",), ("scratch.json",), ("exported.json",),
     )),
     ("an evaluation", (("metrics.json",),)),
 )  # fmt: skip
