@@ -29,8 +29,8 @@ from gare.model.checkpoint import load_model
 from gare.model.clip_source import load_clip
 from gare.retrieval.build import write_index
 from gare.retrieval.folder import INDEX_FILE
-from gare.retrieval.index import open_index
 from gare.retrieval.model import IndexModel
+from gare.retrieval.opening import open_index
 from gare.runs.checkpoints import TRAINER_FILE, restore
 from gare.runs.layout import RUN_FILE
 from gare.runs.run import outdated

@@ -28,8 +28,9 @@ from gare.retrieval.build import (
     write_index,
 )
 from gare.retrieval.folder import read_index_file
-from gare.retrieval.index import Hits, SearchIndex, open_index
+from gare.retrieval.index import Hits, SearchIndex
 from gare.retrieval.model import IndexModel
+from gare.retrieval.opening import open_index
 from gare.runs.storage import find_checkpoint
 from gare.training.numerics import numerics
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel, Field
@@ -97,26 +98,35 @@ class IndexRecord(BaseModel):
         return found | ({self.basis} if self.basis is not None else set())
 
 
-def read_index_file(folder: Path) -> IndexRecord:
-    """The record of an index's folder; InputError where there is none of this version, or a damaged one."""
+def read_index_values(folder: Path) -> dict[str, Any]:
+    """The content of ``index.json``, of any version; InputError if there is none or it is damaged."""
     path = folder / INDEX_FILE
     text = read_file(path)
     if text is None:
         raise InputError(f"{folder} is not an index; make one with gare index CHECKPOINT --shards DIR --out {folder}.")
     try:
         values = load_json(text)
-        version = values.get("version") if isinstance(values, dict) else None
-        if version == INDEX_VERSION:
-            found = checked(IndexRecord, values)
-            strange = sorted(name for name in found.names() if not OURS.fullmatch(name))
-            if not strange:
-                return found
-            raise InputError(f"{path} is damaged (it names a file {shown(strange[0])}); make the index again.")
     except ValueError as error:
         raise InputError(f"{path} is damaged ({first_line(error)}); make the index again.") from None
-    raise InputError(
-        f"The index {folder} has version {shown(version)}; this software reads {INDEX_VERSION}. Make it again."
-    )
+    return values if isinstance(values, dict) else {}
+
+
+def read_index_file(folder: Path) -> IndexRecord:
+    """The record of an index's folder; InputError where there is none of this version, or a damaged one."""
+    path, values = folder / INDEX_FILE, read_index_values(folder)
+    if values.get("version") != INDEX_VERSION:
+        raise InputError(
+            f"The index {folder} has version {shown(values.get('version'))}; this software makes and changes "
+            f"{INDEX_VERSION}. Make it again."
+        )
+    try:
+        found = checked(IndexRecord, values)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); make the index again.") from None
+    strange = sorted(name for name in found.names() if not OURS.fullmatch(name))
+    if strange:
+        raise InputError(f"{path} is damaged (it names a file {shown(strange[0])}); make the index again.")
+    return found
 
 
 def damaged_files(folder: Path, record: IndexRecord) -> list[str]:

@@ -19,7 +19,7 @@ from gare.common.console import warn
 from gare.common.errors import InputError
 from gare.common.redact import first_line, shown
 from gare.evaluation.encode import encode_texts
-from gare.retrieval.folder import VIDEOS, IndexRecord, SegmentFiles, read_index_file
+from gare.retrieval.folder import VIDEOS, IndexRecord, SegmentFiles
 from gare.retrieval.model import IndexModel
 from gare.retrieval.records import RecordFile, RecordFormat, read_pool, record_factors
 from gare.retrieval.stage import WIDE, Basis, Codes, load_basis, load_codes
@@ -37,9 +37,6 @@ LEAST = 200
 
 LIKE = 20
 """Candidates of the first stage per video wanted that is like another one."""
-
-OPENINGS = 3
-"""How often an index is opened again that another process changed while it was opened."""
 
 
 @dataclass(frozen=True)
@@ -311,28 +308,6 @@ class SearchIndex:
         if reason is not None and not segments:
             raise reason
         return cls(folder, record, model, segments, missing, basis)
-
-
-def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
-    """Open an index and the model it was made with, or a copy of that elsewhere (``checkpoint``).
-
-    Raises InputError when the folder is no index, or its model is gone; ConfigError when that is another one.
-    """
-    record = read_index_file(folder)
-    model = IndexModel.of_index(folder, record, checkpoint)
-    for _ in range(OPENINGS):
-        try:
-            opened = SearchIndex.of(folder, record, model)
-            if not opened.missing:
-                return opened
-        except InputError:
-            if read_index_file(folder).generation == record.generation:
-                raise
-        newer = read_index_file(folder)
-        if newer.generation == record.generation:
-            return opened
-        record = newer  # another process changed the index while it was opened
-    return SearchIndex.of(folder, record, model)
 
 
 def _read_table(path: Path, count: int) -> pa.Table:

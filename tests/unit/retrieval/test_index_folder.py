@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from gare.common.errors import ConfigError, InputError
+from gare.common.files import write_json
 from gare.config.experiment import ModelConfig
 from gare.data.shards import ShardSet
 from gare.evaluation.encode import encode_texts, encode_videos, score_pairs
@@ -18,8 +20,10 @@ from gare.model.checkpoint import save_model
 from gare.retrieval import build
 from gare.retrieval.build import append_videos, check_index, compact_index, delete_videos, write_index
 from gare.retrieval.folder import INDEX_FILE, read_index_file
-from gare.retrieval.index import SearchIndex, open_index
+from gare.retrieval.index import SearchIndex
 from gare.retrieval.model import IndexModel
+from gare.retrieval.opening import open_index
+from gare.scoring.video_index import VideoIndex
 from tests import toy
 
 QUERY = "a red square left"
@@ -265,13 +269,41 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path, model, shards):
         delete_videos(tmp_path, ["x"])
 
 
-def test_an_index_of_the_version_before_is_replaced_when_it_is_made_again(tmp_path, model, shards):
-    (tmp_path / INDEX_FILE).write_text('{"version": 2}')
-    (tmp_path / "vectors.safetensors").write_bytes(b"old")
-    with pytest.raises(InputError, match="version 2; this software reads 3"):
-        open_index(tmp_path)
+def former_index(folder, model, shards):
+    """An index of version 2 of the training videos."""
+    part = shards.split("train")
+    videos = encode_videos(model.model, part, model.config.data, 4)
+    VideoIndex.build(model.model, videos.frames, videos.frame_mask).save(folder / "vectors.safetensors")
+    record = {"version": 2, "checkpoint": model.name, "weights_sha256": model.weights, "dataset_digest": shards.digest}
+    listed = [{"video_id": video.video_id, "uri": video.uri} for video in part.videos]
+    write_json(folder / INDEX_FILE, record | {"split": "train", "videos": listed})
+
+
+@pytest.mark.parametrize("overrides", [(), ("model.context=words",), ("model.increment=none",)], ids=str)
+def test_an_index_of_version_2_answers_and_is_replaced_when_it_is_made_again(tmp_path, model_of, shards, overrides):
+    model = model_of(*overrides)
+    former_index(tmp_path, model, shards)
+    found = {video_id: score for video_id, score, _ in answers(open_index(tmp_path))}
+    assert found == pytest.approx(own_scores(model, shards), abs=1e-5)
+    with pytest.raises(InputError, match=r"version 2; this software makes and changes 3\. Make it again"):
+        delete_videos(tmp_path, ["x"])
     index = write_index(tmp_path, model, shards, "train")
     assert files(tmp_path) == {INDEX_FILE, *index.record.names()}
+
+
+def test_a_damaged_index_of_version_2_is_refused(tmp_path, model, shards):
+    former_index(tmp_path, model, shards)
+    record = json.loads((tmp_path / INDEX_FILE).read_text())
+    write_json(tmp_path / INDEX_FILE, record | {"videos": record["videos"][1:]})
+    with pytest.raises(InputError, match="does not name the 18 videos"):
+        open_index(tmp_path)
+    vectors = (tmp_path / "vectors.safetensors").read_bytes()
+    (tmp_path / "vectors.safetensors").write_bytes(vectors[: len(vectors) // 2])
+    with pytest.raises(InputError, match=r"Cannot read .*vectors.safetensors"):
+        open_index(tmp_path)
+    write_json(tmp_path / INDEX_FILE, {"version": 2})
+    with pytest.raises(InputError, match="is damaged"):
+        open_index(tmp_path)
 
 
 def reopened(folder, model):

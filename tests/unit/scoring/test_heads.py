@@ -22,8 +22,8 @@ from gare.launch.dry_run.plan import make_plan
 from gare.launch.local import fit_local
 from gare.model import GareModel, load_model
 from gare.retrieval.build import write_index
-from gare.retrieval.index import open_index
 from gare.retrieval.model import IndexModel
+from gare.retrieval.opening import open_index
 from gare.scoring.factors import ScoreStats
 from gare.scoring.gallery import score_all
 from gare.scoring.head import PairDropout, blocked_scores, make_head
