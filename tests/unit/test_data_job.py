@@ -9,10 +9,12 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gare.common import parquet as bounded_parquet
 from gare.common import ray_cluster
 from gare.common.errors import InputError, RunError
 from gare.common.files import file_digest
@@ -284,6 +286,7 @@ def test_units_are_cut_alike_whatever_the_pieces(lengths, size):
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_a_manifest_is_read_in_pieces(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(manifest_reading, "CHECK_ROWS", 3)
+    monkeypatch.setattr(bounded_parquet, "BATCH_ROWS", 3)
     table = pa.Table.from_pylist([row(str(n), tmp_path) for n in range(8)], MANIFEST)
     path = tmp_path / f"m{suffix}"
     if suffix == ".parquet":
@@ -309,9 +312,13 @@ def test_a_repeated_id_is_found_across_pieces_and_never_by_a_collision(tmp_path,
         list(stream_manifest(path))
 
 
-def test_what_is_wrong_with_a_short_manifest_is_known_before_a_folder_is_made(tmp_path):
-    path = tmp_path / "m.jsonl"
-    path.write_text('{"video_id": "a", "uri": "x", "split": "s", "captions": []}\n' * 2)
+@pytest.mark.parametrize("name", ["m.jsonl", "m.parquet"])
+def test_what_is_wrong_with_a_short_manifest_is_known_before_a_folder_is_made(tmp_path, name):
+    path, twice = tmp_path / name, [{"video_id": "a", "uri": "x", "split": "s", "captions": []}] * 2
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(twice, MANIFEST), path)
+    else:
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in twice))
     with pytest.raises(InputError, match="more than once"):
         shards.prepare(path, tmp_path / "out", RECIPE)
     assert not (tmp_path / "out").exists()
