@@ -114,8 +114,8 @@ class Factors(ABC, Generic[Gallery]):
     """The tensor of a gallery that is kept in the type ``storage``."""
 
     @abstractmethod
-    def build(self, videos: Videos, storage: torch.dtype | None = None, *, first_stage: bool = False) -> Gallery:
-        """Build the factors of videos, large ones in the type ``storage``, and for ``first_stage`` what it needs."""
+    def build(self, videos: Videos, storage: torch.dtype | None = None) -> Gallery:
+        """Build the factors of videos, the large ones in the type ``storage``."""
 
     @abstractmethod
     def read(self, tensors: Mapping[str, Tensor]) -> Gallery:
@@ -124,10 +124,6 @@ class Factors(ABC, Generic[Gallery]):
     @abstractmethod
     def score(self, gallery: Gallery, texts: Texts, stats: ScoreStats) -> Tensor:
         """Return exact cosines [B, V]; other memory does not grow with B or V. ConfigError if words are missing."""
-
-    @abstractmethod
-    def first_stage(self, gallery: Gallery, texts: Texts) -> Tensor:
-        """Return approximate cosines [B, V] from a few inner products; ConfigError for a head without a first stage."""
 
 
 def slices(count: int, block: int) -> Iterator[slice]:
