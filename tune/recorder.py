@@ -209,7 +209,7 @@ class Recorder:
             row.run_id = row.run_id if handle is None else handle.run_id
 
     def _is_unrecorded(self, folder: Path, run_id: str | None) -> bool:
-        """Whether a former version told the tracker of a run, and may have left something waiting in its folder."""
+        """Return True if an earlier version recorded a run in the tracker, and may have left something to send."""
         return self._config.runtime.tracking and run_id is not None and read_record(folder) is None
 
     def _begin_parent(self, ended: Status | None = None) -> None:
@@ -295,7 +295,7 @@ class TuneCallback(ray_tune.Callback):  # type: ignore[misc]
         self._recorder.trial_broke(trial.config["trial"], again=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that the trial's process is gone for good; an exception inside it is an outcome it reports itself."""
+        """Note that the trial's process is gone for good; exceptions inside a trial are outcomes that it reports."""
         del iteration, trials, info
         self._recorder.trial_broke(trial.config["trial"], again=False)
         self._recorder.trial_ended(trial.config["trial"], {"status": "failed", "error": _why(trial.error_file)})

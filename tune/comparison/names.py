@@ -88,7 +88,7 @@ class Axis:
 def axis(values: Sequence[Any], *, form: str | None = None) -> Axis:
     """Choose the axis for at least one value: numbers are placed by size, others in equal strips.
 
-    ``form``: the key's form in the space; ``loguniform`` is always logarithmic and ``uniform`` never.
+    ``form``: the key's form in the space; ``loguniform`` is logarithmic and ``uniform`` never.
     """
     if not numeric(values):
         labels = [cell(value) for value in sorted(set(values), key=_order)] if _plain(values) else []

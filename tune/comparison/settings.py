@@ -164,7 +164,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial's way. ``metric``: (epoch, value); ``loss``: (step, value), at most 60 means of steps that follow."""
+    """A trial's progress. ``metric``: (epoch, value); ``loss``: (step, value), at most 60 means of adjacent steps."""
 
     trial: str
     status: str
