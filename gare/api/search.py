@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from gare.api import public
 from gare.api.checkpoint import open_checkpoint
-from gare.api.settings import Place, between
+from gare.api.settings import Place, check_text, local_path, place_text, whole
+from gare.common.errors import InputError
 from gare.config.tree import Overrides
 from gare.data.batches import check_fit
 from gare.retrieval.index import Hit, SearchIndex, open_index, write_index
 from gare.runs.storage import find_checkpoint
-
-MOST = 2**40
 
 
 @public
@@ -37,9 +35,10 @@ def index(
         ConfigError: a setting cannot be used, or model and shards do not fit together.
         InputError: the checkpoint, shards, split or folder cannot be used.
     """
+    place = local_path("out", out)
     with open_checkpoint(checkpoint, shards, set, settings) as (folder, model, dataset, config):
         check_fit(model, dataset, config)
-        return write_index(Path(str(out)), folder, model, dataset.split(split), config, dataset.digest)
+        return write_index(place, folder, model, dataset.split(split), config, dataset.digest)
 
 
 @public
@@ -68,9 +67,12 @@ def search(
         ConfigError: the checkpoint has other weights, or the head has no first stage.
         InputError: the index, its checkpoint or the query cannot be used.
     """
-    between("k", k, 1, MOST)
-    if first_stage is not None:
-        between("first_stage", first_stage, 1, MOST)
+    check_text("query", query)
+    k = whole("k", k, 1)
+    first_stage = None if first_stage is None else whole("first_stage", first_stage, 1)
     if not isinstance(index, SearchIndex):
-        index = open_index(Path(str(index)), find_checkpoint(str(checkpoint)) if checkpoint is not None else None)
+        moved = None if checkpoint is None else find_checkpoint(place_text("checkpoint", checkpoint))
+        index = open_index(local_path("index", index), moved)
+    elif checkpoint is not None:
+        raise InputError("checkpoint is for an index given by its folder; the index that you gave is open already.")
     return index.search(query, k, first_stage=first_stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
+from gare.common.redact import shown
 from gare.config import Config
 from gare.config.tree import load_saved, to_yaml
 from gare.model.clip_config import check_tokenizer, read_config
@@ -46,6 +48,8 @@ def load_model(checkpoint_dir: str | Path) -> GareModel:
     Raises InputError when the folder is no checkpoint or its parts do not fit each other, which is known before
     anything of the model's size is made.
     """
+    if not isinstance(checkpoint_dir, str | os.PathLike):
+        raise InputError(f"{shown(checkpoint_dir)} is not a checkpoint; give the folder of one.")
     folder = Path(checkpoint_dir)
     for name in (WEIGHTS, CONFIG, f"{CLIP_FOLDER}/config.json"):
         if not (folder / name).is_file():

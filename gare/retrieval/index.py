@@ -49,6 +49,10 @@ class SearchIndex:
     config: Config
     videos: list[_Video]
 
+    def __repr__(self) -> str:
+        """Name the folder and its size, not the weights."""
+        return f"SearchIndex(folder={str(self.folder)!r}, checkpoint={str(self.checkpoint)!r}, videos={len(self)})"
+
     def __len__(self) -> int:
         """Count the videos."""
         return len(self.videos)
@@ -64,6 +68,8 @@ class SearchIndex:
             raise InputError("The query is empty; give a sentence in quotes.")
         if any("\ud800" <= character <= "\udfff" for character in query):
             raise InputError("The query is not valid UTF-8 text.")
+        top = min(top, len(self))
+        first_stage = None if first_stage is None else min(first_stage, len(self))
         texts = encode_texts(self.model, self.tokenizer, [query], self.config.data.words, 1)
         text, words, mask = texts.text, texts.words, texts.word_mask
         if first_stage is None:
