@@ -37,9 +37,9 @@ from gare.model.tokenizer import Tokenizer
 from gare.runs.inputs import open_data
 from gare.schema import MANIFEST
 from pipelines.dataset import open_output
-from pipelines.dataset.finished import dataset_manifest
+from pipelines.dataset.ledger import dataset_manifest
 from pipelines.decode import decode_video
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
 
 SIDE, CAPTIONS, BATCH = 224, 20, 8
 WANTED = 10

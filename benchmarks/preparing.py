@@ -128,7 +128,7 @@ class NoDecoder:
 
 def without_decoding(output: Output, unit: int, again: object = None) -> object:
     """What a task does with a unit, without decoding."""
-    from pipelines.prepare.work import process_unit
+    from pipelines.prepare.process_unit import process_unit
 
     return process_unit(output, unit, NoDecoder(), again=again)  # type: ignore[arg-type]
 
@@ -197,8 +197,8 @@ def once_and_in_clips(path: Path, manifest: Path, out: Path) -> None:
 
     from gare.common.files import file_digest
     from pipelines.dataset import open_output, read_ledger
-    from pipelines.manifest.reading import stream_manifest
-    from pipelines.prepare.work import process_unit
+    from pipelines.manifest.load import stream_manifest
+    from pipelines.prepare.process_unit import process_unit
 
     output = open_output(out, stream_manifest(manifest), PrepareConfig())
     units = range(output.units())

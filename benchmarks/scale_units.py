@@ -35,10 +35,10 @@ from gare.data.samples import epoch_batches
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
 from pipelines.dataset import open_output
-from pipelines.dataset.finished import dataset_manifest
+from pipelines.dataset.ledger import dataset_manifest
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.prepare.job import open_job
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
 
 CLIPS, TINY, READS = 12, 8, 20
 RECIPE = Path(__file__).parents[1] / "configs" / "msrvtt.yaml"

@@ -35,9 +35,8 @@ from typing import Any
 import psutil
 from common.process import OwnMemory, own_process
 from scale.decoding import SPANS, VIDEO_S, made_manifest, sleeping, spans_of, warm_up
-from scale.nodes import logical_nodes, used, worker_memory
+from scale.nodes import fake_run, logical_nodes, used, worker_memory
 from scale.spans import Span, longest_pause, steady, whole
-from scale.training import fake_run
 
 SIDE = 8
 UNIT = 64
@@ -53,11 +52,11 @@ EPOCHS, STEPS, STEP_S = 6, 10, 0.25
 def prepare(nodes: int, slots: int, units: int, unit_videos: int, portion: int, video_s: float) -> dict[str, Any]:
     """In a process of its own: the job on so many nodes, ``units`` per slot; ``portion``: units per execution, or 0."""
     from gare.config import PrepareConfig
-    from pipelines.prepare import execution
     from pipelines.prepare import job as shards
+    from pipelines.prepare import ray_units
 
     if portion:
-        execution.PORTION, execution.PER_SLOT = portion, 0
+        ray_units.PORTION, ray_units.PER_SLOT = portion, 0
     recipe = PrepareConfig(short_side=SIDE, crop=SIDE, unit_videos=unit_videos)
     total = units * nodes * slots
     with tempfile.TemporaryDirectory() as folder, logical_nodes(nodes, slots):

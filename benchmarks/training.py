@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from common.made import caption, made_shards
 from common.process import own_process, own_processes
-from loops.on_gpu import Taken, make_vit_b_32, of_history, ours, plain
+from training_loops import Taken, make_vit_b_32, of_history, ours, plain
 
 from gare.config import Config
 from gare.config.tree import load_config

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from pipelines.decode.isolated import decode_worker
+from pipelines.decode.isolated.decode_worker import serve_many
 from pipelines.decode.isolated.messages import DecodeRequest
-from pipelines.decode.isolated.serving import serve_many
 
 
 def say(data: bytes) -> None:

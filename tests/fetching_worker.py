@@ -8,9 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
 
-from pipelines.decode.isolated import fetch_worker
+from pipelines.decode.isolated import fetching
+from pipelines.decode.isolated.decode_worker import serve
 from pipelines.decode.isolated.messages import FetchRequest
-from pipelines.decode.isolated.serving import serve
 
 
 def resolve(uri: str) -> tuple[FileSystem, str]:
@@ -20,8 +20,8 @@ def resolve(uri: str) -> tuple[FileSystem, str]:
     return SubTreeFileSystem(os.environ["GARE_TEST_BUCKET"], LocalFileSystem()), unquote(parts.path).lstrip("/")
 
 
-def fetch(request: FetchRequest) -> fetch_worker.Result:
-    return fetch_worker.fetch(request, resolve)
+def fetch(request: FetchRequest) -> fetching.Result:
+    return fetching.fetch(request, resolve)
 
 
 if __name__ == "__main__":

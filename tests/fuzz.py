@@ -445,6 +445,7 @@ def in_a_process(kind: Kind, numbers: range) -> Came:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a line per kind: mutants, right results (the same, another), sentences, anything else."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes: its threads do not survive a fork
     from tests.fuzz_kinds import every_kind
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -48,7 +48,7 @@ from pipelines.dataset.tools.target import UNFINISHED_FILE, Target
 from pipelines.manifest.benchmarks import BENCHMARKS
 from pipelines.manifest.benchmarks.annotations import Options
 from pipelines.manifest.benchmarks.build import make_manifest
-from pipelines.manifest.reading import load_manifest
+from pipelines.manifest.load import load_manifest
 from pipelines.manifest.rows import write_manifest
 from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl, from_parquet
 from pipelines.synthetic.corpus import CORPUS_FILE

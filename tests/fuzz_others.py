@@ -20,7 +20,7 @@ from gare.data.cache.entries import NOTE_FILE, _note
 from gare.model.archive import read_archive
 from gare.model.open_clip import stated_for
 from gare.model.released import build_clip, build_gare, convert, settings_of
-from pipelines.manifest.reading import load_manifest
+from pipelines.manifest.load import load_manifest
 from tests import made_cache, openai_clip
 from tests.fuzz import Kind, finite
 from tests.unit.tune.made_sweep import SPACE, TR, sweep_config, trial

@@ -62,7 +62,7 @@ def where(output: Any, unit: int, *, again: Any) -> Any:
     """Process a unit and note on which node."""
     import ray
 
-    from pipelines.prepare.work import process_unit
+    from pipelines.prepare.process_unit import process_unit
 
     (Path(str(output.place)) / f"at-{ray.get_runtime_context().get_node_id()}").touch()
     return process_unit(output, unit, again=again)

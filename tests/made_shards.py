@@ -12,9 +12,9 @@ from gare.common.storage import Folder
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
 from pipelines.dataset import open_output, write_ledger
-from pipelines.dataset.finished import dataset_manifest
+from pipelines.dataset.ledger import dataset_manifest
+from pipelines.dataset.shard_rows import ShardWriter
 from pipelines.dataset.tools.dataset import open_dataset
-from pipelines.dataset.writer import ShardWriter
 
 SIDE = 8
 RECIPE = PrepareConfig(max_frames=3, short_side=SIDE, crop=SIDE, unit_videos=3, shard_bytes=1000)

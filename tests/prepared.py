@@ -10,8 +10,8 @@ from gare.common.files import write_json
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
 from pipelines.dataset import open_output
-from pipelines.dataset.finished import dataset_manifest
-from pipelines.prepare.work import process_unit
+from pipelines.dataset.ledger import dataset_manifest
+from pipelines.prepare.process_unit import process_unit
 from tests.videos import make_video
 
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, unit_videos=2)

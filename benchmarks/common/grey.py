@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipelines.decode.clip_job import DecodedVideo
 from pipelines.decode.isolated.decoder import Decoded
-from pipelines.decode.job import DecodedVideo
 
 TINY = 8
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipelines.prepare.execution import PER_SLOT, PORTION
+from pipelines.prepare.ray_units import PER_SLOT, PORTION
 
 KB, MB, GB, TB = 1e3, 1e6, 1e9, 1e12
 HOUR, MONTH_H = 3600.0, 730.0

@@ -45,7 +45,7 @@ def _unit(output: Any, unit: int, again: object = None, *, video_s: float) -> ob
     """Process a unit without decoding, and leave a note of when and where that was."""
     import ray
 
-    from pipelines.prepare.work import process_unit
+    from pipelines.prepare.process_unit import process_unit
 
     start = time.time()
     counts = process_unit(output, unit, Sleeper(video_s), again=again)  # type: ignore[arg-type]
@@ -89,9 +89,9 @@ def warm_up(slots: int, seconds: float = 120.0) -> None:
         import ray.data
 
         import pipelines.prepare.job
-        import pipelines.prepare.work
+        import pipelines.prepare.process_unit
 
-        assert all((common.grey, ray.data, pipelines.prepare.job, pipelines.prepare.work))
+        assert all((common.grey, ray.data, pipelines.prepare.job, pipelines.prepare.process_unit))
         time.sleep(max(0.0, until - time.time()))
 
     def wait(pause: float) -> Iterable[None]:

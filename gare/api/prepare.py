@@ -12,8 +12,8 @@ from gare.common.console import meter, note
 from gare.config.tree import Overrides, Source
 from gare.jobs.places import Place as CheckedPlace
 from pipelines.prepare import job as preparing
-from pipelines.prepare.job import Job, PrepareReport, Progress
-from pipelines.prepare.todo import OnChange
+from pipelines.prepare.job import PrepareJob, PrepareReport, Progress
+from pipelines.prepare.unit_tasks import OnChange
 
 CHANGES: tuple[OnChange, ...] = ("refuse", "redo", "ignore")
 
@@ -77,7 +77,7 @@ def prepare(
             return preparing.run_job(job, workers=workers, decode_on=decode_on, on_progress=show, local=local)
 
 
-def _places(job: Job, out: str) -> Iterator[CheckedPlace]:
+def _places(job: PrepareJob, out: str) -> Iterator[CheckedPlace]:
     """The output folder, and a few of the videos to decode: the first and last of the first and last unit."""
     yield CheckedPlace("--out", out, "output")
     for unit in dict.fromkeys((job.todo[0].unit, job.todo[-1].unit)):

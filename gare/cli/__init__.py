@@ -23,12 +23,12 @@ from gare.cli.prepare import corpus, prepare
 from gare.cli.search import index, register, search
 from gare.cli.shards import shards
 from gare.cli.sweep import sweep
-from gare.cli.train import config, make_clip, train
+from gare.cli.train import config, export_clip, make_clip, train
 from gare.common.console import note
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Data": (corpus, manifest, prepare, inspect, shards, cache),
-    "Training": (config, make_clip, train, sweep, import_checkpoint),
+    "Training": (config, make_clip, train, sweep, import_checkpoint, export_clip),
     "Evaluation": (evaluate, zero_shot, compare, diagnose),
     "Search": (index, search, register),
     "Machines and jobs": (demo, doctor, submit, jobs, logs, stop),

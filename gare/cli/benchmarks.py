@@ -174,7 +174,7 @@ def _make(
 
 def _show(made: Made, annotations: Path, videos: Path, out: Path, listed: Path) -> None:
     """Print the counts, and say all that is not as published, and what to do."""
-    from pipelines.manifest.splits import some
+    from pipelines.manifest.rows import some
 
     rows = [
         [split, *("" if getattr(counts, key) is None else getattr(counts, key) for key in _COLUMNS)]

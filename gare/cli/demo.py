@@ -134,7 +134,7 @@ def _write_config(out: Path) -> None:
 
 def _a_test_caption(manifest: str) -> str:
     """A sentence with an answer in the index: the last test video's first caption."""
-    from pipelines.manifest.reading import load_manifest
+    from pipelines.manifest.load import load_manifest
 
     rows = load_manifest(Path(manifest)).select(["split", "captions"]).to_pylist()
     return str([row["captions"][0] for row in rows if row["split"] == "test"][-1])

@@ -119,7 +119,7 @@ def _report(found: Found) -> dict[str, Any]:
     print_table(
         "Doctor",
         columns,
-        [[node] * several + [each.check, each.state, each.says, each.mend] for node, each in found],
+        [[node] * several + [each.check, each.state, each.says, each.fix] for node, each in found],
     )
     counts = {state: sum(each.state == state for _, each in found) for state in ("ok", "warn", "fail")}
     result = {"counts": counts, "findings": [{"node": node} | asdict(each) for node, each in found]}

@@ -41,7 +41,7 @@ def dry_run(config: Config, manifest: Path | None, *, local: bool) -> dict[str, 
 
 def _of_manifest(path: Path, config: Config) -> Corpus:
     from gare.launch.dry_run import Corpus
-    from pipelines.manifest.reading import load_manifest
+    from pipelines.manifest.load import load_manifest
     from pipelines.manifest.rows import rows_of
 
     table = load_manifest(path).select(["split", "captions", "attributes"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import config_options, gare_command
+from gare.cli.command import CHECKPOINT, config_options, gare_command
 from gare.common.console import note, print_table, say
 from gare.common.errors import InputError
 
@@ -89,7 +89,7 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
     """
     from gare.model.scratch import ScratchClip
     from gare.model.scratch import make_clip as make
-    from pipelines.manifest.reading import load_manifest
+    from pipelines.manifest.load import load_manifest
 
     rows = load_manifest(manifest).select(["split", "captions"]).to_pylist()
     captions = [caption for row in rows if row["split"] == split for caption in row["captions"]]
@@ -98,6 +98,31 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
     parameters = make(captions, out, ScratchClip(**sizes))
     note(f"{out}: a CLIP of {parameters:,} parameters, its tokenizer trained on {len(captions)} captions")
     return {"out": str(out), "parameters": parameters, "captions": len(captions)}
+
+
+@gare_command("export-clip", short_help="Write the CLIP inside a trained model as a CLIP folder.")
+@CHECKPOINT
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the CLIP model and tokenizer.")
+def export_clip(checkpoint: str, out: Path) -> dict[str, Any]:
+    """Write the two towers of CHECKPOINT, or of a run's best checkpoint, as a CLIP folder that model.clip can name.
+
+    The temporal transformer and the pair head stay behind. This makes a CLIP for videos that no published one knows:
+    train the towers on single frames first, then a model for clips on top of them.
+
+    \b
+    Example:
+      gare train frames.yaml --shards shards --set model.head=mean_pool --set model.temporal_layers=0 \\
+        --set data.frames=1 --set data.sampling=random_segment
+      gare export-clip runs/frames --out clip
+      gare train clips.yaml --shards shards --set model.clip=clip
+    """
+    from gare.model.checkpoint import export_clip as export
+    from gare.runs.storage import find_checkpoint
+
+    folder = find_checkpoint(checkpoint)
+    parameters = export(folder, out)
+    note(f"{out}: the CLIP of {folder}, {parameters:,} parameters; use it with --set model.clip={out}")
+    return {"out": str(out), "checkpoint": str(folder), "parameters": parameters}
 
 
 @gare_command("train", short_help="Train a model on shards.")

@@ -1,4 +1,4 @@
-"""What people write where a file is to be named: paths, URIs, keys as ``aws s3 ls`` prints them; and SQLite files."""
+"""Names of files as people write them: paths, URIs, keys as ``aws s3 ls`` prints them; and SQLite's addresses."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def _kept(place: str) -> tuple[Any, str]:
 
 
 def is_foreign(uri: str, root: str | Path) -> bool:
-    """Whether only a shell or Windows knows where a path leads: no file of that name is below ``root``."""
+    """Return whether only a shell or Windows knows where a path leads: no file of that name is below ``root``."""
     return bool(_DRIVE.match(uri) or _HOME.match(uri)) and not _is_there(uri, root)
 
 
 def advice_on(uri: str, root: str | Path) -> str | None:
-    """What to do about a path that cannot be right here, as the rest of a sentence; None for all others.
+    """Say what to do about a path that cannot be right here, as the rest of a sentence; None for all others.
 
     ``root``: the folder of relative paths. A file that is there under that name is fine.
     """

@@ -1,4 +1,4 @@
-"""A file on remote storage read in blocks: who hops about in it would send a request for each small piece."""
+"""A remote file read in blocks, so that reading small pieces here and there does not send a request for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEPT_BLOCKS = 4
 
 
 class BlockFile:
-    """What ``pyarrow.PythonFile`` wants of a file to read, over another one; the last few blocks are kept."""
+    """A file for ``pyarrow.PythonFile`` to read, over another one; it keeps the last few blocks."""
 
     closed = False
 
@@ -41,7 +41,7 @@ class BlockFile:
         return self._at
 
     def tell(self) -> int:
-        """Where the next read starts."""
+        """Return where the next read starts."""
         return self._at
 
     def close(self) -> None:

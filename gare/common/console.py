@@ -1,4 +1,4 @@
-"""What a person sees: results on standard output, notes, warnings and progress on standard error.
+"""Output for people: results on standard output, notes, warnings and progress on standard error.
 
 Progress is a live bar on a terminal, one line that changes in place in a notebook, and a plain line now and then
 elsewhere. With ``GARE_QUIET=1`` in the environment there are no notes and no progress; warnings stay.
@@ -128,7 +128,7 @@ class Meter:
         self._start = self.done = start
 
     def update(self, done: int, extra: str = "") -> None:
-        """Set how much is done, with a short remark beside it."""
+        """Set how much is done, with a short remark next to it."""
         self.done = done
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=self.total, extra=printable(extra))

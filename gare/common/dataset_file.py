@@ -136,7 +136,7 @@ def read_shard(
 
 
 def _has_nulls(field: pa.Field, column: pa.ChunkedArray) -> bool:
-    """Whether values are missing where readers count on them: in a column that has none, or inside of its lists."""
+    """Return whether values are missing where readers need them: in a column without nulls, or inside of its lists."""
     inside = pa.types.is_list(field.type) and any(chunk.values.null_count for chunk in column.chunks)
     return bool(not field.nullable and column.null_count) or inside
 

@@ -106,7 +106,7 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success sync it and rename it into place.
+    """Yield a temporary path next to ``path``; on success sync it and rename it into place.
 
     A failure inside the block removes the temporary file and leaves ``path`` as it was. Raises InputError where it
     cannot be written, or is a folder or a device, which renaming would replace.
@@ -132,7 +132,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: str | os.PathLike[str], marker: str) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success put it in place of ``path``.
+    """Yield a temporary folder next to ``path``; on success put it in place of ``path``.
 
     An existing folder is moved aside first and removed last, so no moment holds a half-written one. Raises InputError
     where it cannot be written, and, before anything else, where it holds things but not the file ``marker``, which
@@ -188,7 +188,7 @@ def staged_files(folder: str | os.PathLike[str], names: Sequence[str]) -> Iterat
     """Yield an empty folder for some of the files ``names``, which on success replace all of those in ``folder``.
 
     A failure inside the block leaves ``folder`` as it was. The first of the names is that of the record: it goes first
-    and comes last, so that no moment has a record beside files of another time.
+    and comes last, so that a record never lies next to files of another time.
     """
     target = make_folder(folder)
     with os_errors_as_input(target):

@@ -15,7 +15,7 @@ NODE_ID = "ray.io/node-id"
 """Label with its id that every node has."""
 
 Selector = Mapping[str, str]
-"""What the labels of a node must be: ``value``, ``!value``, ``in(a,b)`` or ``!in(a,b)`` by key, all at once."""
+"""Conditions on the labels of a node: ``value``, ``!value``, ``in(a,b)`` or ``!in(a,b)`` by key, all at once."""
 
 _NAME = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
 _KEY = re.compile(rf"(?:(?P<prefix>{_NAME}(?:\.{_NAME})*)/)?{_NAME}")
@@ -36,7 +36,7 @@ Nodes = Sequence[Node]
 
 
 def matches(labels: Mapping[str, str], selector: Selector) -> bool:
-    """Whether a node with these labels is selected. A label that it lacks equals no value, so ``!value`` selects it."""
+    """Return whether a selector takes a node with these labels; a label that it lacks equals no value."""
     for key, wanted in selector.items():
         found = _VALUE.fullmatch(wanted)
         if found is None:
@@ -74,5 +74,5 @@ def in_words(selector: Selector) -> str:
 
 
 def usable_cpus() -> int:
-    """How many CPUs this process may use."""
+    """Count the CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

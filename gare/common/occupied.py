@@ -1,4 +1,4 @@
-"""What lies in a folder, by the files that tell, so that no command writes over what another one made."""
+"""Recognises what a folder holds by its files, so that no command writes over what another one made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TELLING: tuple[tuple[Kind, tuple[tuple[str, ...], ...]], ...] = (
     ("a CLIP model", (
         ("config.json", "model.safetensors"), ("config.json", "pytorch_model.bin"),
         ("config.json", "preprocessor_config.json"), ("config.json", "tokenizer_config.json"),
-        ("open_clip_config.json",), ("scratch.json",),
+        ("open_clip_config.json",), ("scratch.json",), ("exported.json",),
     )),
     ("an evaluation", (("metrics.json",),)),
 )  # fmt: skip
@@ -43,11 +43,11 @@ OWNED_BESIDE = {
     "comparison.json": "comparison.html",
     "comparison.html": "comparison.json",
 }
-"""Files that anyone may name so, and the file beside which they are ours."""
+"""Files that anyone may name so -> the file that makes them ours if it lies in the same folder."""
 
 
 def lies_in(folder: Path) -> Kind | None:
-    """Which of our things a folder holds; None for no folder, and for other things.
+    """Name which of our things a folder holds; None for no folder, and for other things.
 
     StorageError where it cannot be read.
     """

@@ -58,14 +58,14 @@ class Machine:
         raise RefusedError("its pickle has no end")
 
     def allowed(self, module: str, name: str) -> Global:
-        """What a global name stands for; RefusedError when it is not data."""
+        """Look up what a global name stands for; RefusedError when it is not data."""
         if (module, name) == ("collections", "OrderedDict"):
             return Global("mapping")
         shown = " ".join(f"{module}.{name}".split())[:100]
         raise RefusedError(f"it asks for {shown}, which is not data, and nothing was run")
 
     def make(self, function: Global, arguments: tuple[Any, ...]) -> Any:
-        """What a call of an allowed name stands for; RefusedError when the arguments are not that name's."""
+        """Build what a call of an allowed name stands for; RefusedError when the arguments are not that name's."""
         match function.kind, arguments:
             case "mapping", ():
                 return {}

@@ -165,7 +165,7 @@ def requested(bundles: Sequence[dict[str, float]], selector: Selector) -> Iterat
 
 
 def may_come(bundle: dict[str, float], selector: Selector) -> bool:
-    """Whether the autoscaler could hold the bundle, with nodes that it adds or that are up.
+    """Return whether the autoscaler could hold the bundle, with nodes that it adds or that are up.
 
     False where none answers in time, and where it is Ray's first autoscaler, which knows no labels: that of a cluster
     which a command starts for itself, and adds nothing.
@@ -185,7 +185,7 @@ def may_come(bundle: dict[str, float], selector: Selector) -> bool:
 
 
 def _status() -> Any:
-    """What the autoscaler last said, and what it is to look at next."""
+    """The autoscaler's last answer, and what to look at next."""
     reply = GetClusterStatusReply()
     reply.ParseFromString(internal_kv_get_gcs_client().get_cluster_status(timeout_s=ANSWER_SECONDS))
     return reply

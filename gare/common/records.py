@@ -58,7 +58,7 @@ def checked(kind: type[T], value: Any) -> T:
 
 
 def is_number(value: Any, *, below: float = 1e6) -> bool:
-    """Whether a value of JSON is a number, finite and closer to zero than ``below``."""
+    """Return whether a value of JSON is a number, finite and closer to zero than ``below``."""
     return type(value) in (int, float) and abs(value) < below
 
 

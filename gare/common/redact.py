@@ -21,7 +21,7 @@ _PARAMETER = re.compile(
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
-"""What is obeyed instead of shown: controls but tab and newline, changes of direction; and what is no character."""
+"""Characters that are obeyed, not shown: controls but tab and newline, changes of direction; and non-characters."""
 
 
 def redact(text: str) -> str:
@@ -61,7 +61,7 @@ def names(values: Iterable[Any], most: int = MAX_NAMES) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of other software says, in one line of at most some 300 characters."""
+    """Shorten what an error of other software says to one line of at most some 300 characters."""
     lines = (str(error)[: 100 * MAX_SHOWN].strip() or type(error).__name__).splitlines()
     line = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
     return _cut(redact(line).rstrip("."), 3 * MAX_SHOWN)

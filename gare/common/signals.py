@@ -81,7 +81,7 @@ def keeping_signals(theirs: int) -> Iterator[None]:
 
 
 def _is_ending() -> bool:
-    """Whether the code that a signal interrupted runs because of a Stopped: in a finally, an except or an exit."""
+    """Return whether a signal interrupted code that runs because of a Stopped: in a finally, an except or an exit."""
     handled = sys.exception()
     while handled is not None and not isinstance(handled, KeyboardInterrupt):
         handled = handled.__context__

@@ -1,4 +1,4 @@
-"""Which of ``count`` things in a row are taken, in whole numbers: no rounding can make two places disagree."""
+"""Choosing some of ``count`` things in a row, in whole numbers: no rounding can make two places disagree."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A folder on any storage that pyarrow can open, and how a file appears there: whole or not at all.
 
-- local and mounted folders: a temporary name beside the file, fsync, rename, fsync of the folder;
+- local and mounted folders: a temporary name next to the file, fsync, rename, fsync of the folder;
 - object stores (s3, gs, abfs): the upload becomes an object when it is closed, and never before;
-- hdfs: a temporary name beside the file, then a rename.
+- hdfs: a temporary name next to the file, then a rename.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Read = TypeVar("Read")
 
 
 def is_address(place: str) -> bool:
-    """Whether this names a place by a scheme rather than by a path."""
+    """Return whether this names a place by a scheme rather than by a path."""
     return "://" in place
 
 
@@ -78,7 +78,7 @@ class Folder:
 
     @property
     def is_local(self) -> bool:
-        """Whether this is a folder of the file system here."""
+        """Return whether this is a folder of the file system here."""
         return not is_address(self.address)
 
     @property
@@ -96,11 +96,11 @@ class Folder:
         return Folder(f"{address.rstrip('/')}/{quote(name)}{options}")
 
     def named(self, name: str) -> str:
-        """What messages call a file of the folder."""
+        """Name a file of the folder as messages do."""
         return f"{str(self).rstrip('/')}/{name}"
 
     def exists(self, name: str = "") -> bool:
-        """Whether there is such a file or folder."""
+        """Return whether there is such a file or folder."""
         return bool(self._info(name).type != FileType.NotFound)
 
     def size(self, name: str) -> int | None:

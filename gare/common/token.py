@@ -23,7 +23,7 @@ def token_file() -> Path:
 
 
 def token_source() -> str | None:
-    """Where the token comes from, in Ray's order, in words for people; None where there is none."""
+    """Say where the token comes from, in Ray's order, in words for people; None where there is none."""
     if os.environ.get(TOKEN, "").strip():
         return f"the variable {TOKEN}"
     file = token_file()
@@ -70,7 +70,7 @@ def use_token() -> None:
 
 
 def wrong_token(cluster: str) -> str:
-    """What to do where ``cluster`` does not take our token, or we have none; the token itself is not told."""
+    """Say what to do if ``cluster`` refuses our token, or we have none; the message never holds the token."""
     source = token_source()
     put = f"put the cluster's in ~/.ray/auth_token with mode 600, or name its file in {TOKEN_FILE}"
     if source is None:
@@ -82,8 +82,8 @@ def wrong_token(cluster: str) -> str:
 
 
 def told_token() -> str:
-    """Which token, if any, clusters are told by us, in words."""
+    """Say in words which token, if any, we send to clusters."""
     source = token_source()
     if source is None:
         return "there is none here"
-    return f"it is told that of {source}" if os.environ.get(MODE, "").lower() == "token" else f"{MODE} keeps ours back"
+    return f"it gets that of {source}" if os.environ.get(MODE, "").lower() == "token" else f"{MODE} keeps ours back"

@@ -22,4 +22,4 @@ DECODERS = {
     "torchcodec": Decoder("pipelines.decode.with_torchcodec:WithTorchcodec", "torchcodec", ("pil",)),
 }
 DEFAULT = "pyav"
-"""What decoded before there was a choice."""
+"""The decoder of datasets from before there was a choice."""

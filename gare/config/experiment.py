@@ -55,7 +55,7 @@ class ModelConfig(Section):
 
     @property
     def makes_increments(self) -> bool:
-        """Whether a pair gets an increment, which the regularisers act on."""
+        """Return whether a pair gets an increment, which the regularisers act on."""
         return HEADS[self.head].increments and self.increment != "none"
 
     @model_validator(mode="after")
@@ -108,7 +108,7 @@ class ObjectiveConfig(Section):
 
 
 class DataConfig(Section):
-    """How a stored row becomes a training sample."""
+    """Settings that make a training sample of a stored row."""
 
     frames: int = key(
         12, "frames per video in a batch; the shards must hold at least as many", unit="frames", ge=1, le=2**16
@@ -130,7 +130,7 @@ class DataConfig(Section):
     )
     known_positives: Literal["none", "same_video", "attribute"] = key(
         "none",
-        "pairs of a batch known to match besides the diagonal, left out of the negatives: none as published; a video's "
+        "pairs of a batch, off the diagonal, that match and are no negatives: none as published; a video's "
         "other captions; or also those of videos with the same value of positives_attribute",
     )
     positives_attribute: str | None = key(
@@ -158,12 +158,12 @@ _TEST = re.compile(r"(?<![a-z])(?:\d+k|dev|val|mini)?test(?:s|ing)?(?![a-z])")
 
 
 def names_test(split: str) -> bool:
-    """Whether a split is a test split by its name: test, Test, test_1k, jsfusion-test, 1ktest, devtest; not latest."""
+    """Return whether a split's name says test: test, Test, test_1k, jsfusion-test, 1ktest, devtest; not latest."""
     return _TEST.search(unicodedata.normalize("NFKC", split).casefold()) is not None
 
 
 class ProtocolConfig(Section):
-    """What a run may learn from, and what it may look at."""
+    """Limits to what a run may learn from and look at."""
 
     dev: Literal["held_out", "none"] = key(
         "held_out",

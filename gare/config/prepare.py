@@ -17,7 +17,7 @@ else:
 
 
 class LimitsConfig(Section):
-    """What one video may cost before it is given up and recorded as such."""
+    """Limits to what one video may cost; a video that exceeds one is recorded as failed."""
 
     max_bytes: int = key(4 * 2**30, "largest source file", unit="bytes", gt=0)
     max_pixels: int = key(7680 * 4320, "largest declared frame area", unit="pixels", gt=0)
@@ -28,7 +28,7 @@ class LimitsConfig(Section):
         600.0, "waiting for storage or the network for one video; not for a processor", unit="seconds", gt=0
     )
     memory_bytes: int = key(
-        2**30, "memory for one video, beside what the decoder takes by itself", unit="bytes", ge=64 * 2**20
+        2**30, "memory for one video, on top of what the decoder takes by itself", unit="bytes", ge=64 * 2**20
     )
     max_aspect: float = key(
         10.0, "longest side over the shortest, of videos that are stored uncropped (prepare.crop null)", ge=1

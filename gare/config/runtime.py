@@ -49,7 +49,7 @@ class RuntimeConfig(Section):
     checkpoint_every_steps: int | None = key(
         None, "steps between checkpoints inside an epoch; only at each epoch's end when null", unit="steps", ge=1
     )
-    keep_best: int = key(1, "checkpoints kept that were best on dev; the last one is kept besides", ge=1)
+    keep_best: int = key(1, "checkpoints kept that were best on dev; the last one is kept too", ge=1)
     decode_workers: int | None = key(None, "decode processes of gare prepare; all CPUs when null", ge=1)
     decode_on: dict[str, str] | None = key(
         None,
@@ -81,7 +81,10 @@ class RuntimeConfig(Section):
         10.0, "time between samples of what the training machines do, for MLflow; none when null", unit="s", gt=0
     )
     checkpoint_artifact_mb: float = key(
-        100.0, "largest best checkpoint that MLflow gets a copy of; it is told the folder of any other", unit="MB", ge=0
+        100.0,
+        "largest best checkpoint that MLflow gets a copy of; of a larger one it gets the folder's path",
+        unit="MB",
+        ge=0,
     )
 
     @property

@@ -10,7 +10,7 @@ from gare.config.base import Section, key
 
 
 class SweepConfig(Section):
-    """Which dotted keys vary, over what, and how trials are chosen and compared."""
+    """The dotted keys that vary, their values, and how trials are chosen and compared."""
 
     space: dict[str, Any] = Field(
         default_factory=dict,

@@ -1,1 +1,1 @@
-"""What a machine needs for GARE, looked at piece by piece: each check returns findings and never raises."""
+"""Checks of what a machine needs for GARE; each returns findings and never raises."""

@@ -14,7 +14,7 @@ from gare.doctor.finding import Check, Finding, examine
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a machine is looked at for. Travels to the nodes of a cluster."""
+    """Places and limits to check a machine for. Travels to the nodes of a cluster."""
 
     object_store: int
     """Bytes of Ray's object store."""

@@ -1,4 +1,4 @@
-"""What a check found, and that a check which breaks is itself a finding."""
+"""Findings of checks; a check that breaks is itself a finding."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table: which check, how it ended, what is there, and what mends it."""
+    """One line of the table: which check, how it ended, what is there, and how to fix it."""
 
     check: str
     state: State
     says: str
-    mend: str = ""
+    fix: str = ""
 
 
 Check = Callable[[], Finding]
 
 
 def ok(check: str, says: str) -> Finding:
-    """Nothing to mend."""
+    """Nothing to fix."""
     return Finding(check, "ok", says)
 
 
-def warn(check: str, says: str, mend: str) -> Finding:
+def warn(check: str, says: str, fix: str) -> Finding:
     """Work goes on, slower or with a risk."""
-    return Finding(check, "warn", says, mend)
+    return Finding(check, "warn", says, fix)
 
 
-def fail(check: str, says: str, mend: str) -> Finding:
+def fail(check: str, says: str, fix: str) -> Finding:
     """Something will not work."""
-    return Finding(check, "fail", says, mend)
+    return Finding(check, "fail", says, fix)
 
 
 def examine(checks: Iterable[tuple[str, Check]]) -> list[Finding]:
@@ -49,4 +49,4 @@ def _guarded(name: str, check: Check) -> Finding:
         return check()
     except Exception as error:  # noqa: BLE001 - whatever is broken here is what we were asked to find
         first = redact((str(error).strip() or "no message").splitlines()[0])
-        return fail(name, f"the check itself broke: {type(error).__name__}: {first}", "mend what it names")
+        return fail(name, f"the check itself broke: {type(error).__name__}: {first}", "fix what it names")

@@ -22,21 +22,21 @@ SMALL_SKEW_S, LARGE_SKEW_S = 2.0, 60.0
 def check_disk(
     path: Path | None = None, *, name: str = "disk", free: int | None = None, total: int | None = None
 ) -> Finding:
-    """Whether there is room: where temporary files go (Ray's session, copies of remote videos), or at ``path``."""
+    """Check the room at ``path``, or where temporary files go (Ray's session, copies of remote videos)."""
     # Python passes over a TMPDIR that is full; Ray and its workers may not.
     path = _existing(path or Path(os.environ.get("TMPDIR") or tempfile.gettempdir()))
     if free is None or total is None:
         usage = shutil.disk_usage(path)
         free, total = usage.free, usage.total
     says = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free at {path}"
-    mend = "remove old files there, or set TMPDIR and RAY_TMPDIR to a larger disk"
+    fix = "remove old files there, or set TMPDIR and RAY_TMPDIR to a larger disk"
     if name != "disk":
-        mend = "remove old files there, or choose a larger disk"
+        fix = "remove old files there, or choose a larger disk"
     if free < LEAST_DISK:
-        return fail(name, says, mend)
+        return fail(name, says, fix)
     if name == "disk" and total and 1 - free / total > MOST_FULL:
-        return fail(name, f"{says}: above {MOST_FULL:.0%} Ray writes no objects to it", mend)
-    return ok(name, says) if free >= GOOD_DISK else warn(name, says, mend)
+        return fail(name, f"{says}: above {MOST_FULL:.0%} Ray writes no objects to it", fix)
+    return ok(name, says) if free >= GOOD_DISK else warn(name, says, fix)
 
 
 def _existing(path: Path) -> Path:
@@ -47,7 +47,7 @@ def _existing(path: Path) -> Path:
 def check_shared_memory(
     needed: int, *, running: bool = False, size: int | None = None, path: Path = SHARED_MEMORY
 ) -> Finding:
-    """Whether /dev/shm holds Ray's object store of ``needed`` bytes.
+    """Check whether /dev/shm holds Ray's object store of ``needed`` bytes.
 
     ``size``: the bytes there are, measured when None: those free, or all where the store is ``running`` in them.
     """
@@ -58,13 +58,13 @@ def check_shared_memory(
         size = usage.total if running else usage.free
     says = f"{size / GIB:.2f} GiB at {path}, {needed / GIB:.2f} GiB wanted for Ray's object store"
     if size < needed:
-        mend = "give it more (docker run --shm-size, a memory volume in Kubernetes), or set --object-store-memory lower"
-        return warn("shared memory", f"{says}: Ray uses the disk instead, which is slow", mend)
+        fix = "give it more (docker run --shm-size, a memory volume in Kubernetes), or set --object-store-memory lower"
+        return warn("shared memory", f"{says}: Ray uses the disk instead, which is slow", fix)
     return ok("shared memory", says)
 
 
 def check_open_files(limit: int | None = None) -> Finding:
-    """Whether a process may hold enough files and sockets open."""
+    """Check whether a process may hold enough files and sockets open."""
     if limit is None:
         if sys.platform == "win32":
             return ok("open files", "no such limit here")
@@ -72,21 +72,21 @@ def check_open_files(limit: int | None = None) -> Finding:
 
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         limit = sys.maxsize if limit == resource.RLIM_INFINITY else limit
-    mend = "ulimit -n 65536 before ray start (docker run --ulimit nofile=65536:65536)"
+    fix = "ulimit -n 65536 before ray start (docker run --ulimit nofile=65536:65536)"
     if limit < LEAST_FILES:
-        return fail("open files", f"{limit} at most", mend)
+        return fail("open files", f"{limit} at most", fix)
     if limit < GOOD_FILES:
-        return warn("open files", f"{limit} at most, which is few for a cluster of more than some nodes", mend)
+        return warn("open files", f"{limit} at most, which is few for a cluster of more than some nodes", fix)
     return ok("open files", f"{limit} at most" if limit < sys.maxsize else "no limit")
 
 
 def check_clock(skew: float, within: float) -> Finding:
-    """Whether a node's clock agrees with the one here. Seconds it is ahead, and how exactly that is known."""
+    """Check whether a node's clock agrees with the one here. Seconds it is ahead, and how exactly that is known."""
     surely = max(0.0, abs(skew) - within)
     says = f"{abs(skew):.2f} s {'ahead of' if skew > 0 else 'behind'} this machine (known to {within:.2f} s)"
-    mend = "have it kept by NTP (chrony, or systemd-timesyncd)"
+    fix = "have it kept by NTP (chrony, or systemd-timesyncd)"
     if surely > LARGE_SKEW_S:
-        return fail("clock", f"{says}: signed requests to storage are refused", mend)
+        return fail("clock", f"{says}: signed requests to storage are refused", fix)
     if surely > SMALL_SKEW_S:
-        return warn("clock", f"{says}: times in logs and histories do not fit", mend)
+        return warn("clock", f"{says}: times in logs and histories do not fit", fix)
     return ok("clock", says)

@@ -25,7 +25,7 @@ SHARE = "mount the same file system at this path on every node, or give an addre
 
 
 def check_readable(name: str, place: str) -> Finding:
-    """Whether there is something at ``place`` that can be listed."""
+    """Check whether there is something at ``place`` that can be listed."""
     try:
         folder = Folder.at(place)
         if not folder.exists():
@@ -37,7 +37,7 @@ def check_readable(name: str, place: str) -> Finding:
 
 
 def check_writable(name: str, place: str, *, seen: str | None = None) -> Finding:
-    """Whether a file can be written at ``place``, read back and removed; nothing of it stays.
+    """Check whether a file can be written at ``place``, read back and removed; nothing of it stays.
 
     ``seen``: name of a file that another machine has put there, which has to be visible from here too.
     """
@@ -55,7 +55,7 @@ def check_writable(name: str, place: str, *, seen: str | None = None) -> Finding
 
 
 def check_cache(cache: Cache) -> Finding:
-    """Whether this machine can keep copies of shards, and as many as the settings allow."""
+    """Check whether this machine can keep copies of shards, and as many as the settings allow."""
     root = cache.root
     found = check_writable("cache", str(root))
     if found.state != "ok":
@@ -97,7 +97,7 @@ NEW_TOKEN = "ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_
 
 
 def check_tracker(uri: str | None, *, shared: bool = False) -> Finding:
-    """Whether MLflow's store answers. ``uri``: None for the SQLite file beside the runs; ``shared``: on a cluster."""
+    """Check the tracker. ``uri``: None for the SQLite file next to the runs; ``shared``: on a cluster."""
     if uri is None:
         says = "no server named; a SQLite file in runtime.output"
         if shared:
@@ -118,16 +118,16 @@ def check_tracker(uri: str | None, *, shared: bool = False) -> Finding:
 
 
 def _server(uri: str) -> Finding:
-    mend = "start the server, or correct MLFLOW_TRACKING_URI (runtime.tracking_uri)"
+    fix = "start the server, or correct MLFLOW_TRACKING_URI (runtime.tracking_uri)"
     try:
         with urllib.request.urlopen(f"{_bare(uri)}/health", timeout=TRACKER_SECONDS) as answer:  # noqa: S310 - http(s)
             answer.read(64)
     except urllib.error.HTTPError as error:
         if error.code in {401, 403}:
             return ok("tracker", f"{redact(uri)} answers, and asks for a password")
-        return fail("tracker", f"{redact(uri)} answers with {error.code}", mend)
+        return fail("tracker", f"{redact(uri)} answers with {error.code}", fix)
     except (OSError, ValueError) as error:
-        return fail("tracker", f"{redact(uri)} does not answer: {getattr(error, 'reason', error)}", mend)
+        return fail("tracker", f"{redact(uri)} does not answer: {getattr(error, 'reason', error)}", fix)
     return ok("tracker", f"{redact(uri)} answers")
 
 
@@ -141,7 +141,7 @@ def _bare(uri: str) -> str:
 def check_token(
     environment: Mapping[str, str] | None = None, file: Path | None = None, *, cluster: bool = False, fix: bool = False
 ) -> Finding:
-    """Whether there is a token, in use, that nobody else on the machine can read.
+    """Check whether there is a token, in use, that nobody else on the machine can read.
 
     ``cluster``: it is needed now; without, Ray makes one when it first starts. ``fix``: take the file from others.
     """

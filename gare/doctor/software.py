@@ -66,7 +66,7 @@ INSTALL = "python -m pip install --constraint constraints.txt --editable ."
 
 
 def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
-    """Whether Python is new enough."""
+    """Check whether Python is new enough."""
     said = ".".join(str(part) for part in version)
     if version[:2] < OLDEST_PYTHON:
         oldest = ".".join(str(part) for part in OLDEST_PYTHON)
@@ -77,7 +77,7 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Find
 
 
 def check_packages(installed: Callable[[str], str] = importlib.metadata.version) -> Finding:
-    """Whether the packages are there, new enough and those this release is tested with."""
+    """Check whether the packages are there, new enough and those this release is tested with."""
     bad, other = [], []
     for name, (oldest, tested) in PACKAGES.items():
         try:
@@ -105,14 +105,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def check_codecs(available: Collection[str] | None = None) -> Finding:
-    """Whether FFmpeg, inside PyAV, can decode what videos are usually in. ``available``: names of its decoders."""
+    """Check that FFmpeg, inside PyAV, can decode what videos are usually in. ``available``: names of its decoders."""
     if available is None:
         available = _decoders()
     missing = [codec for codec, decoders in CODECS.items() if not any(name in available for name in decoders)]
     if missing:
         says = f"FFmpeg cannot decode {', '.join(missing)}"
-        mend = "python -m pip install --force-reinstall --no-deps --only-binary av av (its wheel brings FFmpeg along)"
-        return fail("codecs", says, mend) if "h264" in missing else warn("codecs", says, mend)
+        fix = "python -m pip install --force-reinstall --no-deps --only-binary av av (its wheel brings FFmpeg along)"
+        return fail("codecs", says, fix) if "h264" in missing else warn("codecs", says, fix)
     return ok("codecs", ", ".join(CODECS))
 
 
@@ -128,7 +128,7 @@ def _decoders() -> set[str]:
 
 
 def check_decoders(missing: Callable[[str], str | None] | None = None) -> Finding:
-    """Whether the values of ``prepare.decoder`` can be used. ``missing``: says why one cannot; None where it can."""
+    """Check that the values of ``prepare.decoder`` can be used. ``missing``: says why one cannot; None if it can."""
     missing = missing or import_module("pipelines.decode.backends").missing  # by its name: gare knows no pipelines
     usable, absent, broken = [], [], []
     for name, decoder in DECODERS.items():
@@ -146,7 +146,7 @@ def check_decoders(missing: Callable[[str], str | None] | None = None) -> Findin
 
 @dataclass(frozen=True)
 class Gpus:
-    """What torch and the system say of the GPUs."""
+    """The GPUs as torch and the system report them."""
 
     names: tuple[str, ...]
     built_for: str | None
@@ -180,7 +180,7 @@ def _driver(path: Path = NVIDIA_DRIVER) -> str | None:
 
 
 def check_gpus(gpus: Gpus) -> Finding:
-    """Whether torch can use the GPUs that the machine has."""
+    """Check whether torch can use the GPUs that the machine has."""
     if gpus.names:
         kinds = ", ".join(f"{gpus.names.count(name)} x {name}" for name in dict.fromkeys(gpus.names))
         return ok("gpus", f"{kinds}; CUDA {gpus.built_for}, driver {gpus.driver or 'unknown'}")
@@ -198,7 +198,7 @@ def check_gpus(gpus: Gpus) -> Finding:
 
 
 def check_nccl(gpus: Gpus) -> Finding:
-    """Whether ranks on GPUs can talk to each other."""
+    """Check whether ranks on GPUs can talk to each other."""
     if not gpus.names:
         return ok("nccl", "not needed without GPUs; ranks use gloo")
     if gpus.nccl is None:

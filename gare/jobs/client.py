@@ -50,12 +50,12 @@ class ClusterJob:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """Return whether nothing will change any more."""
         return self.status in ENDED
 
     @property
     def seconds(self) -> float | None:
-        """How long it ran, or has been running."""
+        """Seconds that it ran, or has been running."""
         return None if self.started is None else max((self.ended or time.time()) - self.started, 0.0)
 
 
@@ -73,7 +73,7 @@ class Cluster:
             )
 
     def job(self, job: str) -> ClusterJob:
-        """How a job is."""
+        """Ask how a job is."""
         with self.sentences(job):
             return _job(self.client.get_job_info(job))
 
@@ -84,7 +84,7 @@ class Cluster:
         return sorted(found, key=lambda job: job.started or 0.0, reverse=True)
 
     def log(self, job: str) -> str:
-        """What a job has printed so far."""
+        """Return what a job has printed so far."""
         with self.sentences(job):
             return str(self.client.get_job_logs(job))
 
@@ -131,7 +131,7 @@ def connect(address: str | None) -> Cluster:
     with _alone():
         try:
             cluster = Cluster(JobSubmissionClient(url), url)
-            cluster.jobs()  # the version is told to anybody
+            cluster.jobs()  # anybody may ask for the version
         except AuthenticationError:
             raise refused(url) from None
         except (RequestException, ConnectionError, RuntimeError) as error:
@@ -189,7 +189,7 @@ def _url(address: str) -> str:
 
 
 def _knock(url: str) -> None:
-    """Whether anybody listens there; Ray's client would wait for minutes."""
+    """Return whether anybody listens there; Ray's client would wait for minutes."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:

@@ -18,7 +18,7 @@ from gare.common.redact import printable
 from gare.jobs.client import Cluster, ClusterJob, UnreachableError
 
 AWAY_SECONDS = 300.0
-"""How long a cluster may be silent before following it is given up; the job goes on."""
+"""How long a cluster may be silent before the command stops following the job, which goes on."""
 
 PAUSE_SECONDS = 1.0
 OF_RAY = re.compile(r"^(Running entrypoint for job |\d{4}-\d\d-\d\d [\d:,]+\tINFO job_manager\.py)")
@@ -118,7 +118,7 @@ def printed_result(line: str) -> Any:
 
 
 class Away:
-    """How long a cluster has been silent."""
+    """Measures how long a cluster has been silent."""
 
     def __init__(self, job: str) -> None:
         self._job, self._since = job, 0.0

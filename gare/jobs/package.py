@@ -1,4 +1,4 @@
-"""What travels with a job: the code of a checkout and the config files its command names. Never data or results."""
+"""Packs what travels with a job: a checkout's code and the config files its command names; no data, no results."""
 
 from __future__ import annotations
 

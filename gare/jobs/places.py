@@ -1,4 +1,4 @@
-"""Which paths a submitted command may name: nothing that only the submitting machine can see."""
+"""Refuses paths in a submitted command that only the submitting machine can see."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Place:
 
     @property
     def is_path(self) -> bool:
-        """Whether it is a path, and not an address."""
+        """Return whether it is a path, and not an address."""
         return not is_address(self.value)
 
     @property
     def is_absolute(self) -> bool:
-        """Whether it starts from no other folder."""
+        """Return whether it starts from no other folder."""
         return PurePosixPath(self.value).is_absolute()
 
 

@@ -1,4 +1,4 @@
-"""Whether every node of a cluster sees the paths that a command names as the driver's node does."""
+"""Checks that every node of a cluster sees the paths that a command names as the driver's node does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MARK = ".gare-seen-"
 
 @dataclass(frozen=True)
 class Probes:
-    """What a node is asked, by place.
+    """Questions to a node, by place.
 
     ``needed``: files and folders that it has to have, with their size in bytes; -1 for a folder. ``written``: the
     folder it has to write in.
@@ -132,7 +132,7 @@ def _sample(path: Path) -> dict[str, int]:
 
 
 def _other_nodes() -> dict[str, str]:
-    """Id and name of the nodes, besides this one, where work may be placed."""
+    """Id and name of the other nodes where work may be placed."""
     import ray
 
     own = ray.get_runtime_context().get_node_id()
@@ -144,7 +144,7 @@ def _other_nodes() -> dict[str, str]:
 
 
 def _ask(nodes: Mapping[str, str], probes: Probes) -> Iterator[tuple[str, dict[str, str]]]:
-    """What every node answers, in the order of their answers."""
+    """Yield every node's answer, in the order in which they come."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

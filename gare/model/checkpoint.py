@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
+from gare.common.files import atomic_directory, file_digest, write_json
 from gare.common.redact import shown
 from gare.config import Config
 from gare.config.tree import load_saved, to_yaml
@@ -25,6 +26,7 @@ from gare.model.weights import as_floats, compare, read_safetensors, shapes_in
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
 CLIP_FOLDER = "clip"
+EXPORT_FILE = "exported.json"
 MODEL_PARTS = (WEIGHTS, CONFIG, CLIP_FOLDER)
 """What of a checkpoint the model is made of; the rest is to train it on."""
 
@@ -37,9 +39,30 @@ def save_model(model: GareModel, config: Config, folder: Path, weights: Mapping[
     clip_folder = folder / CLIP_FOLDER
     clip_folder.mkdir(exist_ok=True)
     model.clip.config.save_pretrained(clip_folder)
-    write_pixels(clip_folder, model.pixels, model.image_size)
+    _save_inputs(model, clip_folder)
+
+
+def export_clip(checkpoint: Path, folder: Path) -> int:
+    """Write the towers, tokenizer and pixel statistics of a checkpoint as a CLIP folder, as ``model.clip`` takes it.
+
+    What makes a score of its embeddings (temporal transformer, pair head) is left out. Returns the number of
+    parameters. Raises InputError if ``checkpoint`` is none, or if the folder cannot be written or holds other things.
+    """
+    model = load_model(checkpoint)
+    with atomic_directory(folder, marker=EXPORT_FILE) as temporary:
+        model.clip.save_pretrained(temporary)
+        _save_inputs(model, temporary)
+        write_json(
+            temporary / EXPORT_FILE,
+            {"checkpoint": str(checkpoint.resolve()), "weights_sha256": file_digest(checkpoint / WEIGHTS)},
+        )
+    return sum(parameter.numel() for parameter in model.clip.parameters())
+
+
+def _save_inputs(model: GareModel, folder: Path) -> None:
+    write_pixels(folder, model.pixels, model.image_size)
     if model.tokenizer is not None:
-        model.tokenizer.save(clip_folder)
+        model.tokenizer.save(folder)
 
 
 def load_model(checkpoint_dir: str | Path) -> GareModel:

@@ -1,4 +1,4 @@
-"""How a run's record begins, or is taken up again."""
+"""Begins a run's record, or takes up the one that is there."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def begin(
         folder: The run's, made where missing.
         config: Settings, which name the tracker too; written to a new folder's config.yaml.
         name: Of a new run.
-        tags: Of a new run, besides what code and machine it runs on.
+        tags: Of a new run, in addition to those for code and machine.
         dataset: Name, source and digests of the shards; empty where not known.
         parent: Folder of the run that it is a part of.
         former: Id by which a former version knew it.

@@ -1,4 +1,4 @@
-"""Where MLflow is, and what this process runs on."""
+"""The tracker's address, and tags for the code and the machine of this process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def environment() -> dict[str, str]:
 
 
 def _source() -> dict[str, str]:
-    """What MLflow's page shows in its own columns: who, with what, of which version."""
+    """Tags that MLflow's page shows in columns of its own: user, program and version."""
     tags = {"mlflow.source.name": f"gare {gare.__version__}", "mlflow.source.type": "LOCAL"}
     if commit := _code().get("git.commit"):
         tags["mlflow.source.git.commit"] = commit
@@ -69,7 +69,7 @@ def _code() -> dict[str, str]:
     folder = Path(gare.__file__).resolve().parent
 
     def git(*arguments: str) -> str:
-        # No optional locks: looking must not disturb a git command running beside us.
+        # No optional locks: looking must not disturb a git command that runs at the same time.
         command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 

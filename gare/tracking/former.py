@@ -1,4 +1,4 @@
-"""What a former version left waiting for MLflow in a run's folder: operations, a JSON line each, sent in order."""
+"""Sends what a former version left waiting for MLflow in a run's folder: operations, a JSON line each, in order."""
 
 from __future__ import annotations
 

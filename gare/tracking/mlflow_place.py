@@ -1,4 +1,4 @@
-"""Where the artifacts of a SQLite store are: beside the database, also after both were moved.
+"""The place of a SQLite store's artifacts: next to the database, also after both were moved.
 
 MLflow keeps the place as an absolute path with each experiment, run and model, and has no call that changes it.
 """
@@ -48,7 +48,7 @@ def artifact_place(database: Path, experiment: str, location: str | None) -> str
                 if beside.is_dir() or database.name == "mlflow.db":
                     note(
                         f"Artifacts of the MLflow experiment {experiment!r} go to {before}; move that folder to "
-                        f"{beside}, and they are found and kept there."
+                        f"{beside} to keep them with the store."
                     )
                 return location
             for table, column in PLACES:
@@ -56,7 +56,7 @@ def artifact_place(database: Path, experiment: str, location: str | None) -> str
     except sqlite3.Error as error:
         warn(f"Artifacts of MLflow cannot follow from {before} to {beside}: {error}.")
         return location
-    lost = "" if beside.is_dir() else "; put there what is elsewhere, and it is found"
+    lost = "" if beside.is_dir() else "; move artifacts that are elsewhere to that folder, and MLflow finds them"
     note(f"The MLflow store was moved: its artifacts are those in {make_folder(beside)}, no longer in {before}{lost}.")
     return beside.as_uri()
 
@@ -70,7 +70,7 @@ def _local(location: str) -> Path | None:
 
 
 def _follows(store: sqlite3.Connection, before: Path, beside: Path) -> bool:
-    """Whether the artifacts are at the new place, if there are any."""
+    """Return whether the artifacts are at the new place, if there are any."""
     if not before.is_dir():
         return True
     runs = [_local(row[0]) for row in store.execute("SELECT artifact_uri FROM runs WHERE artifact_uri IS NOT NULL")]

@@ -160,7 +160,7 @@ class MlflowTracker:
         return str(found.experiment_id)
 
     def _make(self, mlflow: Any, database: Path | None) -> Any:
-        """Create the experiment; artifacts of a SQLite file go beside it, a server has a place of its own."""
+        """Create the experiment; artifacts of a SQLite file go next to it, a server has a place of its own."""
         from mlflow.exceptions import MlflowException
 
         location = artifact_place(database, self.experiment, None) if database is not None else None

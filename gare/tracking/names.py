@@ -1,4 +1,4 @@
-"""How things are called in MLflow, and what may not stand there."""
+"""Names and values as MLflow allows them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 @dataclass(frozen=True)
 class RunHandle:
-    """Where a run is tracked, for other processes: the MLflow store, its experiment and the run's id."""
+    """A run's place in a tracker, for other processes: the MLflow store, its experiment and the run's id."""
 
     __pydantic_config__ = STRICT
 

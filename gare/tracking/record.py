@@ -1,7 +1,7 @@
 """A run's record for trackers, ``tracking.json``: what neither its settings nor its history say.
 
-With ``config.yaml``, ``history.jsonl`` and ``system-*.jsonl`` beside it, it is all that a tracker is brought up to date
-from (``gare.tracking.sync``).
+With ``config.yaml``, ``history.jsonl`` and ``system-*.jsonl`` next to it, it is all that a tracker is brought up to
+date from (``gare.tracking.sync``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gare.tracking.names import RunHandle, tag_value
 RECORD_FILE = "tracking.json"
 FORMER_FILE = "mlflow.json"
 OFFLINE = "offline-"
-"""What the ids of runs began with that a former version started while MLflow was away; the rest is their token."""
+"""Prefix of the ids of runs that a former version started while MLflow was away; the rest is their token."""
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 

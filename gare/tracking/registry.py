@@ -24,7 +24,7 @@ REQUIREMENTS = (
     "click", "ftfy", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "rich", "ruamel.yaml",
     "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
-"""What a search needs; gare itself goes along as code, so that serving needs no package index that has it."""
+"""Packages that a search needs; gare itself goes along as code, so that serving needs no package index that has it."""
 _NAME = re.compile(r"[^/:.%\"']+")
 
 

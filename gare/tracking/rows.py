@@ -1,4 +1,4 @@
-"""What a run's files say of its metrics: its history, and what its machines were doing."""
+"""A run's metrics from its files: its history, and what its machines were doing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS_AT_ONCE = 500
 
 
 class Tail:
-    """The entries of a file that others append to, or put another in the place of, which is then read anew."""
+    """The entries of a file that others append to or replace; a new file is read from its beginning."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

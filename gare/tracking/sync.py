@@ -42,7 +42,7 @@ NOTHING = (-1, 0, math.nan)
 
 @dataclass
 class Line:
-    """What this process knows of the way to a tracker: when to ask again, and what was said already."""
+    """A tracker as this process knows it: when to ask again, and which warnings it has given."""
 
     uri: str
     wait: float = FIRST_WAIT
@@ -145,7 +145,7 @@ class Sync:
                 self._copy_files(record)
             self._send("status", Changes(status=record.status, ended_ms=record.ended_ms))
         except Unreachable:
-            self._found = None  # what it has is asked anew: an answer may be lost
+            self._found = None  # ask again what it has: an answer may be lost
             raise
         self._line.answers()
         if files:
@@ -236,7 +236,7 @@ class Sync:
             self._line.refuses(what, refusal)
 
     def _stamp(self, record: Record) -> str:
-        """What changes when there is something new."""
+        """Digest of the record and its files, which changes when there is something new to send."""
         values = record.model_dump(mode="json", exclude={"sent", "synced", "run_id", "changed_ms"})
         artifacts = [_stamp_of(self._folder / name) for name in record.artifacts.values()]
         return digest_of([values, self._rows.stamp(), artifacts])
@@ -283,7 +283,7 @@ def _keep_up(folder: Path, stop: threading.Event) -> None:
 
 
 def _stamp_of(path: Path) -> str:
-    """What changes when a file does, or any in a folder; empty where there is none."""
+    """Digest of sizes and times of a file, or of all files in a folder; empty if there are none."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     status = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return digest_of(status) if status else ""

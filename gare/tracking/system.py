@@ -1,4 +1,4 @@
-"""What a machine is doing while it trains, sampled into a file that the tracker is fed from.
+"""Samples what a machine does while it trains into a file, from which the tracker gets it.
 
 The names are those of MLflow's own monitor, so that its page shows them under System metrics.
 """

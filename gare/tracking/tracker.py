@@ -1,4 +1,4 @@
-"""What a tracker is: three methods, behind them MLflow or another one."""
+"""The protocol of a tracker: three methods, with MLflow or another one behind them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is new about a run. ``dataset``: name, digest and source. ``ended_ms``: None while it runs."""
+    """News of a run. ``dataset``: name, digest and source. ``ended_ms``: None while it runs."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str | None = None

@@ -1,4 +1,4 @@
-"""Which trackers there are, by the scheme of their addresses."""
+"""The table of trackers, by the scheme of their addresses."""
 
 from __future__ import annotations
 

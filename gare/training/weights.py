@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,6 +21,9 @@ from gare.model.gare import GareModel
 from gare.objective.world import World
 from gare.runs.run import initial_checkpoint
 
+TOWERS = "clip."
+"""Prefix of the tensors of CLIP's towers."""
+
 ROUNDING = 1e-3
 """Ranks on processors of different kinds are apart by less than this, as a share of a tensor's largest weight."""
 
@@ -26,12 +31,14 @@ ROUNDING = 1e-3
 def warm_start(model: GareModel, config: Config) -> dict[str, str]:
     """Give ``model`` the weights of ``train.init_from``; returns their origin for the record.
 
-    Raises InputError if there is no checkpoint, or if its architecture, tokenizer or pixel statistics differ. Warns if
-    it cleaned texts by another rule.
+    The checkpoint may have another pair head or other temporal blocks: what fits is taken, and a warning names the
+    rest. Raises InputError if there is no checkpoint, or if its towers, the shape of any tensor, its tokenizer or its
+    pixel statistics differ. Warns if it cleaned texts by another rule.
     """
     folder = initial_checkpoint(config)
     source = load_model(folder)
-    _check_same_shapes(model, source, folder, config)
+    own, other = _shapes(model), _shapes(source)
+    _check_fits(own, other, folder, config)
     ours, theirs = model.tokenizer, source.tokenizer
     if ours is not None and theirs is not None and ours != theirs:
         raise InputError(
@@ -48,7 +55,13 @@ def warm_start(model: GareModel, config: Config) -> dict[str, str]:
             f"train.init_from names {folder}, trained with text_cleaning {theirs.cleaning!r}; this run cleans captions "
             f"by {ours.cleaning!r}, the rule of model.clip {config.model.clip!r}."
         )
-    model.load_state_dict(source.state_dict())
+    model.load_state_dict(source.state_dict(), strict=False)
+    fresh, unused = own.keys() - other.keys(), other.keys() - own.keys()
+    if fresh or unused:
+        parts = [f"not taken: {_parts(unused)}"] * bool(unused) + [f"new here: {_parts(fresh)}"] * bool(fresh)
+        warn(
+            f"train.init_from names {folder}, a model that differs in {_differing(folder, config)}; {'; '.join(parts)}."
+        )
     return {
         "checkpoint": str(folder),
         "weights_sha256": file_digest(folder / WEIGHTS),
@@ -56,20 +69,37 @@ def warm_start(model: GareModel, config: Config) -> dict[str, str]:
     }
 
 
-def _check_same_shapes(model: GareModel, source: GareModel, folder: Path, config: Config) -> None:
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    other = {name: tuple(tensor.shape) for name, tensor in source.state_dict().items()}
-    if own == other:
-        return
-    name = next(name for name in sorted(own | other) if own.get(name) != other.get(name))
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _shapes(model: GareModel) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _check_fits(own: Shapes, other: Shapes, folder: Path, config: Config) -> None:
+    """InputError if the towers are not the same, or a tensor of both models has two shapes."""
+    both = own.keys() & other.keys()
+    for name in sorted(own | other):
+        if own.get(name) != other.get(name) and (name in both or name.startswith(TOWERS)):
+            keys = _differing(folder, config)
+            raise InputError(
+                f"train.init_from names {folder}, a model of another architecture: {name} is {_shape(other, name)} "
+                f"there and {_shape(own, name)} here ({keys} differ{'' if ',' in keys else 's'})."
+            )
+
+
+def _differing(folder: Path, config: Config) -> str:
     keys = [key for key in diff(load_checkpoint_config(folder), config) if key.startswith("model.")]
-    raise InputError(
-        f"train.init_from names {folder}, a model of another architecture: {name} is {_shape(other, name)} there and "
-        f"{_shape(own, name)} here ({', '.join(keys) or 'model.clip'} differ{'' if len(keys) > 1 else 's'})."
-    )
+    return ", ".join(keys) or "model.clip"
 
 
-def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
+def _parts(names: Iterable[str]) -> str:
+    """The modules that tensors belong to, with how many: ``head.psi (12), temporal.blocks (24)``."""
+    counts = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{part} ({count} tensors)" for part, count in sorted(counts.items()))
+
+
+def _shape(shapes: Shapes, name: str) -> str:
     return str(list(shapes[name])) if name in shapes else "absent"
 
 

@@ -1,13 +1,15 @@
 """The folder that prepare writes: fixed work units of the manifest, their shards, and which of them are finished."""
 
-from pipelines.dataset.finished import once_finished
 from pipelines.dataset.layout import (
     MANIFEST_FILE,
     RECIPE_FILE,
     Output,
     ShardFile,
     dataset_digest,
+    read_recipe,
+    recipe_digest,
     shard_name,
+    stated,
     unit_name,
 )
 from pipelines.dataset.ledger import (
@@ -17,13 +19,13 @@ from pipelines.dataset.ledger import (
     Ledger,
     Part,
     Unfinished,
+    once_finished,
     read_ledger,
     remove_leftovers,
     remove_superseded,
     write_ledger,
 )
 from pipelines.dataset.opening import existing_output, open_output, take_up
-from pipelines.dataset.recipe import read_recipe, recipe_digest, stated
 
 __all__ = [
     "MANIFEST_FILE",

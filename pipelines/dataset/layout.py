@@ -1,13 +1,15 @@
-"""What lies where in the folder that prepare writes, and the work units of the manifest it was made from.
+"""What lies where in the folder that prepare writes, its recipe, and the work units of its manifest.
 
 A unit's ledger part is written last, so it is the unit's commit: its metadata lists the shards that belong to it.
 The folder also keeps the manifest it was made from (``manifest.arrow``, one record batch per unit) and the recipe
-(``recipe.json``), both written first, so an interrupted folder knows what it is.
+(``recipe.json``), both written first, so an interrupted folder knows what it is. Older folders lack the settings
+that came later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +22,30 @@ from gare.common.errors import InputError
 from gare.common.files import digest_of
 from gare.common.records import STRICT, checked
 from gare.common.storage import Folder
-from gare.config import PrepareConfig
-from gare.schema import LEDGER_FOLDER, SHARD_FOLDER
-from pipelines.dataset.recipe import Lacking
+from gare.config.prepare import BEFORE, UNSAID, PrepareConfig
+from gare.schema import LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
 from pipelines.manifest.rows import rows_of
+
+Lacking = frozenset[str]
+"""Settings that a stored recipe lacks. Its frames cannot be made again: colours were converted otherwise then."""
+
+
+def read_recipe(values: Mapping[str, Any]) -> tuple[PrepareConfig, Lacking]:
+    """Read a stored recipe, and what it lacks of ``BEFORE``. Raises ValueError where it is none of this software."""
+    recipe = PrepareConfig.model_validate_json(json.dumps({**BEFORE, **values}))
+    return recipe, Lacking(BEFORE.keys() - values.keys())
+
+
+def stated(recipe: PrepareConfig, lacking: Lacking = frozenset()) -> dict[str, Any]:
+    """The settings as they are stored: without those that are lacking, or ``UNSAID``."""
+    unsaid = {name for name, value in UNSAID.items() if getattr(recipe, name) == value}
+    return recipe.model_dump(mode="json", exclude=unsaid | lacking)
+
+
+def recipe_digest(recipe: PrepareConfig, lacking: Lacking = frozenset()) -> str:
+    """Name a decode recipe: 16 hex digits, stamped into every shard made by it."""
+    return digest_of({"schema_version": SCHEMA_VERSION, "prepare": stated(recipe, lacking)})
+
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 RECIPE_FILE = "recipe.json"

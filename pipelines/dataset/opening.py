@@ -17,9 +17,8 @@ from gare.common.redact import names, shown
 from gare.common.storage import Folder
 from gare.config.prepare import BEFORE, UNSAID, PrepareConfig
 from gare.schema import LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
-from pipelines.dataset.layout import MANIFEST_FILE, RECIPE_FILE, Output
+from pipelines.dataset.layout import MANIFEST_FILE, RECIPE_FILE, Output, read_recipe, recipe_digest, stated
 from pipelines.dataset.manifest_file import Kept, grow_manifest, open_units, start_manifest
-from pipelines.dataset.recipe import read_recipe, recipe_digest, stated
 
 
 def open_output(place: str | Path | Folder, manifest: pa.Table | Iterable[pa.Table], recipe: PrepareConfig) -> Output:

@@ -1,7 +1,7 @@
 """Decoding and sampling one video with PyAV, whatever the file turns out to be."""
 
+from pipelines.decode.clip_job import Clip, DecodedVideo
 from pipelines.decode.errors import KINDS, NOTES, DecodeError
-from pipelines.decode.job import Clip, DecodedVideo
 from pipelines.decode.video import decode_clips, decode_in_order, decode_video
 
 __all__ = ["KINDS", "NOTES", "Clip", "DecodeError", "DecodedVideo", "decode_clips", "decode_in_order", "decode_video"]

@@ -8,11 +8,21 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipelines.decode.feed import SKIPPABLE
-from pipelines.decode.job import Job
+from pipelines.decode.clip_job import ClipJob
+from pipelines.decode.packet_plan import (
+    SETTLED,
+    SKIPPABLE,
+    Display,
+    Segment,
+    display,
+    doubtful,
+    gaps,
+    has_odd_start,
+    head,
+    jumps,
+)
 from pipelines.decode.packets import Packets
-from pipelines.decode.plan import SETTLED, Display, Segment, display, doubtful, gaps, has_odd_start, head, jumps
-from pipelines.decode.source import Track
+from pipelines.decode.track import Track
 
 UNLISTED: Final = ("matroska", "flv", "ogg", "nut")
 """Containers that find their way again behind damage without a word, and tell where each packet lies."""
@@ -23,7 +33,7 @@ Feed = Callable[[Sequence[Segment], Callable[[Any, Segment], None]], None]
 """Decodes the packets of a plan, handing on every frame that comes out with its segment."""
 
 
-def certain(job: Job, track: Track, packets: Packets, feed: Feed) -> Display | None:
+def certain(job: ClipJob, track: Track, packets: Packets, feed: Feed) -> Display | None:
     """Order the frames of a track, hiding packets that give none; None where packets do not tell which frames come.
 
     What is doubtful is decoded: the start, where it is odd, and the surroundings of damage.

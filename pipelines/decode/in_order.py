@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.decode.clip_job import ClipJob, DecodedVideo, Facts, Kept, Timeline, rate_of
 from pipelines.decode.errors import DecodeError
-from pipelines.decode.job import DecodedVideo, Facts, Job, Kept, Timeline, rate_of
-from pipelines.decode.source import Track
 from pipelines.decode.times import DEFAULT_RATE, shown
+from pipelines.decode.track import Track
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Guess:
         return matches
 
 
-def guess_by_count(jobs: Sequence[Job], track: Track, count: int) -> Guess:
+def guess_by_count(jobs: Sequence[ClipJob], track: Track, count: int) -> Guess:
     """Guess what will be kept of ``count`` frames at the file's rate."""
     rate = rate_of(track) or DEFAULT_RATE
     times = [i / rate for i in range(count)]
     return Guess(sorted({i for job in jobs for i in job.sample(times)}))
 
 
-def in_order(job: Job, guess: Guess | None = None) -> DecodedVideo:
+def in_order(job: ClipJob, guess: Guess | None = None) -> DecodedVideo:
     """Decode everything for the times of the frames, which say what is kept, and again for those frames.
 
     The second time is left out where ``guess`` meets all that is kept: their pictures were made the first time.
@@ -66,7 +66,7 @@ class Sequential:
     Clips that follow one another share a reading. ``guess``: as for ``in_order``.
     """
 
-    def __init__(self, job: Job, guess: Guess | None = None) -> None:
+    def __init__(self, job: ClipJob, guess: Guess | None = None) -> None:
         self._job, self._guess = replace(job, seen=0, corrupt=0), guess or Guess()
         self._made: dict[int, Kept | DecodeError] = {}
         self._known: tuple[Facts, Sequence[int], Timeline] | None = None
@@ -80,7 +80,7 @@ class Sequential:
             self._coming.close()
         self._coming, self._at = None, 0
 
-    def decode(self, jobs: Sequence[Job], later: Sequence[Job] = ()) -> list[DecodedVideo | DecodeError]:
+    def decode(self, jobs: Sequence[ClipJob], later: Sequence[ClipJob] = ()) -> list[DecodedVideo | DecodeError]:
         """Decode some clips of the file; of the ``later`` ones, keep the pictures that are met on the way."""
         try:
             facts, numbers, timeline = self._read()
@@ -101,7 +101,7 @@ class Sequential:
         return results
 
     def _result(
-        self, job: Job, picks: list[int] | DecodeError, facts: Facts, numbers: Sequence[int], timeline: Timeline
+        self, job: ClipJob, picks: list[int] | DecodeError, facts: Facts, numbers: Sequence[int], timeline: Timeline
     ) -> DecodedVideo | DecodeError:
         if isinstance(picks, DecodeError):
             return picks
@@ -170,20 +170,20 @@ class Sequential:
             yield from enumerate(_frames(job, track))
 
 
-def _chosen(job: Job, timeline: Timeline) -> list[int] | DecodeError:
+def _chosen(job: ClipJob, timeline: Timeline) -> list[int] | DecodeError:
     try:
         return job.choose(timeline)
     except DecodeError as error:
         return error
 
 
-def _frames(job: Job, track: Track) -> Iterator[Any]:
+def _frames(job: ClipJob, track: Track) -> Iterator[Any]:
     for packet in track.demux(job.budget, job.limits.max_packets):
         yield from _looked(job, track.decode(packet))
     yield from _looked(job, track.decode(None))
 
 
-def _looked(job: Job, frames: Iterable[Any]) -> Iterator[Any]:
+def _looked(job: ClipJob, frames: Iterable[Any]) -> Iterator[Any]:
     for frame in frames:
         job.look(frame)
         yield frame

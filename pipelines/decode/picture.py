@@ -1,4 +1,4 @@
-"""From a decoded frame to the stored picture: crop and resize in one step, square pixels, then upright."""
+"""From a decoded frame to the stored picture: RGB, crop and resize in one step, square pixels, upright."""
 
 from __future__ import annotations
 
@@ -8,13 +8,145 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+import av
+import av.error
+import av.filter
 import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.reformatter import Colorspace
+from av.video.reformatter import Interpolation as Sws
+from numpy.typing import NDArray
 from PIL import Image
 
 from gare.config.prepare import PrepareConfig
-from pipelines.decode.colour import Plane, to_planes, to_rgb
 from pipelines.decode.errors import DecodeError
-from pipelines.decode.orientation import AS_STORED, Orientation, Picture, orientation
+
+EXACT: Final = Sws.FULL_CHR_H_INT | Sws.ACCURATE_RND | Sws.BITEXACT
+"""Without these, vector instructions round differently from plain C and from each other, by up to 3 of 255, tables are
+looked up that are a level too dark, and an even width gets half the colours."""
+CONVERT: Final = Sws.BILINEAR | EXACT
+RESIZE: Final = Sws.BICUBIC | EXACT
+HD_WIDTH: Final = 1280
+HD_HEIGHT: Final = 720
+UNTAGGED: Final = (2, 3)
+"""FFmpeg's colour spaces "unspecified" and "reserved"."""
+
+Plane = NDArray[np.uint8]
+
+
+def to_planes(frame: Any, reformatter: Any, size: tuple[int, int] | None = None) -> list[Plane]:
+    """Red, green and blue of a frame, uint8 [height, width] each, resized to ``size`` (width, height) if given.
+
+    Matrix and range are those the frame is tagged with. Without a tag, players take BT.709 for HD and BT.601 for the
+    rest, and so does this. Transfer functions are not converted. Raises FFmpegError for what swscale cannot convert.
+    """
+    width, height = size or (None, None)
+    is_rgb = frame.format.is_rgb
+    matrix = _guess(frame) if frame.colorspace in UNTAGGED and not is_rgb else None
+    made = reformatter.reformat(
+        frame,
+        width=width,
+        height=height,
+        format="rgb24" if is_rgb else "gbrp",  # planes have accurate vector instructions, packed pixels have none
+        src_colorspace=matrix,
+        dst_colorspace=matrix,
+        interpolation=RESIZE if size else CONVERT,
+        threads=1,
+    )
+    if is_rgb:
+        return list(np.moveaxis(made.to_ndarray(), -1, 0))
+    green, blue, red = (_array(plane) for plane in made.planes)
+    return [red, green, blue]
+
+
+def to_rgb(frame: Any, reformatter: Any, size: tuple[int, int] | None = None) -> Plane:
+    """What ``to_planes`` gives in one array [height, width, 3]."""
+    return np.stack(to_planes(frame, reformatter, size), axis=-1)
+
+
+def _array(plane: Any) -> Plane:
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def _guess(frame: Any) -> Colorspace:
+    is_hd = frame.width >= HD_WIDTH or frame.height >= HD_HEIGHT
+    return Colorspace.ITU709 if is_hd else Colorspace.ITU601
+
+
+Picture = NDArray[np.uint8]
+UNKNOWN_TO_PYAV: Final = sorted(set(range(48)) - {kind.value for kind in Type})
+"""Numbers of kinds of side data that FFmpeg has or may come to have, and that PyAV fails on."""
+
+
+class Orientation(NamedTuple):
+    """One of the eight ways to turn a picture: reverse its columns and its rows, then swap rows and columns."""
+
+    columns: bool = False
+    rows: bool = False
+    swap: bool = False
+
+    @classmethod
+    def nearest(cls, matrix: list[int]) -> Orientation:
+        """The one closest to a display matrix, FFmpeg's nine integers by row; as stored for one of zeros.
+
+        A pixel at (x, y) is shown at (a x + c y, b x + d y), where a, b, c, d are the entries 0, 1, 3 and 4.
+        """
+        a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            return cls(b < 0, c < 0, swap=True)
+        return cls(a < 0, d < 0)
+
+    def upright(self, stored: Picture) -> Picture:
+        """A view of the picture [height, width, 3], turned; [width, height, 3] where rows and columns are swapped."""
+        turned = stored[:: -1 if self.rows else 1, :: -1 if self.columns else 1]
+        return turned.swapaxes(0, 1) if self.swap else turned
+
+
+AS_STORED: Final = Orientation()
+
+
+def orientation(frame: Any, otherwise: Orientation = AS_STORED) -> Orientation:
+    """The orientation that a frame's display matrix asks for, mirroring included; ``otherwise`` where it has none.
+
+    The container's matrix comes before one that the stream has itself, as with FFmpeg's own tools.
+    """
+    try:
+        side_data = list(frame.side_data)
+    except ValueError:  # PyAV fails on kinds that it does not know, Exif among them
+        side_data = list(_without_unknown(frame).side_data)
+    for data in side_data:
+        if data.type is Type.DISPLAYMATRIX:
+            return Orientation.nearest(np.frombuffer(data, np.int32).tolist())
+    return otherwise
+
+
+def stated_orientation(packet: Any, stream: Any) -> Orientation:
+    """What an H.264 packet says of the frames from there on (a display orientation message); as stored without.
+
+    FFmpeg's decoder gives that to the frame of this packet only, though it holds for those that follow.
+    """
+    try:
+        extract = av.BitStreamFilterContext("h264_metadata=display_orientation=extract", stream)
+        changed = extract.filter(av.Packet(bytes(packet)))  # a copy: a filter takes the data away
+    except (av.error.FFmpegError, ValueError):  # a damaged packet, which the decoder may make something of
+        return AS_STORED
+    if not changed or not changed[0].has_sidedata("display_matrix"):
+        return AS_STORED
+    return Orientation.nearest(np.frombuffer(bytes(changed[0].get_sidedata("display_matrix")), np.int32).tolist())
+
+
+def _without_unknown(frame: Any) -> Any:
+    graph = av.filter.Graph()
+    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    for kind in UNKNOWN_TO_PYAV:
+        deletes = graph.add("sidedata", f"mode=delete:type={kind}")
+        last.link_to(deletes)
+        last = deletes
+    last.link_to(sink := graph.add("buffersink"))
+    graph.configure()
+    graph.push(frame)
+    return sink.pull()
+
 
 BICUBIC_RADIUS: Final = 2
 MOST_WIDENED: Final = 1.3

@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.decode.certain import Watch, certain, settle_head
+from pipelines.decode.clip_job import ClipJob, DecodedVideo, Facts, Kept, Timeline
 from pipelines.decode.errors import DecodeError
-from pipelines.decode.feed import FromFile, feed, from_memory
 from pipelines.decode.headers import reader, unit_lengths
 from pipelines.decode.in_order import Guess, guess_by_count
-from pipelines.decode.job import DecodedVideo, Facts, Job, Kept, Timeline
+from pipelines.decode.packet_plan import Display, FromFile, Segment, display, feed, from_memory, segments
 from pipelines.decode.packets import Packets
-from pipelines.decode.plan import Display, Segment, display, segments
-from pipelines.decode.source import Track
 from pipelines.decode.times import seconds, tick_s
+from pipelines.decode.track import Track
 
 KEEP_PACKETS: Final = 200_000
 
@@ -33,7 +32,7 @@ class Read:
     trusted: bool
 
 
-def read_packets(job: Job, track: Track, *, keep: bool) -> Read:
+def read_packets(job: ClipJob, track: Track, *, keep: bool) -> Read:
     """Read a track through once, without decoding."""
     context = track.context
     tells = reader(context.name, context.extradata, (context.width + 15) // 16 * ((context.height + 15) // 16))
@@ -77,7 +76,7 @@ class Planned:
         """Variables of the process that decodes; what they name has to be there until ``load`` is done."""
         return nullcontext({})
 
-    def __init__(self, job: Job, track: Track, read: Read, opened: ExitStack) -> None:
+    def __init__(self, job: ClipJob, track: Track, read: Read, opened: ExitStack) -> None:
         self._job, self._track, self._read, self._opened = job, track, read, opened
         self._confirmed = False
         self.notes: Sequence[str] = ()
@@ -101,7 +100,7 @@ class Planned:
         """Whether it is sure which frames there are."""
         return self._shown is not None
 
-    def guess(self, jobs: Sequence[Job]) -> Guess:
+    def guess(self, jobs: Sequence[ClipJob]) -> Guess:
         """Guess what some clips will keep, for decoding in order."""
         order = self._shown or (display(self._read.packets) if self._track.ordered_by_pts else None)
         if order is None:
@@ -114,7 +113,7 @@ class Planned:
         unit = self._track.stream.time_base
         return np.asarray(seconds(order.pts.tolist(), unit)), tick_s(order.pts, unit)
 
-    def decode(self, jobs: Sequence[Job]) -> dict[int, DecodedVideo | DecodeError]:
+    def decode(self, jobs: Sequence[ClipJob]) -> dict[int, DecodedVideo | DecodeError]:
         """Decode some clips of the file together: by their places in ``jobs``, those of which it is sure.
 
         Where anything is not as planned, each is tried by itself, so that no result depends on the other clips.
@@ -138,7 +137,7 @@ class Planned:
             results |= self._together({place: chosen[place] for place in places}, jobs)
         return results
 
-    def _together(self, chosen: dict[int, list[int]], jobs: Sequence[Job]) -> dict[int, DecodedVideo | DecodeError]:
+    def _together(self, chosen: dict[int, list[int]], jobs: Sequence[ClipJob]) -> dict[int, DecodedVideo | DecodeError]:
         """Decode the chosen frames of some clips in one go; nothing where that fails."""
         wanted = sorted({i for picks in chosen.values() for i in picks})
         try:

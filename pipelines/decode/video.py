@@ -10,11 +10,11 @@ from typing import Final
 
 from gare.config.prepare import PrepareConfig
 from pipelines.decode.backends import backend
+from pipelines.decode.clip_job import Clip, ClipJob, DecodedVideo
 from pipelines.decode.errors import Budget, DecodeError
 from pipelines.decode.in_order import Sequential, in_order
-from pipelines.decode.job import Clip, DecodedVideo, Job
 from pipelines.decode.planned import read_packets
-from pipelines.decode.source import check_file
+from pipelines.decode.track import check_file
 
 KEEP_BYTES: Final = 64 * 2**20
 TOGETHER_BYTES: Final = 64 * 2**20
@@ -47,7 +47,7 @@ def decode_clips(
     Overlapping results may share arrays of frames. Raises MemoryError as ``decode_video`` does.
     """
     given = 0
-    job = Job(Path(path), recipe, None, None, Budget(recipe.limits.cpu_seconds))
+    job = ClipJob(Path(path), recipe, None, None, Budget(recipe.limits.cpu_seconds))
     try:
         for result in _decode(job, [job.of(clip) for clip in clips]):
             given += 1
@@ -61,12 +61,12 @@ def decode_in_order(
     path: str | Path, *, recipe: PrepareConfig, start_s: float | None = None, end_s: float | None = None
 ) -> DecodedVideo:
     """Do what ``decode_video`` does without the plan: every frame decoded, in order. The plain one of the two."""
-    job = Job(Path(path), recipe, start_s, end_s, Budget(recipe.limits.cpu_seconds))
+    job = ClipJob(Path(path), recipe, start_s, end_s, Budget(recipe.limits.cpu_seconds))
     check_file(job.path, job.limits)
     return in_order(job)
 
 
-def _decode(job: Job, jobs: Sequence[Job]) -> Iterator[DecodedVideo | DecodeError]:
+def _decode(job: ClipJob, jobs: Sequence[ClipJob]) -> Iterator[DecodedVideo | DecodeError]:
     size = check_file(job.path, job.limits)
     groups = list(_together(jobs))
     sequential: Sequential | None = None
@@ -96,7 +96,7 @@ def _noted(made: DecodedVideo | DecodeError, notes: Sequence[str]) -> DecodedVid
     return made if isinstance(made, DecodeError) or not notes else replace(made, notes=[*made.notes, *notes])
 
 
-def _together(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+def _together(jobs: Sequence[ClipJob]) -> Iterator[Sequence[ClipJob]]:
     """Cut jobs into groups whose pictures fit into TOGETHER_BYTES, one at least."""
     if not jobs:
         return

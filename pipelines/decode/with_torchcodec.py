@@ -12,11 +12,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from pipelines.decode.colour import HD_HEIGHT, HD_WIDTH, UNTAGGED
+from pipelines.decode.clip_job import Kept
 from pipelines.decode.errors import DecodeError, check_room
-from pipelines.decode.job import Kept
-from pipelines.decode.orientation import AS_STORED, Orientation, orientation
-from pipelines.decode.picture import fitted
+from pipelines.decode.picture import AS_STORED, HD_HEIGHT, HD_WIDTH, UNTAGGED, Orientation, fitted, orientation
 from pipelines.decode.planned import Planned
 
 FFMPEG: Final = ("avcodec", "avdevice", "avfilter", "avformat", "avutil", "swresample", "swscale")

@@ -13,10 +13,10 @@ from typing import Any, Protocol, Self
 from gare.common.errors import RunError
 from gare.common.files import os_errors_as_input
 from gare.config import PrepareConfig
-from pipelines.dataset.writer import BATCH_BYTES, Row, shard_row
+from pipelines.dataset.shard_rows import BATCH_BYTES, Row, shard_row
 from pipelines.decode import Clip, DecodeError
+from pipelines.decode.errors import ROW_BYTES
 from pipelines.decode.isolated.decoder import Decoded
-from pipelines.decode.room import ROW_BYTES
 
 Attempt = tuple[Row, Row | None]
 """The LEDGER row of one video, and its SHARD row when ok."""

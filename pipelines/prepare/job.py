@@ -18,14 +18,14 @@ from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER
 from pipelines.dataset import Output, remove_leftovers, remove_superseded, take_up
-from pipelines.dataset.finished import dataset_manifest
+from pipelines.dataset.ledger import dataset_manifest
 from pipelines.decode.backends import missing
-from pipelines.manifest.reading import stream_manifest
-from pipelines.prepare.execution import Work, run_units
-from pipelines.prepare.local import run_here
+from pipelines.manifest.load import stream_manifest
+from pipelines.prepare.local_units import run_here
 from pipelines.prepare.nodes import check_somewhere
-from pipelines.prepare.todo import OnChange, UnitTask, tasks
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
+from pipelines.prepare.ray_units import Work, run_units
+from pipelines.prepare.unit_tasks import OnChange, UnitTask, tasks
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PrepareReport:
 
 
 @dataclass(frozen=True)
-class Job:
+class PrepareJob:
     """A checked manifest and output folder, held by this process, and what is to do there.
 
     ``rows``: of the manifest; ``added``: those of them that are new since the folder was made; ``rows_todo``: videos to
@@ -90,7 +90,7 @@ def open_job(
     *,
     retry_failed: bool = False,
     changed: OnChange = "refuse",
-) -> Iterator[Job]:
+) -> Iterator[PrepareJob]:
     """Check the manifest, start or take up ``out`` and hold it while the block runs, without Ray.
 
     ``retry_failed``: videos that failed are done again; ``changed``: what becomes of those whose source was changed.
@@ -106,7 +106,7 @@ def open_job(
         with held(place):
             output, kept = take_up(place, chain(first, tables), config)
             todo = tasks(output, retry_failed=retry_failed, changed=changed)
-            yield Job(output, kept.rows, kept.new, todo)
+            yield PrepareJob(output, kept.rows, kept.new, todo)
     except OSError as error:
         raise InputError(f"Cannot write to {place}: {error.strerror or error}.") from None
 
@@ -138,7 +138,7 @@ def prepare(
 
 
 def run_job(
-    job: Job,
+    job: PrepareJob,
     *,
     workers: int | None = None,
     decode_on: Selector | None = None,

@@ -19,7 +19,7 @@ def begun(out: Path, log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as stream:
         return subprocess.Popen(
             gare("demo", "--out", out, "--videos", VIDEOS),
-            stdout=subprocess.DEVNULL, stderr=stream, cwd=out.parent, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=stream, start_new_session=True,
         )  # fmt: skip
 
 

@@ -38,6 +38,6 @@ def test_every_node_is_looked_at_and_another_token_is_refused(tmp_path):
     assert wrong["code"] == 4
     failed = {each["check"]: each for each in wrong["result"]["findings"] if each["state"] == "fail"}
     assert set(failed) == {"cluster"}
-    assert "token" in failed["cluster"]["mend"]
+    assert "token" in failed["cluster"]["fix"]
     for secret in ("ab" * 16, "cd" * 16):
         assert secret not in done.stdout

@@ -18,7 +18,7 @@ from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
 from pipelines.manifest.rows import write_manifest
 from pipelines.prepare import job as shards
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
 from tests.processes import decoders_below
 from tests.videos import make_video
 

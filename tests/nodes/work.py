@@ -17,9 +17,9 @@ from gare.model import load_model
 from gare.runs.state import read_history
 from gare.schema import MANIFEST
 from pipelines.dataset import open_output
-from pipelines.dataset.finished import dataset_manifest
+from pipelines.dataset.ledger import dataset_manifest
 from pipelines.manifest.rows import write_manifest
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
 from tests import toy
 from tests.videos import make_video
 

@@ -21,10 +21,10 @@ from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
 from pipelines.dataset import open_output, read_ledger
 from pipelines.decode import DecodeError
-from pipelines.decode.isolated.addresses import local_path, suffix_of
-from pipelines.manifest.reading import load_manifest
+from pipelines.decode.isolated.fetching import local_path, suffix_of
+from pipelines.manifest.load import load_manifest
 from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
 
 REGION = "?region=us-east-1"
 LETTERS = string.ascii_letters + string.digits + " !\"#$%&'()*+,-.:;<=>?@[\\]^_`{|}~é日\U0001f600"

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from gare.common.errors import InputError
 from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl
-from pipelines.manifest.sources.lists import NotAListError, listed
-from pipelines.manifest.sources.values import NO_CAPTION
+from pipelines.manifest.sources.values import NO_CAPTION, NotAListError, listed
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12), max_size=5)
 HEADER = "video_id,uri,split,captions\n"

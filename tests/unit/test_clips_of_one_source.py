@@ -13,12 +13,12 @@ import pytest
 from gare.common.errors import InputError
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from gare.schema import MANIFEST, SHARD, stamped
-from pipelines.dataset import open_output, read_ledger, writer
-from pipelines.decode import Clip, DecodeError, decode_video, job, room
+from pipelines.dataset import open_output, read_ledger, shard_rows
+from pipelines.decode import Clip, DecodeError, clip_job, decode_video, errors
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.prepare import attempts
 from pipelines.prepare.attempts import Aside, in_order
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
 from tests.videos import make_video
 
 LIMITS = LimitsConfig(cpu_seconds=1.0, wait_seconds=60.0, memory_bytes=256 * 2**20)
@@ -154,7 +154,9 @@ def test_frames_are_written_as_pyarrow_would():
     rows = [{**row, "frames": frames}, {**row, "frames": frames[:1]}]
     schema = stamped(SHARD, recipe_digest="d", unit=0)
     sinks = [pa.BufferOutputStream(), pa.BufferOutputStream()]
-    for sink, batch in zip(sinks, (writer._batch(rows, schema), pa.RecordBatch.from_pylist(rows, schema)), strict=True):
+    for sink, batch in zip(
+        sinks, (shard_rows._batch(rows, schema), pa.RecordBatch.from_pylist(rows, schema)), strict=True
+    ):
         with pa.ipc.new_file(sink, schema) as made:
             made.write_batch(batch)
     assert sinks[0].getvalue().equals(sinks[1].getvalue())
@@ -169,9 +171,9 @@ def big(**limits):
 
 @pytest.mark.parametrize("policy", ["fps_linspace", "uniform"])
 def test_frames_that_do_not_fit_a_row_are_refused_before_they_are_made(good, monkeypatch, policy):
-    monkeypatch.setattr(room, "ROW_BYTES", 2 * 512 * 512 * 3)
-    made, picture = [], job.picture
-    monkeypatch.setattr(job, "picture", lambda *given: (made.append(1), picture(*given))[1])
+    monkeypatch.setattr(errors, "ROW_BYTES", 2 * 512 * 512 * 3)
+    made, picture = [], clip_job.picture
+    monkeypatch.setattr(clip_job, "picture", lambda *given: (made.append(1), picture(*given))[1])
     with pytest.raises(
         DecodeError, match=r"frames of 512 x 512 pixels .* prepare.max_frames, prepare.short_side"
     ) as caught:
@@ -189,7 +191,7 @@ def test_frames_that_do_not_fit_the_memory_name_the_limit(good):
 
 def test_a_batch_never_holds_more_than_arrow_counts(good, tmp_path, monkeypatch):
     recipe = RECIPE.model_copy(update={"unit_videos": 4})
-    monkeypatch.setattr(writer, "ROW_BYTES", 5 * 32 * 32 * 3)
+    monkeypatch.setattr(shard_rows, "ROW_BYTES", 5 * 32 * 32 * 3)
     output = open_output(tmp_path / "out", manifest([(good, 0, n) for n in (1, 2, 3)]), recipe)
     process_unit(output, 0)
     reader = pa.ipc.open_file(pa.memory_map(str(output.shards / "unit-000000-00.arrow")))

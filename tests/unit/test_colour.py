@@ -16,8 +16,8 @@ import pytest
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from gare.config.prepare import PrepareConfig
-from pipelines.decode import colour, decode_video
-from pipelines.decode.colour import to_rgb
+from pipelines.decode import decode_video, picture
+from pipelines.decode.picture import to_rgb
 
 BT709, BT601, UNTAGGED, BT2020 = (0.2126, 0.0722), (0.299, 0.114), None, (0.2627, 0.0593)
 TAGS = {BT709: 1, UNTAGGED: 2, BT601: 6, BT2020: 9}  # AVCOL_SPC_*
@@ -222,6 +222,6 @@ def test_bytes_do_not_depend_on_the_processors_vector_instructions():
 
 
 def test_the_flags_are_those_of_exact_conversion():
-    for flags in (colour.CONVERT, colour.RESIZE):
+    for flags in (picture.CONVERT, picture.RESIZE):
         assert flags & Interpolation.ACCURATE_RND
         assert flags & Interpolation.BITEXACT

@@ -20,16 +20,16 @@ from gare.common.nodes import Node
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
-from pipelines.dataset import Absent, Ledger, Part, existing_output, open_output, writer
+from pipelines.dataset import Absent, Ledger, Part, existing_output, open_output, shard_rows
 from pipelines.dataset.manifest_file import _cut
 from pipelines.decode.isolated.decoder import Decoder
-from pipelines.manifest import reading as manifest_reading
+from pipelines.manifest import load as manifest_reading
 from pipelines.manifest import rows as manifest_rows
-from pipelines.manifest.reading import stream_manifest
+from pipelines.manifest.load import stream_manifest
 from pipelines.manifest.rows import content_digest, write_manifest
-from pipelines.prepare import execution
 from pipelines.prepare import job as shards
-from pipelines.prepare.todo import UnitTask
+from pipelines.prepare import ray_units
+from pipelines.prepare.unit_tasks import UnitTask
 from tests.prepared import make_sources
 from tests.videos import make_video
 
@@ -203,7 +203,7 @@ def test_a_retry_killed_at_any_moment_loses_nothing(tmp_path, sources, monkeypat
     shards.prepare(listed, out, RECIPE)
     shutil.copy(sources / "c.mp4", sources / "bad.mp4")
     with monkeypatch.context() as patch:
-        patch.setattr(writer if moment == "write_ledger" else shards, moment, _killed)
+        patch.setattr(shard_rows if moment == "write_ledger" else shards, moment, _killed)
         with pytest.raises(KeyboardInterrupt):
             shards.prepare(listed, out, RECIPE, retry_failed=True)
     assert stored(out) == ["a"] if moment == "write_ledger" else ["a", "bad"]
@@ -284,6 +284,7 @@ def test_units_are_cut_alike_whatever_the_pieces(lengths, size):
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_a_manifest_is_read_in_pieces(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(manifest_reading, "CHECK_ROWS", 3)
+    monkeypatch.setattr("gare.common.parquet.BATCH_ROWS", 3)
     table = pa.Table.from_pylist([row(str(n), tmp_path) for n in range(8)], MANIFEST)
     path = tmp_path / f"m{suffix}"
     if suffix == ".parquet":
@@ -348,8 +349,8 @@ def test_an_execution_is_made_ready_while_the_one_before_is_worked_on(monkeypatc
             events.append(f"made {name}")
             yield len(name), name
 
-    monkeypatch.setattr(execution, "_portions", portions)
-    monkeypatch.setattr(execution, "_counts", iter)
+    monkeypatch.setattr(ray_units, "_portions", portions)
+    monkeypatch.setattr(ray_units, "_counts", iter)
     for unit in RUN(None, [UnitTask(0, 1)], None, None, None):
         events.append(unit)  # noqa: PERF402 - in between the others
     assert events == ["made abcd", "a", "b", "made efg", "c", "d", "e", "f", "made h", "g", "h"]
@@ -371,6 +372,6 @@ def test_an_execution_is_as_long_as_there_are_slots(monkeypatch, workers, cpus, 
     nodes = [Node({"CPU": cpus - 1}, id="a"), Node({"CPU": 1}, id="b"), Node({"CPU": 99}, {"gare.role": "train"}, "c")]
     monkeypatch.setattr(ray_cluster, "cluster_nodes", lambda: nodes)
     monkeypatch.setattr(ray.data, "from_items", Dataset)
-    made = list(execution._portions(None, [UnitTask(n, 64) for n in range(2000)], workers, None, None))
+    made = list(ray_units._portions(None, [UnitTask(n, 64) for n in range(2000)], workers, None, None))
     assert [size for size, _ in made] == sizes
     assert [unit for _, dataset in made for unit in dataset.units] == list(range(2000))

@@ -15,7 +15,17 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
-from pipelines.decode import KINDS, Clip, DecodeError, decode_clips, decode_in_order, decode_video, job, plan, source
+from pipelines.decode import (
+    KINDS,
+    Clip,
+    DecodeError,
+    clip_job,
+    decode_clips,
+    decode_in_order,
+    decode_video,
+    packet_plan,
+    track,
+)
 from pipelines.decode import video as video_module
 from pipelines.decode.errors import Budget
 from pipelines.decode.in_order import Guess, in_order
@@ -119,14 +129,14 @@ def test_a_raw_stream_without_times_is_counted_and_noted(tmp_path):
 @pytest.fixture
 def fed(monkeypatch):
     """The packets that went into a decoder."""
-    packets, original = [], source.Track.decode
+    packets, original = [], track.Track.decode
 
     def decode(self, packet):
         if packet is not None:
             packets.append(packet)
         return original(self, packet)
 
-    monkeypatch.setattr(source.Track, "decode", decode)
+    monkeypatch.setattr(track.Track, "decode", decode)
     return packets
 
 
@@ -142,12 +152,12 @@ def test_a_video_without_a_plan_is_decoded_once(tmp_path, fed, name):
 def test_a_wrong_guess_of_what_is_kept_costs_time_and_no_frame(tmp_path, fed, monkeypatch):
     path = encoded(tmp_path, "h264_avi")
     wanted = decode_in_order(path, recipe=RECIPE)
-    pictures, original = [], job.picture
-    monkeypatch.setattr(job, "picture", lambda *given: pictures.append(1) or original(*given))
+    pictures, original = [], clip_job.picture
+    monkeypatch.setattr(clip_job, "picture", lambda *given: pictures.append(1) or original(*given))
     for guess in (Guess(), Guess([3, 40]), Guess(range(1, 60, 5)), Guess(range(0, 10**4, 999), by_pts=True)):
         fed.clear()
         pictures.clear()
-        assert_same(in_order(video_module.Job(path, RECIPE, None, None, Budget(60.0)), guess), wanted)
+        assert_same(in_order(video_module.ClipJob(path, RECIPE, None, None, Budget(60.0)), guess), wanted)
         assert 60 < len(fed) <= 120
         assert len(pictures) <= 2 * RECIPE.max_frames
 
@@ -202,31 +212,31 @@ def test_rotation_is_applied_after_the_crop(tmp_path):
     assert (upright.width, upright.height) == (96, 64)
 
 
-def track(width: int, disposition: Disposition, *, decodable: bool = True):
+def made_track(width: int, disposition: Disposition, *, decodable: bool = True):
     context = SimpleNamespace(width=width, height=width) if decodable else None
     return SimpleNamespace(type="video", disposition=disposition, codec_context=context)
 
 
 def chosen(*streams):
-    return source._best_stream(SimpleNamespace(streams=streams))
+    return track._best_stream(SimpleNamespace(streams=streams))
 
 
 def test_the_track_marked_default_is_taken_then_the_largest():
     plain, default, cover = Disposition(0), Disposition.default, Disposition.attached_pic
-    thumbnail, film, picture = track(100, plain), track(200, plain), track(900, cover | default)
+    thumbnail, film, picture = made_track(100, plain), made_track(200, plain), made_track(900, cover | default)
     assert chosen(thumbnail, film, picture) is film
-    assert chosen(marked := track(100, default), film) is marked
-    assert chosen(track(500, plain, decodable=False), film) is film
+    assert chosen(marked := made_track(100, default), film) is marked
+    assert chosen(made_track(500, plain, decodable=False), film) is film
 
 
 def test_cover_art_alone_is_no_video():
     with pytest.raises(DecodeError, match="no_video"):
-        chosen(track(900, Disposition.attached_pic))
+        chosen(made_track(900, Disposition.attached_pic))
 
 
 def test_a_track_without_a_decoder_is_named_as_such():
     with pytest.raises(DecodeError, match="no_decodable_video"):
-        chosen(track(0, Disposition(0), decodable=False))
+        chosen(made_track(0, Disposition(0), decodable=False))
 
 
 # What is no video
@@ -306,31 +316,31 @@ def packets(*rows: Packet | tuple) -> Packets:
 
 def test_frames_shown_before_an_open_keyframe_start_at_the_one_before():
     made = packets((0, True), (1, False), (5, True), (3, False), (4, False), (6, False))
-    assert [(s.start, s.stop) for s in plan.segments(made, [3])] == [(0, 3)]
-    assert [(s.start, s.stop) for s in plan.segments(made, [5])] == [(2, 5)]
-    assert [(s.start, s.stop, s.wanted) for s in plan.segments(made, [3, 5])] == [(0, 5, {3, 5})]
+    assert [(s.start, s.stop) for s in packet_plan.segments(made, [3])] == [(0, 3)]
+    assert [(s.start, s.stop) for s in packet_plan.segments(made, [5])] == [(2, 5)]
+    assert [(s.start, s.stop, s.wanted) for s in packet_plan.segments(made, [3, 5])] == [(0, 5, {3, 5})]
 
 
 def test_order_comes_from_pts_without_discarded_and_repeated_packets():
     rows = [Packet(0, True, True), Packet(4, True, False), *(Packet(pts, False, False) for pts in (2, 2, 3))]
-    shown = plan.display(packets(*rows))
+    shown = packet_plan.display(packets(*rows))
     assert shown.order.tolist() == [2, 4, 1]
     assert shown.pts.tolist() == [2, 3, 4]
     assert shown.repeated.tolist() == [True, False, False]
-    assert plan.display(packets(*rows, (None, False))) is None
-    assert plan.display(packets(*[(0, True)] * 5)) is None
-    assert plan.display(packets(Packet(0, True, True))) is None
+    assert packet_plan.display(packets(*rows, (None, False))) is None
+    assert packet_plan.display(packets(*[(0, True)] * 5)) is None
+    assert packet_plan.display(packets(Packet(0, True, True))) is None
 
 
 def test_a_clock_that_starts_anew_does_not_tell_the_order():
     once = [(pts, pts % 10 == 0) for pts in range(80)]
-    assert plan.display(packets(*once)) is not None
-    assert plan.display(packets(*once, *once)) is None
+    assert packet_plan.display(packets(*once)) is not None
+    assert packet_plan.display(packets(*once, *once)) is None
 
 
 def test_extreme_pts_do_not_overflow():
     made = packets((-(2**62), True), (2**62, False), (0, False))
-    assert plan.display(made).order.tolist() == [0, 2, 1]
+    assert packet_plan.display(made).order.tolist() == [0, 2, 1]
 
 
 def demuxed(key: bool, *side_data: str):
@@ -353,15 +363,15 @@ def test_where_a_keyframe_is_not_enough_everything_is_decoded_once(tmp_path, fed
     wanted = decode_in_order(path, recipe=RECIPE)
     for change in (
         lambda patch: patch.setattr(Packets, "note", noting_new_parameters),
-        lambda patch: patch.setattr(source.Track, "starts_anywhere", False),
-        lambda patch: patch.setattr(source.Track, "ordered_by_pts", False),
+        lambda patch: patch.setattr(track.Track, "starts_anywhere", False),
+        lambda patch: patch.setattr(track.Track, "ordered_by_pts", False),
     ):
         fed.clear()
         with monkeypatch.context() as patch:
             change(patch)
             assert_same(decode_video(path, recipe=RECIPE), wanted)
         assert len(fed) == 60
-    assert not source.Track(None, None, SimpleNamespace(pix_fmt="pal8")).starts_anywhere
+    assert not track.Track(None, None, SimpleNamespace(pix_fmt="pal8")).starts_anywhere
 
 
 def noting_new_parameters(self: Packets, packet) -> None:

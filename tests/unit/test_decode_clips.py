@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
-from pipelines.decode import Clip, DecodeError, decode_clips, job
+from pipelines.decode import Clip, DecodeError, clip_job, decode_clips
 from pipelines.decode import video as video_module
-from pipelines.decode.source import Track
+from pipelines.decode.track import Track
 from tests.videos import make_video
 
 RECIPE = PrepareConfig(short_side=32, crop=32, max_frames=4, candidate_fps=3.0)
@@ -30,7 +30,7 @@ def films(tmp_path_factory):
 def work(monkeypatch):
     """What was opened, read, decoded and converted."""
     seen = {"opened": 0, "read": 0, "fed": 0, "converted": 0}
-    original_open, read, decode, picture = job.open_track, Track.read, Track.decode, job.picture
+    original_open, read, decode, picture = clip_job.open_track, Track.read, Track.decode, clip_job.picture
 
     def opening(*given):
         seen["opened"] += 1
@@ -49,10 +49,10 @@ def work(monkeypatch):
         seen["converted"] += 1
         return picture(*given)
 
-    monkeypatch.setattr(job, "open_track", opening)
+    monkeypatch.setattr(clip_job, "open_track", opening)
     monkeypatch.setattr(Track, "read", reading)
     monkeypatch.setattr(Track, "decode", decoding)
-    monkeypatch.setattr(job, "picture", converting)
+    monkeypatch.setattr(clip_job, "picture", converting)
     return seen
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from gare.config.prepare import PrepareConfig
-from pipelines.decode import DecodeError, decode_in_order, decode_video, feed, planned
+from pipelines.decode import DecodeError, decode_in_order, decode_video, packet_plan, planned
 from pipelines.decode import video as video_module
 from pipelines.decode.packets import Packet
-from pipelines.decode.source import Track
+from pipelines.decode.track import Track
 from tests.unit.test_decode import CODECS, RECIPE, assert_same, encoded
 from tests.videos import make_video
 
@@ -27,7 +27,7 @@ def large(monkeypatch):
 def counts(monkeypatch):
     """What was read and decoded, and what each seek came to."""
     seen = {"read": 0, "fed": 0, "sought": [], "misaligned": 0}
-    read, decode, sought = Track.read, Track.decode, feed.FromFile._sought
+    read, decode, sought = Track.read, Track.decode, packet_plan.FromFile._sought
 
     def reading(self, budget):
         for packet in read(self, budget):
@@ -41,7 +41,7 @@ def counts(monkeypatch):
     def seeking(self, start):
         try:
             coming, at = sought(self, start)
-        except feed.Misaligned:
+        except packet_plan.Misaligned:
             seen["misaligned"] += 1
             raise
         seen["sought"].append((start, at))
@@ -49,7 +49,7 @@ def counts(monkeypatch):
 
     monkeypatch.setattr(Track, "read", reading)
     monkeypatch.setattr(Track, "decode", decoding)
-    monkeypatch.setattr(feed.FromFile, "_sought", seeking)
+    monkeypatch.setattr(packet_plan.FromFile, "_sought", seeking)
     return seen
 
 

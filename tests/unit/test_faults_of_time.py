@@ -11,8 +11,8 @@ import pytest
 
 from gare.config.prepare import PrepareConfig
 from pipelines.decode import Clip, decode_clips, decode_video
-from pipelines.decode.stated import ends_early
 from pipelines.decode.times import shown, tick_s
+from pipelines.decode.track import ends_early
 from tests.videos import make_video, picture
 
 SIDE = {"short_side": 32, "crop": 32}

@@ -17,13 +17,12 @@ from gare.config.prepare import LimitsConfig, PrepareConfig
 from gare.schema import MANIFEST
 from pipelines.dataset import open_output, read_ledger
 from pipelines.decode import KINDS, DecodeError, decode_video
-from pipelines.decode.isolated import scratch
-from pipelines.decode.isolated.addresses import FETCHED, local_path, suffix_of
+from pipelines.decode.isolated import fetching
 from pipelines.decode.isolated.decoder import Decoder
-from pipelines.decode.isolated.fetch_worker import fetch
+from pipelines.decode.isolated.fetching import FETCHED, fetch, local_path, suffix_of
 from pipelines.decode.isolated.messages import FetchRequest
 from pipelines.manifest.rows import located
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
 from tests.videos import make_video
 
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, limits=LimitsConfig(max_bytes=200_000, wait_seconds=60.0))
@@ -37,9 +36,9 @@ def temporary(tmp_path, monkeypatch):
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    scratch._remove_leftovers.cache_clear()
+    fetching._remove_leftovers.cache_clear()
     yield folder
-    scratch._remove_leftovers.cache_clear()
+    fetching._remove_leftovers.cache_clear()
 
 
 @pytest.fixture
@@ -245,7 +244,7 @@ def test_a_killed_process_leaves_a_copy_that_the_next_one_removes(temporary):
     code = (
         "import sys, tempfile, time\n"
         "tempfile.tempdir = sys.argv[1]\n"
-        "from pipelines.decode.isolated.scratch import scratch_file\n"
+        "from pipelines.decode.isolated.fetching import scratch_file\n"
         "with scratch_file('.mp4') as path:\n"
         "    print(path, flush=True)\n"
         "    time.sleep(600)\n"
@@ -253,14 +252,14 @@ def test_a_killed_process_leaves_a_copy_that_the_next_one_removes(temporary):
     other = subprocess.Popen([sys.executable, "-c", code, temporary], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     left = Path(other.stdout.readline().strip())
     (temporary / "gare-fetched-folder").mkdir()
-    with scratch.scratch_file(".mp4") as path:
+    with fetching.scratch_file(".mp4") as path:
         assert left.exists()  # its owner is at work
         assert path.suffix == ".mp4"
         other.kill()
         other.wait()
         other.stdout.close()
-        scratch._remove_leftovers.cache_clear()
-        with scratch.scratch_file(".mp4"):
+        fetching._remove_leftovers.cache_clear()
+        with fetching.scratch_file(".mp4"):
             assert not left.exists()
             assert path.exists()
     assert [p.name for p in temporary.iterdir()] == ["gare-fetched-folder"]
@@ -277,6 +276,6 @@ def test_a_copy_taken_for_a_leftover_before_it_was_locked_is_made_anew(temporary
         return handle, name
 
     monkeypatch.setattr(tempfile, "mkstemp", taking)
-    with scratch.scratch_file("") as path:
+    with fetching.scratch_file("") as path:
         assert path.exists()
         assert str(path) != taken[0]

@@ -16,9 +16,9 @@ from gare.cli.manifest import manifest as manifest_group
 from gare.common.errors import InputError
 from gare.config.prepare import PrepareConfig
 from pipelines.decode import decode_video
-from pipelines.manifest.reading import load_manifest
+from pipelines.manifest.files import BROKEN_LINK, NO_FILE, NO_UTF8, UNREADABLE
+from pipelines.manifest.load import load_manifest
 from pipelines.manifest.sources import Segments, SourceOptions, from_csv, from_folder
-from pipelines.manifest.walking import BROKEN_LINK, NO_FILE, NO_UTF8, UNREADABLE
 from tests.videos import make_video
 
 ANY = SourceOptions()
@@ -250,7 +250,7 @@ def test_rows_of_one_file_are_never_drawn_into_two_splits(tmp_path, whole):
 
 def test_clips_of_a_folder_are_drawn_with_their_file(tmp_path, monkeypatch):
     touch(tmp_path, *(f"{n}.mp4" for n in range(60)))
-    monkeypatch.setattr("pipelines.manifest.sources.measuring.durations", lambda files: iter([50.0] * len(files)))
+    monkeypatch.setattr("pipelines.manifest.sources.folder.durations", lambda files: iter([50.0] * len(files)))
     made = from_folder(tmp_path, SourceOptions(carve={"dev": 0.3}), segments=Segments(10)).table.to_pylist()
     assert len({(row["uri"], row["split"]) for row in made}) == 60
     assert {row["split"] for row in made} == {"dev", "train"}

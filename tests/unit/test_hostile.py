@@ -14,7 +14,7 @@ from av.stream import Disposition
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines.decode import KINDS, DecodeError, decode_in_order, decode_video
 from pipelines.decode.errors import Budget
-from pipelines.decode.source import Track
+from pipelines.decode.track import Track
 from tests.unit.test_decode import RECIPE, assert_same, failure
 from tests.videos import make_video, picture, remux
 

@@ -15,9 +15,9 @@ from gare.common.errors import InputError
 from gare.common.files import file_digest, write_json
 from gare.schema import MANIFEST
 from pipelines.dataset import SHARDS_KEY, open_output
-from pipelines.dataset.finished import dataset_manifest
 from pipelines.dataset.inspection import draw_sheet, read_contents, summarise, verify
-from pipelines.prepare.work import process_unit
+from pipelines.dataset.ledger import dataset_manifest
+from pipelines.prepare.process_unit import process_unit
 from tests.prepared import RECIPE, make_sources, prepare
 
 SHARD = "shards/unit-000000-00.arrow"
@@ -253,7 +253,7 @@ def test_sources_that_changed_are_told_from_those_that_are_gone(made, tmp_path):
 def test_the_sample_is_drawn_by_seed_and_has_its_size(made):
     contents = read_contents(made / "shards")
     assert [verify(contents, sample=size).sources for size in (0, 2, 9)] == [0, 2, 3]
-    from pipelines.dataset.inspection.sources import sampled
+    from pipelines.dataset.inspection.verify import sampled
 
     drawn = [tuple(s.manifest_row["video_id"] for s in sampled(contents, 1, seed)) for seed in range(20)]
     assert set(drawn) == {("a",), ("b",), ("c",)}
@@ -340,7 +340,7 @@ def test_every_cut_of_the_manifest_is_refused_without_a_crash(folder):
 
 def test_a_sheet_is_a_png_drawn_by_seed_with_a_row_for_each_video(made, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("pipelines.dataset.inspection.sheet.write_sheet", lambda *given, **_: drawn.append(given))
+    monkeypatch.setattr("pipelines.dataset.inspection.summary.write_sheet", lambda *given, **_: drawn.append(given))
     contents = read_contents(made / "shards")
     assert draw_sheet(contents, tmp_path / "x", videos=9, seed=0) == 3
     _, _, rows = drawn[-1]

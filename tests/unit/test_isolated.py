@@ -22,9 +22,9 @@ from gare.schema import MANIFEST
 from pipelines.dataset import open_output, read_ledger
 from pipelines.decode import KINDS, DecodeError, decode_video
 from pipelines.decode.isolated import process
+from pipelines.decode.isolated.decode_worker import data_bytes, memory_within
 from pipelines.decode.isolated.decoder import Decoder
-from pipelines.decode.isolated.limits import data_bytes, memory_within
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
 from tests.videos import make_video
 
 LIMITS = LimitsConfig(cpu_seconds=1.0, wait_seconds=60.0, memory_bytes=256 * 2**20)

@@ -16,8 +16,8 @@ from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
 from pipelines.dataset import open_output
 from pipelines.dataset.inspection import leaks, read_contents
-from pipelines.dataset.inspection.leaks import Stretch, _overlapping
-from pipelines.prepare.work import process_unit
+from pipelines.dataset.inspection.summary import Stretch, _overlapping
+from pipelines.prepare.process_unit import process_unit
 from tests.videos import make_video
 
 RECIPE = PrepareConfig(max_frames=2, short_side=32, crop=32, unit_videos=3)

@@ -15,11 +15,11 @@ from gare.common.files import file_digest
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
 from pipelines.dataset import Ledger, open_output
-from pipelines.dataset.writer import ShardWriter
+from pipelines.dataset.shard_rows import ShardWriter
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest.rows import write_manifest
 from pipelines.prepare import job as shards
-from pipelines.prepare import local
+from pipelines.prepare import local_units
 from pipelines.prepare.attempts import attempts
 from tests.processes import decoders_below, ends, gare, run, start, wait_until
 from tests.videos import make_video
@@ -49,14 +49,14 @@ def test_a_pool_gives_what_one_decoder_gives_in_the_same_order(rows, tmp_path):
     given = dict(enumerate(output.rows(0)))
     with Decoder() as one, Decoder() as other:
         plain = list(attempts(given, RECIPE, one))
-        pooled = list(local.in_parallel(given, RECIPE, [one, other]))
+        pooled = list(local_units.in_parallel(given, RECIPE, [one, other]))
     for (entry, stored), (plain_entry, plain_stored) in zip(pooled, plain, strict=True):
         assert entry | {"decode_s": 0} == plain_entry | {"decode_s": 0}
         assert stored == plain_stored
 
 
 def test_a_decoder_that_cannot_be_started_ends_the_job_with_a_sentence(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "Decoder", lambda: Decoder("tests.no_such_module"))
+    monkeypatch.setattr(local_units, "Decoder", lambda: Decoder("tests.no_such_module"))
     write_manifest(pa.Table.from_pylist(rows, MANIFEST), tmp_path / "m.parquet")
     before = threading.active_count(), decoders_below(os.getpid())
     with pytest.raises(RunError, match="could not be started"):

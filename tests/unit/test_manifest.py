@@ -10,10 +10,9 @@ from click.testing import CliRunner
 from gare.cli.manifest import manifest as manifest_group
 from gare.common.errors import InputError
 from gare.schema import MANIFEST, VERSION_KEY
-from pipelines.manifest.reading import load_manifest
-from pipelines.manifest.rows import content_digest, splits_of, write_manifest
+from pipelines.manifest.load import load_manifest
+from pipelines.manifest.rows import carve, content_digest, splits_of, write_manifest
 from pipelines.manifest.sources import SourceOptions, from_csv
-from pipelines.manifest.splits import carve
 
 
 def csv_file(tmp_path, text, name="videos.csv"):

@@ -18,8 +18,8 @@ from gare.schema import MANIFEST
 from pipelines.dataset import Ledger, existing_output
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest.rows import write_manifest
-from pipelines.prepare import changes
 from pipelines.prepare import job as shards
+from pipelines.prepare import unit_tasks
 from tests.failing import ERRORS, failing_reads, full_from
 from tests.prepared import make_sources
 
@@ -135,7 +135,7 @@ def test_a_source_that_storage_does_not_give_is_said_and_stays(made, copy, monke
         raise ERRORS["ESTALE"]
 
     before = files(copy)
-    monkeypatch.setattr(changes, "_look", stale)
+    monkeypatch.setattr(unit_tasks, "_look", stale)
     shards.prepare(made / "m.parquet", copy, RECIPE, changed="redo")
     assert files(copy) == before
     assert "3 sources could not be looked at, 'a' first" in " ".join(capsys.readouterr().err.split())
@@ -234,7 +234,7 @@ def test_a_repair_killed_at_its_end_begins_again(made, copy, gone, monkeypatch):
     stored = frames(copy)
     cut(copy / LEDGER)
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.dataset.writer.write_ledger", _killed)
+        patch.setattr("pipelines.dataset.shard_rows.write_ledger", _killed)
         with pytest.raises(KeyboardInterrupt):
             shards.prepare(made / "m.parquet", copy, RECIPE)
     shards.prepare(made / "m.parquet", copy, RECIPE)

@@ -19,8 +19,8 @@ from gare.data.shards import ShardSet
 from gare.runs.inputs import check_recipe
 from gare.schema import RECIPE_KEY, SCHEMA_VERSION
 from pipelines.dataset import SHARDS_KEY, existing_output, open_output, read_recipe, recipe_digest
-from pipelines.dataset.finished import dataset_manifest
 from pipelines.dataset.inspection import read_contents, summarise, verify
+from pipelines.dataset.ledger import dataset_manifest
 from pipelines.dataset.tools import in_parts, merge, split, stat
 from tests.prepared import RECIPE, make_sources, prepare
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from gare.config.prepare import PrepareConfig
 from pipelines.decode import decode_in_order, decode_video
-from pipelines.decode.colour import to_rgb
-from pipelines.decode.orientation import Orientation, orientation
+from pipelines.decode.picture import Orientation, orientation, to_rgb
 from tests.videos import make_video
 
 ONE = 1 << 16

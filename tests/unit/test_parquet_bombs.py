@@ -13,7 +13,7 @@ import pytest
 from gare.common.errors import InputError
 from gare.common.parquet import BATCH_ROWS, BoundedParquet
 from gare.schema import MANIFEST
-from pipelines.manifest.reading import load_manifest
+from pipelines.manifest.load import load_manifest
 
 ROOT = Path(__file__).parents[2]
 LONG = "x" * 2**20
@@ -46,7 +46,7 @@ CODE = """
 import resource, sys
 from pathlib import Path
 from gare.common.errors import InputError
-from pipelines.manifest.reading import stream_manifest
+from pipelines.manifest.load import stream_manifest
 from pipelines.manifest.sources import SourceOptions, from_parquet
 resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]),) * 2)
 for read in (lambda: list(stream_manifest(sys.argv[1])), lambda: from_parquet(Path(sys.argv[1]), SourceOptions())):

@@ -184,7 +184,7 @@ def test_a_frame_that_cannot_be_made_rgb_is_said_to_be_one(tmp_path, monkeypatch
     def fails(self, *arguments, **settings):
         raise ValueError("unsupported pixel format")
 
-    monkeypatch.setattr("pipelines.decode.job.picture", fails)
+    monkeypatch.setattr("pipelines.decode.clip_job.picture", fails)
     with pytest.raises(DecodeError, match="no_decodable_video: A frame that cannot be made RGB: unsupported"):
         decode_video(path, recipe=PrepareConfig())
 

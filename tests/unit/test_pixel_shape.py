@@ -15,9 +15,8 @@ from PIL import Image
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines.decode import DecodeError, decode_in_order, decode_video
-from pipelines.decode.orientation import Orientation
-from pipelines.decode.picture import can_be_shape, picture
-from pipelines.decode.source import pixel_shape
+from pipelines.decode.picture import Orientation, can_be_shape, picture
+from pipelines.decode.track import pixel_shape
 from tests.unit.test_orientation import matrix, with_matrix
 
 KINDS = {

@@ -10,9 +10,9 @@ import pytest
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines.decode import Clip, DecodedVideo, DecodeError, decode_clips
+from pipelines.decode.clip_job import ClipJob
 from pipelines.decode.errors import Budget
 from pipelines.decode.in_order import Sequential
-from pipelines.decode.job import Job
 from tests.made_tracks import make_track
 
 SMALL = {"short_side": 16, "crop": 16, "limits": LimitsConfig(cpu_seconds=600.0)}
@@ -38,7 +38,7 @@ def outcome(result: DecodedVideo | DecodeError, ignored: frozenset[str] = frozen
 
 def plain(path, recipe: PrepareConfig, clips: list[Clip], ignored: frozenset[str]):
     """What decoding every frame in order gives for some clips."""
-    job = Job(path, recipe, None, None, Budget(recipe.limits.cpu_seconds))
+    job = ClipJob(path, recipe, None, None, Budget(recipe.limits.cpu_seconds))
     sequential = Sequential(job)
     try:
         return [outcome(result, ignored) for result in sequential.decode([job.of(clip) for clip in clips])]

@@ -13,8 +13,8 @@ from gare.common.redact import LONGEST_MESSAGE, MAX_SHOWN, names, sentence, show
 from gare.model import load_model
 from gare.model.archive import check_entries
 from gare.runs.state import RunState, parse_state
-from pipelines.manifest.reading import load_manifest
-from tests.unit.search.test_index import make_checkpoint
+from pipelines.manifest.load import load_manifest
+from tests.unit.retrieval.test_index import make_checkpoint
 
 
 @pytest.mark.parametrize(

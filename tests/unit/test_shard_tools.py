@@ -196,9 +196,9 @@ from pipelines.dataset import tools as shard_tools
 def stop(done, _):
     if done == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
-from pipelines.dataset import writer
-real = writer.file_digest
-writer.file_digest = lambda path: os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == "0" else real(path)
+from pipelines.dataset import shard_rows
+real = shard_rows.file_digest
+shard_rows.file_digest = lambda path: os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == "0" else real(path)
 shard_tools.split(Folder.at(sys.argv[2]), Folder.at(sys.argv[3]), shard_tools.by_split(), on_progress=stop)
 """
 

@@ -25,7 +25,7 @@ from gare.runs.state import read_state
 from gare.schema import MANIFEST
 from gare.training import loop
 from pipelines.manifest.rows import write_manifest
-from pipelines.prepare import local
+from pipelines.prepare import local_units
 from tests.prepared import make_sources
 from tests.processes import decoders_below
 
@@ -66,7 +66,7 @@ def told(number, times, decoders=False):
 
 
 STAGES = {
-    "prepare": (local, "in_order", ("prepare", "m.parquet", "--local")),
+    "prepare": (local_units, "in_order", ("prepare", "m.parquet", "--local")),
     "train": (loop, "train_step", ("train", "toy.yaml", "--local")),
     "evaluate": (measure, "count_views", ("evaluate", "runs/toy", "--resamples", 0)),
     "index": (index, "encode_videos", ("index", "runs/toy")),

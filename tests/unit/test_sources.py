@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gare.cli.manifest import manifest as manifest_group
 from gare.common.errors import InputError
 from gare.schema import MANIFEST
-from pipelines.manifest.reading import load_manifest
+from pipelines.manifest.load import load_manifest
 from pipelines.manifest.rows import content_digest, write_manifest
 from pipelines.manifest.sources import SourceOptions, from_csv, from_folder, from_jsonl, from_parquet
 

@@ -17,7 +17,7 @@ from gare.common.errors import ConfigError, InputError
 from gare.common.storage import Folder
 from gare.config import yaml
 from pipelines.manifest.files import CsvForm, csv_rows, json_lines, json_value, text_lines
-from pipelines.manifest.reading import load_manifest
+from pipelines.manifest.load import load_manifest
 from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl
 
 HEADER = "video_id,uri,split,captions\n"

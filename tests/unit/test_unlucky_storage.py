@@ -134,7 +134,7 @@ def test_a_disk_that_fills_anywhere_costs_nothing_and_the_same_command_goes_on(
             full_from(patch, number)
             code, said = call(*command)
         assert code == 3, said
-        assert re.fullmatch(r"error: Cannot write \S+: No space left on device\..*", said[-1]), number
+        assert re.fullmatch(r"error: Cannot write \S+: No space left on device[.:] .*", said[-1]), number
         now = files(copy)
         if which == "train":
             state = read_state(copy / "runs/part")
@@ -341,13 +341,9 @@ def test_a_run_whose_record_is_lost_keeps_its_checkpoints(copy, call):
     assert files(copy) == before
 
 
-def test_a_search_that_the_disk_does_not_give_is_not_set_aside(tmp_path, monkeypatch):
+def test_a_search_that_the_disk_does_not_give_is_not_set_aside(tmp_path):
     (tmp_path / "search.db").write_bytes(b"")
-
-    def disk(_):
-        raise OperationalError("", {}, Exception("disk I/O error"))
-
-    monkeypatch.setattr(study, "_opened", disk)
+    disk = OperationalError("", {}, Exception("disk I/O error"))
     with pytest.raises(RunError, match=r"Cannot use \S+search.db: .*disk I/O error"):
-        study._storage(tmp_path / "search.db")
+        study._set_aside(tmp_path / "search.db", disk)
     assert [path.name for path in tmp_path.iterdir()] == ["search.db"]

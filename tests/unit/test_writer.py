@@ -19,7 +19,7 @@ from pipelines.dataset import open_output, read_ledger, remove_leftovers
 from pipelines.decode import decode_video
 from pipelines.prepare import attempts
 from pipelines.prepare import job as shards
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
 from tests.videos import make_video
 
 RECIPE = PrepareConfig(max_frames=3, short_side=32, crop=32, unit_videos=2)
@@ -105,7 +105,7 @@ def test_shards_close_at_their_size_and_are_named_in_the_ledger(tmp_path, videos
 
 
 def test_batches_inside_a_shard_are_bounded(tmp_path, videos, monkeypatch):
-    monkeypatch.setattr("pipelines.dataset.writer.BATCH_ROWS", 2)
+    monkeypatch.setattr("pipelines.dataset.shard_rows.BATCH_ROWS", 2)
     output = done(tmp_path / "out", manifest(videos), RECIPE.model_copy(update={"unit_videos": 4}))
     reader = pa.ipc.open_file(pa.memory_map(str(output.shards / "unit-000000-00.arrow")))
     assert [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)] == [2, 1]
@@ -141,7 +141,7 @@ def test_an_unexpected_error_inside_one_video_is_a_ledger_row(tmp_path, videos, 
 
 def test_a_failure_while_writing_leaves_no_ledger_part_and_no_half_shard(tmp_path, videos, monkeypatch):
     output = open_output(tmp_path / "out", manifest(videos, ["a", "b"]), RECIPE)
-    monkeypatch.setattr("pipelines.dataset.writer.BATCH_ROWS", 1)
+    monkeypatch.setattr("pipelines.dataset.shard_rows.BATCH_ROWS", 1)
     of_one_source = attempts.of_one_source
 
     def disk_full_at_b(rows, *arguments):

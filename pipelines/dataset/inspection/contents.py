@@ -15,7 +15,7 @@ from gare.common.errors import InputError
 from gare.common.records import load_json
 from gare.schema import DATASET_FILE
 from pipelines.dataset import Ledger, Output, ShardFile, Unfinished, existing_output
-from pipelines.dataset.row_checks import LIGHT
+from pipelines.dataset.shard_rows import LIGHT
 
 
 @dataclass(frozen=True)

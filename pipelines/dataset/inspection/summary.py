@@ -1,14 +1,140 @@
-"""Figures of a prepared folder: outcomes, lengths, sizes, cost."""
+"""What a folder holds: counts, splits that share content, and a sheet of frames."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+
+from gare.common.dataset_file import stored_picture
+from gare.common.errors import InputError
+from gare.common.sheet import Cell, Row, write_sheet
 from gare.schema import SCHEMA_VERSION
 from pipelines.dataset.inspection.contents import Contents
+
+
+class Stretch(NamedTuple):
+    """A decoded video and the part of its file that it is, in seconds."""
+
+    start_s: float
+    end_s: float
+    split: str
+    video_id: str
+
+
+def leaks(contents: Contents) -> list[dict[str, Any]]:
+    """Find groups of decoded videos, of more than one split, that show the same content; no check of ids sees these.
+
+    Files are the same by their SHA-256. Videos of one file are in a group when their clips overlap, directly or by
+    way of others. Each group: ``source_sha256``, ``splits`` (videos of each) and ``videos`` (``video_id``, ``split``,
+    ``start_s``, ``end_s``; null where the clip has no bound), sorted.
+    """
+    found = []
+    for sha256, stretches in sorted(_by_file(contents).items()):
+        for group in _overlapping(sorted(stretches)):
+            splits = sorted({one.split for one in group})
+            if len(splits) > 1:
+                counted = {split: sum(one.split == split for one in group) for split in splits}
+                found.append({"source_sha256": sha256, "splits": counted, "videos": [_plain(one) for one in group]})
+    return found
+
+
+def leak_sentence(groups: list[dict[str, Any]]) -> str:
+    """Say how many videos are in more than one split, and which for example."""
+    first, *_, last = _one_of_each_split(groups[0])
+    videos = sum(len(group["videos"]) for group in groups)
+    return (
+        f"{videos} videos of different splits show the same (equal files or overlapping clips, {len(groups)} groups), "
+        f"such as {first['video_id']!r} in {first['split']} and {last['video_id']!r} in {last['split']}; what is "
+        "measured on one split was seen in the other."
+    )
+
+
+def _one_of_each_split(group: dict[str, Any]) -> list[dict[str, Any]]:
+    return list({video["split"]: video for video in reversed(group["videos"])}.values())
+
+
+def _by_file(contents: Contents) -> dict[str, list[Stretch]]:
+    files: dict[str, list[Stretch]] = defaultdict(list)
+    for unit in contents.units:
+        for entry, row in zip(unit.ledger, contents.output.rows(unit.number), strict=True):
+            if entry["status"] == "ok" and entry["source_sha256"]:
+                end = math.inf if row["end_s"] is None else row["end_s"]
+                files[entry["source_sha256"]].append(
+                    Stretch(row["start_s"] or 0.0, end, entry["split"], entry["video_id"])
+                )
+    return files
+
+
+def _overlapping(stretches: list[Stretch]) -> Iterator[list[Stretch]]:
+    """Cut stretches, sorted by their start, where none of those before reaches."""
+    group, end = stretches[:1], stretches[0].end_s
+    for _, one in pairwise(stretches):
+        if one.start_s >= end:
+            yield group
+            group = []
+        group.append(one)
+        end = max(end, one.end_s) if len(group) > 1 else one.end_s
+    yield group
+
+
+def _plain(one: Stretch) -> dict[str, Any]:
+    return one._asdict() | {"end_s": None if math.isinf(one.end_s) else one.end_s}
+
+
+SHOWN_FRAMES = 12
+
+
+def draw_sheet(contents: Contents, path: Path, *, videos: int, seed: int, split: str | None = None) -> int:
+    """Write a PNG with up to ``videos`` decoded videos drawn by ``seed``, in the folder's order; returns their number.
+
+    Of more than 12 stored frames, 12 are shown, evenly spread. Raises InputError when there is no decoded video (in
+    ``split``), when a drawn one is damaged, or when the file cannot be written.
+    """
+    places = [
+        (name, row)
+        for name, table in contents.tables.items()
+        for row, there in enumerate(table["split"].to_pylist())
+        if split is None or there == split
+    ]
+    if not places:
+        raise InputError(
+            f"{contents.folder} has no decoded video{f' in the split {split!r}' if split else ''} to draw."
+        )
+    drawn = sorted(random.Random(seed).sample(range(len(places)), min(videos, len(places))))  # noqa: S311
+    rows = [_row(contents.tables[name].slice(row, 1), contents.folder) for name, row in (places[i] for i in drawn)]
+    title = f"{contents.folder.name}{f', {split}' if split else ''}: {len(rows)} of {len(places)} videos"
+    write_sheet(path, title, rows, cell_inches=1.15, row_inches=1.5)
+    return len(rows)
+
+
+def _row(video: pa.Table, folder: Path) -> Row:
+    values = video.select(["video_id", "split", "captions", "frame_codec", "height", "width", "timestamps_s"])
+    one = values.to_pylist()[0]
+    stored = video["frames"][0].values
+    try:
+        cells = [
+            Cell(
+                [stored_picture(stored[i].as_buffer(), one["frame_codec"], one["height"], one["width"])],
+                f"{one['timestamps_s'][i]:.2f} s",
+            )
+            for i in np.linspace(0, len(stored) - 1, min(len(stored), SHOWN_FRAMES)).astype(int).tolist()
+        ]
+    except (OSError, ValueError, IndexError, TypeError) as error:
+        raise InputError(f"The frames of {one['video_id']!r} in {folder} are damaged: {error}.") from None
+    captions = one["captions"]
+    more = f" (and {len(captions) - 1} more)" if len(captions) > 1 else ""
+    text = f"“{captions[0]}”{more}" if captions else "no caption"
+    return Row(f"{one['video_id']} ({one['split']}): {text}", cells)
+
 
 SLOWEST = 5
 HOUR_S = 3600.0

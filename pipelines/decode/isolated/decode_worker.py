@@ -1,18 +1,166 @@
-"""The process that decodes: ``python -m pipelines.decode.isolated.decode_worker``, started by ``process``."""
+"""The process that decodes: its limits, its loop, and ``python -m`` of this module, started by ``process``."""
 
 from __future__ import annotations
 
+import fcntl
+import math
+import os
+import resource
+import signal
+import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gare.common.files import file_digest
-from pipelines.decode import Clip, DecodeError
+from pipelines.decode import Clip
 from pipelines.decode.backends import backend
-from pipelines.decode.isolated.limits import cpu_within
-from pipelines.decode.isolated.messages import DecodeRequest, header_of
-from pipelines.decode.isolated.serving import Result, serve_many
+from pipelines.decode.errors import DecodeError
+from pipelines.decode.isolated.messages import (
+    REQUEST_BYTES,
+    Answer,
+    DecodeRequest,
+    Message,
+    Request,
+    header_of,
+    receive_header,
+    send,
+    shown,
+)
 from pipelines.decode.video import decode_clips
+
+GRACE_S = 1  # the check at each packet comes first
+MOST = 2**31
+
+
+def die_with(lifeline: int) -> None:
+    """Have this process killed when the last writer of the pipe ``lifeline`` is gone, whatever it is doing.
+
+    The system sends the signal, so neither a hang nor a held lock is in the way; and unlike Linux's parent death
+    signal it does not depend on the thread that started this process. Where SIGIO ends nothing (other than Linux),
+    this process ends when it next looks for a request.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def no_core_dumps() -> None:
+    """A crash is recorded in the ledger; a file of the process's memory helps nobody and may fill the disk."""
+    _set(resource.RLIMIT_CORE, 0)
+
+
+def data_bytes() -> int | None:
+    """Bytes of this process's private writable memory; None where the system does not tell (other than Linux)."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    line = next((line for line in status.splitlines() if line.startswith("VmData:")), None)
+    return None if line is None else int(line.split()[1]) * 1024
+
+
+@contextmanager
+def memory_within(most: int | None) -> Iterator[None]:
+    """Let allocations fail that would bring ``data_bytes`` above ``most``; None: no limit."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    if most is not None:
+        _set(resource.RLIMIT_DATA, most)
+    try:
+        yield
+    finally:
+        _set(resource.RLIMIT_DATA, before)
+
+
+@contextmanager
+def cpu_within(seconds: float) -> Iterator[None]:
+    """Have this process killed by SIGXCPU when the block takes over ``seconds`` of processor time, to a second or two.
+
+    Catches what never comes back to a check: a hang inside one call of the decoder.
+    """
+    before = resource.getrlimit(resource.RLIMIT_CPU)[0]
+    _set(resource.RLIMIT_CPU, min(MOST, math.ceil(time.process_time() + min(seconds, MOST)) + GRACE_S))
+    try:
+        yield
+    finally:
+        _set(resource.RLIMIT_CPU, before)
+
+
+def _set(kind: int, soft: int) -> None:
+    """Set a soft limit, not above the hard one; a system that refuses goes without."""
+    hard = resource.getrlimit(kind)[1]
+    if hard != resource.RLIM_INFINITY and (soft > hard or soft == resource.RLIM_INFINITY):
+        soft = hard
+    with suppress(OSError, ValueError):
+        resource.setrlimit(kind, (soft, hard))
+
+
+Asked = TypeVar("Asked", bound=Request)
+Result = tuple[Message, Sequence[NDArray[np.uint8]]]
+
+
+def serve(kind: type[Asked], handle: Callable[[Asked], Result]) -> None:
+    """As ``serve_many``, with one answer to each request."""
+
+    def once(request: Asked) -> Iterator[Result]:
+        yield handle(request)
+
+    serve_many(kind, once)
+
+
+def serve_many(kind: type[Asked], handle: Callable[[Asked], Iterator[Result | DecodeError]]) -> None:
+    """Answer requests of a ``kind`` by what ``handle`` yields, on the socket and with the lifeline of the command line.
+
+    Each answer is sent before the next one is made. Nothing that ``handle`` raises ends the process; it ends the
+    answers to that request. Standard input and output are not used, so that whatever a library prints is no part of
+    an answer.
+    """
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    die_with(int(sys.argv[2]))
+    no_core_dumps()
+    own = data_bytes()
+    try:
+        send(connection, Answer(id=0))  # what went wrong before this was no video's fault
+        while True:
+            request = kind.model_validate_json(receive_header(connection, REQUEST_BYTES)[0])
+            for answer, payload in _answers(request, handle(request), own):
+                send(connection, answer, payload)
+    except (EOFError, OSError):
+        return  # nobody is there
+
+
+def _answers(
+    request: Request, results: Iterator[Result | DecodeError], own: int | None
+) -> Iterator[tuple[Answer, Sequence[NDArray[np.uint8]]]]:
+    most = None if own is None else own + request.limits.memory_bytes
+    while True:
+        ends = True
+        try:
+            with memory_within(most):
+                given = next(results, None)
+            if given is None:
+                return
+            if not isinstance(given, DecodeError):
+                result, payload = given
+                yield Answer(id=request.id, result=result.model_dump()), payload
+                continue
+            kind, message, ends = given.kind, given.message, False
+        except DecodeError as error:
+            kind, message = error.kind, error.message
+        except MemoryError:
+            kind, message = "memory", f"More than {request.limits.memory_bytes} bytes of memory."
+        except Exception as error:  # noqa: BLE001 - one video never ends the process
+            kind, message = "internal", f"{type(error).__name__}: {error}".splitlines()[0]
+        yield Answer(id=request.id, kind=kind, message=shown(message), ends=ends), ()
+        if ends:
+            return
+
 
 AHEAD = 3
 """Of many clips some are decoded in one go, and more than one way may be tried, each within its own time."""

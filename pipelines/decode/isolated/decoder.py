@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines.decode import Clip, DecodeError
-from pipelines.decode.isolated.addresses import local_path, suffix_of
+from pipelines.decode.clip_job import DecodedVideo
+from pipelines.decode.isolated.fetching import local_path, scratch_file, suffix_of
 from pipelines.decode.isolated.messages import (
     HEADER_BYTES,
     HEADER_BYTES_PER_FRAME,
@@ -25,11 +26,9 @@ from pipelines.decode.isolated.messages import (
     VideoHeader,
 )
 from pipelines.decode.isolated.process import Process, WaitedError
-from pipelines.decode.isolated.scratch import scratch_file
-from pipelines.decode.job import DecodedVideo
 
 DECODE_MODULE = "pipelines.decode.isolated.decode_worker"
-FETCH_MODULE = "pipelines.decode.isolated.fetch_worker"
+FETCH_MODULE = "pipelines.decode.isolated.fetching"
 AGAIN = frozenset({"crashed", "memory"})
 ATTEMPTS = 2
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
+from pipelines.decode.clip_job import DecodedVideo
 from pipelines.decode.errors import KINDS, NOTES, DecodeError
-from pipelines.decode.job import DecodedVideo
 from pipelines.decode.picture import can_be_shape
 
 LENGTHS = struct.Struct(">IQ")

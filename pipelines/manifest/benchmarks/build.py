@@ -14,10 +14,9 @@ from gare.common.errors import InputError
 from gare.common.files import atomic_file
 from pipelines.manifest.benchmarks.annotations import Benchmark, Entry, Folder, Options, Published, Split
 from pipelines.manifest.benchmarks.videos import Found, find_videos
-from pipelines.manifest.rows import table_of
-from pipelines.manifest.sources.segments import SOURCE, clip_id
-from pipelines.manifest.splits import DEV, TRAIN, carve, check_disjoint, some, taken_from_train
-from pipelines.manifest.walking import NO_UTF8, UNREADABLE
+from pipelines.manifest.files import NO_UTF8, UNREADABLE
+from pipelines.manifest.rows import DEV, TRAIN, carve, check_disjoint, some, table_of, taken_from_train
+from pipelines.manifest.sources.tables import SOURCE, clip_id
 
 UNKNOWN = Published()
 

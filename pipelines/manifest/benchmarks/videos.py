@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from gare.common.errors import InputError
-from pipelines.manifest.walking import as_text, files_below
+from pipelines.manifest.files import as_text, files_below
 
 BESIDE_VIDEOS: Final = frozenset(
     {

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.manifest.sources.folder import GALLERY, VIDEO_SUFFIXES, from_folder
+from pipelines.manifest.sources.folder import GALLERY, VIDEO_SUFFIXES, Segments, from_folder
 from pipelines.manifest.sources.options import Made, SourceOptions
-from pipelines.manifest.sources.segments import Segments
 from pipelines.manifest.sources.tables import from_csv, from_jsonl, from_parquet
 
 __all__ = [

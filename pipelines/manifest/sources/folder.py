@@ -1,19 +1,98 @@
-"""A folder of videos without captions: they can be prepared, indexed and searched."""
+"""Folders of video files, cut into clips where that is asked for."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
+from gare.common.console import meter
 from gare.common.errors import InputError
-from pipelines.manifest.sources.grouping import Row, distinct_ids, group, without_suffix
+from gare.config.prepare import PrepareConfig
+from pipelines.decode import DecodeError
+from pipelines.decode.isolated.decoder import Decoder
+from pipelines.manifest.files import UNREADABLE, as_text, files_below
 from pipelines.manifest.sources.options import Made, SourceOptions
-from pipelines.manifest.sources.segments import SOURCE, Segments, clip_id
-from pipelines.manifest.walking import UNREADABLE, as_text, files_below
+from pipelines.manifest.sources.tables import SOURCE, Row, clip_id, distinct_ids, group, without_suffix
+
+MOST_PROCESSES: Final = 8
+
+_MEASURED: Final = PrepareConfig(max_frames=1, policy="uniform", short_side=8, crop=8, resize="swscale")
+"""The least that can be decoded; the duration comes with it, by the clock that clips are cut by."""
+
+
+def durations(files: Sequence[str]) -> Iterator[float | str]:
+    """Yield how long each file is in seconds, as it is decoded, or why that cannot be told.
+
+    Files are opened in other processes, by the limits and with the protection of decoding.
+    """
+    count = min(len(files), MOST_PROCESSES, os.cpu_count() or 1)
+    with ExitStack() as stack:
+        idle: SimpleQueue[Decoder] = SimpleQueue()
+        for _ in range(count):
+            idle.put(stack.enter_context(Decoder()))
+        pool = stack.enter_context(ThreadPoolExecutor(count))
+        bar = stack.enter_context(meter("Measuring files", len(files)))
+
+        def measure(file: str) -> float | str:
+            decoder = idle.get()
+            try:
+                duration = decoder.decode(file, recipe=_MEASURED).video.duration_s
+            except DecodeError as error:
+                return f"{error.kind}: {error.message}"
+            finally:
+                idle.put(decoder)
+            return duration or "its frames have no times"
+
+        futures = [pool.submit(measure, file) for file in files]
+        try:
+            for done, future in enumerate(futures, 1):
+                result = future.result()
+                bar.update(done)
+                yield result
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+SHORTEST_STEP_S: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Clips of ``seconds``, each beginning ``seconds - overlap`` after the one before."""
+
+    seconds: float
+    overlap: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.seconds) and 0 <= self.overlap < self.seconds):
+            raise InputError("--segment needs a number of seconds, and --overlap one from 0 to less than that.")
+        if self.step < SHORTEST_STEP_S:
+            raise InputError(f"Clips begin at least {SHORTEST_STEP_S} s apart; give more --segment or less --overlap.")
+
+    @property
+    def step(self) -> float:
+        """Seconds from the beginning of one clip to that of the next."""
+        return self.seconds - self.overlap
+
+    def cut(self, duration_s: float) -> list[tuple[float, float | None]]:
+        """Start and end of each clip of a file; the last goes to the end of the file, which None stands for.
+
+        What the last one would add is part of the one before where it is less than half of what each adds.
+        """
+        more = (duration_s - self.seconds) / self.step
+        count = 1 + max(0, math.floor(more + 0.5))
+        starts = [round(k * self.step, 6) for k in range(count)]
+        return [(start, round(start + self.seconds, 6)) for start in starts[:-1]] + [(starts[-1], None)]
+
 
 GALLERY: Final = "gallery"
 """The split of videos that have no captions and that nobody put into another one."""
@@ -81,7 +160,7 @@ def _whole_rows(ids: Sequence[str], files: Sequence[str]) -> Iterator[Row]:
 def _clips(
     ids: Sequence[str], files: Sequence[str], root: str, segments: Segments, whole: dict[str, str]
 ) -> Iterator[Row]:
-    from pipelines.manifest.sources.measuring import durations  # loads what decoding needs
+    from pipelines.manifest.sources.folder import durations  # loads what decoding needs
 
     measured = durations([os.path.join(root, file) for file in files])  # noqa: PTH118
     for row, duration in zip(_whole_rows(ids, files), measured, strict=True):

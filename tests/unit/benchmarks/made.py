@@ -7,7 +7,7 @@ import json
 from pipelines.manifest.benchmarks import BENCHMARKS
 from pipelines.manifest.benchmarks.annotations import Options
 from pipelines.manifest.benchmarks.build import make_manifest
-from pipelines.manifest.reading import load_manifest
+from pipelines.manifest.load import load_manifest
 
 
 def write(folder, files):

@@ -11,7 +11,7 @@ from gare.cli import main
 from gare.common.errors import InputError
 from gare.schema import TAKEN_FROM
 from pipelines.manifest.benchmarks import BENCHMARKS
-from pipelines.manifest.reading import load_manifest
+from pipelines.manifest.load import load_manifest
 from tests.unit.benchmarks.made import make, reading, touch, write
 
 ABSENT = {

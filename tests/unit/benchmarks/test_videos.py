@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gare.common.errors import InputError
 from pipelines.manifest.benchmarks.videos import BESIDE_VIDEOS, find_videos, stem_of
-from pipelines.manifest.walking import BROKEN_LINK, UNREADABLE
+from pipelines.manifest.files import BROKEN_LINK, UNREADABLE
 from tests.unit.benchmarks.made import touch
 
 

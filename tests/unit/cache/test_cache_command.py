@@ -74,4 +74,4 @@ def test_doctor_looks_at_the_cache_where_shards_are_copied(tmp_path, dataset):
     assert "1 copies of shards take 0.01 MB" in found(Cache(folder, mounted=True)).says
     (tmp_path / "file").touch()
     broken = found(Cache(str(tmp_path / "file"), mounted=True))
-    assert (broken.state, "runtime.cache" in broken.mend) == ("fail", True)
+    assert (broken.state, "runtime.cache" in broken.fix) == ("fail", True)

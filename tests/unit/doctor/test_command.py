@@ -41,7 +41,7 @@ def test_what_fails_gives_code_4_and_the_whole_result(doctor, tmp_path):
     assert "output" in result["error"]
 
 
-def test_a_token_that_others_can_read_is_mended_with_fix(doctor, tmp_path):
+def test_a_token_that_others_can_read_is_fixed_with_fix(doctor, tmp_path):
     token = tmp_path / "home" / ".ray" / "auth_token"
     token.parent.mkdir(parents=True)
     token.write_text("x" * 32)

@@ -26,7 +26,7 @@ SECRET = "0123456789abcdef"  # noqa: S105 - made up
 )  # fmt: skip
 def test_a_full_disk_is_found(tmp_path, free, total, state):
     found = check_disk(tmp_path, free=free, total=total)
-    assert (found.state, bool(found.mend)) == (state, state != "ok")
+    assert (found.state, bool(found.fix)) == (state, state != "ok")
 
 
 def test_the_disk_of_this_machine_is_measured(tmp_path, monkeypatch):
@@ -51,7 +51,7 @@ def test_a_small_rest_of_a_large_disk_is_enough_for_results(tmp_path):
 
 def test_little_shared_memory_is_found(tmp_path):
     found = check_shared_memory(GIB, size=64 * 2**20)  # what docker gives unasked
-    assert (found.state, "--shm-size" in found.mend) == ("warn", True)
+    assert (found.state, "--shm-size" in found.fix) == ("warn", True)
     assert check_shared_memory(GIB, size=2 * GIB).state == "ok"
     assert check_shared_memory(GIB, path=tmp_path / "none").state == "ok"
 
@@ -83,7 +83,7 @@ def test_a_probe_leaves_a_folder_that_others_have_used_meanwhile(tmp_path):
 def test_storage_that_cannot_be_written_is_found(tmp_path):
     (tmp_path / "file").write_text("in the way")
     found = check_writable("output", str(tmp_path / "file" / "runs"))
-    assert (found.check, found.state, bool(found.mend)) == ("output", "fail", True)
+    assert (found.check, found.state, bool(found.fix)) == ("output", "fail", True)
     assert check_writable("output", "nowhere://bucket/x").state == "fail"
 
 
@@ -112,7 +112,7 @@ def test_a_folder_of_the_same_name_on_another_machine_is_found(tmp_path):
     with probe(Folder.at(tmp_path), "from there") as seen:
         assert check_writable("output", str(tmp_path), seen=seen).state == "ok"
         found = check_writable("output", str(tmp_path / "other"), seen=seen)
-    assert (found.state, "mount the same" in found.mend) == ("fail", True)
+    assert (found.state, "mount the same" in found.fix) == ("fail", True)
 
 
 def test_missing_shards_are_found(tmp_path):
@@ -171,7 +171,7 @@ def token(tmp_path):
 
 def test_a_private_token_is_fine_and_never_shown(token):
     found = check_token({}, token, cluster=True)
-    assert (found.state, SECRET in found.says + found.mend) == ("ok", False)
+    assert (found.state, SECRET in found.says + found.fix) == ("ok", False)
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
@@ -186,7 +186,7 @@ def test_a_token_that_others_can_read_is_found_and_mended_when_asked(token, mode
 def test_no_token_matters_on_a_cluster(tmp_path, token):
     assert check_token({}, tmp_path / "none").state == "ok"
     found = check_token({}, tmp_path / "none", cluster=True)
-    assert (found.state, "ray get-auth-token" in found.mend) == ("fail", True)
+    assert (found.state, "ray get-auth-token" in found.fix) == ("fail", True)
     token.write_text("\n")
     assert check_token({}, token, cluster=True).state == "fail"
     assert check_token({"RAY_AUTH_TOKEN": SECRET}, tmp_path / "none", cluster=True).state == "ok"
@@ -213,4 +213,4 @@ def test_every_check_has_its_line(tmp_path):
         "python", "packages", "gpus", "nccl", "codecs", "decoders", "disk", "shared memory", "open files", "shards",
         "output", "output disk", "tracker", "token",
     ]  # fmt: skip
-    assert all(each.mend for each in found if each.state != "ok")
+    assert all(each.fix for each in found if each.state != "ok")

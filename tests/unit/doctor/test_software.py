@@ -37,7 +37,7 @@ def reading(versions):
 
 def test_an_old_python_is_refused():
     assert check_python((3, 10, 14)).state == "fail"
-    assert "3.11" in check_python((3, 10, 14)).mend
+    assert "3.11" in check_python((3, 10, 14)).fix
     assert check_python((3, 11, 0)).state == "ok"
     assert check_python((4, 0, 0)).state == "ok"
 
@@ -70,7 +70,7 @@ def test_tested_packages_are_fine_and_a_local_build_of_one_is_too():
 )
 def test_another_version_is_named(name, version, state, says):
     found = check_packages(reading(TESTED | {name: version}))
-    assert (found.state, says in found.says, bool(found.mend)) == (state, True, True)
+    assert (found.state, says in found.says, bool(found.fix)) == (state, True, True)
 
 
 def test_a_missing_package_is_named():
@@ -94,7 +94,7 @@ def test_gpus_that_torch_does_not_use_are_found():
     without_cuda = check_gpus(Gpus((), None, "570.1.2", None))
     assert (without_cuda.state, "without CUDA" in without_cuda.says) == ("fail", True)
     old_driver = check_gpus(Gpus((), "13.0", "470.1", None))
-    assert (old_driver.state, "driver" in old_driver.mend) == ("fail", True)
+    assert (old_driver.state, "driver" in old_driver.fix) == ("fail", True)
     fine = check_gpus(Gpus(("H", "H", "A"), "13.0", "580.2", (2, 29, 7)))
     assert (fine.state, fine.says) == ("ok", "2 x H, 1 x A; CUDA 13.0, driver 580.2")
 

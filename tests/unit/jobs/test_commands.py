@@ -130,6 +130,6 @@ def test_an_interrupt_that_something_swallowed_still_ends_the_command_and_not_th
     before = signal.getsignal(signal.SIGINT)
     assert gare("submit", "--no-wait", "config", "a.yaml") == 0
     assert gare("submit", "config", "a.yaml") == 130
-    assert "goes on. Follow it with gare logs gare-config-" in capfd.readouterr().err
+    assert "keeps running. Follow it with gare logs gare-config-" in capfd.readouterr().err
     assert not cluster.stopped
     assert signal.getsignal(signal.SIGINT) is before

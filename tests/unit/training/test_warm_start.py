@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from gare.cli import cli
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import file_digest
+from gare.data.shards import ShardSet
 from gare.launch.local import fit_local
-from gare.model import load_model
+from gare.model import GareModel, load_model
+from gare.objective.regularisers import REGULARISERS
 from gare.runs.state import read_state
 from gare.training import loop
+from gare.training.weights import warm_start
 from tests import toy
 
 
@@ -100,12 +105,48 @@ def test_what_is_no_checkpoint_is_refused_before_anything_starts(toy_run, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
-def test_another_architecture_is_refused_by_its_tensor_and_its_setting(toy_run, source):
-    config = toy_run("model.temporal_layers=2", f"train.init_from={source.best}")
-    with pytest.raises(
-        InputError, match=r"another architecture: temporal\S+ is absent there and \[.*temporal_layers differ"
-    ):
+def test_of_another_head_what_fits_is_taken_and_the_rest_is_named(toy_run, source, capfd):
+    weightless = [f"objective.{name}.weight=0" for name in REGULARISERS]
+    config = toy_run("model.head=xpool", *weightless, f"train.init_from={source.best}")
+    model = loop.build_model(config, ShardSet(config.runtime.shards), torch.device("cpu"))[0]
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    warm_start(model, config)
+    stored = load_model(source.best).state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, stored[name] if name in stored else fresh[name])
+    assert not fresh.keys() <= stored.keys()
+    said = " ".join(capfd.readouterr().err.split())
+    assert "differs in model.head; not taken: head.psi (" in said
+    assert "; new here: head." in said
+
+
+def test_more_temporal_blocks_than_the_checkpoint_has_begin_as_they_would(toy_run, source, capfd):
+    fit(toy_run("train.epochs=1", "model.temporal_layers=2", f"train.init_from={source.best}"))
+    assert "differs in model.temporal_layers; new here: temporal." in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_tensor_of_another_shape_is_refused_by_its_setting(toy_run, source):
+    config = toy_run("model.max_frames=9", f"train.init_from={source.best}")
+    with pytest.raises(InputError, match=r"another architecture: temporal\S+ is \[.* there and \[.*max_frames differs"):
         fit(config)
+
+
+def test_the_clip_of_a_checkpoint_is_a_clip_that_training_starts_from(toy_run, source, tmp_path, capfd):
+    out = tmp_path / "exported"
+    command = ["export-clip", source.directory, "--out", str(out), "--json"]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert json.loads(capfd.readouterr().out)["checkpoint"] == source.best
+    assert CliRunner().invoke(cli, command).exit_code == 0  # its own kind of folder may be replaced
+    stored = load_model(source.best)
+    model = GareModel.from_clip(str(out), stored.config)
+    for name, value in stored.clip.state_dict().items():
+        assert torch.equal(value, model.clip.state_dict()[name])
+    assert (model.tokenizer, model.pixels) == (stored.tokenizer, stored.pixels)
+    fit(toy_run("train.epochs=1", f"model.clip={out}"))
+    refused = CliRunner().invoke(cli, ["export-clip", source.directory, "--out", source.directory])
+    assert refused.exit_code == InputError.exit_code
+    assert "holds other things" in refused.output
 
 
 def test_another_tokenizer_is_refused(toy_run, source, toy_clip, tmp_path):

@@ -11,10 +11,10 @@ from gare.common.dataset_file import read_shard
 from gare.common.errors import InputError
 from gare.schema import SHARD_FOLDER
 from pipelines.dataset import Ledger, Output, Part, write_ledger
-from pipelines.dataset.writer import Row, write_unit
+from pipelines.dataset.shard_rows import Row, write_unit
 from pipelines.decode.isolated.decoder import shared_decoder
 from pipelines.prepare.attempts import Attempt, Decodes, Tries, UnitCounts, attempts
-from pipelines.prepare.repair import repair_unit
+from pipelines.prepare.repair_unit import repair_unit
 
 
 def process_unit(
@@ -30,7 +30,7 @@ def process_unit(
 
     ``decoder``: this process's own when None. ``again``: the rows (by position) of a finished unit that are decoded
     once more; the others are taken from its shards, and so is one that was ok before and fails now. ``repair``: the
-    unit's files are damaged, see ``pipelines.prepare.repair``. ``tries``: tries the rows, in place of ``decoder``.
+    unit's files are damaged, see ``pipelines.prepare.repair_unit``. ``tries``: tries the rows, in place of ``decoder``.
     """
     tries = tries or partial(attempts, decoder=decoder or shared_decoder())
     if repair:

@@ -1,25 +1,109 @@
-"""The process that fetches: ``python -m pipelines.decode.isolated.fetch_worker``, started by ``process``.
+"""Which uris are local and which are fetched, temporary copies, and the process that fetches.
 
-Not the one that decodes: what a file system's client needs of memory is then no part of a video's, and a stalled
-connection is ended like any hang.
+``python -m pipelines.decode.isolated.fetching`` is started by ``process``. It is not the one that decodes: what a file
+system's client needs of memory is then no part of a video's, and a stalled connection is ended like any hang.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow.fs import FileType
 
-from gare.common.addresses import open_address
+from gare.common.addresses import advice_on, as_uri, open_address
+from gare.common.locks import lock_if_free
+from gare.common.storage import SCHEMES
 from gare.config.prepare import LimitsConfig
 from pipelines.decode.errors import DecodeError
-from pipelines.decode.isolated.limits import cpu_within
+from pipelines.decode.isolated.decode_worker import Result, cpu_within, serve
 from pipelines.decode.isolated.messages import Copied, FetchRequest
-from pipelines.decode.isolated.serving import Result, serve
+
+FETCHED = SCHEMES
+
+SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,10}")
+
+
+def local_path(uri: str) -> Path | None:
+    """Find the file of a path or a file:// uri; None for an address that is fetched.
+
+    Raises DecodeError(unsupported_uri) for any other.
+    """
+    advice = advice_on(uri, "")
+    if advice is not None:
+        raise DecodeError("unsupported_uri", f"{uri} {advice}.")
+    if "://" not in uri:
+        return Path(uri)
+    try:
+        parts = urlsplit(as_uri(uri))
+    except ValueError as error:
+        raise DecodeError("unsupported_uri", f"Not an address: {error}.") from None
+    scheme = parts.scheme.lower()
+    if scheme in FETCHED:
+        return None
+    if scheme != "file":
+        kinds = ", ".join(sorted(FETCHED))
+        raise DecodeError("unsupported_uri", f"Addresses of {kinds} are fetched, and not {scheme or 'others'}.")
+    if parts.netloc not in ("", "localhost"):
+        raise DecodeError("unsupported_uri", f"file:// names a file of this machine, not of {parts.netloc}.")
+    return Path(unquote(parts.path))
+
+
+def suffix_of(uri: str) -> str:
+    """Find the suffix of a uri's file, by which FFmpeg may tell the format; empty where it is none."""
+    suffix = Path(unquote(urlsplit(as_uri(uri)).path)).suffix
+    return suffix if SUFFIX.fullmatch(suffix) else ""
+
+
+PREFIX = "gare-fetched-"
+
+
+@contextmanager
+def scratch_file(suffix: str) -> Iterator[Path]:
+    """Yield an empty file in the system's temporary folder (``TMPDIR``), removed at the end of the block.
+
+    It is locked while in use: a process that is killed leaves it unlocked, and the next one that needs a scratch
+    file removes it.
+    """
+    _remove_leftovers(tempfile.gettempdir())
+    handle, path = _locked_file(suffix)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked_file(suffix: str) -> tuple[int, Path]:
+    while True:
+        handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=suffix)
+        lock_if_free(handle)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # another process took it for a leftover before it was locked
+
+
+@cache
+def _remove_leftovers(folder: str) -> None:
+    """Remove the scratch files nobody holds, once per process."""
+    for path in Path(folder).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if lock_if_free(handle):
+                    path.unlink()
+            finally:
+                os.close(handle)
+
 
 CHUNK_BYTES = 2**20
 SLOWEST_BYTES_PER_CPU_S = 10 * 2**20  # decryption and digest included

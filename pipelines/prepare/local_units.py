@@ -11,11 +11,11 @@ from queue import Full, Queue
 
 from gare.config import PrepareConfig
 from pipelines.dataset import Output
-from pipelines.dataset.writer import Row
+from pipelines.dataset.shard_rows import Row
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.prepare.attempts import Attempt, Placed, Tries, UnitCounts, by_source, in_order, of_one_source
-from pipelines.prepare.todo import UnitTask
-from pipelines.prepare.work import process_unit
+from pipelines.prepare.process_unit import process_unit
+from pipelines.prepare.unit_tasks import UnitTask
 
 LOOK_S = 0.1  # how often a thread that waits for room looks whether it is wanted still
 

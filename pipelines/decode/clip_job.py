@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from pipelines.decode import sampling
-from pipelines.decode.errors import Budget, DecodeError
-from pipelines.decode.orientation import AS_STORED, Picture
-from pipelines.decode.picture import picture
-from pipelines.decode.room import check_row
-from pipelines.decode.source import Track, open_track
+from pipelines.decode.errors import Budget, DecodeError, check_row
+from pipelines.decode.picture import AS_STORED, Picture, picture
+from pipelines.decode.track import Track, open_track
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Facts(NamedTuple):
 
 
 @dataclass
-class Job:
+class ClipJob:
     """One video to decode by ``recipe`` within ``start_s <= t < end_s``."""
 
     path: Path
@@ -106,7 +104,7 @@ class Job:
             self.track = track
             yield track
 
-    def of(self, clip: Clip) -> Job:
+    def of(self, clip: Clip) -> ClipJob:
         """The same for a clip."""
         return replace(self, start_s=clip.start_s, end_s=clip.end_s, truncated=False)
 

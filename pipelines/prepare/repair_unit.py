@@ -21,8 +21,7 @@ from gare.common.errors import InputError, StorageError
 from gare.common.files import file_digest
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 from pipelines.dataset import Damaged, Ledger, Output, Part, ShardFile, once_finished, unit_name
-from pipelines.dataset.row_checks import light_rows, stored_problems
-from pipelines.dataset.writer import Row, write_unit
+from pipelines.dataset.shard_rows import Row, light_rows, stored_problems, write_unit
 from pipelines.decode.errors import MAY_BE_DAMAGE, SAYS_NOTHING
 from pipelines.prepare.attempts import Attempt, Tries, UnitCounts
 

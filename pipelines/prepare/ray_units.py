@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
@@ -12,13 +14,56 @@ from gare.common.errors import GareError, RunError
 from gare.common.nodes import Selector
 from gare.common.redact import first_line
 from pipelines.dataset import Output
-from pipelines.prepare import data_context
 from pipelines.prepare.attempts import UnitCounts
 from pipelines.prepare.nodes import lacking, selector_now, slots, telling
-from pipelines.prepare.todo import UnitTask
+from pipelines.prepare.unit_tasks import UnitTask
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Ray Data's own bars and banners out of ours, and pickled object columns out of its blocks."""
+    from ray.data import DataContext
+
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    context = DataContext.get_current()
+    wanted = {
+        "enable_progress_bars": False,
+        "print_on_execution_start": False,
+        "enable_fallback_to_arrow_object_ext_type": False,
+    }
+    before = {name: getattr(context, name) for name in wanted}
+    try:
+        logger.setLevel(logging.CRITICAL)  # errors reach the user as a RunError
+        for name, value in wanted.items():
+            setattr(context, name, value)
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+@contextmanager
+def kept_to(nodes: Selector) -> Iterator[None]:
+    """Keep the data sets that are made in the block, which have their own copy of the settings, to some nodes.
+
+    The selector of all executions, and not that of ``map_batches``, also goes with the nodes that Ray Data asks the
+    autoscaler for; without it they could be GPU nodes.
+    """
+    from ray.data import DataContext
+
+    options = DataContext.get_current().execution_options
+    before = options.label_selector
+    try:
+        options.label_selector = dict(nodes) or None
+        yield
+    finally:
+        options.label_selector = before
+
 
 Work = Callable[..., UnitCounts]
-"""What a task does with a unit: ``pipelines.prepare.work.process_unit``, or a stand-in for it."""
+"""What a task does with a unit: ``pipelines.prepare.process_unit.process_unit``, or a stand-in for it."""
 
 COUNTS = tuple(field.name for field in fields(UnitCounts))
 PORTION = 1024  # units per execution at least: Ray Data keeps some KB in the driver for each until an execution ends
@@ -35,7 +80,7 @@ def run_units(
     """
     if not todo:
         return
-    with data_context.quiet(), telling(partial(lacking, decode_on)):
+    with quiet(), telling(partial(lacking, decode_on)):
         portions = _portions(output, todo, workers, decode_on, work)
         ready = next(portions, None)
         while ready is not None:
@@ -61,7 +106,7 @@ def _portions(
             for task in todo[start : start + size]
         ]
         start += size
-        with data_context.kept_to(nodes):
+        with kept_to(nodes):
             dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
                 _task,
                 batch_size=1,

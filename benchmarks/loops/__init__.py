@@ -1,1 +1,0 @@
-"""The two loops that benchmarks/training.py compares on a GPU."""
