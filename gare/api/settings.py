@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from gare.common.addresses import refuse_address
 from gare.common.errors import InputError
 from gare.common.redact import shown
 from gare.common.storage import Folder
@@ -41,8 +42,10 @@ def place_text(name: str, value: object) -> str:
 
 
 def local_path(name: str, value: object) -> Path:
-    """Give a place on this machine as a path; InputError as of ``place_text``."""
-    return Path(place_text(name, value))
+    """Give a place on this machine as a path; InputError as of ``place_text``, and for an address."""
+    found = Path(place_text(name, value))
+    refuse_address(name, found)
+    return found
 
 
 def check_text(name: str, value: object) -> None:

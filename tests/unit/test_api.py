@@ -197,6 +197,8 @@ MISTAKES = [
     (lambda p: gare.evaluate(p.run.directory, p.shards, resamples=2.5), gare.InputError, "resamples is 2.5"),
     (lambda p: gare.evaluate(p.run.directory, p.shards, query_bank=1.5), gare.InputError, "query_bank is 1.5"),
     (lambda p: gare.index(p.run.directory, p.shards, out=None), gare.InputError, "out is None"),
+    (lambda p: gare.index(p.run.directory, p.shards, out="s3://b/i"), gare.InputError, "out is s3://b/i; it has to be"),
+    (lambda p: gare.evaluate(p.run.directory, p.shards, out="s3://b/e"), gare.InputError, "on this machine"),
     (lambda p: gare.compare([p.folder, p.folder]), gare.InputError, "places is of type list"),
     (lambda _: gare.compare("a", "b", split=None), gare.InputError, "split is None"),
     (lambda _: gare.compare("a", "b", seed=1.5), gare.InputError, "seed is 1.5"),
