@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,15 @@ def check_text(name: str, value: object) -> None:
     """Refuse anything but text; InputError."""
     if not isinstance(value, str):
         raise InputError(f"{name} is {_told(value)}; it has to be text.")
+
+
+def check_texts(name: str, value: object, *, by_name: bool = False) -> None:
+    """Refuse anything but several texts, or texts by name; a single text is none; InputError."""
+    several = isinstance(value, Mapping) if by_name else isinstance(value, Collection) and not isinstance(value, str)
+    texts = [*value, *(value.values() if isinstance(value, Mapping) else ())] if isinstance(value, Collection) else []
+    if not several or any(not isinstance(text, str) for text in texts):
+        wanted = "texts by name, such as {'colour': 'red'}" if by_name else "a list of texts"
+        raise InputError(f"{name} is {_told(value)}; it has to be {wanted}.")
 
 
 def one_of(name: str, value: object, known: Collection[object]) -> None:

@@ -108,7 +108,7 @@ def test_an_index_searches_as_made_and_as_opened(place):
     assert [hit.rank for hit in made] == [1, 2, 3, 4]
     assert {hit.video_id for hit in made} <= {f"test{n}" for n in range(6)}
     assert made[0].uri == f"/videos/{made[0].video_id}.mp4"
-    assert len(place.index) == len(gare.search(place.index, "a red square", k=2**80, first_stage=2**80)) == 6
+    assert len(place.index) == len(gare.search(place.index, "a red square", k=2**80)) == 6
     assert gare.search(place.index, "a red square", k=np.int64(2)) == gare.search(place.index, "a red square", k=2)
     assert repr(place.index).startswith("SearchIndex(folder=")
     assert len(repr(place.index)) < 500
@@ -178,8 +178,18 @@ MISTAKES = [
     (lambda p: gare.search(p.index, "x", k=True), gare.InputError, "k is True"),
     (lambda p: gare.search(p.index, "x", k=2.5), gare.InputError, "k is 2.5; it has to be a whole number"),
     (lambda p: gare.search(p.index, "x", first_stage=2.5), gare.InputError, "first_stage is 2.5"),
-    (lambda p: gare.search(p.index, None), gare.InputError, "query is None; it has to be text"),
+    (lambda p: gare.search(p.index, 3), gare.InputError, "query is 3; it has to be text"),
     (lambda p: gare.search(p.index, "x", checkpoint=p.folder), gare.InputError, "is open already"),
+    (lambda p: gare.search(p.index, "x", where="red"), gare.InputError, "where is 'red'; it has to be texts by name"),
+    (lambda p: gare.search(p.index, "x", where={"colour": 3}), gare.InputError, "where is of type dict"),
+    (lambda p: gare.search(p.index, like=3), gare.InputError, "like is 3"),
+    (lambda _: gare.maintain(None), gare.InputError, "index is None"),
+    (
+        lambda p: gare.maintain(p.folder / "index", delete="test0"),
+        gare.InputError,
+        "delete is 'test0'",
+    ),
+    (lambda p: gare.index(p.run.directory, p.shards, out="x", queries="red"), gare.InputError, "queries is 'red'"),
     (lambda _: gare.search(None, "x"), gare.InputError, "index is None; it has to be a path"),
     (lambda p: gare.prepare(p.folder / "manifest.csv", None, local=True), gare.InputError, "out is None"),
     (lambda p: gare.prepare(p.folder / "manifest.csv", "", local=True), gare.InputError, "out is ''"),
