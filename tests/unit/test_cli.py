@@ -413,7 +413,7 @@ def test_an_index_whose_checkpoint_moved_or_changed_says_so(capfd, place, tmp_pa
     ended, _, err = call(capfd, "search", index, "a red square")
     assert ended == 2
     assert "made with other weights" in err
-    for content in ("", "[]", "null", json.dumps(values | {"videos": []}), json.dumps(values | {"checkpoint": 3})):
+    for content in ("", "[]", "null", json.dumps(values | {"segments": [{}]}), json.dumps(values | {"checkpoint": 3})):
         (index / "index.json").write_text(content)
         ended, _, err = call(capfd, "search", index, "a red square")
         assert (ended, err.count("\n")) == (3, 1)
