@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from gare.api.compare import EvaluationComparison, compare
     from gare.api.evaluate import EvaluationResult, evaluate
     from gare.api.prepare import prepare
-    from gare.api.search import index, search
+    from gare.api.search import index, maintain, search
     from gare.api.sweep import sweep
     from gare.api.train import train
     from gare.common.errors import ConfigError, GareError, InputError, RunError
     from gare.config import Config
     from gare.config.tree import load_config
     from gare.model import GareModel, load_model
-    from gare.retrieval.index import Hit, SearchIndex
+    from gare.retrieval.index import Hit, Hits, SearchIndex
     from gare.runs.state import RunSummary
     from gare.scoring.video_index import VideoIndex
     from pipelines.prepare.job import PrepareReport
@@ -33,14 +33,14 @@ _MODULES = {
     "gare.api.compare": ("EvaluationComparison", "compare"),
     "gare.api.evaluate": ("EvaluationResult", "evaluate"),
     "gare.api.prepare": ("prepare",),
-    "gare.api.search": ("index", "search"),
+    "gare.api.search": ("index", "maintain", "search"),
     "gare.api.sweep": ("sweep",),
     "gare.api.train": ("train",),
     "gare.common.errors": ("ConfigError", "GareError", "InputError", "RunError"),
     "gare.config": ("Config",),
     "gare.config.tree": ("load_config",),
     "gare.model": ("GareModel", "load_model"),
-    "gare.retrieval.index": ("Hit", "SearchIndex"),
+    "gare.retrieval.index": ("Hit", "Hits", "SearchIndex"),
     "gare.runs.state": ("RunSummary",),
     "gare.scoring.video_index": ("VideoIndex",),
     "pipelines.prepare.job": ("PrepareReport",),
@@ -58,6 +58,7 @@ __all__ = [
     "GareError",
     "GareModel",
     "Hit",
+    "Hits",
     "InputError",
     "PrepareReport",
     "RunError",
@@ -71,6 +72,7 @@ __all__ = [
     "index",
     "load_config",
     "load_model",
+    "maintain",
     "prepare",
     "search",
     "sweep",

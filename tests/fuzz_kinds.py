@@ -27,7 +27,10 @@ from gare.evaluation.results import METRICS_FILE
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
 from gare.model.clip_source import load_clip
-from gare.retrieval.index import INDEX_FILE, VECTORS_FILE, open_index, write_index
+from gare.retrieval.build import write_index
+from gare.retrieval.folder import INDEX_FILE
+from gare.retrieval.model import IndexModel
+from gare.retrieval.opening import open_index
 from gare.runs.checkpoints import TRAINER_FILE, restore
 from gare.runs.layout import RUN_FILE
 from gare.runs.run import outdated
@@ -452,7 +455,9 @@ def checkpoints(folder: Path, config: Any, run: Path, dataset: ShardSet) -> Iter
     for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
         yield Kind(f"checkpoint {name}", last / "clip" / name, loaded, "json", finite)
     index = folder / "index"
-    write_index(index, last, load_model(last), dataset.split("train"), config, dataset.digest)
+    made = IndexModel.of_checkpoint(last, load_model(last), config)
+    queries = [f"{video} {number}" for number in range(10) for video in ("a red square", "blue", "left", "high", "low")]
+    files = write_index(index, made, dataset, "train", stage_above=0, queries=[*queries, *map(str, range(50))]).record
 
     weights = json.loads((index / INDEX_FILE).read_text())["weights_sha256"]
 
@@ -470,7 +475,11 @@ def checkpoints(folder: Path, config: Any, run: Path, dataset: ShardSet) -> Iter
         )
 
     yield Kind("index.json", index / INDEX_FILE, searched, "json", answered)
-    yield Kind("index vectors.safetensors", index / VECTORS_FILE, searched, "tensors", answered)
+    segment = files.segments[0]
+    yield Kind("index records", index / segment.records, searched, "bytes", answered)
+    yield Kind("index videos", index / segment.about, searched, "bytes", answered)
+    yield Kind("index codes", index / str(segment.codes), searched, "tensors", answered)
+    yield Kind("index basis", index / str(files.basis), searched, "tensors", answered)
 
 
 def models(folder: Path) -> Iterator[Kind]:

@@ -1,4 +1,4 @@
-"""A checkpoint opened together with the shards that it reads."""
+"""A checkpoint, or a CLIP without training, opened together with the shards that it reads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from gare.api.settings import Place
 from gare.common.console import warn
 from gare.common.errors import ConfigError
 from gare.common.nodes import usable_cpus
-from gare.config import Config
-from gare.config.tree import Overrides, parse_overrides, with_overrides
+from gare.config import Config, ModelConfig, PrepareConfig
+from gare.config.tree import Overrides, build, parse_overrides, with_overrides
+from gare.data.batches import unlike_prepared
 from gare.data.cache import Cache
 from gare.data.shards import ShardSet
 from gare.model.checkpoint import load_checkpoint_config, load_model
@@ -45,6 +46,26 @@ def open_checkpoint(
         except ConfigError as error:
             warn(f"{error} Scores on these shards may differ for that alone.")
         yield folder, model, dataset, config
+
+
+def open_clip(clip: str, shards: Place, *overrides: Overrides) -> tuple[GareModel, ShardSet, Config]:
+    """Open CLIP's towers (folder or hub id) without training, and shards; settings that fit both, with the overrides.
+
+    A video is the mean of its frames' normalised embeddings. Raises ConfigError for an override of training.
+    """
+    changes = usable(overrides, "is part of training, which CLIP without training has none of; it")
+    dataset = open_dataset(shards, changes)
+    model = GareModel.from_clip(clip, ModelConfig(head="mean_pool", temporal_layers=0))
+    values = Config().model_dump(mode="json")
+    values["prepare"] |= {key: value for key, value in dataset.recipe.items() if key in PrepareConfig.model_fields}
+    stored = values["prepare"]["max_frames"]
+    values["model"] |= {"clip": clip, "max_frames": max(stored, values["model"]["max_frames"])}
+    values["data"] |= {"frames": stored, "words": int(model.clip.config.text_config.max_position_embeddings)}
+    config = with_overrides(build(values, str(dataset.folder)), changes)
+    unlike = unlike_prepared(model.pixels, dataset.short_side, config.data)
+    if unlike is not None:
+        warn(unlike)
+    return model.eval().to(choose_device(config.runtime.device)), dataset, config
 
 
 def of_this_machine(config: Config) -> dict[str, Any]:

@@ -10,16 +10,15 @@ from typing import Any
 
 from gare import __version__
 from gare.api import public
-from gare.api.checkpoint import open_checkpoint, open_dataset, usable
+from gare.api.checkpoint import open_checkpoint, open_clip
 from gare.api.settings import Place, between, one_of
 from gare.common.console import note, warn
 from gare.common.errors import InputError
 from gare.common.files import staged_files
 from gare.common.occupied import refuse_part
 from gare.common.text import folder_name
-from gare.config import Config, ModelConfig, PrepareConfig
-from gare.config.tree import Overrides, build, with_overrides
-from gare.data.batches import check_fit, unlike_prepared
+from gare.config.tree import Overrides
+from gare.data.batches import check_fit
 from gare.data.shards import ShardSet, Split
 from gare.evaluation.encode import FrameChoice
 from gare.evaluation.measure import Measurement, measure
@@ -32,11 +31,9 @@ from gare.evaluation.scorer import GareScorer
 from gare.evaluation.sheet import contact_sheet
 from gare.launch.tracked import record_evaluation
 from gare.model.checkpoint import load_checkpoint_config
-from gare.model.gare import GareModel
-from gare.runs.inputs import choose_device
+from gare.model.weights import weights_digest
 from gare.runs.selection import Selection, selection, zero_shot_selection
 from gare.training.numerics import numerics
-from gare.training.weights import weights_digest
 
 MOST = 10**6
 
@@ -162,28 +159,11 @@ def zero_shot(
     A video is the mean of its frames' normalised embeddings, a score the cosine of that with the text's. Raises as
     ``evaluate``.
     """
-    model, dataset, config = _open_clip(clip, shards, set)
+    model, dataset, config = open_clip(clip, shards, set)
     place = Path("zero-shot") / Path(clip).name / options.folder(split) if out is None else Path(str(out))
     with numerics(config):
         scorer = GareScorer(model, check_fit(model, dataset, config), config, options.frames)
         return _run(scorer, zero_shot_selection(clip), clip, dataset.split(split), dataset, place, options)
-
-
-def _open_clip(clip: str, shards: Place, overrides: Overrides) -> tuple[GareModel, ShardSet, Config]:
-    """CLIP's towers on their device, the shards, and settings that fit both, with the overrides."""
-    changes = usable((overrides,), "is part of training, which there is none of; gare zero-shot")
-    dataset = open_dataset(shards, changes)
-    model = GareModel.from_clip(clip, ModelConfig(head="mean_pool", temporal_layers=0))
-    values = Config().model_dump(mode="json")
-    values["prepare"] |= {key: value for key, value in dataset.recipe.items() if key in PrepareConfig.model_fields}
-    stored = values["prepare"]["max_frames"]
-    values["model"] |= {"clip": clip, "max_frames": max(stored, values["model"]["max_frames"])}
-    values["data"] |= {"frames": stored, "words": int(model.clip.config.text_config.max_position_embeddings)}
-    config = with_overrides(build(values, str(dataset.folder)), changes)
-    unlike = unlike_prepared(model.pixels, dataset.short_side, config.data)
-    if unlike is not None:
-        warn(unlike)
-    return model.eval().to(choose_device(config.runtime.device)), dataset, config
 
 
 def _run(

@@ -1,32 +1,69 @@
-"""``gare.index`` and ``gare.search``: encode the videos of a split, and find those that a sentence describes."""
+"""``gare.index``, ``gare.maintain`` and ``gare.search``: an index of videos, and those that a sentence describes."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gare.api import public
-from gare.api.checkpoint import open_checkpoint
-from gare.api.settings import Place, between
+from gare.api.checkpoint import open_checkpoint, open_clip
+from gare.api.settings import Place, between, one_of
+from gare.common.errors import InputError
+from gare.common.occupied import lies_in
+from gare.common.storage import is_address
 from gare.config.tree import Overrides
 from gare.data.batches import check_fit
-from gare.retrieval.index import Hit, SearchIndex, open_index, write_index
+from gare.data.shards import ShardSet
+from gare.model.clip_source import inspect_clip
+from gare.retrieval.build import (
+    STAGE_ABOVE,
+    Storage,
+    append_videos,
+    check_index,
+    compact_index,
+    delete_videos,
+    write_index,
+)
+from gare.retrieval.folder import read_index_file
+from gare.retrieval.index import Hits, SearchIndex
+from gare.retrieval.model import IndexModel
+from gare.retrieval.opening import open_index
 from gare.runs.storage import find_checkpoint
+from gare.training.numerics import numerics
 
 MOST = 2**40
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @public
 def index(
-    checkpoint: Place, shards: Place, split: str = "test", *, out: Place, set: Overrides = (), **settings: Any
+    checkpoint: Place,
+    shards: Place,
+    split: str = "test",
+    *,
+    out: Place,
+    append: bool = False,
+    storage: Storage = "float16",
+    stage_above: int = STAGE_ABOVE,
+    queries: Collection[str] | None = None,
+    set: Overrides = (),
+    **settings: Any,
 ) -> SearchIndex:
     """Encode the videos of a split for search, and save them as an index.
 
     Args:
-        checkpoint: a checkpoint, or a run's folder for its best one.
+        checkpoint: a checkpoint, a run's folder for its best one, or a CLIP's folder or hub id: search without
+            training, by the mean of a video's frames.
         shards: folder or address of ``gare.prepare``.
         split: the split whose videos can be found.
         out: folder for the index.
+        append: add the videos that the index in ``out`` does not have yet, instead of making a new one.
+        storage: type the frame vectors are kept in: "float16", or "float32" for twice the size. An index keeps its own.
+        stage_above: above this number of videos, fit a first stage, so that a search scores few of them.
+        queries: sentences like those you will search with, to fit the first stage on; the shards' captions by default.
         set: overrides of ``runtime`` and ``data`` settings by dotted key, or ``key=value`` texts.
         **settings: the same by section, such as ``runtime={"device": "cpu"}``.
 
@@ -34,43 +71,128 @@ def index(
         The index, ready for ``gare.search``.
 
     Raises:
-        ConfigError: a setting cannot be used, or model and shards do not fit together.
+        ConfigError: a setting cannot be used, or model, shards and index do not fit together.
         InputError: the checkpoint, shards, split or folder cannot be used.
+        RunError: another process is changing the index.
     """
-    with open_checkpoint(checkpoint, shards, set, settings) as (folder, model, dataset, config):
-        check_fit(model, dataset, config)
-        return write_index(Path(str(out)), folder, model, dataset.split(split), config, dataset.digest)
+    one_of("storage", storage, ("float16", "float32"))
+    between("stage_above", stage_above, 0, MOST)
+    folder = Path(str(out))
+    with _opened(checkpoint, shards, set, settings) as (model, dataset):
+        if append:
+            return append_videos(folder, model, dataset, split, stage_above=stage_above, queries=queries)[0]
+        return write_index(folder, model, dataset, split, storage=storage, stage_above=stage_above, queries=queries)
+
+
+@public
+def maintain(
+    index: Place,
+    *,
+    delete: Collection[str] = (),
+    compact: bool = False,
+    check: bool = False,
+    checkpoint: Place | None = None,
+) -> SearchIndex:
+    """Delete videos of an index, then compact it, then check it, as asked for.
+
+    Args:
+        index: its folder.
+        delete: ids of videos that are not to be found any more.
+        compact: write its files again without the deleted videos, as few large ones.
+        check: read all files again, and measure the recall of the first stage.
+        checkpoint: where the index's model is now, if you moved it.
+
+    Raises:
+        ConfigError: the checkpoint has other weights.
+        InputError: the index cannot be read, a file of it is damaged, or it has no video of an id; nothing is deleted.
+        RunError: another process is changing the index.
+    """
+    folder = Path(str(index))
+    if delete:
+        delete_videos(folder, [*delete])
+    model = IndexModel.of_index(folder, read_index_file(folder), _moved(checkpoint))
+    if compact:
+        compact_index(folder, model)
+    return check_index(folder, model) if check else SearchIndex.of(folder, read_index_file(folder), model)
 
 
 @public
 def search(
     index: SearchIndex | Place,
-    query: str,
+    query: str | None = None,
     k: int = 5,
     *,
-    checkpoint: Place | None = None,
+    like: str | None = None,
+    where: Mapping[str, str] | None = None,
+    exact: bool = False,
     first_stage: int | None = None,
-) -> list[Hit]:
-    """Find the videos that a sentence describes.
+    checkpoint: Place | None = None,
+) -> Hits:
+    """Find the videos that a sentence describes, or those like another video.
 
     Args:
         index: what ``gare.index`` returned, or its folder. For many queries, pass the opened index: a folder is loaded
             again, with its model, by every call.
         query: the sentence.
         k: how many videos to list; all of them where there are fewer.
-        checkpoint: where the checkpoint of a folder's index is now, if it was moved.
-        first_stage: score only this many candidates, chosen by two inner products: approximate in the choice.
+        like: instead of a query, the id of a video of the index.
+        where: attributes that the videos must have, such as ``{"colour": "red"}``.
+        exact: score every video, where the index has a first stage.
+        first_stage: score this many candidates of the first stage, instead of what the index chooses by its recall.
+        checkpoint: where the model of a folder's index is now, if you moved it.
 
     Returns:
-        The hits, best first: ``rank``, ``score`` (a cosine), ``video_id`` and ``uri``, the source.
+        The hits, best first: ``rank``, ``score`` (a cosine), ``video_id`` and ``uri``, the source. It is a list, whose
+        ``searched`` says how many videos were scored, and the share of the exact answer that they hold.
 
     Raises:
-        ConfigError: the checkpoint has other weights, or the head has no first stage.
-        InputError: the index, its checkpoint or the query cannot be used.
+        ConfigError: the checkpoint has other weights.
+        InputError: the index, its model or the query cannot be used, or the index has no first stage.
     """
     between("k", k, 1, MOST)
     if first_stage is not None:
         between("first_stage", first_stage, 1, MOST)
+    if (query is None) == (like is None):
+        raise InputError("Give either a query or the id of a video that the answers are to be like.")
     if not isinstance(index, SearchIndex):
-        index = open_index(Path(str(index)), find_checkpoint(str(checkpoint)) if checkpoint is not None else None)
-    return index.search(query, k, first_stage=first_stage)
+        index = open_index(Path(str(index)), _moved(checkpoint))
+    if like is not None:
+        return index.like(like, k, where=where, exact=exact)
+    return index.search(query or "", k, where=where, exact=exact, first_stage=first_stage)
+
+
+@contextmanager
+def _opened(
+    source: Place, shards: Place, overrides: Overrides, settings: Mapping[str, Any]
+) -> Iterator[tuple[IndexModel, ShardSet]]:
+    """The model of a checkpoint or of a CLIP, and the shards; the block computes as its settings say."""
+    if _is_clip(str(source)):
+        model, dataset, config = open_clip(str(source), shards, overrides, settings)
+        check_fit(model, dataset, config)
+        with numerics(config):
+            yield IndexModel.of_clip(str(source), model, config), dataset
+        return
+    with open_checkpoint(source, shards, overrides, settings) as (folder, model, dataset, config):
+        check_fit(model, dataset, config)
+        yield IndexModel.of_checkpoint(folder, model, config), dataset
+
+
+def _is_clip(source: str) -> bool:
+    """Whether a source is a CLIP's folder or hub id, and not a run or checkpoint."""
+    path = Path(source)
+    if is_address(source) or path.exists():
+        return path.is_dir() and lies_in(path) == "a CLIP model"
+    if not HUB_ID.fullmatch(source) or path.parent.exists():
+        return False
+    try:
+        inspect_clip(source)
+    except InputError as error:
+        raise InputError(f"{source} is neither a run or checkpoint nor a CLIP that can be used: {error}") from None
+    return True
+
+
+def _moved(checkpoint: Place | None) -> Path | None:
+    """Where a model is now: a checkpoint, a run, or a CLIP's folder."""
+    if checkpoint is None:
+        return None
+    return Path(str(checkpoint)) if _is_clip(str(checkpoint)) else find_checkpoint(str(checkpoint))

@@ -100,9 +100,11 @@ def resolve_sweep(
         raise ConfigError("--sweep describes a new sweep, and --resume continues one as it is; leave one out.")
     folder = find_sweep(str(resume)).resolve()
     record = SweepRecord.read(folder)
-    changes = {} if shards is None else {"runtime.shards": str(shards)}
+    changes: dict[str, Any] = {}
     for one in overrides:
-        changes = parse_overrides(one) | changes
+        changes |= parse_overrides(one)
+    if shards is not None:
+        changes["runtime.shards"] = str(shards)
     own = with_overrides(record.settings(), changes)
     if run_directory(own).resolve() != folder:
         raise ConfigError(

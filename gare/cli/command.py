@@ -40,8 +40,10 @@ SHARDS = click.option("--shards", required=True, help="Folder or address of gare
 SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
 
 ASK = "choose another place, or ask its owner for access"
+TOO_MANY_FILES = os.strerror(errno.EMFILE)
+"""What torch and pyarrow say in the midst of their own words."""
 WHAT_TO_DO = {
-    os.strerror(errno.EMFILE): "raise the limit of open files (ulimit -n 65536)",
+    TOO_MANY_FILES: "raise the limit of open files (ulimit -n 65536)",
     os.strerror(errno.EACCES): ASK,
     os.strerror(errno.EPERM): ASK,
     "is not readable": ASK,  # click's own words
@@ -131,7 +133,8 @@ def _fail(
     code: int, message: str, emit: Callable[[Mapping[str, Any]], None], result: Mapping[str, Any] | None = None
 ) -> int:
     ending = message.removesuffix(DEBUG_HINT).rstrip(".")
-    advice = next((advice for said, advice in WHAT_TO_DO.items() if ending.endswith(said)), None)
+    said = TOO_MANY_FILES if TOO_MANY_FILES in ending else next(filter(ending.endswith, WHAT_TO_DO), None)
+    advice = None if said is None else WHAT_TO_DO[said]
     message = message if advice is None else f"{ending}: {advice}."
     message = sentence(" ".join(click.unstyle(message).split()))
     notes().print(f"[red]error:[/red] {escape(message)}")

@@ -8,53 +8,141 @@ from typing import Any
 
 import click
 
-from gare.cli.command import CHECKPOINT, SHARDS, SPLIT, config_options, gare_command
+from gare.cli.command import SPLIT, config_options, gare_command
 from gare.common.console import note, print_table, say
+from gare.common.errors import InputError
+from gare.common.text import open_lines
 
 
-@gare_command("index", short_help="Encode the videos of a split for search.")
-@CHECKPOINT
-@SHARDS
+@gare_command("index", short_help="Encode the videos of a split for search; change or check an index.")
+@click.argument("source", required=False)
+@click.option("--shards", help="Folder or address of gare prepare.")
 @SPLIT
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the index.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the index.")
+@click.option("--append", is_flag=True, help="Add the videos that the index does not have yet, instead of a new index.")
+@click.option(
+    "--storage",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Type the frame vectors are kept in; float32 takes twice the room. --append keeps the index's own.",
+)
+@click.option(
+    "--stage-above",
+    type=click.IntRange(min=0),
+    default=50_000,
+    show_default=True,
+    metavar="VIDEOS",
+    help="Above this number of videos, fit a first stage, so that a search scores few of them.",
+)
+@click.option(
+    "--queries",
+    type=click.Path(path_type=Path),
+    help="Text file with a sentence a line, like those you will search with, to fit the first stage on; the captions "
+    "of the shards by default.",
+)
+@click.option("--delete", multiple=True, metavar="ID", help="Take a video out of the index; repeat it for more.")
+@click.option("--compact", is_flag=True, help="Write the index again without its deleted videos, as few large files.")
+@click.option("--check", is_flag=True, help="Read all files of the index, and measure its first stage again.")
+@click.option("--checkpoint", help="To change or check an index: where its model is now, if you moved it.")
 @config_options
-def index(checkpoint: str, shards: str, split: str, out: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Encode the videos of a split with CHECKPOINT (or the best one of a run's folder), for search.
+def index(
+    source: str | None,
+    shards: str | None,
+    split: str,
+    out: Path,
+    delete: tuple[str, ...],
+    compact: bool,
+    check: bool,
+    checkpoint: str | None,
+    queries: Path | None,
+    overrides: tuple[str, ...],
+    **options: Any,
+) -> dict[str, Any]:
+    """Encode the videos of a split with SOURCE, for search.
+
+    SOURCE is a checkpoint, a run's folder for its best one, or a CLIP's folder or hub id: search without training, by
+    the mean of a video's frames. An index is changed by files that take their place at once, at the end: it answers as
+    before until then, whatever stops the command.
 
     \b
-    Example:
+    Examples:
       gare index runs/demo --shards shards --split test --out index
+      gare index openai/clip-vit-base-patch32 --shards shards --split test --out index
+      gare index runs/demo --shards more-shards --out index --append
+      gare index --out index --delete video7 --delete video9 --compact --check
     """
     from gare.api import search as api
 
-    made = api.index(checkpoint, shards, split, out=out, set=overrides)
+    if delete or compact or check:
+        if source is not None or shards is not None or options["append"]:
+            raise InputError("--delete, --compact and --check take --out alone, with no source and no shards.")
+        made = api.maintain(out, delete=delete, compact=compact, check=check, checkpoint=checkpoint)
+    elif source is None or shards is None:
+        raise InputError("Give a source and --shards to make an index; --delete, --compact or --check to change one.")
+    else:
+        lines = None if queries is None else _sentences(queries)
+        made = api.index(source, shards, split, out=out, queries=lines, set=overrides, **options)
     note(f'{out}: {len(made)} videos; search them with: gare search {out} "..."')
-    return {"out": str(made.folder), "videos": len(made), "checkpoint": str(made.checkpoint)}
+    recall, values = made.record.recall, {"out": str(made.folder), "videos": len(made), "checkpoint": made.checkpoint}
+    if recall is None:
+        return values | {"recall": None}
+    count = made.candidates(10)
+    if count < len(made):
+        note(f"A search scores {count:,} of them, which hold {100 * recall.at(count):.1f} % of the exact top 10.")
+    return values | {"recall": asdict(recall)}
 
 
 @gare_command("search", short_help="Find the videos that a sentence describes.")
 @click.argument("index_folder", metavar="INDEX", type=click.Path(path_type=Path))
-@click.argument("query")
+@click.argument("query", required=False)
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="How many videos to list.")
-@click.option("--checkpoint", help="Where the index's checkpoint is now, if you moved it.")
+@click.option("--like", metavar="VIDEO", help="Find videos like this one of the index, in place of a query.")
+@click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only videos with this attribute; repeat for more.")
+@click.option("--exact", is_flag=True, help="Score every video, also where the index has a first stage.")
 @click.option(
     "--first-stage",
     type=click.IntRange(min=1),
-    help="Score only this many candidates, chosen by two inner products: approximate in the choice, exact in scores.",
+    metavar="N",
+    help="Score this many candidates of the first stage, instead of what the index chooses by its own recall.",
 )
-def search(index_folder: Path, query: str, top: int, checkpoint: str | None, first_stage: int | None) -> dict[str, Any]:
-    """Find the videos in INDEX that QUERY describes.
+@click.option("--checkpoint", help="Where the index's model is now, if you moved it.")
+def search(index_folder: Path, query: str | None, top: int, where: tuple[str, ...], **options: Any) -> dict[str, Any]:
+    """Find the videos in INDEX that QUERY describes, or those like one of them.
 
     \b
-    Example:
+    Examples:
       gare search index "a small red circle moving left" --top 5
+      gare search index "a circle" --where colour=red --exact
+      gare search index --like test_00042
     """
     from gare.api import search as api
 
-    hits = api.search(index_folder, query, top, checkpoint=checkpoint, first_stage=first_stage)
+    wanted = dict(_attribute(text) for text in where)
+    hits = api.search(index_folder, query, top, where=wanted, **options)
     rows = [[hit.rank, f"{hit.score:.3f}", hit.video_id, hit.uri] for hit in hits]
-    print_table(f"“{query}”", ["rank", "score", "video", "path"], rows)
-    return {"query": query, "hits": [asdict(hit) for hit in hits]}
+    title = f"“{query}”" if query is not None else f"like {options['like']}"
+    print_table(title, ["rank", "score", "video", "path"], rows)
+    note(f"{hits.searched}.".capitalize())
+    values = {"query": query, "like": options["like"], "where": wanted, "hits": [asdict(hit) for hit in hits]}
+    return values | {"searched": asdict(hits.searched) | {"partial": hits.searched.partial}}
+
+
+def _sentences(path: Path) -> list[str]:
+    try:
+        with open_lines(path) as lines:
+            return [line.strip() for line in lines]
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text: {error}.") from None
+
+
+def _attribute(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise InputError(f"--where {text}: give an attribute and its value, as in --where colour=red.")
+    return name, value
 
 
 @gare_command("register", short_help="Put a run's best model into MLflow's registry.")

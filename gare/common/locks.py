@@ -85,14 +85,11 @@ def take_free_lock(path: Path) -> int | None:
 
 
 def lock_if_free(handle: int) -> bool:
-    """Lock an open file; returns False if another process has it."""
+    """Lock an open file; returns False if another process has it, or if its file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
     return True
 
 
@@ -123,7 +120,6 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's: it can be locked all the same
 
 
-LOCK_FILE = ".lock"
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 20.0
 SETTLE_SECONDS = 1.0

@@ -19,7 +19,7 @@ TELLING: tuple[tuple[Kind, tuple[tuple[str, ...], ...]], ...] = (
     ("a training run", (("run.json",),)),
     ("a checkpoint", (("checkpoint.json",), ("model.safetensors", "config.yaml"))),
     ("prepared shards", (("dataset.json",), ("recipe.json",), ("manifest.arrow",), ("unfinished.json",))),
-    ("a search index", (("index.json", "vectors.safetensors"),)),
+    ("a search index", (("index.json",),)),
     ("a corpus", (("corpus.json",),)),
     ("a CLIP model", (
         ("config.json", "model.safetensors"), ("config.json", "pytorch_model.bin"),
@@ -35,7 +35,7 @@ OWNED = {name for _, sets in TELLING for names in sets for name in names} | {
     "tracking.json",
     "mlflow.json",
 }
-OWNED_SUFFIXES = {".safetensors", ".pt", ".arrow", ".bin"}
+OWNED_SUFFIXES = {".safetensors", ".pt", ".arrow", ".bin", ".records", ".codes", ".deleted", ".basis"}
 OWNED_BESIDE = {
     "ranks.parquet": "metrics.json",
     "report.html": "metrics.json",

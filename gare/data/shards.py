@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
@@ -192,6 +192,13 @@ class ShardSet:
             there = ", ".join(sorted(self.splits)) or "none"
             raise InputError(f"{self.folder} has no split {name!r}; its splits are: {there}.")
         return Split(self.folder, name, self._tables, belongs or (lambda split, _: split == name), self._held)
+
+    def parts(self, name: str) -> Iterator[Split]:
+        """The rows of a split, a shard at a time, so that a caller need not hold what is known of all."""
+        for table in self._tables:
+            part = Split(self.folder, name, [table], lambda split, _: split == name, self._held)
+            if len(part):
+                yield part
 
     def rows(self) -> list[tuple[str, int, dict[str, str]]]:
         """Split, number of captions and attributes of every video, in manifest order."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gare.common.errors import InputError
 from gare.common.records import parse_object
@@ -111,3 +112,11 @@ def _span(entry: Any) -> tuple[tuple[int, int] | None, Shape]:
 
 def _some(missing: list[str]) -> str:
     return f" ({names(missing, 3)})" if missing else ""
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over the bytes of all parameters and buffers, in order."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,30 +1,42 @@
-"""A gallery of encoded videos to search: their factors in safetensors, what they are in JSON."""
+"""Search in an index: candidates from the first stage where there is one, and the exact score of what is left."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from pydantic import BaseModel
-from safetensors import SafetensorError
+from numpy.typing import NDArray
+from torch import Tensor
 
-from gare.common.errors import ConfigError, InputError
-from gare.common.files import atomic_directory, file_digest, write_json
-from gare.common.records import LENIENT, checked, load_json
+from gare.common.console import warn
+from gare.common.errors import InputError
 from gare.common.redact import first_line, shown
-from gare.common.storage import read_file
-from gare.config import Config
-from gare.data.shards import Split
-from gare.evaluation.encode import encode_texts, encode_videos
-from gare.model.checkpoint import WEIGHTS, load_checkpoint_config, load_model
-from gare.model.gare import GareModel
-from gare.model.tokenizer import Tokenizer
-from gare.scoring.video_index import VideoIndex
+from gare.evaluation.encode import encode_texts
+from gare.retrieval.folder import VIDEOS, IndexRecord, SegmentFiles
+from gare.retrieval.model import IndexModel
+from gare.retrieval.records import RecordFile, RecordFormat, read_pool, record_factors
+from gare.retrieval.stage import WIDE, Basis, Codes, load_basis, load_codes
+from gare.scoring.factors import Factors, Rows, ScoreStats, Texts
+from gare.scoring.mean_pool import MeanGallery, video_vectors
 
-INDEX_FILE = "index.json"
-VECTORS_FILE = "vectors.safetensors"
-INDEX_VERSION = 2
+BLOCK = 2048
+"""Records scored at once."""
+
+FEW = 2000
+"""Videos that a filter leaves, up to which all of them are scored exactly."""
+
+LEAST = 200
+"""Fewest candidates the index chooses: to score these takes no time beside reading the query."""
+
+LIKE = 20
+"""Candidates of the first stage per video wanted that is like another one."""
 
 
 @dataclass(frozen=True)
@@ -38,140 +50,288 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class SearchIndex:
-    """A saved index with its model, to search; ``folder`` is where it lies, ``checkpoint`` where its model does."""
+class Searched:
+    """How an answer was found.
 
-    folder: Path
-    checkpoint: Path
-    index: VideoIndex
-    model: GareModel
-    tokenizer: Tokenizer
-    config: Config
-    videos: list[_Video]
+    ``videos``: how many could have been the answer; ``scored``: how many were scored exactly. ``recall``: the share of
+    the exact top 10 that this many candidates hold on this index; 1 where all were scored, None where it is not known.
+    ``unknown``: the query's words are unlike all that the first stage knows, so it was searched wide. ``missing``:
+    videos in parts of the index that cannot be read.
+    """
+
+    videos: int
+    scored: int
+    recall: float | None = 1.0
+    unknown: bool = False
+    missing: int = 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of the index could not be searched."""
+        return self.missing > 0
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        if self.scored >= self.videos:
+            found = f"scored all {self.videos:,} videos"
+        else:
+            found = f"scored {self.scored:,} of {self.videos:,} videos"
+            if self.recall is not None:
+                found += f"; holds {100 * self.recall:.1f} % of the exact top 10 on this index"
+        if self.unknown:
+            found += "; the words are unlike the captions that the index knows, so the search was wide"
+        return found + (f"; {self.missing:,} videos cannot be read" if self.missing else "")
+
+
+class Hits(list[Hit]):
+    """The answers, best first; ``searched`` says how they were found."""
+
+    def __init__(self, hits: list[Hit], searched: Searched) -> None:
+        super().__init__(hits)
+        self.searched = searched
+
+
+class Segment:
+    """A part of an index, opened: records are read when they are asked for, the rest is mapped."""
+
+    def __init__(self, folder: Path, files: SegmentFiles, form: RecordFormat, rank: int | None) -> None:
+        """InputError, with what is wrong, where one of its files is missing or damaged."""
+        count = files.videos
+        self.table = _read_table(folder / files.about, count)
+        self.alive = np.ones(count, bool)
+        if files.deleted_bits is not None:
+            self.alive = ~_read_bits(folder / files.deleted_bits, count)
+        self.codes: Codes | None = None
+        if files.codes is not None and rank is not None:
+            self.codes = load_codes(folder / files.codes, count, rank)
+        self.records = RecordFile(folder / files.records, form.dtype, count)
 
     def __len__(self) -> int:
-        """Count the videos."""
-        return len(self.videos)
+        return len(self.alive)
+
+    def where(self, attributes: Mapping[str, str]) -> NDArray[np.bool_]:
+        """Which of its videos are there and have all these attributes."""
+        allowed = self.alive
+        for name, value in attributes.items():
+            found = pc.equal(pc.map_lookup(self.table["attributes"].combine_chunks(), name, "first"), value)
+            allowed = allowed & np.asarray(pc.fill_null(found, False))
+        return allowed
+
+    def row(self, video_id: str) -> int | None:
+        """The row of a video that is not deleted."""
+        rows = np.flatnonzero(np.asarray(pc.equal(self.table["video_id"], video_id)) & self.alive)
+        return int(rows[0]) if len(rows) else None
+
+
+@dataclass
+class SearchIndex:
+    """An opened index with its model; ``folder`` is where it lies."""
+
+    folder: Path
+    record: IndexRecord
+    model: IndexModel
+    segments: list[Segment]
+    missing: int = 0
+    basis: Basis | None = None
+    _factors: Factors[Any] = field(init=False)
+    threads: ThreadPoolExecutor = field(init=False, default_factory=read_pool)
+
+    def __post_init__(self) -> None:
+        self._factors = record_factors(self.model.model.head)
+
+    def __len__(self) -> int:
+        """Count the videos that can be found."""
+        return sum(int(segment.alive.sum()) for segment in self.segments)
+
+    @property
+    def checkpoint(self) -> str:
+        """Where the model is: a checkpoint, or a CLIP's folder or hub id."""
+        return self.model.name
+
+    def candidates(self, top: int) -> int:
+        """How many videos a search for ``top`` scores exactly."""
+        videos, recall = len(self), self.record.recall
+        if self.basis is None or recall is None or videos <= FEW:
+            return videos
+        return min(max(recall.choose(top, videos), LEAST), videos)
 
     @torch.no_grad()
-    def search(self, query: str, top: int, *, first_stage: int | None = None) -> list[Hit]:
-        """The ``top`` videos for a sentence, best first; ties in index order.
+    def search(
+        self,
+        query: str,
+        top: int,
+        *,
+        where: Mapping[str, str] | None = None,
+        exact: bool = False,
+        first_stage: int | None = None,
+    ) -> Hits:
+        """The ``top`` videos for a sentence, best first; ties in index order. Scores are exact in any case.
 
-        ``first_stage``: score exactly only that many candidates, chosen by two inner products a video. The scores
-        stay exact; which videos are candidates is approximate. None scores every video.
+        ``where``: attributes the videos must have. ``exact``: score every video. ``first_stage``: score this many
+        candidates, and not as many as the index chooses by its own recall. Raises InputError for a query that is empty
+        or no text, and for an attribute that no video has.
         """
         if not query.strip():
             raise InputError("The query is empty; give a sentence in quotes.")
         if any("\ud800" <= character <= "\udfff" for character in query):
             raise InputError("The query is not valid UTF-8 text.")
-        texts = encode_texts(self.model, self.tokenizer, [query], self.config.data.words, 1)
-        text, words, mask = texts.text, texts.words, texts.word_mask
-        if first_stage is None:
-            places = torch.arange(len(self.index))
-            scores = self.index.score(text, words=words, word_mask=mask)[0]
-        else:
-            candidates = self.index.first_stage(text, max(first_stage, top), words=words, word_mask=mask)
-            places = candidates[0].sort().values
-            scores = self.index.score_candidates(text, places[None], words=words, word_mask=mask)[0]
-        if not bool(torch.isfinite(scores).all()):
+        model = self.model
+        texts = encode_texts(model.model, model.tokenizer, [query], model.config.data.words, 1)
+        allowed = self._allowed(where or {})
+        chosen, searched = self._candidates(texts, allowed, top, exact=exact, wanted=first_stage)
+        scores = self.scores(chosen, lambda gallery: self._factors.score(gallery, texts, ScoreStats())[0])
+        return Hits(self._hits(chosen, scores, top), searched)
+
+    @torch.no_grad()
+    def like(self, video_id: str, top: int, *, where: Mapping[str, str] | None = None, exact: bool = False) -> Hits:
+        """The ``top`` videos most like one of the index, without it; scores are cosines of the frames' means.
+
+        Raises InputError where the index has no such video.
+        """
+        number, row = self._find(video_id)
+        vector = self._vectors(
+            [np.array([row]) if n == number else np.array([], int) for n in range(len(self.segments))]
+        )
+        chosen = [np.flatnonzero(mask) for mask in self._allowed(where or {})]
+        chosen[number] = chosen[number][chosen[number] != row]
+        videos, wanted, code = sum(map(len, chosen)), max(LIKE * top, 200), self.segments[number].codes
+        if code is not None and not exact and videos > max(FEW, wanted):
+            own = code[slice(row, row + 1)]
+            chosen = self._best_of(own.codes.float() * own.scale[:, None], chosen, wanted)
+        scored = sum(map(len, chosen))
+        searched = Searched(videos, scored, 1.0 if scored == videos else None, missing=self.missing)
+        scores = self._vectors(chosen) @ vector[0]
+        return Hits(self._hits(chosen, scores, top), searched)
+
+    def scores(self, chosen: list[NDArray[np.int64]], score: Callable[[Rows], Tensor]) -> Tensor:
+        """What ``score`` makes of the galleries of chosen rows of each segment, joined along the first axis."""
+        parts = [score(gallery).float().cpu() for gallery in self.galleries(chosen)]
+        found = torch.cat(parts) if parts else torch.zeros(0)
+        if not bool(torch.isfinite(found).all()):
             raise InputError("The index holds values that are no finite numbers: it is damaged. Make it again.")
-        order = torch.sort(scores, descending=True, stable=True).indices[:top]
-        return [
-            Hit(place, float(scores[i]), self.videos[video].video_id, self.videos[video].uri)
-            for place, (i, video) in enumerate(zip(order.tolist(), places[order].tolist(), strict=True), start=1)
-        ]
+        return found
+
+    def galleries(self, chosen: list[NDArray[np.int64]], block: int = BLOCK) -> Iterator[Rows]:
+        """The galleries of chosen rows of each segment, block by block."""
+        for segment, rows in zip(self.segments, chosen, strict=True):
+            for start in range(0, len(rows), block):
+                records = segment.records.read(rows[start : start + block], self.threads)
+                yield self._factors.read(RecordFormat.tensors(records)).to(self.model.device)
+
+    def _allowed(self, where: Mapping[str, str]) -> list[NDArray[np.bool_]]:
+        for name in where:
+            known = {key for segment in self.segments for key in _keys(segment.table)}
+            if name not in known:
+                there = ", ".join(sorted(map(shown, known))) or "none"
+                raise InputError(f"No video of the index has an attribute {shown(name)}; there are: {there}.")
+        return [segment.where(where) for segment in self.segments]
+
+    def _candidates(
+        self, texts: Texts, allowed: list[NDArray[np.bool_]], top: int, *, exact: bool, wanted: int | None
+    ) -> tuple[list[NDArray[np.int64]], Searched]:
+        chosen = [np.flatnonzero(mask) for mask in allowed]
+        videos, recall, basis = sum(map(len, chosen)), self.record.recall, self.basis
+        if exact or basis is None or recall is None:
+            if wanted is not None and not exact:
+                raise InputError(
+                    f"The index {self.folder} has no first stage: it scores all of its {videos} videos. "
+                    "Make it with --stage-above 0 to have one."
+                )
+            return chosen, Searched(videos, videos, missing=self.missing)
+        queries, leverage = basis.queries(texts.text.cpu())
+        unknown = float(leverage[0]) > recall.leverage
+        count = max(wanted or max(recall.choose(top, len(self)), LEAST) * (WIDE if unknown else 1), top)
+        if videos <= count or (wanted is None and videos <= FEW):
+            return chosen, Searched(videos, videos, missing=self.missing)
+        known = None if unknown else recall.at(count)
+        return self._best_of(queries, chosen, count), Searched(videos, count, known, unknown, self.missing)
+
+    def _best_of(self, query: Tensor, chosen: list[NDArray[np.int64]], count: int) -> list[NDArray[np.int64]]:
+        """The rows of each segment among the best ``count`` of the chosen by the first stage, in order."""
+        scores = []
+        for segment, rows in zip(self.segments, chosen, strict=True):
+            assert segment.codes is not None  # noqa: S101 - all segments have codes, or none
+            scores.append(segment.codes.scores(query)[0][torch.from_numpy(rows)])
+        joined = torch.cat(scores)
+        kept = torch.zeros(len(joined), dtype=torch.bool)
+        kept[joined.topk(min(count, len(joined))).indices] = True
+        parts = kept.numpy()
+        sizes = np.cumsum([len(rows) for rows in chosen])[:-1]
+        return [rows[part] for rows, part in zip(chosen, np.split(parts, sizes), strict=True)]
+
+    def _vectors(self, chosen: list[NDArray[np.int64]]) -> Tensor:
+        def vectors(gallery: Rows) -> Tensor:
+            if isinstance(gallery, MeanGallery):
+                return torch.nn.functional.normalize(gallery.video.float(), dim=-1)
+            tensors = gallery.tensors()
+            frames, mask = (
+                next(x for n, x in tensors.items() if n.endswith(name)) for name in ("frames", "frame_mask")
+            )
+            return video_vectors(frames.float(), mask)
+
+        return self.scores(chosen, vectors)
+
+    def _find(self, video_id: str) -> tuple[int, int]:
+        for number, segment in enumerate(self.segments):
+            row = segment.row(video_id)
+            if row is not None:
+                return number, row
+        raise InputError(f"The index {self.folder} has no video {shown(video_id)}.")
+
+    def _hits(self, chosen: list[NDArray[np.int64]], scores: Tensor, top: int) -> list[Hit]:
+        starts = np.cumsum([0, *map(len, chosen)])
+        hits = []
+        for rank, place in enumerate(torch.sort(scores, descending=True, stable=True).indices[:top].tolist(), start=1):
+            number = int(np.searchsorted(starts, place, side="right")) - 1
+            table, row = self.segments[number].table, int(chosen[number][place - starts[number]])
+            video_id, uri = (table[name][row].as_py() for name in ("video_id", "uri"))
+            hits.append(Hit(rank, float(scores[place]), video_id, uri))
+        return hits
+
+    @classmethod
+    def of(cls, folder: Path, record: IndexRecord, model: IndexModel) -> Self:
+        """Open the files of a generation; segments that cannot be read are left out with a warning.
+
+        InputError where none can be read.
+        """
+        basis = load_basis(folder / record.basis, model.model.dim)[0] if record.basis is not None else None
+        rank = None if basis is None else basis.directions.shape[1]
+        segments, missing, form = [], 0, model.check_format(record.format, folder)
+        reason: InputError | None = None
+        for files in record.segments:
+            try:
+                segments.append(Segment(folder, files, form, rank))
+            except InputError as error:
+                missing, reason = missing + files.videos - files.deleted, error
+                if len(record.segments) > 1:
+                    warn(f"{error} Its {files.videos} videos are not searched.")
+        if reason is not None and not segments:
+            raise reason
+        return cls(folder, record, model, segments, missing, basis)
 
 
-def write_index(
-    folder: Path, checkpoint: Path, model: GareModel, split: Split, config: Config, dataset_digest: str
-) -> SearchIndex:
-    """Encode a split with the model of a checkpoint, save it as an index and return that.
-
-    Raises InputError for an empty split, a model without a tokenizer, and a folder that holds other things.
-    """
-    if not len(split):
-        raise InputError(f"The split {split.name!r} of {split.folder} is empty; there is nothing to index.")
-    tokenizer, weights = _tokenizer(model, checkpoint), file_digest(checkpoint / WEIGHTS)
-    videos = [_Video(video_id=video.video_id, uri=video.uri) for video in split.videos]
-    with atomic_directory(folder, marker=INDEX_FILE) as temporary:
-        encoded = encode_videos(model, split, config.data, config.runtime.eval_batch)
-        index = VideoIndex.build(model, encoded.frames, encoded.frame_mask)
-        index.save(temporary / VECTORS_FILE)
-        write_json(
-            temporary / INDEX_FILE,
-            {
-                "version": INDEX_VERSION,
-                "checkpoint": str(checkpoint.resolve()),
-                "weights_sha256": weights,
-                "dataset_digest": dataset_digest,
-                "split": split.name,
-                "videos": [video.model_dump() for video in videos],
-            },
-        )
-    return SearchIndex(folder, checkpoint, index, model, tokenizer, config, videos)
-
-
-def _tokenizer(model: GareModel, checkpoint: Path) -> Tokenizer:
-    if model.tokenizer is None:
-        raise InputError(f"The checkpoint {checkpoint} has no tokenizer, so a sentence cannot be read.")
-    return model.tokenizer
-
-
-class _Video(BaseModel):
-    model_config = LENIENT
-
-    video_id: str
-    uri: str
-
-
-class IndexRecord(BaseModel):
-    """The required content of ``index.json``; there may be more in it."""
-
-    model_config = LENIENT
-
-    checkpoint: str
-    weights_sha256: str
-    split: str
-    videos: list[_Video]
-
-
-def read_index_file(folder: Path) -> IndexRecord:
-    """The record of an index's folder; InputError where there is none of this version, or a damaged one."""
-    path = folder / INDEX_FILE
-    text = read_file(path)
-    if text is None:
-        raise InputError(f"{folder} is not an index; make one with gare index CHECKPOINT --shards DIR --out {folder}.")
+def _read_table(path: Path, count: int) -> pa.Table:
     try:
-        values = load_json(text)
-        version = values.get("version") if isinstance(values, dict) else None
-        if version == INDEX_VERSION:
-            return checked(IndexRecord, values)
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}); make the index again.") from None
-    raise InputError(
-        f"The index {folder} has version {shown(version)}; this software reads {INDEX_VERSION}. Make it again."
-    )
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)  # unchecked offsets of a damaged file would take the process down
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"Cannot read {path}: {first_line(error)}. Make the index again.") from None
+    if not table.schema.equals(VIDEOS) or table.num_rows != count or any(c.null_count for c in table.columns):
+        raise InputError(f"{path} does not describe the {count} videos of its segment. Make the index again.")
+    return table
 
 
-def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
-    """Load an index and the checkpoint it was made with (or a copy of that checkpoint elsewhere).
-
-    Raises InputError when the folder is no index, or the checkpoint is gone or is another one.
-    """
-    found = read_index_file(folder)
-    videos, weights, source = found.videos, found.weights_sha256, checkpoint or Path(found.checkpoint)
-    if not (source / WEIGHTS).is_file():
-        raise InputError(
-            f"The checkpoint {source} of the index {folder} is not there; give its place with --checkpoint."
-        )
-    if file_digest(source / WEIGHTS) != weights:
-        raise ConfigError(f"The index {folder} was made with other weights than those in {source}; make it again.")
-    model = load_model(source)
-    tokenizer = _tokenizer(model, source)
+def _read_bits(path: Path, count: int) -> NDArray[np.bool_]:
     try:
-        index = VideoIndex.load(model, folder / VECTORS_FILE)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"Cannot read {folder / VECTORS_FILE}: {first_line(error)}. Make the index again.") from None
-    if len(videos) != len(index):
-        raise InputError(f"{folder / INDEX_FILE} does not name the {len(index)} videos of the index. Make it again.")
-    return SearchIndex(folder, source, index, model, tokenizer, load_checkpoint_config(source), videos)
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}. Make the index again.") from None
+    if len(content) != -(-count // 8):
+        raise InputError(f"{path} does not have a bit for each of {count} videos. Make the index again.")
+    return np.unpackbits(np.frombuffer(content, np.uint8), count=count).astype(bool)
+
+
+def _keys(table: pa.Table) -> list[str]:
+    """The names of all attributes."""
+    keys = [chunk.keys for chunk in table["attributes"].chunks]
+    return list(pc.unique(pa.chunked_array(keys, pa.string())).to_pylist()) if keys else []

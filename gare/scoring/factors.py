@@ -114,8 +114,8 @@ class Factors(ABC, Generic[Gallery]):
     """The tensor of a gallery that is kept in the type ``storage``."""
 
     @abstractmethod
-    def build(self, videos: Videos, storage: torch.dtype | None = None, *, first_stage: bool = False) -> Gallery:
-        """Factors of videos, the large ones in the type ``storage``; ``first_stage``: with what that needs."""
+    def build(self, videos: Videos, storage: torch.dtype | None = None) -> Gallery:
+        """Factors of videos, the large ones in the type ``storage``."""
 
     @abstractmethod
     def read(self, tensors: Mapping[str, Tensor]) -> Gallery:
@@ -124,10 +124,6 @@ class Factors(ABC, Generic[Gallery]):
     @abstractmethod
     def score(self, gallery: Gallery, texts: Texts, stats: ScoreStats) -> Tensor:
         """Exact cosines [B, V]; memory beside them grows with neither. ConfigError where words are missing."""
-
-    @abstractmethod
-    def first_stage(self, gallery: Gallery, texts: Texts) -> Tensor:
-        """Approximate cosines [B, V] by a few inner products; ConfigError for a head that has none."""
 
 
 def slices(count: int, block: int) -> Iterator[slice]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from gare.common.errors import ConfigError
 from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slices, without_autocast
 from gare.scoring.head import PairHead, as_float
 
@@ -34,7 +33,7 @@ class ByHead(Factors[FrameGallery]):
         self._head = head
 
     @override
-    def build(self, videos: Videos, storage: torch.dtype | None = None, *, first_stage: bool = False) -> FrameGallery:
+    def build(self, videos: Videos, storage: torch.dtype | None = None) -> FrameGallery:
         frames = as_float(videos.frames).masked_fill(~videos.frame_mask[..., None], 0)
         return FrameGallery(Videos(frames.to(storage or frames.dtype), videos.frame_mask))
 
@@ -56,12 +55,6 @@ class ByHead(Factors[FrameGallery]):
                 made = self._head(own.text, frames, videos.frame_mask, own.words, own.word_mask)
                 scores[rows, columns] = made.scores
         return scores
-
-    @override
-    def first_stage(self, gallery: FrameGallery, texts: Texts) -> Tensor:
-        model = self._head.config
-        what = f"model.query {model.query}" if model.head == "gare" else f"model.head {model.head}"
-        raise ConfigError(f"{what} has no first stage; score all videos.")
 
 
 def factors_of(head: PairHead) -> Factors[Any]:

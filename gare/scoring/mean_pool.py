@@ -57,7 +57,7 @@ class MeanFactors(Factors[MeanGallery]):
 
     @override
     @without_autocast
-    def build(self, videos: Videos, storage: torch.dtype | None = None, *, first_stage: bool = False) -> MeanGallery:
+    def build(self, videos: Videos, storage: torch.dtype | None = None) -> MeanGallery:
         vectors = video_vectors(as_float(videos.frames), videos.frame_mask)
         return MeanGallery(vectors.to(storage or vectors.dtype))
 
@@ -74,7 +74,3 @@ class MeanFactors(Factors[MeanGallery]):
         for videos in slices(len(gallery), BLOCK):
             scores[:, videos] = text @ gallery.video[videos].to(text.dtype).T
         return scores
-
-    @override
-    def first_stage(self, gallery: MeanGallery, texts: Texts) -> Tensor:
-        return self.score(gallery, texts, ScoreStats())

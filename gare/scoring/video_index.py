@@ -53,7 +53,7 @@ class VideoIndex:
         factors holds the frames, and the head scores them.
         """
         factors = factors_of(model.head)
-        return cls(model.head, factors, factors.build(Videos(frames, frame_mask), storage, first_stage=True))
+        return cls(model.head, factors, factors.build(Videos(frames, frame_mask), storage))
 
     def __len__(self) -> int:
         return len(self._gallery)
@@ -82,18 +82,6 @@ class VideoIndex:
         scored densely; ``stats`` counts them. Raises ConfigError when words are needed and missing.
         """
         return self._factors.score(self._gallery, Texts(text, words, word_mask), stats or ScoreStats())
-
-    @without_autocast
-    def first_stage(
-        self, text: Tensor, keep: int, *, words: Tensor | None = None, word_mask: Tensor | None = None
-    ) -> Tensor:
-        """The ``keep`` most promising videos of each text, [B, min(keep, V)], best first; ties in index order.
-
-        Approximate: a video that the exact score would put on top can be missing. Raises ConfigError for a head
-        without factors, which has no first stage, and when words are needed and missing.
-        """
-        scores = self._factors.first_stage(self._gallery, Texts(text, words, word_mask))
-        return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :keep]
 
     def score_candidates(
         self,
@@ -154,7 +142,7 @@ def _are_built(tensors: dict[str, Tensor], factors: Factors[Any], head: PairHead
     exact = torch.float64 if any(x.dtype == torch.float64 for x in tensors.values()) else torch.float32
     one = Videos(torch.zeros(1, frames, head.dim, dtype=exact), torch.ones(1, frames, dtype=torch.bool))
     try:
-        made = factors.build(one, stored.dtype, first_stage=True).tensors()
+        made = factors.build(one, stored.dtype).tensors()
     except RuntimeError:  # of another type than the model
         return False
     found = {name: (tensor.dtype, tensor.shape[1:]) for name, tensor in tensors.items() if tensor.ndim}

@@ -64,9 +64,9 @@ def begin(
     runtime, uri = config.runtime, resolve_uri(config.runtime)
     with lock_within(make_folder(folder) / ".tracking.lock", LOCK_SECONDS):
         record = read_record(folder)
-        is_former = record is not None or former is not None
+        is_former = record is not None
         if record is None or record.experiment != runtime.experiment:
-            record = Record(uri=uri, experiment=runtime.experiment)
+            record, is_former = Record(uri=uri, experiment=runtime.experiment), former is not None
             take_up(record, former)
         at_its_tracker = record.run_id is not None and record.address(folder) == uri
         under_way = parent is not None or ended is not None or at_its_tracker

@@ -126,7 +126,7 @@ def _save(folder: Path, model: Any, run_id: str, checkpoint: Path, index: Path) 
 
 def check_index(index: Path, weights_sha256: str) -> str:
     """The split an index was made of; InputError when it is none, or of other weights than the checkpoint's."""
-    from gare.retrieval.index import read_index_file
+    from gare.retrieval.folder import read_index_file
 
     values = read_index_file(index)
     if values.weights_sha256 != weights_sha256:

@@ -19,7 +19,7 @@ class TextToVideo(PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Load the index and its checkpoint."""
-        from gare.retrieval.index import open_index
+        from gare.retrieval.opening import open_index
 
         self._index = open_index(Path(context.artifacts["index"]), Path(context.artifacts["checkpoint"]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from gare.config import Config
 from gare.config.tree import diff
 from gare.model.checkpoint import WEIGHTS, load_checkpoint_config, load_model
 from gare.model.gare import GareModel
+from gare.model.weights import weights_digest
 from gare.objective.world import World
 from gare.runs.run import initial_checkpoint
 
@@ -147,11 +147,3 @@ def _distance(model: nn.Module, world: World) -> float:
         apart = float((tensor.double() - first.double()).abs().max() / scale)
         largest = max(largest, math.inf if math.isnan(apart) else apart)
     return largest
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over the bytes of all parameters and buffers, in order."""
-    digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -77,6 +77,8 @@ def _stream(path: Path, where: str, locate: Callable[[str], str]) -> Iterator[pa
     ids, rows = VideoIds(), 0
     for raw in _raw_tables(path):
         table = in_columns(raw, where)
+        if not table.num_rows:
+            continue
         check_rows(table, where)
         ids.add(table["video_id"])
         rows += table.num_rows
@@ -89,7 +91,7 @@ def _stream(path: Path, where: str, locate: Callable[[str], str]) -> Iterator[pa
 
 
 def _raw_tables(path: Path) -> Iterator[pa.Table]:
-    """Yield the file's own columns, CHECK_ROWS rows at a time; at least one table."""
+    """Yield the file's own columns, CHECK_ROWS rows at a time; at least one table, which may have no rows."""
     if text_suffix(path) in CSV_SUFFIXES:
         made = from_csv(path, SourceOptions(allow_uncaptioned=True, exact=True))
         if made.dropped_captions:

@@ -281,6 +281,17 @@ def test_an_error_nobody_foresaw_is_a_sentence_too(capfd, monkeypatch):
     assert call(capfd, "config") == (1, "", "error: Unexpected ZeroDivisionError: one (--debug shows where).\n")
 
 
+@pytest.mark.parametrize(
+    "says", ["unable to open shared memory: Too many open files (24)", "Too many open files. The run is whole."]
+)
+def test_too_few_descriptors_are_known_from_words_in_the_midst_of_others(capfd, monkeypatch, says):
+    def fail(*_):
+        raise RuntimeError(says)
+
+    monkeypatch.setattr("gare.config.tree.load_config", fail)
+    assert "raise the limit of open files" in call(capfd, "config")[2]
+
+
 def test_prints_of_other_processes_do_not_reach_the_json(capfd, monkeypatch):
     def noisy(*_):
         os.system("echo from a child")  # noqa: S605
@@ -402,7 +413,7 @@ def test_an_index_whose_checkpoint_moved_or_changed_says_so(capfd, place, tmp_pa
     ended, _, err = call(capfd, "search", index, "a red square")
     assert ended == 2
     assert "made with other weights" in err
-    for content in ("", "[]", "null", json.dumps(values | {"videos": []}), json.dumps(values | {"checkpoint": 3})):
+    for content in ("", "[]", "null", json.dumps(values | {"segments": [{}]}), json.dumps(values | {"checkpoint": 3})):
         (index / "index.json").write_text(content)
         ended, _, err = call(capfd, "search", index, "a red square")
         assert (ended, err.count("\n")) == (3, 1)

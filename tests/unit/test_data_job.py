@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -310,9 +311,13 @@ def test_a_repeated_id_is_found_across_pieces_and_never_by_a_collision(tmp_path,
         list(stream_manifest(path))
 
 
-def test_what_is_wrong_with_a_short_manifest_is_known_before_a_folder_is_made(tmp_path):
-    path = tmp_path / "m.jsonl"
-    path.write_text('{"video_id": "a", "uri": "x", "split": "s", "captions": []}\n' * 2)
+@pytest.mark.parametrize("name", ["m.jsonl", "m.parquet"])
+def test_what_is_wrong_with_a_short_manifest_is_known_before_a_folder_is_made(tmp_path, name):
+    path, twice = tmp_path / name, [{"video_id": "a", "uri": "x", "split": "s", "captions": []}] * 2
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(twice, MANIFEST), path)
+    else:
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in twice))
     with pytest.raises(InputError, match="more than once"):
         shards.prepare(path, tmp_path / "out", RECIPE)
     assert not (tmp_path / "out").exists()

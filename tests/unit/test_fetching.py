@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 import tempfile
@@ -263,6 +265,17 @@ def test_a_killed_process_leaves_a_copy_that_the_next_one_removes(temporary):
             assert not left.exists()
             assert path.exists()
     assert [p.name for p in temporary.iterdir()] == ["gare-fetched-folder"]
+
+
+def test_without_locks_no_copy_is_taken_for_a_leftover(temporary, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with fetching.scratch_file("") as path:
+        fetching._remove_leftovers.cache_clear()  # as another process
+        with fetching.scratch_file(""):
+            assert path.exists()
 
 
 def test_a_copy_taken_for_a_leftover_before_it_was_locked_is_made_anew(temporary, monkeypatch):

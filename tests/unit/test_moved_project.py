@@ -200,6 +200,13 @@ def test_a_sweep_goes_on_after_its_project_was_moved(tmp_path, monkeypatch):
         resolve_sweep(None, resume=sweep.with_name("renamed"))
 
 
+def test_of_overrides_of_a_resumed_sweep_the_later_wins_and_the_shards_named_always(tmp_path, monkeypatch):
+    sweep = sweep_in(tmp_path, monkeypatch)
+    overrides = {"train.epochs": 2, "runtime.shards": "first"}, {"train": {"epochs": 3}}
+    config = resolve_sweep(None, *overrides, shards="named", resume=sweep)
+    assert (config.train.epochs, config.runtime.shards) == (3, "named")
+
+
 def test_a_run_with_an_absolute_clip_goes_on_after_its_project_was_moved(toy_clip, toy_shards, tmp_path, monkeypatch):
     old, new = project(tmp_path / "old", toy_clip, toy_shards), tmp_path / "new"
     monkeypatch.chdir(tmp_path)

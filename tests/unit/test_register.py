@@ -10,7 +10,7 @@ from gare.api.register import best_run, register_run
 from gare.common.errors import ConfigError, InputError
 from gare.launch.local import fit_local
 from gare.launch.tracked import record_evaluation, tracked
-from gare.retrieval.index import INDEX_VERSION
+from gare.retrieval.folder import INDEX_VERSION
 from gare.runs.run import Run
 from gare.runs.state import read_state
 from gare.tracking import read_handle
@@ -85,7 +85,8 @@ def test_what_cannot_be_registered_is_said(trained, toy_shards, tmp_path):
         register_run(tmp_path, "x")
     with pytest.raises(InputError, match="is not an index"):
         register_run(trained, "x", index=tmp_path)
-    record = {"version": INDEX_VERSION, "checkpoint": str(trained), "split": "test", "videos": []}
+    record = {"version": INDEX_VERSION, "generation": 1, "checkpoint": str(trained), "split": "test", "segments": []}
+    record |= {"dataset_digest": "0", "storage": "float16", "format": {}, "digests": {}}
     (tmp_path / "index.json").write_text(json.dumps(record | {"weights_sha256": "0"}))
     with pytest.raises(InputError, match="other weights"):
         register_run(trained, "x", index=tmp_path)

@@ -225,6 +225,16 @@ def test_an_interrupted_run_is_taken_up_again_and_one_that_was_deleted_is_begun_
     assert read(folder).data.tags["t"] == "lost"
 
 
+def test_a_finished_run_is_recorded_whole_in_an_experiment_named_later(run):
+    first = read_handle(run(tags={"gare.kind": "run"}))
+    folder = run(runtime={"experiment": "named later"}, tags={"gare.kind": "run"}, ended="FINISHED")
+    second = read_handle(folder)
+    assert second.run_id not in (None, first.run_id)
+    found = read(folder)
+    assert (found.info.status, found.data.tags["gare.kind"]) == ("FINISHED", "run")
+    assert found.data.params["train.epochs"] == "3"
+
+
 def test_a_deleted_experiment_ends_a_start_and_a_store_that_cannot_be_used_hides_its_password(run, tmp_path):
     handle = read_handle(run(runtime={"experiment": "old"}))
     store = client(handle.uri)

@@ -147,6 +147,7 @@ def test_a_disk_that_fills_anywhere_costs_nothing_and_the_same_command_goes_on(
 
 def same(one, other):
     """Whether there are the same files, and of those that do not say when they were made the same ones."""
+    one, other = ({re.sub(r"-g\d+\.", "-g.", name): digest for name, digest in found.items()} for found in (one, other))
     timeless = {name for name in one if name.endswith(("model.safetensors", "vectors.safetensors", ".parquet"))}
     return one.keys() == other.keys() and all(one[name] == other[name] for name in timeless)
 

@@ -20,10 +20,8 @@ from gare.scoring.increment.dense import DenseHead, score_listed
 from gare.scoring.increment.factors import ContextFactors, PsiMaps, VideoFactors
 from gare.scoring.increment.pairs import (
     Queries,
-    first_stage_scores,
     frames_block,
     plain_block,
-    uniform_increment,
     words_block,
 )
 
@@ -41,14 +39,12 @@ BUILD_BLOCK = 128
 class IncrementGallery(Rows):
     """Factors of every video.
 
-    ``contexts`` and ``cross`` [V, F, F'] (P times the frames) with context frames; ``uniform`` [V, D], for the first
-    stage there: D0.
+    ``contexts`` and ``cross`` [V, F, F'] (P times the frames) with context frames.
     """
 
     videos: VideoFactors
     contexts: ContextFactors | None = None
     cross: Tensor | None = None
-    uniform: Tensor | None = None
 
 
 Block = tuple[slice, slice, tuple[Tensor, Tensor | None]]
@@ -65,13 +61,11 @@ class IncrementFactors(Factors[IncrementGallery]):
 
     @override
     @without_autocast
-    def build(
-        self, videos: Videos, storage: torch.dtype | None = None, *, first_stage: bool = False
-    ) -> IncrementGallery:
+    def build(self, videos: Videos, storage: torch.dtype | None = None) -> IncrementGallery:
         blocks = slices(len(videos), BUILD_BLOCK)
-        return IncrementGallery.join([self._build(videos[rows], storage, first_stage=first_stage) for rows in blocks])
+        return IncrementGallery.join([self._build(videos[rows], storage) for rows in blocks])
 
-    def _build(self, given: Videos, storage: torch.dtype | None, *, first_stage: bool) -> IncrementGallery:
+    def _build(self, given: Videos, storage: torch.dtype | None) -> IncrementGallery:
         frames, mask, psi, cell = as_float(given.frames), given.frame_mask, self._head.psi, self._cell
         maps = self._maps_in(frames.dtype)
         videos = VideoFactors.of(maps, frames, mask, cell, storage)
@@ -80,7 +74,7 @@ class IncrementFactors(Factors[IncrementGallery]):
         contexts = ContextFactors.of(maps, frames, mask, videos.mean, cell, storage)
         base, _ = videos.bases(cell)
         cross = contexts.increments.to(base.dtype) @ base.mT
-        return IncrementGallery(videos, contexts, cross, uniform_increment(psi, frames, mask) if first_stage else None)
+        return IncrementGallery(videos, contexts, cross)
 
     @override
     def read(self, tensors: Mapping[str, Tensor]) -> IncrementGallery:
@@ -89,7 +83,6 @@ class IncrementFactors(Factors[IncrementGallery]):
             VideoFactors(**videos),
             ContextFactors(**contexts) if contexts else None,
             tensors.get("cross"),
-            tensors.get("uniform"),
         )
 
     @override
@@ -107,20 +100,6 @@ class IncrementFactors(Factors[IncrementGallery]):
                 again = score_listed(self._head, texts[rows], Videos(videos.frames, videos.frame_mask), pairs)
                 scores[rows, columns][pairs[:, 0], pairs[:, 1]] = again
         return scores
-
-    @override
-    @without_autocast
-    def first_stage(self, gallery: IncrementGallery, texts: Texts) -> Tensor:
-        """By the increment at uniform attention and the plain mean of the frames."""
-        texts, mean, psi = self._read(texts, gallery), gallery.videos.mean, self._head.psi
-        if psi is None:
-            delta = torch.zeros_like(texts.text)
-        elif self._by_words:
-            delta = uniform_increment(psi, *self._cell.words(texts.words, texts.word_mask))
-        else:
-            assert gallery.uniform is not None  # noqa: S101 - built for it
-            return first_stage_scores(texts.text, mean, gallery.uniform, self._cell, of_texts=False)
-        return first_stage_scores(texts.text, mean, delta, self._cell, of_texts=True)
 
     def _maps_in(self, dtype: torch.dtype) -> PsiMaps | None:
         """Psi as maps; None for a model without an increment."""

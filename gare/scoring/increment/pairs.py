@@ -1,6 +1,6 @@
 """Scores of pairs from factors made before: exact in blocks, and a first stage that takes D0 for every increment.
 
-All arrays of a block end in the other side's axis. D0 is psi's answer to uniform attention.
+All arrays of a block end in the other side's axis.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gare.scoring.increment.cell import PairCell, cancels, norm
 from gare.scoring.increment.factors import ContextFactors, PsiMaps, VideoFactors
-from gare.scoring.increment.psi import NORM_EPS, Increment
+from gare.scoring.increment.psi import NORM_EPS
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,28 @@ def times(rows_CLD: Tensor, others_ND: Tensor) -> Tensor:
 
 
 def frames_block(
-    maps: PsiMaps, videos: VideoFactors, contexts: ContextFactors, cross: Tensor, queries: Queries, cell: PairCell
+    maps: PsiMaps,
+    videos: VideoFactors,
+    contexts: ContextFactors,
+    cross: Tensor,
+    queries: Queries,
+    cell: PairCell,
+    products: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cosines [V, B] and distrust [V, B] where the context is the frames; ``cross`` [V, L, F'] is P times V'."""
+    """Cosines [V, B] and distrust [V, B] where the context is the frames; ``cross`` [V, L, F'] is P times V'.
+
+    ``products``: the keys and the increments, each times the texts [V, L, B], of who knows them without the vectors.
+    """
     dtype = queries.text.dtype
+    if products is None:
+        products = (
+            times(contexts.keys.to(dtype), queries.text),
+            times(contexts.increments.to(dtype), queries.text),
+        )
     scale, doubtful = cell.query_scale(queries.text, videos.mean)
-    mixed = mix(contexts, times(contexts.keys.to(dtype), queries.text), scale.T.contiguous())
+    mixed = mix(contexts, products[0], scale.T.contiguous())
     pooled = pool(videos, queries, cell)
-    text_delta = mixed.attention * times(contexts.increments.to(dtype), queries.text)
-    text_delta = mixed.own * text_delta.sum(dim=1) + mixed.shared * (queries.text @ maps.shared_a)
+    text_delta = mixed.own * (mixed.attention * products[1]).sum(dim=1) + mixed.shared * (queries.text @ maps.shared_a)
     text_delta += queries.text @ maps.shared_b
     video_delta = mixed.own * torch.bmm(cross, pooled.weights).mul_(mixed.attention).sum(dim=1)
     video_delta += mixed.shared * pooled.shared[:, 1] + pooled.shared[:, 0]
@@ -141,35 +154,3 @@ def _cosines(
         base_delta=video_delta,
     )
     return scores, doubtful | cancels(square, parts)
-
-
-def uniform_increment(psi: Increment, context_CLD: Tensor, mask_CL: Tensor) -> Tensor:
-    """D0 [C, D]: the increment at uniform attention over each context's valid positions, whatever the query."""
-    keep = mask_CL[..., None]
-    values = psi.v_proj(psi.layer_norm1(context_CLD.masked_fill(~keep, 0))) * keep.to(context_CLD.dtype)
-    mean = values.sum(dim=1) / mask_CL.sum(dim=1, keepdim=True).to(values.dtype)
-    y = psi.layer_norm2(psi.out_proj(mean))
-    increments: Tensor = psi.mean_proj(psi.layer_norm3(y + psi.linear1(y)))
-    return increments
-
-
-def first_stage_scores(text_BD: Tensor, mean_VD: Tensor, delta: Tensor, cell: PairCell, *, of_texts: bool) -> Tensor:
-    """Cosines [B, V] with D0 in place of the increment and vbar in place of the pooled video.
-
-    ``delta`` is D0 of the videos [V, D], or ``of_texts`` [B, D].
-    """
-    square, own = delta.square().sum(-1), text_BD if of_texts else mean_VD
-    along = (own * delta).sum(-1)
-    if of_texts:
-        square, text_delta, base_delta = square[:, None], along[:, None], delta @ mean_VD.T
-    else:
-        text_delta, base_delta = text_BD @ delta.T, along
-    scores, *_ = cell.cosines(
-        text_square=text_BD.square().sum(-1)[:, None],
-        base_square=mean_VD.square().sum(-1),
-        delta_square=square,
-        text_base=text_BD @ mean_VD.T,
-        text_delta=text_delta,
-        base_delta=base_delta,
-    )
-    return scores

@@ -21,7 +21,6 @@ from gare.scoring.factors import ScoreStats, Texts, Videos
 from gare.scoring.gallery import score_all
 from gare.scoring.head import masked_mean
 from gare.scoring.increment.head import GareHead
-from gare.scoring.increment.pairs import first_stage_scores, uniform_increment
 from gare.scoring.video_index import VideoIndex
 from tests.unit.model.test_head import golden, with_golden_psi
 
@@ -179,8 +178,6 @@ def test_a_residual_query_is_scored_by_the_head(query):
     index, stats = index_of(head, case), ScoreStats()
     assert torch.allclose(index_scores(index, case, stats), dense(head, case), atol=1e-6)
     assert stats.dense_pairs == stats.pairs == 30
-    with pytest.raises(ConfigError, match="no first stage"):
-        index.first_stage(case[0], 2)
 
 
 @pytest.mark.parametrize("name", ["head_square", "head_rect"])
@@ -346,43 +343,15 @@ def test_an_index_of_another_model_or_kind_is_refused(tmp_path):
         VideoIndex.load(SimpleNamespace(head=make_head(24)), tmp_path / "other.safetensors")
 
 
-@pytest.mark.parametrize(("side", "context"), itertools.product(["text", "video"], ["frames", "words"]))
-def test_the_first_stage_is_the_model_at_uniform_attention(side, context):
-    torch.manual_seed(14)
-    head, case = make_head(24, 0.1, corrected=side, context=context, video_base="mean"), make_case(7, 9)
-    torch.nn.init.zeros_(head.psi.k_proj.weight)
-    torch.nn.init.zeros_(head.psi.k_proj.bias)
-    expected, index = dense(head, case), index_of(head, case)
-    order = index.first_stage(case[0], 9, words=case[3], word_mask=case[4])
-    assert torch.equal(order, expected.sort(dim=1, descending=True).indices)
-    mean = masked_mean(case[1], case[2])
-    with torch.no_grad():
-        delta = uniform_increment(head.psi, *(case[1:3] if context == "frames" else case[3:5]))
-        scores = first_stage_scores(case[0], mean, delta, head.cell, of_texts=context == "words")
-    assert (scores - expected).abs().max() <= 1e-6
-
-
 @pytest.mark.parametrize("context", ["frames", "words"])
 def test_candidates_are_scored_exactly(context):
     torch.manual_seed(15)
     head, case = make_head(24, 0.1, context=context), make_case(7, 40)
     index = index_of(head, case)
     given_words = {"words": case[3], "word_mask": case[4]}
-    candidates = index.first_stage(case[0], 5, **given_words)
-    assert candidates.shape == (7, 5)
+    candidates = torch.randint(0, 40, (7, 5))
     exact = index_scores(index, case).gather(1, candidates)
     assert torch.allclose(index.score_candidates(case[0], candidates, **given_words), exact, atol=1e-6)
-    assert index.first_stage(case[0], 1000, **given_words).shape == (7, 40)
-
-
-def test_the_first_stage_keeps_the_best_of_an_untrained_model():
-    torch.manual_seed(16)
-    head, case = GareHead(64, ModelConfig()), make_case(50, 300, 1, 3, 64)
-    frames = case[1] + 0.3 * torch.randn(300, 6, 64)
-    index = VideoIndex.build(SimpleNamespace(head=head), frames, torch.ones(300, 6, dtype=torch.bool))
-    best = index_scores(index, case).topk(5, dim=1).indices
-    kept = index.first_stage(case[0], 24)
-    assert all(set(row.tolist()) <= set(few.tolist()) for row, few in zip(best, kept, strict=True))
 
 
 class TwoRanks(World):

@@ -21,7 +21,9 @@ from gare.evaluation.encode import encode_texts, encode_videos
 from gare.launch.dry_run.plan import make_plan
 from gare.launch.local import fit_local
 from gare.model import GareModel, load_model
-from gare.retrieval.index import open_index, write_index
+from gare.retrieval.build import write_index
+from gare.retrieval.model import IndexModel
+from gare.retrieval.opening import open_index
 from gare.scoring.factors import ScoreStats
 from gare.scoring.gallery import score_all
 from gare.scoring.head import PairDropout, blocked_scores, make_head
@@ -144,10 +146,6 @@ def test_a_saved_index_scores_as_the_head(name, storage, tmp_path):
     assert torch.allclose(index.score_candidates(case[0], picked), expected.gather(1, picked), atol=tolerance)
     if name == "mean_pool":
         assert set(load_file(path)) == {"video"}
-        assert torch.equal(index.first_stage(case[0], 3), index.score(case[0]).topk(3).indices)
-    else:
-        with pytest.raises(ConfigError, match=r"model.head xpool has no first stage; score all videos"):
-            index.first_stage(case[0], 3)
     for other in {*HEADS} - {name}:
         with pytest.raises(ConfigError, match="build it again"):
             VideoIndex.load(SimpleNamespace(head=make_head(12, ModelConfig(head=other))), path)
@@ -190,8 +188,9 @@ def test_a_run_trains_evaluates_and_is_indexed(name, toy_run, toy_clip, tmp_path
     assert summary.best_metrics["dev/t2v/R@1"] >= 40  # 20 by chance
     model = load_model(summary.best)
     assert model.config.head == name
-    config, split = toy_run(*more), ShardSet(Path(toy_run().runtime.shards)).split("test")
-    write_index(tmp_path / "index", Path(summary.best), model, split, config, "digest")
+    config, dataset = toy_run(*more), ShardSet(Path(toy_run().runtime.shards))
+    split, opened = dataset.split("test"), IndexModel.of_checkpoint(Path(summary.best), model, config)
+    write_index(tmp_path / "index", opened, dataset, "test", storage="float32")
     texts = encode_texts(model, model.tokenizer, ["a red square left"], config.data.words, 1)
     videos = encode_videos(model, split, config.data, 4)
     exact = model.score(texts.text, videos.frames, videos.frame_mask).scores[0]

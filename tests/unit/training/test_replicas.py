@@ -9,9 +9,10 @@ from torch import nn
 
 from gare.common.errors import RunError
 from gare.launch.local import fit_local
+from gare.model.weights import weights_digest
 from gare.objective import SINGLE, TorchWorld, World
 from gare.training import loop
-from gare.training.weights import check_same_weights, share_weights, weights_digest
+from gare.training.weights import check_same_weights, share_weights
 
 TIMEOUT_S = 60
 

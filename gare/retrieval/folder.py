@@ -1,0 +1,227 @@
+"""The folder of an index: files that are never changed, and index.json, which names those of one generation.
+
+    index.json                    version, generation, model, format of the records, segments, recall; written last
+    N-gG.records, .arrow          a segment's records, and its videos' ids, sources and attributes
+    N-gG.codes                    its first stage, where there is one
+    N-gG.deleted                  a bit per video, where any was deleted
+    gG.basis                      what the first stage was fitted on
+
+A change writes new files, then index.json by one rename, then removes what that no longer names. Wherever it ends, the
+folder answers as the generation before or the one after.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, Field
+
+from gare.common.errors import InputError
+from gare.common.files import atomic_file, file_digest, fsync_directory, make_folder, os_errors_as_input, write_json
+from gare.common.locks import exclusive_lock
+from gare.common.records import LENIENT, checked, load_json
+from gare.common.redact import first_line, shown
+from gare.common.storage import read_file
+from gare.retrieval.records import Fields
+from gare.retrieval.stage import Recall
+
+INDEX_FILE = "index.json"
+INDEX_VERSION = 3
+OURS = re.compile(r"(\d+-)?g\d+\.(records|arrow|codes|deleted|basis)|vectors\.safetensors")
+"""Names of an index's files beside index.json, those of older versions too."""
+
+LEFT = re.compile(r"\.(index\.json|(\d+-)?g\d+\.[a-z]+)\..*\.tmp|\.lock")
+"""Names of what an interrupted change leaves."""
+
+VIDEOS = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("attributes", pa.map_(pa.string(), pa.string()), nullable=False),
+    ]
+)
+
+
+class SegmentFiles(BaseModel):
+    """A segment: how many videos it has, how many of them are deleted, and its files."""
+
+    model_config = LENIENT
+
+    videos: int = Field(ge=0)
+    deleted: int = Field(default=0, ge=0)
+    records: str
+    about: str
+    codes: str | None = None
+    deleted_bits: str | None = None
+
+    def names(self) -> list[str]:
+        """The names of its files."""
+        return [name for name in (self.records, self.about, self.codes, self.deleted_bits) if name is not None]
+
+
+class IndexRecord(BaseModel):
+    """What ``index.json`` has to hold; there may be more in it.
+
+    ``checkpoint``: of the model; for a CLIP without training its folder or hub id, with the settings ``clip_data`` its
+    videos and texts are read by. ``format``: the fields of a record. ``digests``: SHA-256 of every file.
+    """
+
+    model_config = LENIENT
+
+    version: int
+    generation: int
+    checkpoint: str
+    weights_sha256: str
+    clip_data: dict[str, object] | None = None
+    dataset_digest: str
+    split: str
+    storage: str
+    format: Fields
+    segments: list[SegmentFiles]
+    basis: str | None = None
+    recall: Recall | None = None
+    digests: dict[str, str]
+
+    @property
+    def videos(self) -> int:
+        """How many videos it answers with."""
+        return sum(segment.videos - segment.deleted for segment in self.segments)
+
+    def names(self) -> set[str]:
+        """The names of all its files."""
+        found = {name for segment in self.segments for name in segment.names()}
+        return found | ({self.basis} if self.basis is not None else set())
+
+
+def read_index_values(folder: Path) -> dict[str, Any]:
+    """The content of ``index.json``, of any version; InputError if there is none or it is damaged."""
+    path = folder / INDEX_FILE
+    text = read_file(path)
+    if text is None:
+        raise InputError(f"{folder} is not an index; make one with gare index CHECKPOINT --shards DIR --out {folder}.")
+    try:
+        values = load_json(text)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); make the index again.") from None
+    return values if isinstance(values, dict) else {}
+
+
+def read_index_file(folder: Path) -> IndexRecord:
+    """The record of an index's folder; InputError where there is none of this version, or a damaged one."""
+    path, values = folder / INDEX_FILE, read_index_values(folder)
+    if values.get("version") != INDEX_VERSION:
+        raise InputError(
+            f"The index {folder} has version {shown(values.get('version'))}; this software makes and changes "
+            f"{INDEX_VERSION}. Make it again."
+        )
+    try:
+        found = checked(IndexRecord, values)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); make the index again.") from None
+    strange = sorted(name for name in found.names() if not OURS.fullmatch(name))
+    if strange:
+        raise InputError(f"{path} is damaged (it names a file {shown(strange[0])}); make the index again.")
+    return found
+
+
+def damaged_files(folder: Path, record: IndexRecord) -> list[str]:
+    """The names of files that are gone, or not what was written."""
+
+    def damaged(name: str) -> bool:
+        try:
+            return file_digest(folder / name) != record.digests.get(name)
+        except OSError:
+            return True
+
+    return [name for name in sorted(record.names()) if damaged(name)]
+
+
+class Generation:
+    """The next generation of an index, while it is made; nothing of the last one changes before ``commit``."""
+
+    def __init__(self, folder: Path, last: IndexRecord | None, number: int) -> None:
+        """``last``: the generation that this one goes on from; None for a new index."""
+        self.folder, self.last, self.number = folder, last, number
+        taken = [int(segment.records.partition("-")[0]) for segment in (last.segments if last else ())]
+        self._segment = max(taken, default=0)
+
+    def segment(self) -> str:
+        """The stem of a new segment's files."""
+        self._segment += 1
+        return f"{self._segment}-g{self.number}"
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """Yield a path to write to; the file gets its name when the block ends."""
+        if not OURS.fullmatch(name) or (self.last is not None and name in self.last.names()):
+            raise ValueError(f"{name} is no name for a new file of an index")
+        with atomic_file(self.folder / name) as temporary:
+            yield temporary
+
+    def commit(self, record: IndexRecord) -> IndexRecord:
+        """Write ``index.json`` with the digests of all files, then remove those of no use any more."""
+        known = self.last.digests if self.last is not None else {}
+        digests = {name: known.get(name) or file_digest(self.folder / name) for name in sorted(record.names())}
+        done = record.model_copy(update={"generation": self.number, "digests": digests})
+        write_json(self.folder / INDEX_FILE, done.model_dump(mode="json"))
+        _remove_others(self.folder, done.names())
+        return done
+
+
+@contextmanager
+def next_generation(folder: Path, *, new: bool = False) -> Iterator[Generation]:
+    """Hold a folder while its next generation is made.
+
+    ``new``: it need not be an index yet, and what is there of an index is replaced. Raises InputError for a folder of
+    other things, or, unless ``new``, of no index; RunError while another process changes it.
+    """
+    if new:
+        make_folder(folder)
+        with os_errors_as_input(folder):
+            foreign = [path for path in folder.iterdir() if not _is_ours(path.name)]
+        if foreign and not (folder / INDEX_FILE).is_file():
+            raise InputError(f"{folder} holds other things and no {INDEX_FILE}; choose a new or empty folder.")
+    else:
+        read_index_file(folder)
+    with exclusive_lock(folder):
+        last = None if new else read_index_file(folder)
+        _remove_others(folder, _named(folder))
+        try:
+            yield Generation(folder, last, _newest(folder) + 1)
+        except BaseException:
+            with suppress(InputError):
+                _remove_others(folder, _named(folder))
+            raise
+
+
+def _named(folder: Path) -> set[str]:
+    """The files that the folder's index names now; those of an older version, if it is one of that."""
+    try:
+        return read_index_file(folder).names()
+    except InputError:
+        return {"vectors.safetensors"}
+
+
+def _is_ours(name: str) -> bool:
+    return name == INDEX_FILE or bool(OURS.fullmatch(name) or LEFT.fullmatch(name))
+
+
+def _newest(folder: Path) -> int:
+    """The highest generation of any file; 0 for none."""
+    found = (re.match(r"(?:\d+-)?g(\d+)\.", path.name) for path in folder.iterdir())
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Remove an index's files that are not named, and what interrupted changes left."""
+    with os_errors_as_input(folder):
+        for path in folder.iterdir():
+            stale = bool(LEFT.fullmatch(path.name)) and path.name != ".lock"
+            if stale or (OURS.fullmatch(path.name) and path.name not in names):
+                path.unlink(missing_ok=True)
+        fsync_directory(folder)
