@@ -23,7 +23,8 @@ def refuse_address(name: str, path: str | Path) -> None:
     """Refuse an address where only a path works, which would become a folder named ``s3:``; InputError."""
     found = _AS_PATH.match(str(path))
     if found:
-        address = f"{str(path).partition(':')[0]}://{str(path)[found.end() :]}"
+        scheme = str(path).partition(":")[0]
+        address = f"{scheme}:{'///' if scheme.lower() == 'file' else '//'}{str(path)[found.end() :]}"
         raise InputError(f"{name} is {redact(address)}; it has to be a path on this machine, not an address.")
 
 

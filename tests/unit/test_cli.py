@@ -141,6 +141,7 @@ MISTAKES = [
     ("manifest csv {p}/good.csv --out {p}/empty/m", 3, "Cannot write"),
     ("manifest csv {p}/good.csv --out {p}/{long}", 3, "File name too long"),
     ("manifest csv {p}/good.csv --out s3://bucket/m", 3, "out is s3://bucket/m; it has to be a path on this machine"),
+    ("manifest csv {p}/good.csv --out file:///m", 3, "out is file:///m; it has to be a path on this machine"),
     ("prepare {p}/none --out {p}/new", 3, "There is no manifest"),
     ("prepare {p}/junk --out {p}/new", 3, "is not a Parquet file"),
     ("prepare {p}/empty --out {p}/new", 3, "is not a Parquet file"),
