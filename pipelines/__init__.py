@@ -1,1 +1,1 @@
-"""The data job: captioned videos to Arrow shards, with Ray Data and PyAV."""
+"""The data job: turn captioned videos into Arrow shards with Ray Data and PyAV."""

@@ -42,7 +42,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials share, sent to each process once.
+    """Data that all trials share, sent to each process once.
 
     ``config``: the sweep's settings.
     """

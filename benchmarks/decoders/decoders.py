@@ -112,7 +112,7 @@ NEEDS: Final = {
     "decord": "pip install 'gare-ray[bench]'; it has wheels for x86-64 only",
     "torchcodec": "pip install 'gare-ray[bench]'; it loads FFmpeg 4 to 8 from the system: apt-get install ffmpeg",
 }
-"""What to install for a peer."""
+"""Installation of each peer."""
 
 
 def load(name: str, resize: str) -> Decoder:
@@ -158,7 +158,7 @@ def pil_resize() -> Resize:
 
 
 def resized(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Size after resizing the shorter side to 224, the other truncated, and top and left of its centre square."""
+    """Return the size after resizing the shorter side to 224 (the other truncated), and top and left of the square."""
     shorter = min(height, width)
     new_height, new_width = (max(SIDE, side * SIDE // shorter) for side in (height, width))
     return (new_height, new_width), (round((new_height - SIDE) / 2), round((new_width - SIDE) / 2))

@@ -179,7 +179,7 @@ class Files:
 def files(
     videos: float, unit_videos: int, shard_bytes: float, storage: str, measured: Measured, assumed: Assumed
 ) -> Files:
-    """What prepare leaves of so many videos in units of ``unit_videos`` and shards of ``shard_bytes`` at the most."""
+    """Calculate prepare's files for so many videos, units of ``unit_videos`` and shards of at most ``shard_bytes``."""
     units = math.ceil(videos / unit_videos)
     # A unit's shard is closed once it holds that much, so the last video may go beyond.
     per_shard = math.ceil(shard_bytes / stored_bytes(storage, measured))
@@ -265,7 +265,7 @@ def step(
     assumed: Assumed,
     step_s: float | None = None,
 ) -> Step:
-    """A step of gare train; ``step_s``: that of one GPU with so many rows, measured, in place of operations."""
+    """Calculate a step of gare train; ``step_s``: a measured step of one GPU with so many rows, if there is one."""
     encoders, pairs = rows * measured.encoder_flops, pairs_flops(gpus, rows, increments, measured)
     speed = assumed.peak * assumed.utilisation
     if step_s is not None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Span:
-    """When a unit of work began and ended (s), and the node that did it."""
+    """Start and end of a unit of work (s), and the node that did it."""
 
     start: float
     end: float

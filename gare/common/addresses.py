@@ -10,11 +10,22 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from gare.common.errors import InputError
+from gare.common.redact import redact
 
 _LEGAL: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 _OPTIONS: Final = re.compile(r"\?[A-Za-z_]+=[^&?#\s]*(?:&[A-Za-z_]+=[^&?#\s]*)*\Z")
 _DRIVE: Final = re.compile(r"(?:file:/+)?[A-Za-z]:[\\/]|\\\\", re.IGNORECASE)
 _HOME: Final = re.compile(r"~[^/]*/")
+_AS_PATH: Final = re.compile(r"(?:https?|file|s3a?|gs|gcs|abfss?|hdfs|viewfs):/+(?=[^/])", re.IGNORECASE)
+
+
+def refuse_address(name: str, path: str | Path) -> None:
+    """Refuse an address where only a path works, which would become a folder named ``s3:``; InputError."""
+    found = _AS_PATH.match(str(path))
+    if found:
+        scheme = str(path).partition(":")[0]
+        address = f"{scheme}:{'///' if scheme.lower() == 'file' else '//'}{str(path)[found.end() :]}"
+        raise InputError(f"{name} is {redact(address)}; it has to be a path on this machine, not an address.")
 
 
 def as_uri(address: str) -> str:

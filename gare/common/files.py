@@ -101,7 +101,8 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
     refuse_file(folder)
     there = next(above for above in (folder, *folder.parents) if above.exists())
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"Cannot write {folder}: {os.strerror(errno.EACCES)}.")
+        number = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
+        raise InputError(f"Cannot write {folder}: {os.strerror(number)}.")
 
 
 @contextmanager

@@ -71,13 +71,20 @@ def _read_source(source: Source) -> tuple[Mapping[str, Any], str]:
         return values, "the settings"
     if isinstance(source, Config):
         return source.model_dump(mode="json"), "the settings"
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(
+            f"The settings are of type {type(source).__name__}; give a YAML file, a dict of settings or a Config."
+        )
     return yaml.read(Path(source)), os.fspath(source)
 
 
 def parse_overrides(overrides: Overrides) -> dict[str, Any]:
     """Return plain values by dotted key; ConfigError for an unknown setting."""
+    if isinstance(overrides, str):
+        overrides = [overrides]
     if not isinstance(overrides, Mapping):
-        return dict(parse_override(text) for text in overrides)
+        texts = overrides if isinstance(overrides, Iterable) else [overrides]
+        return dict(parse_override(text) for text in texts)
     found = dict(_spread(overrides))
     for dotted in found:
         check_key(dotted)
@@ -88,10 +95,21 @@ def _spread(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     """Yield dotted key and value of all settings in a mapping of dotted keys, sections or both."""
     for name, value in values.items():
         dotted = f"{prefix}{name}"
-        if isinstance(value, Mapping) and any(key.startswith(f"{dotted}.") for key in _known_keys()):
+        section = any(key.startswith(f"{dotted}.") for key in _known_keys())
+        # Of an unknown section the keys say more about what was meant than its name.
+        if isinstance(value, Mapping) and (section or (value and dotted not in _known_keys())):
             yield from _spread(value, f"{dotted}.")
         else:
-            yield dotted, os.fspath(value) if isinstance(value, os.PathLike) else value
+            yield dotted, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of Python as YAML would hold it: paths as text, tuples as lists, scalars of NumPy as numbers."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def _sweep_section(path: Path) -> Any:
@@ -112,6 +130,8 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def split_override(text: str) -> tuple[str, Any]:
     """Split ``a.b=c`` into key and YAML 1.2 value, whatever the key."""
+    if not isinstance(text, str):
+        raise ConfigError(f"An override is {shown(text)}; give values by key, or texts such as train.epochs=3.")
     dotted, equals, raw = text.partition("=")
     dotted = dotted.strip()
     if not equals or not dotted:

@@ -38,7 +38,7 @@ class Run:
     """A run as one process knows it: settings, folder, shards, splits, storage and record, each opened once.
 
     Make one with ``Run.open`` in the process that starts a run, and with ``Run.attach`` in those that train it; every
-    function of a run takes it. Shards, splits and record are opened on first use.
+    function of a run takes it. Storage, shards, splits and record are opened on first use.
 
     Args:
         config: Settings with absolute places.
@@ -50,7 +50,6 @@ class Run:
     def __init__(self, config: Config, *, frames: bool = True, dataset: str | None = None) -> None:
         self.config, self._frames, self._dataset = config, frames, dataset
         self.folder = run_directory(config)
-        self.storage = RunStorage(config, self.folder)
         self._state: RunState | None = None
 
     @classmethod
@@ -73,8 +72,13 @@ class Run:
         return cls(build(description["config"]), dataset=description["dataset"])
 
     @cached_property
+    def storage(self) -> RunStorage:
+        """The copy on storage. Raises InputError if the address cannot be opened."""
+        return RunStorage(self.config, self.folder)
+
+    @cached_property
     def shards(self) -> ShardSet:
-        """Its dataset. Raises ConfigError or InputError if there is none, or it is not the run's."""
+        """The dataset. Raises ConfigError or InputError if there is none, or it is not the run's."""
         shards = open_shards(self.config, frames=self._frames)
         if self._dataset not in (None, shards.digest):
             raise InputError(
@@ -91,7 +95,7 @@ class Run:
 
     @cached_property
     def data(self) -> TrainingData:
-        """Its splits and steps. Raises ConfigError or InputError if these settings cannot train on these shards."""
+        """The splits and steps. Raises ConfigError or InputError if these settings cannot train on these shards."""
         check_settings(self.config)
         return training_data(self.config, self.shards)
 

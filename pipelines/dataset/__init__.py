@@ -1,4 +1,4 @@
-"""The folder that prepare writes: fixed work units of the manifest, their shards, and which of them are finished."""
+"""The output folder of prepare: fixed work units of the manifest, their shards, and which units are finished."""
 
 from pipelines.dataset.layout import (
     MANIFEST_FILE,

@@ -1,4 +1,4 @@
-"""The ledger: a Parquet part per work unit, written last, and the ``dataset.json`` that all parts add up to."""
+"""The ledger: a Parquet part per work unit, written last, and ``dataset.json``, which sums up all parts."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ SHARDS_KEY = b"gare.shards"
 GENERATION_KEY = b"gare.generation"
 SAME_AS_MANIFEST = ("video_id", "uri", "split")
 READERS = 16
-"""Threads that read ledger parts ahead: an object store answers in tens of milliseconds, and there may be 100,000."""
+"""Threads that read ledger parts ahead: object stores take tens of milliseconds, and there may be 100,000 parts."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A finished unit: its ledger rows (schema LEDGER), its shards, and how often rows of it were done again."""
+    """A finished unit: its ledger rows (schema LEDGER), its shards, and how often some of its rows were done again."""
 
     table: pa.Table
     shards: list[ShardFile]
@@ -51,7 +51,7 @@ class Part:
 def write_ledger(
     output: Output, unit: int, rows: list[dict[str, Any]], shards: Iterable[ShardFile], generation: int = 0
 ) -> None:
-    """Commit a unit: its ledger part, naming its shards."""
+    """Commit a unit by writing its ledger part, which names its shards."""
     schema = stamped(LEDGER, recipe_digest=output.digest, unit=unit)
     listed = canonical_json([asdict(shard) for shard in shards]).encode()
     more = {SHARDS_KEY: listed, GENERATION_KEY: str(generation).encode()}
@@ -61,7 +61,7 @@ def write_ledger(
 
 
 class Unfinished(InputError):  # noqa: N818 - a state of the unit
-    """A unit that is not finished; the message says why."""
+    """A unit is not finished; the message says why."""
 
 
 class Absent(Unfinished):
@@ -69,7 +69,7 @@ class Absent(Unfinished):
 
 
 class Damaged(Unfinished):
-    """A unit whose files were written, and are not as they were. ``part``: what its ledger part says, if it says it."""
+    """The files of a finished unit have changed. ``part``: the contents of its ledger part, if still readable."""
 
     def __init__(self, message: str, part: Part | None = None) -> None:
         super().__init__(message)
@@ -77,9 +77,9 @@ class Damaged(Unfinished):
 
 
 class Ledger:
-    """The ledger parts of a folder, as they lie there now; the shards' sizes are listed once.
+    """The current ledger parts of a folder; the shards' sizes are listed once.
 
-    Storage that cannot be read is an InputError everywhere, and never a unit that is not finished.
+    Storage that cannot be read is always an InputError, never an unfinished unit.
     """
 
     def __init__(self, output: Output) -> None:
@@ -87,11 +87,11 @@ class Ledger:
         self._sizes = output.place.sizes(SHARD_FOLDER)
 
     def state(self, unit: int) -> Part | Unfinished:
-        """A unit's part, or why it is not finished."""
+        """Return a unit's part, or why it is not finished."""
         return self._judged(unit, self._content(unit))
 
     def each(self) -> Iterator[Part | Unfinished]:
-        """As ``state``, of every unit in order; files that do not lie here are read ahead by threads."""
+        """Yield the ``state`` of every unit in order; threads read remote files ahead."""
         units = iter(range(self._output.units()))
         if self._output.place.is_local:
             yield from map(self.state, units)
@@ -107,10 +107,10 @@ class Ledger:
                 pool.shutdown(cancel_futures=True)
 
     def part(self, unit: int) -> Part:
-        """A finished unit's part; Unfinished that says why it is not finished.
+        """Return a finished unit's part. Raises Unfinished with the reason otherwise.
 
-        Finished: the part carries this recipe, covers exactly the unit's manifest rows, and its shards are there in
-        their full size.
+        A unit is finished if the part carries this recipe and covers exactly the unit's manifest rows, and its shards
+        exist in full size.
         """
         state = self.state(unit)
         if isinstance(state, Unfinished):
@@ -118,7 +118,7 @@ class Ledger:
         return state
 
     def _content(self, unit: int) -> bytes | None:
-        """The bytes of a ledger part; None where there is none."""
+        """Return the bytes of a ledger part; None if there is none."""
         try:
             return self._output.place.read_bytes(self._output.ledger_name(unit))
         except FileNotFoundError:
@@ -157,7 +157,7 @@ def _table(name: str, content: bytes) -> pa.Table:
     try:
         table = BoundedParquet(BytesIO(content), name, page_checksum_verification=True).read()
         table.validate(full=True)
-    except (InputError, OSError, ValueError, pa.ArrowException) as error:  # a ValueError: names that are no UTF-8
+    except (InputError, OSError, ValueError, pa.ArrowException) as error:  # a ValueError: names that are not UTF-8
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise Damaged(f"The ledger part {name} cannot be read: {reason}.") from None
     return table
@@ -170,7 +170,7 @@ def read_ledger(output: Output, unit: int) -> tuple[list[dict[str, Any]], list[S
 
 
 def remove_leftovers(output: Output, unfinished: Collection[int]) -> None:
-    """Remove what an interrupted run left of the unfinished units."""
+    """Remove the files that an interrupted run left of the unfinished units."""
     for folder in (SHARD_FOLDER, LEDGER_FOLDER):
         for name in output.place.names(folder):
             unit = re.match(r"\.?unit-(\d{6,})(?!\d)", name)
@@ -179,7 +179,7 @@ def remove_leftovers(output: Output, unfinished: Collection[int]) -> None:
 
 
 def remove_superseded(output: Output, listed: Collection[str]) -> None:
-    """Remove the shards that no ledger part names any more: earlier generations of units that were done again."""
+    """Remove shards that no ledger part names any more: earlier generations of units that were done again."""
     for name in output.place.names(SHARD_FOLDER):
         if name.lstrip(".").startswith("unit-") and name not in listed:
             output.place.remove(f"{SHARD_FOLDER}/{name}")
@@ -199,7 +199,7 @@ COUNTED = ["status", "reason", "frames", "notes", "split"]
 
 
 def once_finished(place: Folder) -> dict[int, list[ShardFile]] | None:
-    """The shards of each unit by the dataset manifest; none without one, None when it is there and damaged."""
+    """Return the shards of each unit by the dataset manifest; empty if there is none, None if it is damaged."""
     text = place.read_text(DATASET_FILE)
     if text is None:
         return {}
@@ -214,9 +214,9 @@ def once_finished(place: Folder) -> dict[int, list[ShardFile]] | None:
 
 
 def dataset_manifest(output: Output) -> dict[str, Any]:
-    """Make the dataset manifest from the ledger parts alone: the same for any number of workers and reruns.
+    """Make the dataset manifest from the ledger parts alone; it is the same for any number of workers and reruns.
 
-    Raises RunError naming a unit that is not finished.
+    Raises RunError naming an unfinished unit.
     """
     outcomes: dict[str, Counter[str]] = {"filtered": Counter(), "failed": Counter()}
     splits: dict[str, dict[str, int]] = {}

@@ -1,4 +1,4 @@
-"""The folder's own manifest: cut into units when it is started, and longer when the corpus has grown."""
+"""The folder's own manifest: cut into units at the start, and extended when the corpus grows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HALF = 2**64 - 1
 
 @dataclass(frozen=True)
 class Kept:
-    """The manifest that a folder keeps: the SHA-256 over its rows, their number, and how many of them are new."""
+    """The folder's copy of the manifest: the SHA-256 over its rows, their number, and how many of them are new."""
 
     sha256: str
     rows: int
@@ -36,14 +36,14 @@ class Kept:
 
 
 def start_manifest(place: Folder, tables: Iterable[pa.Table], unit_videos: int) -> Kept:
-    """Cut manifest rows into units of ``unit_videos`` and keep them, a bounded number in memory at once."""
+    """Cut manifest rows into units of ``unit_videos`` and store them, with a bounded number in memory at once."""
     return _write(place, _cut(tables, unit_videos))
 
 
 def grow_manifest(place: Folder, tables: Iterable[pa.Table], unit_videos: int) -> Kept:
-    """Compare a manifest with the one that is kept, and add the rows that are new as units of their own.
+    """Compare a manifest with the stored one, and add the new rows as units of their own.
 
-    The order of the rows that are kept stays as it is. Raises InputError unless all of them are there, unchanged.
+    Stored rows keep their order. Raises InputError unless all of them are still in the manifest, unchanged.
     """
     units = open_units(place)
     there = _Rows(units)
@@ -69,9 +69,9 @@ def grow_manifest(place: Folder, tables: Iterable[pa.Table], unit_videos: int) -
 
 
 class _Rows:
-    """The rows that are kept, told from others by a digest of 16 bytes each; a manifest may have millions.
+    """The stored rows, identified by a digest of 16 bytes each; a manifest may have millions.
 
-    Rows are found by half of it, and the sums of the whole ones have to agree in the end.
+    Rows are found by half of the digest, and in the end the sums of the whole digests must agree.
     """
 
     def __init__(self, units: Units) -> None:
@@ -93,7 +93,7 @@ class _Rows:
         self._seen = np.zeros(self.count, bool)
 
     def unknown(self, table: pa.Table) -> Iterator[dict[str, Any]]:
-        """Yield the rows that are not kept, and take note of the others."""
+        """Yield the rows that are not stored, and mark the others as seen."""
         rows = list(rows_of(table))
         digests = [_digest(_text(row)) for row in rows]
         halves = np.array([digest & HALF for digest in digests], np.uint64)
@@ -107,7 +107,7 @@ class _Rows:
                 yield row
 
     def missing(self) -> str | None:
-        """The id of a kept row that did not come; None when all did."""
+        """Return the id of a stored row that was not seen; None if all were."""
         if self._sum == 0:
             return None
         position = int(np.argmin(self._seen))  # the first that was not seen
@@ -120,7 +120,7 @@ class _Rows:
 
 
 def open_units(place: Folder) -> Units:
-    """The units of the manifest that is kept, after a look at every byte; InputError when it is damaged or not read."""
+    """Open the stored manifest's units after checking every byte. Raises InputError if it is damaged or unreadable."""
     for _ in range(2):
         try:
             units = Units(place)
@@ -128,7 +128,7 @@ def open_units(place: Folder) -> Units:
             if units.schema.equals(MANIFEST) and len(units) and all(map(_is_sound, batches)):
                 return units
         except (OSError, ValueError, pa.ArrowException):
-            place.sha256(MANIFEST_FILE)  # an error of the storage is no damage: it ends here, with its own sentence
+            place.sha256(MANIFEST_FILE)  # raises a storage error, which is not damage
     raise InputError(
         f"{place.named(MANIFEST_FILE)} is damaged. Nothing was changed; put the file back, or prepare into another "
         "folder."
@@ -136,8 +136,8 @@ def open_units(place: Folder) -> Units:
 
 
 def _is_sound(batch: pa.RecordBatch) -> bool:
-    """Whether rows are those of a manifest; raises what pyarrow does where they are not even rows."""
-    batch.validate(full=True)  # unchecked offsets of a damaged file would end the process
+    """Return True if rows are valid manifest rows; raise pyarrow's error if they are not even rows."""
+    batch.validate(full=True)  # unchecked offsets of a damaged file could crash the process
     captions, times = batch.column("captions"), [batch.column(name) for name in ("start_s", "end_s")]
     missing = any(batch.column(field.name).null_count for field in MANIFEST if not field.nullable)
     finite = all(pc.all(pc.is_finite(column), min_count=0).as_py() for column in times)
@@ -162,14 +162,14 @@ def _both(units: Units, more: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBat
 
 
 def _cut(tables: Iterable[pa.Table], size: int) -> Iterator[pa.RecordBatch]:
-    """Cut tables of any length into batches of ``size`` rows, the last one shorter."""
+    """Cut tables of any length into batches of ``size`` rows; the last one may be shorter."""
     rest = MANIFEST.empty_table()
     for table in tables:
         rest = pa.concat_tables([rest, table.select(MANIFEST.names)])
         whole = rest.num_rows - rest.num_rows % size
         yield from _batches(rest.slice(0, whole), size)
         rest = rest.slice(whole)
-        if rest.num_rows < CHECK_ROWS:  # small slices keep the tables they are cut from
+        if rest.num_rows < CHECK_ROWS:  # small slices keep their whole tables in memory
             rest = rest.take(pa.array(range(rest.num_rows), pa.int64()))
     yield from _batches(rest, size)
 
@@ -180,7 +180,7 @@ def _batches(table: pa.Table, size: int) -> Iterator[pa.RecordBatch]:
 
 
 def _text(row: dict[str, Any]) -> bytes:
-    """One row in the digest of ``pipelines.manifest.content_digest``."""
+    """Encode one row for the digest of ``pipelines.manifest.content_digest``."""
     return canonical_json(row).encode() + b"\n"
 
 
@@ -189,7 +189,7 @@ def _digest(text: bytes) -> int:
 
 
 class _Scratch:
-    """Manifest rows put aside in a file."""
+    """Manifest rows set aside in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._rows = path, list[dict[str, Any]]()
@@ -206,7 +206,7 @@ class _Scratch:
         self._open.close()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Put one row aside."""
+        """Set one row aside."""
         self._rows.append(row)
         self.count += 1
         if len(self._rows) == SCRATCH_ROWS:

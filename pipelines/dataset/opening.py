@@ -1,4 +1,4 @@
-"""Starting an output folder, taking one up again, and refusing one that is something else."""
+"""Start an output folder, continue an existing one, and reject one with other contents."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from pipelines.dataset.manifest_file import Kept, grow_manifest, open_units, sta
 
 
 def open_output(place: str | Path | Folder, manifest: pa.Table | Iterable[pa.Table], recipe: PrepareConfig) -> Output:
-    """Start an output folder, or take up one made from the same manifest, or a shorter one, with the same recipe.
+    """Start an output folder, or continue one made with the same recipe from the same manifest or a shorter one.
 
-    ``manifest``: its rows, checked, in one table or several. Rows that are new become units with the next numbers.
-    Raises InputError naming what differs: shards of two recipes never mix.
+    ``manifest``: its checked rows, in one table or several. New rows become units with the next numbers. Raises
+    InputError naming the differences: shards of two recipes never mix.
     """
     return take_up(place, manifest, recipe)[0]
 
@@ -33,7 +33,7 @@ def open_output(place: str | Path | Folder, manifest: pa.Table | Iterable[pa.Tab
 def take_up(
     place: str | Path | Folder, manifest: pa.Table | Iterable[pa.Table], recipe: PrepareConfig
 ) -> tuple[Output, Kept]:
-    """As ``open_output``, with what the folder's manifest has come to."""
+    """Open an output folder as ``open_output`` does; return it with the state of its manifest."""
     place = place if isinstance(place, Folder) else Folder.at(place)
     tables = [manifest] if isinstance(manifest, pa.Table) else manifest
     wanted = {
@@ -48,7 +48,7 @@ def take_up(
         _refuse_other(place, there, wanted)
     elif any(place.exists(name) for name in (SHARD_FOLDER, LEDGER_FOLDER)):
         raise InputError(f"{place} holds shards but no {RECIPE_FILE}; give another --out.")
-    # Without the recipe, a manifest that is there may be another one's: its writer died before the recipe.
+    # Without the recipe, an existing manifest may be a different one whose writer died before the recipe.
     known = there is not None and place.exists(MANIFEST_FILE)
     kept = (grow_manifest if known else start_manifest)(place, tables, recipe.unit_videos)
     if there is not None and not known and (kept.sha256 != there["manifest_sha256"] or not _fits_ledger(place)):
@@ -66,13 +66,13 @@ def take_up(
 
 
 def _fits_ledger(place: Folder) -> bool:
-    """Whether the units of a manifest made again are those of the ledger: a folder that had grown has other ones."""
+    """Return True if a manifest cut again gives the units of the ledger; a folder that has grown has different ones."""
     units = open_units(place)
     for name in place.names(LEDGER_FOLDER):
         try:
             rows = pq.read_metadata(io.BytesIO(place.read_bytes(f"{LEDGER_FOLDER}/{name}"))).num_rows
             unit = int(name.removeprefix("unit-").removesuffix(".parquet"))
-        except (pa.ArrowException, ValueError):  # damaged, or no ledger part
+        except (pa.ArrowException, ValueError):  # damaged, or not a ledger part
             continue
         if unit >= len(units) or units.batch(unit).num_rows != rows:
             return False
@@ -80,9 +80,9 @@ def _fits_ledger(place: Folder) -> bool:
 
 
 def existing_output(place: str | Path | Folder) -> Output:
-    """The output folder of an earlier ``gare prepare``, finished or not.
+    """Open the output folder of an earlier ``gare prepare``, finished or not.
 
-    Raises InputError when it is none, or one of another version of this software.
+    Raises InputError if it is not one, or was written by another version of this software.
     """
     place = place if isinstance(place, Folder) else Folder.at(place)
     if place.is_local and not place.local.is_dir():

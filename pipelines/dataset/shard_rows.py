@@ -1,4 +1,4 @@
-"""Rows of shards: made, written, and checked."""
+"""Make, write and check rows of shards."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ LIGHT = [name for name in SHARD.names if name != "frames"]
 
 
 def light_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield the rows without their frames: in the place of ``frames``, the size in bytes of each."""
+    """Yield the rows without their frames; ``frames`` holds the size in bytes of each instead."""
     sizes = [pc.binary_length(frames.values).to_pylist() for frames in table["frames"]]
     for row, frames in zip(table.select(LIGHT).to_pylist(), sizes, strict=True):
         yield {**row, "frames": frames}
 
 
 def stored_problems(name: str, row: dict[str, Any], recipe: PrepareConfig) -> Iterator[str]:
-    """Say what of a row of ``light_rows`` the recipe cannot have made, a sentence each; they start with ``name``."""
+    """Yield a sentence, starting with ``name``, for all of a row of ``light_rows`` that the recipe cannot have made."""
     count, times = len(row["frames"]), row["timestamps_s"]
     if not 1 <= count <= recipe.max_frames:
         yield f"{name} has {count} frames; the recipe stores 1 to {recipe.max_frames}."
@@ -56,7 +56,7 @@ Row = dict[str, Any]
 
 
 def stored_frames(video: DecodedVideo, recipe: PrepareConfig) -> list[Bytes]:
-    """One binary per frame: raw RGB (height x width x 3, uint8; a view of it) or JPEG, as the recipe says."""
+    """Return one binary per frame: raw RGB (height x width x 3, uint8; a view of it) or JPEG, as the recipe says."""
     if recipe.storage == "raw":
         return [np.ascontiguousarray(frame).reshape(-1).data for frame in video.frames]
     encoded: list[Bytes] = []
@@ -92,7 +92,7 @@ def shard_row(
 class ShardWriter:
     """The shards of one unit. A shard is closed once its frames hold ``shard_bytes``; use as a context manager.
 
-    Nothing of an open shard is visible; an exception leaves the closed ones, which no ledger part names yet.
+    An open shard is not visible; an exception leaves the closed ones, which no ledger part names yet.
     """
 
     def __init__(self, output: Output, unit: int, generation: int = 0) -> None:
@@ -114,7 +114,7 @@ class ShardWriter:
             self._open.__exit__(*exception)  # type: ignore[arg-type]
 
     def add(self, row: dict[str, Any]) -> str:
-        """Write one SHARD row; the name of the shard that holds it."""
+        """Write one SHARD row and return the name of its shard."""
         size = sum(len(frame) for frame in row["frames"])
         if self._pending_bytes + size > ROW_BYTES:
             self._flush()
@@ -130,7 +130,7 @@ class ShardWriter:
         return name
 
     def _guarded(self, act: Callable[[], None]) -> None:
-        """Do something with the open shard; what goes wrong is told, and cleared up, by what made the file."""
+        """Do something with the open shard; if it fails, let the file's writer clean up and report the error."""
         try:
             act()
         except BaseException as error:
@@ -148,7 +148,7 @@ class ShardWriter:
             self._open = ExitStack()
             name = f"{SHARD_FOLDER}/{self._name()}"
             self._temporary = self._open.enter_context(self._output.place.writing(name))
-            self._sink = pa.ipc.new_file(str(self._temporary), self._schema)  # closing it twice writes its end twice
+            self._sink = pa.ipc.new_file(str(self._temporary), self._schema)  # each close writes a footer
         self._sink.write_batch(_batch(self._pending, self._schema))
         self._pending, self._pending_bytes = [], 0
 
@@ -165,7 +165,7 @@ class ShardWriter:
 
 
 def write_unit(output: Output, unit: int, made: Iterable[tuple[Row, Row | None]], generation: int) -> list[Row]:
-    """Write a unit's shards, and then its ledger part, whose rows are returned."""
+    """Write a unit's shards, then its ledger part; return the ledger rows."""
     ledger = []
     with ShardWriter(output, unit, generation) as writer:
         for entry, stored in made:
@@ -175,7 +175,7 @@ def write_unit(output: Output, unit: int, made: Iterable[tuple[Row, Row | None]]
 
 
 def _batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """The rows as a record batch; of the frames one copy is made, where pyarrow would make several."""
+    """Make a record batch of the rows, copying the frames once, where pyarrow would make several copies."""
     frames = [frame for row in rows for frame in row["frames"]]
     ends = np.cumsum([0, *map(len, frames)], dtype=np.int32)
     values = pa.Array.from_buffers(pa.binary(), len(frames), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(frames))])

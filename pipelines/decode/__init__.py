@@ -1,4 +1,4 @@
-"""Decoding and sampling one video with PyAV, whatever the file turns out to be."""
+"""Decode and sample a video file with PyAV, however broken it may be."""
 
 from pipelines.decode.clip_job import Clip, DecodedVideo
 from pipelines.decode.errors import KINDS, NOTES, DecodeError

@@ -1,4 +1,4 @@
-"""The decoder that ``prepare.decoder`` names, and whether it can be used on this machine."""
+"""Find the decoder that ``prepare.decoder`` names, and check that it works on this machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LOAD_S = 300.0
 
 
 def backend(name: str) -> type[Planned]:
-    """Find the class of a row of ``DECODERS``. It imports what it needs only when it is loaded."""
+    """Return the class of a row of ``DECODERS``. It imports its dependencies only when it is loaded."""
     module, _, attribute = DECODERS[name].source.partition(":")
     found: type[Planned] = getattr(import_module(module), attribute)
     return found
 
 
 def missing(name: str) -> str | None:
-    """One sentence on why a decoder cannot be used here and what to do, None where it can. Loads it in a process."""
+    """Return a sentence saying why a decoder cannot be used here and what to do, or None. Loads it in a process."""
     extra = DECODERS[name].extra
     if extra is None:
         return None
@@ -56,7 +56,7 @@ def missing(name: str) -> str | None:
 
 
 def child_environment() -> dict[str, str]:
-    """Variables of a child process: it finds what this process would import, and computes on one thread."""
-    paths = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - text is wanted
+    """Return variables for a child process: it can import what this process can, and computes on one thread."""
+    paths = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - needs a string
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}

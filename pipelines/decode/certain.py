@@ -1,4 +1,4 @@
-"""Making sure which packets give a frame: doubtful ones are decoded, the others looked at while they are."""
+"""Find out which packets give a frame: decode the doubtful ones, and watch the others while they are decoded."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from pipelines.decode.packets import Packets
 from pipelines.decode.track import Track
 
 UNLISTED: Final = ("matroska", "flv", "ogg", "nut")
-"""Containers that find their way again behind damage without a word, and tell where each packet lies."""
+"""Containers whose demuxer resumes after damage without reporting it, and that state each packet's position."""
 FIELDS: Final = ("mpegts", "mpeg", "h264")
 """Containers in which each field of an interlaced H.264 frame may be a packet of its own."""
 
 Feed = Callable[[Sequence[Segment], Callable[[Any, Segment], None]], None]
-"""Decodes the packets of a plan, handing on every frame that comes out with its segment."""
+"""Decodes the packets of a plan and passes every decoded frame on with its segment."""
 
 
 def certain(job: ClipJob, track: Track, packets: Packets, feed: Feed) -> Display | None:
-    """Order the frames of a track, hiding packets that give none; None where packets do not tell which frames come.
+    """Order the frames of a track, hiding packets that give none; return None if packets do not tell the frames.
 
-    What is doubtful is decoded: the start, where it is odd, and the surroundings of damage.
+    Doubtful packets are decoded: the start, if it is odd, and the surroundings of damage.
     """
     order = display(packets)
     if order is None or not len(packets.keys):
@@ -45,7 +45,7 @@ def certain(job: ClipJob, track: Track, packets: Packets, feed: Feed) -> Display
     doubts = {*packets.doubts, *gaps(order)}
     if kind in UNLISTED:
         doubts |= set(jumps(packets))
-    if track.damaged or kind == "mpeg":  # the last packet may be a part of one
+    if track.damaged or kind == "mpeg":  # the last packet may be incomplete
         doubts.add(len(packets) - 1)
     if has_odd_start(packets) and not settle_head(packets, feed):
         return None
@@ -63,13 +63,13 @@ def certain(job: ClipJob, track: Track, packets: Packets, feed: Feed) -> Display
 
 
 def has_fields(track: Track, frame: Any) -> bool:
-    """Whether each field of a frame like this one may be a packet of its own."""
+    """Return True if each field of a frame like this one may be a separate packet."""
     container = track.container.format.name.split(",")[0]
     return bool(frame.interlaced_frame and container in FIELDS and track.context.name == "h264")
 
 
 def settle_head(packets: Packets, feed: Feed) -> bool:
-    """Hide the packets before the first frame that comes out; False where others give none either."""
+    """Hide the packets before the first decoded frame; return False if later packets give no frame either."""
     for settled in (SETTLED, 32 * SETTLED, len(packets)):
         segment = head(packets, settled)
         came = _decoded(segment, feed)
@@ -85,7 +85,7 @@ def settle_head(packets: Packets, feed: Feed) -> bool:
 
 
 def _decoded(segment: Segment, feed: Feed) -> list[int] | None:
-    """When the frames of a stretch are shown, as they come out; None where that does not rise."""
+    """Return the pts of a stretch's frames in decoding order; None if they decrease anywhere."""
     came: list[int | None] = []
     feed([segment], lambda frame, _: came.append(frame.pts))
     known = [pts for pts in came if pts is not None]
@@ -95,13 +95,13 @@ def _decoded(segment: Segment, feed: Feed) -> list[int] | None:
 
 
 def _hidden(packets: Packets, segment: Segment, came: Sequence[int], *, at_head: bool) -> list[int] | None:
-    """Positions of a stretch's packets that gave no frame; None where the doubt reaches its end, or frames are odd."""
+    """Return the positions of packets that gave no frame; None if the doubt reaches the end, or frames are odd."""
     pts, shown = packets.pts, packets.shown
     inside = shown[(shown >= segment.start) & (shown <= segment.stop)]
     inside = inside[np.argsort(pts[inside], kind="stable")]
     if not came or not set(came) <= set(pts[inside].tolist()):
         return None
-    if not at_head:  # what is shown before may need what lies before the stretch
+    if not at_head:  # frames shown earlier may need packets before the stretch
         inside = inside[pts[inside] >= came[0]]
     lost = ~np.isin(pts[inside], came)
     if segment.stop < len(packets) - 1 and lost[-SETTLED // 2 :].any():
@@ -113,9 +113,9 @@ def _hidden(packets: Packets, segment: Segment, came: Sequence[int], *, at_head:
 
 
 class Watch:
-    """Looks whether what comes out of the decoder is what the plan expects: ``fine`` as long as it is.
+    """Checks that the decoder's output is what the plan expects: ``fine`` as long as it is.
 
-    ``fields``: whether a frame may have been two packets.
+    ``fields``: True if a frame may have been two packets.
     """
 
     def __init__(self, track: Track, packets: Packets) -> None:
@@ -128,7 +128,7 @@ class Watch:
         self._came: list[int] = []
 
     def take(self, frame: Any, segment: Segment) -> None:
-        """Look at a frame."""
+        """Check a frame."""
         if segment is not self._segment:
             self.finish()
             self._segment, self._came = segment, []
@@ -139,7 +139,7 @@ class Watch:
             self._came.append(frame.pts)
 
     def finish(self) -> bool:
-        """Look at the end of a segment; whether all was fine so far."""
+        """Check the end of a segment; return True if everything was fine so far."""
         if self._segment is not None and self._every and self.fine:
             self.fine = not _hidden(self._packets, self._segment, self._came, at_head=False)
         return self.fine

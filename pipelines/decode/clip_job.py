@@ -1,4 +1,4 @@
-"""What one decode carries along: the recipe, its clip, the time left and what was seen on the way."""
+"""State of one decode: the recipe, its clip, the remaining time and counts of what was decoded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipelines.decode.track import Track, open_track
 
 @dataclass(frozen=True)
 class Clip:
-    """A stretch of a video, ``start_s <= t < end_s`` in seconds from its first shown frame; None: no bound."""
+    """A stretch of a video, ``start_s <= t < end_s`` in seconds from its first shown frame; None: unbounded."""
 
     start_s: float | None = None
     end_s: float | None = None
@@ -48,16 +48,16 @@ class DecodedVideo:
 
 
 class Kept(NamedTuple):
-    """A stored picture, and width and height of the frame it was made of."""
+    """A stored picture, and width and height of its frame."""
 
     picture: Picture
     size: tuple[int, int]
 
 
 class Timeline(NamedTuple):
-    """When every shown frame of a video is shown: float64 [n], in seconds from the first, and what is noted of them.
+    """The time of every shown frame of a video: float64 [n], in seconds from the first; and notes on the times.
 
-    ``tick_s``: what the times are rounded to, 0 where they are exact.
+    ``tick_s``: the unit the times are rounded to, 0 if they are exact.
     """
 
     times_s: NDArray[np.float64]
@@ -66,14 +66,14 @@ class Timeline(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What an open track tells of itself: the decoder's name, and frames per second as stated or implied."""
+    """Facts about an open track: the decoder's name, and frames per second as stated or implied."""
 
     codec: str
     fps: float | None
 
     @classmethod
     def of(cls, track: Track) -> Facts:
-        """Note them."""
+        """Read the facts of a track."""
         return cls(track.context.name, rate_of(track))
 
 
@@ -99,17 +99,17 @@ class ClipJob:
 
     @contextmanager
     def open(self) -> Iterator[Track]:
-        """Open the video's best track, of which frames are converted from then on."""
+        """Open the video's best track; ``convert`` then works on its frames."""
         with open_track(self.path, self.limits) as track:
             self.track = track
             yield track
 
     def of(self, clip: Clip) -> ClipJob:
-        """The same for a clip."""
+        """Return the same job for another clip."""
         return replace(self, start_s=clip.start_s, end_s=clip.end_s, truncated=False)
 
     def choose(self, timeline: Timeline) -> list[int]:
-        """Sample the shown frames; DecodeError when the video is too long or no frame is to be had."""
+        """Sample the shown frames. Raises DecodeError if the video is too long or the clip has no frame."""
         last = float(timeline.times_s[-1])
         if last > self.limits.max_seconds:
             raise DecodeError("too_long", f"{last:.0f} s, more than {self.limits.max_seconds:g} s.")
@@ -118,12 +118,12 @@ class ClipJob:
             clip = f"{self.start_s or 0:g} s and {'the end' if self.end_s is None else f'{self.end_s:g} s'}"
             which = "moment of prepare.timestamps_s" if self.recipe.policy == "timestamps" else "frame"
             raise DecodeError("empty_clip", f"No {which} between {clip}; the last frame is at {last:.2f} s.")
-        check_row(len(picks), self.recipe.side, self.recipe.side, self.recipe)  # before any of them is made
+        check_row(len(picks), self.recipe.side, self.recipe.side, self.recipe)  # before making any picture
         self.truncated = sampling.is_truncated(timeline.times_s, tick_s=timeline.tick_s, **self._rule())
         return picks
 
     def sample(self, times_s: Sequence[float] | NDArray[np.float64], tick_s: float = 0.0) -> list[int]:
-        """Sample frames shown at ``times_s``, none where the clip holds none."""
+        """Sample frames shown at ``times_s``; empty if the clip holds none."""
         return sampling.sample(times_s, timestamps_s=self.recipe.timestamps_s or (), tick_s=tick_s, **self._rule())
 
     def _rule(self) -> dict[str, Any]:
@@ -132,14 +132,14 @@ class ClipJob:
         return {**names, "start_s": self.start_s, "end_s": self.end_s}
 
     def look(self, frame: Any) -> None:
-        """Count a decoded frame; refuse a larger one than declared."""
+        """Count a decoded frame. Raises DecodeError if it is larger than declared."""
         self.seen += 1
         self.corrupt += bool(frame.is_corrupt)
         if frame.width * frame.height > self.limits.max_pixels:
             raise DecodeError("too_many_pixels", f"A frame of {frame.width} x {frame.height} pixels.")
 
     def convert(self, frame: Any) -> Kept:
-        """Make the stored picture of a frame; DecodeError where that cannot be."""
+        """Make the stored picture of a frame. Raises DecodeError if that is impossible."""
         try:
             shown = self.track.pixel_shape, self.track.orientation or AS_STORED
             made = picture(frame, self.reformatter, self.recipe, *shown)
@@ -150,7 +150,7 @@ class ClipJob:
             raise DecodeError("no_decodable_video", f"A frame that cannot be made RGB: {error}.") from None
 
     def result(self, facts: Facts, kept: Sequence[Kept], picks: Sequence[int], timeline: Timeline) -> DecodedVideo:
-        """Put the decoded video together; DecodeError when most frames were damaged or the shapes differ."""
+        """Assemble the decoded video. Raises DecodeError if most frames are damaged or the shapes differ."""
         if 2 * self.corrupt > self.seen:
             message = f"{self.corrupt} of {self.seen} decoded frames are damaged; encrypted, perhaps."
             raise DecodeError("corrupt", message)
@@ -167,6 +167,6 @@ class ClipJob:
 
 
 def rate_of(track: Track) -> float | None:
-    """Frames per second as the file states or implies."""
+    """Return frames per second as the file states or implies."""
     rate = track.stream.average_rate or track.stream.guessed_rate
     return float(rate) if rate else None

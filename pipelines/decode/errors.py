@@ -1,4 +1,4 @@
-"""Why a video could not be decoded, and what it may cost."""
+"""Reasons why a video cannot be decoded, and the limits on its cost."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ KINDS: Final[dict[str, str]] = {
     "crashed": "the process that decoded it died, twice",
     "internal": "an unexpected error of this software",
 }
-"""Every kind a ledger row can fail with, and what it means."""
+"""Every kind of failure in a ledger row, and its meaning."""
 
 SAYS_NOTHING: Final = frozenset(
     {"missing", "not_a_file", "no_permission", "unreachable", "unsupported_uri", "timeout", "memory", "crashed"}
 )
-"""Kinds that say nothing about a source's content: it is gone, or was not decoded for other reasons."""
+"""Kinds that say nothing about a source's content: it is gone, or decoding failed for other reasons."""
 
 MAY_BE_DAMAGE: Final = frozenset(
     {"empty_file", "unreadable", "no_video", "no_decodable_video", "no_packets", "no_frames", "corrupt", "internal"}
 )
-"""Kinds that a source may have which was sound once, and was cut off or replaced since."""
+"""Kinds that a sound source may show after it was cut off or replaced."""
 
 NOTES: Final[dict[str, str]] = {
     "partial": "some of the file is damaged, or missing at its end",
@@ -54,17 +54,17 @@ NOTES: Final[dict[str, str]] = {
     "decoded_by_pyav": "prepare.decoder names another decoder, which could not make the frames as they are shown",
     "truncated": "policy all_candidates had more than max_frames; the end of the clip is not stored",
 }
-"""Every note a row that is ok can have, and what it means."""
+"""Every note that a row with status ok can have, and its meaning."""
 
 
 LOOKS: Final = 8
-"""A long file has packets that take less time than reading the clock does."""
+"""Checks per reading of the clock: in a long file, a packet takes less time than reading the clock."""
 
 
 class DecodeError(Exception):
     """One video cannot be decoded: ``kind`` is a key of ``KINDS``, ``message`` one sentence.
 
-    ``attempts``: how often it was tried.
+    ``attempts``: number of tries.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -73,24 +73,24 @@ class DecodeError(Exception):
         self.attempts = 1
 
     def again(self) -> DecodeError:
-        """Make the same error, for another clip of the file."""
+        """Make a copy of the error for another clip of the file."""
         return DecodeError(self.kind, self.message)
 
 
 class Budget:
-    """Processor time of this thread since the start, checked at every packet."""
+    """Limit on the processor time of this thread from the start, checked at every packet."""
 
     def __init__(self, cpu_seconds: float) -> None:
         self._limit = cpu_seconds
         self.start_again()
 
     def start_again(self) -> None:
-        """Count from now on."""
+        """Restart the count now."""
         self._started = time.thread_time()
         self._checks = 0
 
     def check(self) -> None:
-        """Raise DecodeError(timeout) once the time is spent; the clock is read once in LOOKS checks."""
+        """Raise DecodeError(timeout) once the time is spent; only every LOOKS-th check reads the clock."""
         self._checks += 1
         if self._checks % LOOKS != 1:
             return
@@ -99,14 +99,14 @@ class Budget:
 
 
 def out_of_time(cpu_seconds: float) -> DecodeError:
-    """Build the error of a video that takes too long, whoever notices."""
+    """Build the error for a video that takes too much processor time."""
     return DecodeError("timeout", f"More than {cpu_seconds:g} s of processor time.")
 
 
 def check_room(pixels: int) -> None:
-    """Raise MemoryError where another frame of so many pixels would not fit into the memory this process may use.
+    """Raise MemoryError if another frame of this many pixels would not fit into this process's memory limit.
 
-    FFmpeg's H.264 decoder calls a frame that it found no memory for damaged data; this tells the two apart.
+    FFmpeg's H.264 decoder reports damaged data if it finds no memory for a frame; this check tells the two apart.
     """
     try:
         mmap.mmap(-1, max(1, 4 * pixels), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
@@ -115,11 +115,11 @@ def check_room(pixels: int) -> None:
 
 
 ROW_BYTES: Final = 2**31 - 1
-"""Most bytes of a stored row's frames: Arrow counts those of a binary column in 32 bits."""
+"""Most bytes of a stored row's frames: Arrow counts the bytes of a binary column in 32 bits."""
 
 
 def check_row(frames: int, height: int, width: int, recipe: PrepareConfig) -> None:
-    """Raise DecodeError(too_many_bytes) where ``frames`` pictures of this size are more than a row may hold."""
+    """Raise DecodeError(too_many_bytes) if ``frames`` pictures of this size exceed the limit of a row."""
     most, why = recipe.limits.memory_bytes, "prepare.limits.memory_bytes"
     if recipe.storage == "raw" and most > ROW_BYTES:
         most, why = ROW_BYTES, "a row of a shard, or set prepare.storage to jpeg"

@@ -1,4 +1,4 @@
-"""What the first bytes of a packet tell of its frame: shown, never shown, or not to be trusted. Pure."""
+"""Tell from the first bytes of a packet if its frame is shown, never shown, or doubtful. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from enum import Enum
 from typing import Final
 
 HEAD_BYTES: Final = 4096
-"""A frame's header lies this near to the start of its packet, parameters and messages before it included."""
+"""A frame's header lies within this many bytes of its packet, after any parameters and messages."""
 HOLE: Final = bytes(8)
-"""No coded H.264 or HEVC has three zeros in a row; more are padding, or a hole in the file."""
+"""No coded H.264 or HEVC data has three zeros in a row; more are padding, or a hole in the file."""
 LONG_HOLE: Final = bytes(32)
 
 EACH_SHOWN: Final = frozenset(
     {"mjpeg", "prores", "dnxhd", "ffv1", "dvvideo", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "png", "v210", "gif"}
 )
-"""Codecs all of whose packets are pictures of their own, or always give one."""
+"""Codecs in which every packet gives a frame."""
 
 
 class Shows(Enum):
-    """Whether a packet gives a frame when it is decoded in order."""
+    """The effect of decoding a packet in order: it gives a frame, gives none, or may do either."""
 
     FRAME = 1
     NOTHING = 2
@@ -30,9 +30,9 @@ Reader = Callable[[bytes], Shows]
 
 
 def reader(codec: str, extradata: bytes | None, macroblocks: int) -> Reader | None:
-    """Make what tells of a codec's packets whether they show a frame; None where packets do not tell.
+    """Make the function that tells if a codec's packet shows a frame; None if packets do not tell.
 
-    ``extradata``: the decoder's parameters from the container; ``macroblocks``: of 16 x 16 pixels in a frame.
+    ``extradata``: the decoder's parameters from the container; ``macroblocks``: number of 16 x 16 blocks in a frame.
     """
     if codec in EACH_SHOWN:
         return lambda data: Shows.FRAME  # noqa: ARG005
@@ -41,20 +41,20 @@ def reader(codec: str, extradata: bytes | None, macroblocks: int) -> Reader | No
     if codec in ("mpeg1video", "mpeg2video"):
         return _mpeg
     if codec == "mpeg4":
-        # An MPEG-4 frame spends a bit on each macroblock at least; a shorter one says that nothing is shown.
+        # An MPEG-4 frame spends at least a bit on each macroblock; a shorter packet means that nothing is shown.
         least = (macroblocks + 128) // 8
         return lambda data: Shows.FRAME if len(data) >= least and LONG_HOLE not in data else Shows.DOUBTFUL
     return {"vp8": _vp8, "vp9": _vp9, "libdav1d": _av1, "av1": _av1, "libaom-av1": _av1}.get(codec)
 
 
 def _nal_reader(codec: str, extradata: bytes) -> Reader:
-    """Look at the first picture of a packet; all its units are walked where their lengths are told, to see they fit."""
+    """Read the first picture of a packet; where units have stated lengths, also check that all of them add up."""
     lengths = unit_lengths(codec, extradata)
     shows_of = [_h264_picture(header) if codec == "h264" else _hevc_picture(header) for header in range(256)]
 
     def read(data: bytes) -> Shows:
         if HOLE in data or (codec == "hevc" and data[-2:] in (b"\x48\x01", b"\x4a\x01")):
-            return Shows.DOUBTFUL  # frames behind the end of an HEVC sequence may be left out
+            return Shows.DOUBTFUL  # frames after the end of an HEVC sequence may be dropped
         found = None
         for at in _units(data, lengths):
             found = found or shows_of[data[at]]
@@ -72,7 +72,7 @@ def _nal_reader(codec: str, extradata: bytes) -> Reader:
 
 
 def _units(data: bytes, lengths: int) -> Iterator[int]:
-    """Where the units of a packet start, near to its start without ``lengths``; none where these do not add up."""
+    """Yield where a packet's units start; near its start without ``lengths``, none if lengths do not add up."""
     if lengths:
         found, at = [], 0
         while at + lengths < len(data):
@@ -87,9 +87,9 @@ def _units(data: bytes, lengths: int) -> Iterator[int]:
 
 
 def starts_slowly(data: bytes, lengths: int) -> bool:
-    """Whether an H.264 keyframe promises right pictures only for some frames later: a refresh bit by bit.
+    """Return True if decoding from an H.264 keyframe gives correct pictures only some frames later.
 
-    Looks for the message "recovery point" (6) with a count above 0. ``lengths``: as ``unit_lengths`` gives it.
+    Looks for the message "recovery point" (6) with a count above 0. ``lengths``: the result of ``unit_lengths``.
     """
     for at in _units(data, lengths):
         if data[at] & 0x1F == 5:
@@ -105,7 +105,7 @@ def starts_slowly(data: bytes, lengths: int) -> bool:
 
 
 def _ff_coded(data: bytes, at: int) -> tuple[int, int]:
-    """Read a number of bytes that are added up, the last below 255, and go behind it."""
+    """Read a number coded as a sum of bytes, the last below 255; return it and the position after it."""
     value = 0
     while at < len(data) and data[at] == 0xFF:
         value, at = value + 0xFF, at + 1
@@ -113,7 +113,7 @@ def _ff_coded(data: bytes, at: int) -> tuple[int, int]:
 
 
 def unit_lengths(codec: str, extradata: bytes) -> int:
-    """Bytes of the length before each unit; 0 where start codes part them."""
+    """Return the bytes of the length field before each unit; 0 if start codes separate the units."""
     at = 4 if codec == "h264" else 21
     if len(extradata) <= at or extradata[:3] == b"\0\0\1" or extradata[:4] == b"\0\0\0\1":
         return 0
@@ -128,7 +128,7 @@ def _hevc_picture(header: int) -> Shows | None:
     kind = header >> 1 & 0x3F
     if kind >= 32:
         return None
-    return Shows.DOUBTFUL if 16 <= kind <= 18 else Shows.FRAME  # frames before a broken link are left out
+    return Shows.DOUBTFUL if 16 <= kind <= 18 else Shows.FRAME  # frames before a broken link are dropped
 
 
 def _mpeg(data: bytes) -> Shows:
@@ -144,7 +144,7 @@ def _vp8(data: bytes) -> Shows:
 
 
 def _vp9(data: bytes) -> Shows:
-    """Count the shown frames of a packet, a superframe of several perhaps."""
+    """Count the shown frames of a packet, which may be a superframe of several."""
     if LONG_HOLE in data:
         return Shows.DOUBTFUL
     shown, at = 0, 0
@@ -165,7 +165,7 @@ def _vp9_sizes(data: bytes) -> list[int]:
 
 
 def _vp9_shown(first: int) -> bool:
-    """Whether a frame is shown, from its first byte: marker, profile, show_existing_frame, frame_type, show_frame."""
+    """Tell from a frame's first byte if it is shown: marker, profile, show_existing_frame, frame_type, show_frame."""
     shift = 1 if first & 0x30 == 0x30 else 0  # profile 3 has a reserved bit
     return bool(first & (0x08 >> shift) or first & (0x02 >> shift))
 
@@ -179,7 +179,7 @@ def _av1(data: bytes) -> Shows:
         header = data[at]
         kind, at = header >> 3 & 15, at + 1 + (header >> 2 & 1)
         size, at = _leb128(data, at) if header & 2 else (len(data) - at, at)
-        if kind in (3, 6) and at < len(data):  # show_existing_frame, or show_frame behind the two bits of its type
+        if kind in (3, 6) and at < len(data):  # show_existing_frame, or show_frame after the two bits of its type
             shown += bool(data[at] & 0x90)
         at += size
     return _counted(shown) if at == len(data) else Shows.DOUBTFUL

@@ -1,4 +1,4 @@
-"""Decoding every frame in order: what the plan must equal, and what is done where it cannot be trusted."""
+"""Decode every frame in order: the reference for the plan, and the fallback if the plan cannot be trusted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Guess:
     by_pts: bool = False
 
     def matcher(self) -> Callable[[int, int | None], bool]:
-        """Make what says, for the number and pts of one frame after the other, whether it is one of them."""
+        """Make a function of each frame's number and pts, called in order, that returns True for the guessed frames."""
         waiting = deque(self.targets)
 
         def matches(number: int, pts: int | None) -> bool:
@@ -39,16 +39,16 @@ class Guess:
 
 
 def guess_by_count(jobs: Sequence[ClipJob], track: Track, count: int) -> Guess:
-    """Guess what will be kept of ``count`` frames at the file's rate."""
+    """Guess the kept frames out of ``count`` frames at the file's rate."""
     rate = rate_of(track) or DEFAULT_RATE
     times = [i / rate for i in range(count)]
     return Guess(sorted({i for job in jobs for i in job.sample(times)}))
 
 
 def in_order(job: ClipJob, guess: Guess | None = None) -> DecodedVideo:
-    """Decode everything for the times of the frames, which say what is kept, and again for those frames.
+    """Decode everything for the frames' times, choose the frames to keep, and decode again to make their pictures.
 
-    The second time is left out where ``guess`` meets all that is kept: their pictures were made the first time.
+    The second pass is skipped if ``guess`` covers all kept frames: the first pass has already made their pictures.
     """
     sequential = Sequential(job, guess)
     try:
@@ -61,9 +61,9 @@ def in_order(job: ClipJob, guess: Guess | None = None) -> DecodedVideo:
 
 
 class Sequential:
-    """A file whose frames are all decoded in order: once for their times, and then for the pictures of any clips.
+    """A file whose frames are all decoded in order: once for their times, then for the pictures of any clips.
 
-    Clips that follow one another share a reading. ``guess``: as for ``in_order``.
+    Clips in order of time share one pass. ``guess``: as for ``in_order``.
     """
 
     def __init__(self, job: ClipJob, guess: Guess | None = None) -> None:
@@ -75,13 +75,13 @@ class Sequential:
         self._at = 0
 
     def close(self) -> None:
-        """Close the file; what is decoded next is read from its start."""
+        """Close the file; the next decoding starts at its beginning."""
         if self._coming is not None:
             self._coming.close()
         self._coming, self._at = None, 0
 
     def decode(self, jobs: Sequence[ClipJob], later: Sequence[ClipJob] = ()) -> list[DecodedVideo | DecodeError]:
-        """Decode some clips of the file; of the ``later`` ones, keep the pictures that are met on the way."""
+        """Decode some clips of the file; also keep pictures of the ``later`` clips that come up on the way."""
         try:
             facts, numbers, timeline = self._read()
         except DecodeError as error:
@@ -117,7 +117,7 @@ class Sequential:
             return error
 
     def _read(self) -> tuple[Facts, Sequence[int], Timeline]:
-        """Decode everything once: what the track tells of itself, the frames that count, and their times."""
+        """Decode everything once; return the track's facts, the numbers of the frames that count, and their times."""
         if self._failed is not None:
             raise self._failed
         if self._known is None:
@@ -135,7 +135,7 @@ class Sequential:
             for number, frame in enumerate(_frames(job, track)):
                 pts.append(frame.pts)
                 if matches(number, frame.pts):
-                    with suppress(DecodeError):  # what is not kept may be anything
+                    with suppress(DecodeError):  # a frame that is not kept may be of any kind
                         self._made[number] = job.convert(frame)
             if not pts:
                 raise DecodeError("no_frames", "Video data, but no frame came from it.")
@@ -146,7 +146,7 @@ class Sequential:
             return Facts.of(track), counted.numbers, timeline
 
     def _make(self, wanted: set[int], also: set[int]) -> None:
-        """Make the pictures of the ``wanted`` frames, and of others that come before the last of them."""
+        """Make the pictures of the ``wanted`` frames, and of the ``also`` frames that come before the last of them."""
         missing = sorted(wanted - self._made.keys())
         if not missing:
             return
@@ -165,7 +165,7 @@ class Sequential:
                 return
 
     def _again(self) -> Generator[tuple[int, Any]]:
-        job = replace(self._job)  # which has counted every frame already
+        job = replace(self._job)  # a copy, as this one has already counted every frame
         with job.open() as track:
             yield from enumerate(_frames(job, track))
 

@@ -1,4 +1,4 @@
-"""The packet plan: which packets give the wanted frames, and getting those to the decoder."""
+"""The packet plan: find the packets that give the wanted frames, and feed them to the decoder."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pipelines.decode.packets import NONE, Packet, Packets
 from pipelines.decode.track import Track
 
 SETTLED: Final = 12
-"""So many frames that come out behind a doubtful place end the doubt."""
+"""Number of decoded frames after a doubtful place that end the doubt."""
 GAP: Final = 1.75
 FEW_GAPS: Final = 0.2
 FEWEST: Final = 4
-"""A gap in a steady track is this many times the usual one; more than this share of them, and it is not steady."""
+"""A gap in a steady track is GAP times the usual one; with more than FEW_GAPS of them, the track is not steady."""
 JUMP: Final = 4
 JUMP_BYTES: Final = 1024
 FEW_JUMPS: Final = 0.05
-"""What lies between two packets is headers and sound, and seldom much longer than usual; more often, it is usual."""
+"""Headers and sound between two packets are seldom much longer than usual; if they often are, that is usual too."""
 MAX_REORDER = 64
-"""No codec shows a packet further than this from where it is stored; pts that say so are wrong."""
+"""No codec shows a packet further than this from where it is stored; pts that claim so are wrong."""
 
 
 @dataclass
 class Segment:
-    """Packets ``start`` to ``stop`` (included, in file order) to feed in one go; ``wanted`` are the ones asked for."""
+    """Packets ``start`` to ``stop`` (inclusive, in file order) to feed in one go; ``wanted`` are those to keep."""
 
     start: int
     stop: int
@@ -40,9 +40,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class Display:
-    """The packets that are shown, in the order in which they are: int64 [n] positions and pts, rising.
+    """The shown packets in order of display: int64 [n] positions and pts, rising.
 
-    ``repeated``: [n] whether another shown packet has the same pts; the first in the file is listed.
+    ``repeated``: bool [n], True if another shown packet has the same pts; the first in the file is listed.
     """
 
     order: NDArray[np.int64]
@@ -51,11 +51,11 @@ class Display:
 
 
 def display(packets: Packets) -> Display | None:
-    """Order the packets by pts; None when pts do not tell.
+    """Order the packets by pts; return None if pts do not tell the order.
 
-    Left out: packets that show nothing or that an edit list discards, and all but the first of equal pts. With a pts
-    missing anywhere, most of them repeated, or packets shown far from where they are stored (the clock starts anew),
-    order by pts means nothing.
+    Packets that show nothing or that an edit list discards are left out, and so are all but the first of equal pts.
+    Order by pts means nothing if any pts is missing, if most are repeated, or if packets are shown far from where
+    they are stored (the clock restarts).
     """
     pts, shown = packets.pts, packets.shown
     if not len(shown) or (pts == NONE).any():
@@ -70,10 +70,10 @@ def display(packets: Packets) -> Display | None:
 
 
 def segments(packets: Packets, wanted: Sequence[int]) -> list[Segment]:
-    """Cut out the stretches of packets that produce the frames of the ``wanted`` positions.
+    """Find the stretches of packets that produce the frames of the ``wanted`` positions.
 
     Each starts at the last keyframe shown no later than the wanted frame, not at the last one before it in the
-    file: frames shown before an open keyframe but stored behind it need the keyframe before. Overlaps are merged.
+    file: frames shown before an open keyframe but stored after it need the previous keyframe. Overlaps are merged.
     """
     pts, keys = packets.pts, packets.keys.tolist()
     merged: list[Segment] = []
@@ -94,7 +94,7 @@ def _start(pts: NDArray[np.int64], keys: Sequence[int], wanted: int) -> int:
 
 
 def has_odd_start(packets: Packets) -> bool:
-    """Whether the first packets may show nothing: no keyframe first, or frames shown before it but stored behind it."""
+    """Return True if the first packets may show nothing: no keyframe first, or frames shown before it follow it."""
     pts, keys, shown = packets.pts, packets.keys, packets.shown
     if not len(keys) or not len(shown):
         return False
@@ -102,14 +102,14 @@ def has_odd_start(packets: Packets) -> bool:
 
 
 def head(packets: Packets, settled: int = SETTLED) -> Segment:
-    """Everything up to ``settled`` packets behind the first keyframe."""
+    """Return the segment from the start to ``settled`` packets after the first keyframe."""
     keys = packets.keys
     stop = min(len(packets) - 1, int(keys[0]) + settled) if len(keys) else len(packets) - 1
     return Segment(0, stop, set(range(stop + 1)))
 
 
 def gaps(order: Display) -> list[int]:
-    """Positions of the packets behind a gap in a track that has few: something may be missing there."""
+    """Return the positions of packets after a gap in a track with few gaps: something may be missing there."""
     steps = np.diff(order.pts)
     if not len(steps):
         return []
@@ -118,7 +118,7 @@ def gaps(order: Display) -> list[int]:
 
 
 def jumps(packets: Packets) -> list[int]:
-    """Positions of the packets behind a stretch of the file that is far longer than others between two packets."""
+    """Return the positions of packets before which the file has an unusually long stretch without packets."""
     places = packets.places
     if len(places) < 3 or (places == NONE).any():
         return []
@@ -128,9 +128,9 @@ def jumps(packets: Packets) -> list[int]:
 
 
 def doubtful(packets: Packets, doubts: Sequence[int]) -> list[Segment]:
-    """Cut out what has to be decoded whole to see which frames come of doubtful packets.
+    """Find the stretches to decode completely to see which frames come from doubtful packets.
 
-    From the keyframe before each to some packets behind the next keyframe.
+    Each runs from the keyframe before the doubt to some packets after the next keyframe.
     """
     keys = packets.keys.tolist()
     merged: list[Segment] = []
@@ -148,31 +148,31 @@ def doubtful(packets: Packets, doubts: Sequence[int]) -> list[Segment]:
     return merged
 
 
-# Codecs whose unreferenced frames can be left out. Not mpeg4: AVI packs two of its frames into a packet.
+# Codecs whose unreferenced frames can be skipped. Not mpeg4: AVI puts two of its frames into one packet.
 SKIPPABLE: Final = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video"})
 READ_ON: Final = 16
-"""A segment that starts within so many packets is read on to, not sought."""
+"""The file is read on, without seeking, to a segment that starts within this many packets."""
 LOOK_BACK: Final = 4096
-"""A seek may end so many packets early; from there it is read on."""
+"""A seek may end this many packets early; the file is read on from there."""
 
 Stretch = Callable[[Segment], Iterator[Any]]
-"""Gives the packets of a segment, all of them, in file order; segments are asked for in that order too."""
+"""Yields all packets of a segment, in file order; segments are requested in that order too."""
 
 
 class Misaligned(Exception):  # noqa: N818 - says what happened
-    """The packet that was reached is not the one that the plan means."""
+    """The packet that was reached is not the one in the plan."""
 
 
 def from_memory(kept: Sequence[Any]) -> Stretch:
-    """Take packets from the list of all."""
+    """Take packets from the list of all packets."""
     return lambda segment: iter(kept[segment.start : segment.stop + 1])
 
 
 class FromFile:
-    """Reads packets from a file again, each compared with what was noted of it the first time.
+    """Reads packets from a file again and compares each with its record from the first reading.
 
-    ``seeks``: go to each segment's keyframe, else read the file through from its start. Raises Misaligned where a
-    packet is another one (pts, place, size or flags), so no other packet is ever decoded in its place.
+    ``seeks``: seek to each segment's keyframe; otherwise read the file through from its start. Raises Misaligned if a
+    packet differs (pts, place, size or flags), so a wrong packet is never decoded.
     """
 
     def __init__(self, track: Track, packets: Packets, budget: Budget, *, seeks: bool) -> None:
@@ -181,7 +181,7 @@ class FromFile:
         self._coming: Iterator[Any] | None = None if seeks else track.read(budget)
 
     def __call__(self, segment: Segment) -> Iterator[Any]:
-        """Give the packets of a segment."""
+        """Yield the packets of a segment."""
         if self._coming is None or (self._seeks and not 0 <= segment.start - self._at <= READ_ON):
             self._coming, self._at = self._sought(segment.start)
         while self._at <= segment.stop:
@@ -193,9 +193,9 @@ class FromFile:
                 yield packet
 
     def _sought(self, start: int) -> tuple[Iterator[Any], int]:
-        """Seek to the packet ``start``, or a little before; what comes then, and its position."""
+        """Seek to the packet ``start``, or a little before; return the packets from there and the first position."""
         wanted = self._packets[start]
-        # Some demuxers seek by pts, some by dts, whatever they are asked for.
+        # Some demuxers seek by pts, some by dts, whichever you ask for.
         for moment in dict.fromkeys((wanted.pts, wanted.dts)):
             if moment is None or not self._track.seek(moment):
                 continue
@@ -212,9 +212,9 @@ class FromFile:
 def feed(
     track: Track, plan: Sequence[Segment], stretch: Stretch, budget: Budget, take: Callable[[Any, Segment], None]
 ) -> int:
-    """Decode the packets of a plan's segments, handing on every frame that comes out with its segment.
+    """Decode the packets of a plan's segments and pass every decoded frame to ``take`` with its segment.
 
-    Returns how many segments were done: fewer than all when the file is misaligned.
+    Returns the number of finished segments: fewer than all if the file is misaligned.
     """
     for number, segment in enumerate(plan):
         try:

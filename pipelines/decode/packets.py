@@ -1,4 +1,4 @@
-"""What is noted of every packet of a track: columns, because a long file has millions."""
+"""A record of every packet of a track, in columns, because a long file has millions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from pipelines.decode.headers import Reader, Shows, starts_slowly
 
 NONE: Final = -(2**63)
-"""In a column: the file does not say."""
+"""Marks a value in a column that the file does not state."""
 DISCARD: Final = 1
 NO_FRAME: Final = 2
 NO_START: Final = 4
 
 
 class Packet(NamedTuple):
-    """A packet: when it is shown and decoded in units of the track's time base, where it lies and its size in bytes.
+    """A packet: when it is shown and decoded in units of the track's time base, its place in the file, its bytes.
 
     ``key``: decoding can start here; ``discard``: an edit list hides its frame.
     """
@@ -33,16 +33,15 @@ class Packet(NamedTuple):
 
     @classmethod
     def of(cls, packet: Any) -> Packet:
-        """Note a demuxed packet."""
+        """Record a demuxed packet."""
         return cls(packet.pts, packet.is_keyframe, packet.is_discard, packet.dts, packet.pos, packet.size)
 
 
 class Packets:
     """The packets of a track in file order.
 
-    ``doubts``: positions of packets of which it is not sure that each gives a frame, rising. ``reader``: what tells,
-    from a packet's bytes; ``slow_starts``: where an H.264 keyframe may be the start of a refresh bit by bit, bytes of
-    its units' lengths.
+    ``doubts``: positions of packets that may not give a frame, rising. ``reader``: tells this from a packet's bytes;
+    ``slow_starts``: for H.264, where a keyframe may start a gradual refresh, the bytes of its units' length fields.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Packets:
         )
 
     def add(self, packet: Packet) -> None:
-        """Append one."""
+        """Append a packet."""
         self._pts.append(NONE if packet.pts is None else packet.pts)
         self._dts.append(NONE if packet.dts is None else packet.dts)
         self._pos.append(NONE if packet.pos is None else packet.pos)
@@ -81,8 +80,8 @@ class Packets:
     def note(self, packet: Any) -> None:
         """Append a demuxed packet."""
         pts, dts, pos, key = packet.pts, packet.dts, packet.pos, packet.is_keyframe
-        # Side data that changes how the packets behind it are decoded; that of the first packet the decoder knows
-        # before it starts, and between keyframes nothing can change.
+        # Side data that changes how later packets are decoded. The decoder already knows the first packet's before it
+        # starts, and between keyframes nothing can change.
         if key and self._pts and not self.new_parameters:
             self.new_parameters = packet.has_sidedata("new_extradata") or packet.has_sidedata("param_change")
         self._pts.append(NONE if pts is None else pts)
@@ -103,39 +102,39 @@ class Packets:
         self._flags.append(flags)
 
     def doubt(self) -> None:
-        """Do not be sure of the last packet, or of the first where there is none yet."""
+        """Mark the last packet as doubtful, or the first if there is none yet."""
         position = max(0, len(self) - 1)
         if not self.doubts or self.doubts[-1] < position:
             self.doubts.append(position)
 
     def hide(self, positions: Iterable[int]) -> None:
-        """Note packets that give no frame."""
+        """Mark packets that give no frame."""
         for position in positions:
             self._flags[position] |= NO_FRAME
 
     def holds(self, position: int, packet: Packet) -> bool:
-        """Whether this is the packet noted there. The dts does not count: demuxers that make it up need a start."""
+        """Return True if this is the packet recorded there, ignoring dts: demuxers may make it up."""
         return self[position]._replace(dts=None) == packet._replace(dts=None)
 
     def find(self, packet: Packet, low: int, high: int) -> int | None:
-        """Find the first position in [low, high) that holds this packet; None without a place in the file."""
+        """Return the first position in [low, high) of this packet; None if its place in the file is unknown."""
         if packet.pos is None:
             return None
         return next((i for i in range(low, high) if self._pos[i] == packet.pos and self.holds(i, packet)), None)
 
     @property
     def pts(self) -> NDArray[np.int64]:
-        """When each is shown, int64 [n], NONE where that is not known."""
+        """When each packet is shown, int64 [n], NONE if unknown."""
         return np.array(self._pts, np.int64)
 
     @property
     def places(self) -> NDArray[np.int64]:
-        """Where each lies in the file, int64 [n], NONE where that is not known."""
+        """Where each packet lies in the file, int64 [n], NONE if unknown."""
         return np.array(self._pos, np.int64)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Bytes of each, int64 [n]."""
+        """Bytes of each packet, int64 [n]."""
         return np.array(self._size, np.int64)
 
     @property
@@ -146,7 +145,7 @@ class Packets:
 
     @property
     def shown(self) -> NDArray[np.int64]:
-        """Positions of the packets that give a frame which no edit list hides."""
+        """Positions of the packets that give a frame and are not hidden by an edit list."""
         return np.flatnonzero(np.frombuffer(self._flags, np.uint8) & (DISCARD | NO_FRAME) == 0)
 
 

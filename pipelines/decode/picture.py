@@ -1,4 +1,4 @@
-"""From a decoded frame to the stored picture: RGB, crop and resize in one step, square pixels, upright."""
+"""Turn a decoded frame into the stored picture: RGB, crop and resize in one step, square pixels, upright."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from gare.config.prepare import PrepareConfig
 from pipelines.decode.errors import DecodeError
 
 EXACT: Final = Sws.FULL_CHR_H_INT | Sws.ACCURATE_RND | Sws.BITEXACT
-"""Without these, vector instructions round differently from plain C and from each other, by up to 3 of 255, tables are
-looked up that are a level too dark, and an even width gets half the colours."""
+"""Without these, vector instructions round differently from plain C and from each other, by up to 3 of 255, lookup
+tables are one level too dark, and an even width gets half the colour resolution."""
 CONVERT: Final = Sws.BILINEAR | EXACT
 RESIZE: Final = Sws.BICUBIC | EXACT
 HD_WIDTH: Final = 1280
@@ -35,10 +35,10 @@ Plane = NDArray[np.uint8]
 
 
 def to_planes(frame: Any, reformatter: Any, size: tuple[int, int] | None = None) -> list[Plane]:
-    """Red, green and blue of a frame, uint8 [height, width] each, resized to ``size`` (width, height) if given.
+    """Return red, green and blue of a frame, uint8 [height, width] each, resized to ``size`` (width, height) if given.
 
-    Matrix and range are those the frame is tagged with. Without a tag, players take BT.709 for HD and BT.601 for the
-    rest, and so does this. Transfer functions are not converted. Raises FFmpegError for what swscale cannot convert.
+    Matrix and range are those of the frame's tags. Without a tag, players use BT.709 for HD and BT.601 otherwise, and
+    so does this. Transfer functions are not converted. Raises FFmpegError if swscale cannot convert the frame.
     """
     width, height = size or (None, None)
     is_rgb = frame.format.is_rgb
@@ -47,7 +47,7 @@ def to_planes(frame: Any, reformatter: Any, size: tuple[int, int] | None = None)
         frame,
         width=width,
         height=height,
-        format="rgb24" if is_rgb else "gbrp",  # planes have accurate vector instructions, packed pixels have none
+        format="rgb24" if is_rgb else "gbrp",  # only planar formats have accurate vector instructions
         src_colorspace=matrix,
         dst_colorspace=matrix,
         interpolation=RESIZE if size else CONVERT,
@@ -60,7 +60,7 @@ def to_planes(frame: Any, reformatter: Any, size: tuple[int, int] | None = None)
 
 
 def to_rgb(frame: Any, reformatter: Any, size: tuple[int, int] | None = None) -> Plane:
-    """What ``to_planes`` gives in one array [height, width, 3]."""
+    """Return the planes of ``to_planes`` as one array [height, width, 3]."""
     return np.stack(to_planes(frame, reformatter, size), axis=-1)
 
 
@@ -75,7 +75,7 @@ def _guess(frame: Any) -> Colorspace:
 
 Picture = NDArray[np.uint8]
 UNKNOWN_TO_PYAV: Final = sorted(set(range(48)) - {kind.value for kind in Type})
-"""Numbers of kinds of side data that FFmpeg has or may come to have, and that PyAV fails on."""
+"""Kinds of side data that PyAV fails on because it does not know them; FFmpeg has or may add them."""
 
 
 class Orientation(NamedTuple):
@@ -87,7 +87,7 @@ class Orientation(NamedTuple):
 
     @classmethod
     def nearest(cls, matrix: list[int]) -> Orientation:
-        """The one closest to a display matrix, FFmpeg's nine integers by row; as stored for one of zeros.
+        """Return the one closest to a display matrix, FFmpeg's nine integers by row; for zeros, as stored.
 
         A pixel at (x, y) is shown at (a x + c y, b x + d y), where a, b, c, d are the entries 0, 1, 3 and 4.
         """
@@ -97,7 +97,7 @@ class Orientation(NamedTuple):
         return cls(a < 0, d < 0)
 
     def upright(self, stored: Picture) -> Picture:
-        """A view of the picture [height, width, 3], turned; [width, height, 3] where rows and columns are swapped."""
+        """Return a turned view of the picture [height, width, 3]; with rows and columns swapped, [width, height, 3]."""
         turned = stored[:: -1 if self.rows else 1, :: -1 if self.columns else 1]
         return turned.swapaxes(0, 1) if self.swap else turned
 
@@ -106,13 +106,13 @@ AS_STORED: Final = Orientation()
 
 
 def orientation(frame: Any, otherwise: Orientation = AS_STORED) -> Orientation:
-    """The orientation that a frame's display matrix asks for, mirroring included; ``otherwise`` where it has none.
+    """Return the orientation, mirroring included, of a frame's display matrix; ``otherwise`` if it has none.
 
-    The container's matrix comes before one that the stream has itself, as with FFmpeg's own tools.
+    A container's matrix takes precedence over the stream's own, as in FFmpeg's own tools.
     """
     try:
         side_data = list(frame.side_data)
-    except ValueError:  # PyAV fails on kinds that it does not know, Exif among them
+    except ValueError:  # PyAV fails on kinds that it does not know, such as Exif
         side_data = list(_without_unknown(frame).side_data)
     for data in side_data:
         if data.type is Type.DISPLAYMATRIX:
@@ -121,14 +121,14 @@ def orientation(frame: Any, otherwise: Orientation = AS_STORED) -> Orientation:
 
 
 def stated_orientation(packet: Any, stream: Any) -> Orientation:
-    """What an H.264 packet says of the frames from there on (a display orientation message); as stored without.
+    """Return the orientation that an H.264 packet states (a display orientation message); as stored without one.
 
-    FFmpeg's decoder gives that to the frame of this packet only, though it holds for those that follow.
+    It applies to this and all following frames, but FFmpeg's decoder reports it only for this packet's frame.
     """
     try:
         extract = av.BitStreamFilterContext("h264_metadata=display_orientation=extract", stream)
-        changed = extract.filter(av.Packet(bytes(packet)))  # a copy: a filter takes the data away
-    except (av.error.FFmpegError, ValueError):  # a damaged packet, which the decoder may make something of
+        changed = extract.filter(av.Packet(bytes(packet)))  # a copy: a filter consumes the data
+    except (av.error.FFmpegError, ValueError):  # a damaged packet that the decoder may still decode
         return AS_STORED
     if not changed or not changed[0].has_sidedata("display_matrix"):
         return AS_STORED
@@ -154,13 +154,13 @@ SQUARE: Final = Fraction(1)
 
 
 def resized(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Width and height after resizing so that the shorter is ``short_side`` pixels; the other is truncated."""
+    """Return width and height resized so that the shorter is ``short_side`` pixels; the other is truncated."""
     shorter = min(width, height)
     return max(short_side, width * short_side // shorter), max(short_side, height * short_side // shorter)
 
 
 def can_be_shape(recipe: PrepareConfig, height: int, width: int) -> bool:
-    """Whether ``picture`` can make frames of this shape."""
+    """Return True if ``picture`` can make frames of this shape."""
     if recipe.crop is not None:
         return height == width == recipe.crop
     short, long = sorted((height, width))
@@ -168,7 +168,7 @@ def can_be_shape(recipe: PrepareConfig, height: int, width: int) -> bool:
 
 
 def kept(length: int, crop: int | None, *, backwards: bool) -> slice:
-    """The centre ``crop`` of ``length`` pixels, or all; centred as seen once the axis is turned round."""
+    """Return the centre ``crop`` of ``length`` pixels, or all; ``backwards``: centred as seen on the reversed axis."""
     if crop is None:
         return slice(0, length)
     start = round((length - crop) / 2)
@@ -186,10 +186,10 @@ class Cut(NamedTuple):
 
 
 def cut(source: int, whole: int, start: int, length: int) -> Cut:
-    """Find what of ``source`` pixels becomes ``start`` to ``start + length`` of ``whole`` ones.
+    """Find the part of ``source`` pixels that becomes pixels ``start`` to ``start + length`` of ``whole``.
 
-    PIL keeps bounds in single precision, and that shows in pictures of even slopes. So a few more pixels than kept
-    are made where bounds are whole numbers then; elsewhere the bounds are fractions and the difference is noise.
+    PIL keeps bounds in single precision, which is visible in smooth gradients. So a few more pixels than needed are
+    made if that gives bounds that are whole numbers; otherwise the bounds are fractions, and the difference is noise.
     """
     grid = whole // math.gcd(source, whole)
     first, last = start // grid * grid, min(whole, -(-(start + length) // grid) * grid)
@@ -205,9 +205,9 @@ def picture(
     pixel_shape: Fraction = SQUARE,
     otherwise: Orientation = AS_STORED,
 ) -> Picture:
-    """RGB uint8 [height, width, 3] of a frame that PyAV decoded, as players show it: see ``fitted``.
+    """Return RGB uint8 [height, width, 3] of a frame that PyAV decoded, as players show it: see ``fitted``.
 
-    ``otherwise``: how it is turned where it does not say itself.
+    ``otherwise``: its orientation if it does not state one.
     """
     turn = orientation(frame, otherwise)
     planes, resize = partial(to_planes, frame, reformatter), partial(to_rgb, frame, reformatter)
@@ -225,17 +225,17 @@ def fitted(
     """Make the stored picture of a frame as players show it: bicubic with antialias, upright.
 
     Args:
-        size: width and height of the frame as it is in the file.
-        recipe: the sizes to make.
+        size: width and height of the frame as stored in the file.
+        recipe: the target sizes.
         pixel_shape: width over height of the frame's pixels, before it is turned.
-        turn: how it is turned to be shown.
-        planes: gives the frame's red, green and blue, uint8 [height, width] each.
-        resize: gives the frame in a size, uint8 [height, width, 3], for ``prepare.resize`` swscale.
+        turn: how to turn it for display.
+        planes: returns the frame's red, green and blue, uint8 [height, width] each.
+        resize: returns the frame in a given size, uint8 [height, width, 3], for ``prepare.resize`` swscale.
 
     Returns:
-        RGB uint8 [height, width, 3]. Raises DecodeError(too_elongated) for a frame shown longer than
-        ``limits.max_aspect`` that is not cropped. Such a frame is never resized whole: with swscale and a crop, it goes
-        through PIL.
+         RGB uint8 [height, width, 3]. Raises DecodeError(too_elongated) for a frame that is shown longer than
+         ``limits.max_aspect`` and is not cropped. Such a frame is never resized whole: with swscale and a crop, it goes
+         through PIL.
 
     """
     pixel_shape = pixel_shape if recipe.square_pixels else SQUARE
@@ -254,10 +254,10 @@ def fitted(
 
 
 def _by_pil(planes: list[Plane], columns: tuple[int, slice], rows: tuple[int, slice]) -> Picture:
-    """Crop and resize in one: as if the frame were resized whole and its centre square cut out then.
+    """Crop and resize in one step, as if resizing the whole frame and then cutting out its centre square.
 
-    ``columns``, ``rows``: how many there would be of the whole, and which of them are kept. Cropping first costs the
-    same whatever the shape: a strip of 8192 x 2 is no trouble.
+    ``columns``, ``rows``: the number for the whole frame, and which of them are kept. Cropping first costs the same
+    for every shape, even a strip of 8192 x 2.
     """
     (width, across), (height, down) = columns, rows
     source_height, source_width = planes[0].shape
@@ -268,7 +268,7 @@ def _by_pil(planes: list[Plane], columns: tuple[int, slice], rows: tuple[int, sl
 
 
 def _resize(planes: list[Plane], columns: Cut, rows: Cut) -> Picture:
-    """Resize a rectangle of the colour planes, each row before the columns.
+    """Resize a rectangle of the colour planes, along rows first and then along columns.
 
     Pillow before 13 always did so; since then it chooses the order by the shape, and the order changes the rounding.
     """
@@ -281,6 +281,6 @@ def _resize(planes: list[Plane], columns: Cut, rows: Cut) -> Picture:
 
 
 def _reach(axis: Cut, end: int) -> slice:
-    """Bounds of the source pixels that count."""
+    """Return the bounds of the source pixels that contribute."""
     support = BICUBIC_RADIUS * max(1.0, (axis.high - axis.low) / axis.pixels) + 1
     return slice(max(0, math.floor(axis.low - support)), min(end, math.ceil(axis.high + support)))

@@ -1,4 +1,4 @@
-"""Decoding only the packets that the wanted frames need, where it is sure which frames the packets give."""
+"""Decode only the packets that the wanted frames need, if it is certain which frames the packets give."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEEP_PACKETS: Final = 200_000
 
 @dataclass(frozen=True)
 class Read:
-    """The packets of a track, themselves too (``kept``) when the file is small enough."""
+    """The packets' records, and the packets themselves (``kept``) if the file is small enough."""
 
     packets: Packets
     kept: list[Any] | None
@@ -33,7 +33,7 @@ class Read:
 
 
 def read_packets(job: ClipJob, track: Track, *, keep: bool) -> Read:
-    """Read a track through once, without decoding."""
+    """Read a track through once without decoding."""
     context = track.context
     tells = reader(context.name, context.extradata, (context.width + 15) // 16 * ((context.height + 15) // 16))
     slow = unit_lengths("h264", context.extradata or b"") if context.name == "h264" else None
@@ -55,25 +55,25 @@ def read_packets(job: ClipJob, track: Track, *, keep: bool) -> Read:
 
 
 class Planned:
-    """A file decoded by plan: its frames are known from its packets, without decoding them. Decodes with PyAV.
+    """A file decoded by plan: its packets tell its frames without decoding them. Decodes with PyAV.
 
-    ``trusted``: whether they are; where not, nothing comes of ``decode``. ``opened`` holds the ``track``.
+    ``trusted``: True if they do; otherwise ``decode`` returns nothing. ``opened`` holds the ``track``.
 
-    To add a decoder, derive a class that overrides ``pictures`` (and ``load`` and ``environment`` where it needs
-    them), and give it a row in ``gare/config/decoders.py``. Opening, limits, the plan, times and what is not planned
-    stay as they are here.
+    To add a decoder, derive a class that overrides ``pictures`` (and ``load`` and ``environment`` if it needs them),
+    and give it a row in ``gare/config/decoders.py``. This class handles opening, limits, the plan, times and whatever
+    is not planned.
     """
 
     elsewhere: Sequence[str] = ()
-    """Notes of a row of which ``pictures`` knows nothing, as every frame of it is decoded in order."""
+    """Notes for a row that ``pictures`` did not make, because every frame of it was decoded in order."""
 
     @classmethod
     def load(cls) -> None:
-        """Import what decoding needs. Raises ImportError, OSError or RuntimeError where it cannot be."""
+        """Import what decoding needs. Raises ImportError, OSError or RuntimeError if that is impossible."""
 
     @classmethod
     def environment(cls) -> AbstractContextManager[Mapping[str, str]]:
-        """Variables of the process that decodes; what they name has to be there until ``load`` is done."""
+        """Return variables for the decoding process; the files they name must exist until ``load`` is done."""
         return nullcontext({})
 
     def __init__(self, job: ClipJob, track: Track, read: Read, opened: ExitStack) -> None:
@@ -91,17 +91,17 @@ class Planned:
             self._timeline = Timeline(*self._times(self._shown), ["partial"] if damaged else [])
 
     def close(self) -> None:
-        """Let go of the file and its packets; nothing more can be decoded."""
+        """Release the file and its packets; nothing more can be decoded."""
         self._opened.close()
         self._read, self._shown = Read(Packets(), None, trusted=False), None
 
     @property
     def trusted(self) -> bool:
-        """Whether it is sure which frames there are."""
+        """True if it is certain which frames there are."""
         return self._shown is not None
 
     def guess(self, jobs: Sequence[ClipJob]) -> Guess:
-        """Guess what some clips will keep, for decoding in order."""
+        """Guess the frames that some clips will keep, for decoding in order."""
         order = self._shown or (display(self._read.packets) if self._track.ordered_by_pts else None)
         if order is None:
             return guess_by_count(jobs, self._track, len(self._read.packets.shown))
@@ -114,9 +114,9 @@ class Planned:
         return np.asarray(seconds(order.pts.tolist(), unit)), tick_s(order.pts, unit)
 
     def decode(self, jobs: Sequence[ClipJob]) -> dict[int, DecodedVideo | DecodeError]:
-        """Decode some clips of the file together: by their places in ``jobs``, those of which it is sure.
+        """Decode some clips of the file together; return the certain ones by their places in ``jobs``.
 
-        Where anything is not as planned, each is tried by itself, so that no result depends on the other clips.
+        If anything is not as planned, each clip is tried alone, so that no result depends on the other clips.
         """
         if self._shown is None:
             return {}
@@ -128,7 +128,7 @@ class Planned:
             except DecodeError as error:
                 results[place] = error
         if results and not self._confirmed and self.pictures([], alone=True) is None:
-            return {}  # what there is no frame of may be there on the right clock
+            return {}  # a clip without frames may have some by the right clock
         for places in [list(chosen)] if len(chosen) < 2 else [list(chosen), *([place] for place in chosen)]:
             if len(places) == 1 and places[0] in results:
                 continue
@@ -138,7 +138,7 @@ class Planned:
         return results
 
     def _together(self, chosen: dict[int, list[int]], jobs: Sequence[ClipJob]) -> dict[int, DecodedVideo | DecodeError]:
-        """Decode the chosen frames of some clips in one go; nothing where that fails."""
+        """Decode the chosen frames of some clips in one go; empty if that fails."""
         wanted = sorted({i for picks in chosen.values() for i in picks})
         try:
             pictures = self.pictures(wanted, alone=len(chosen) == 1)
@@ -158,10 +158,10 @@ class Planned:
         return results
 
     def pictures(self, wanted: Sequence[int], *, alone: bool) -> dict[int, Kept] | None:
-        """Decode some shown frames; None when one did not come out, or it is doubtful that all are right.
+        """Decode some shown frames; return None if one did not come out or any may be wrong.
 
-        The first frame must come out too, once: all times count from it. ``alone``: they are of one clip, which is
-        decoded in order after None; several clips are then tried one by one. What was noted is in ``notes``.
+        The first frame must come out too, once, because all times count from it. ``alone``: the frames belong to one
+        clip, which is decoded in order after None; several clips are tried one by one. ``notes`` receives any notes.
         """
         del alone
         shown, job, packets = self._shown, self._job, self._read.packets
@@ -199,10 +199,10 @@ class Planned:
         return pictures
 
     def look_at_first(self, frame: Any) -> None:
-        """Look at the first shown frame, which PyAV decodes in any case."""
+        """Look at the first shown frame, which PyAV always decodes."""
 
     def _renew(self) -> None:
-        """Open the file again where damage was decoded: its bytes may have passed for a decoder's parameters."""
+        """Reopen the file after decoding damage: the decoder may have taken damaged bytes for parameters."""
         if self._track.errors or self._job.corrupt:
             self._opened.close()
             self._track = self._opened.enter_context(self._job.open())

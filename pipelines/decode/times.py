@@ -1,4 +1,4 @@
-"""When frames are shown, from the times that came with them: what to do where these are missing or go back. Pure."""
+"""Compute when frames are shown from their stored times, even if these are missing or go back. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEFAULT_RATE: Final = 25.0
-"""Frames per second of files that have neither times nor a rate."""
+"""Frames per second for files that state neither times nor a rate."""
 FEW: Final = 0.25
-"""Where more of the times than this do not fit, none is believed: times that ignore B-frames go back as often."""
+"""If more than this share of the times does not fit, none is believed: times that ignore B-frames go back often."""
 MOST_IN_A_ROW: Final = 64
-"""So many times in a row that do not fit are no slip: the clock started anew."""
+"""More than this many times in a row that do not fit are no accident: the clock restarted."""
 
 
 @dataclass(frozen=True)
 class Shown:
     """The frames that count.
 
-    ``numbers``: rising, of all that came out; ``times_s``: when each is shown, from the first; ``tick_s``: what times
-    are rounded to, 0 where they are exact; ``notes``: keys of ``NOTES``.
+    ``numbers``: rising, among all decoded frames; ``times_s``: when each is shown, from the first; ``tick_s``: the
+    unit the times are rounded to, 0 if they are exact; ``notes``: keys of ``NOTES``.
     """
 
     numbers: Sequence[int]
@@ -35,11 +35,11 @@ class Shown:
 
 
 def shown(pts: Sequence[int | None], unit: Fraction, rate: float | None, *, made_up: bool = False) -> Shown:
-    """Find the frames that count, of all in the order in which they came out, and their times.
+    """Find the frames that count, among all in decoding order, and their times.
 
-    A repeated time counts once. A frame whose time goes back is left out, and one without a time lies between its
-    neighbours. Where these are not few, or many in a row, frames are counted instead; so they are where times that
-    are ``made_up``, not of the file, go back at all.
+    A repeated time counts once. A frame whose time goes back is left out, and a frame without a time is placed between
+    its neighbours. If there are many of these, or many in a row, times are computed from frame numbers instead; so
+    they are if times that are ``made_up``, not stated in the file, go back at all.
     """
     kept = [0] if pts and pts[0] is not None else []
     if len(pts) > 1 and all(a is not None and b is not None and a <= b for a, b in pairwise(pts)):
@@ -63,16 +63,16 @@ def shown(pts: Sequence[int | None], unit: Fraction, rate: float | None, *, made
 
 
 def seconds(pts: Sequence[int], unit: Fraction) -> list[float]:
-    """Turn pts into seconds from the first of them."""
+    """Convert pts to seconds from the first of them."""
     up, down = unit.numerator, unit.denominator
     return [(value - pts[0]) * up / down for value in pts]
 
 
 def tick_s(pts: Sequence[int] | NDArray[np.int64], unit: Fraction) -> float:
-    """What rising pts are rounded to, in seconds; 0 where every gap is a whole number of the shortest one.
+    """Return the unit rising pts are rounded to, in seconds; 0 if every gap is a multiple of the shortest one.
 
-    A time base of a frame (AVI) or of a small part of it (MP4) has exact times; one of milliseconds has not, for
-    frames of 33.3 ms.
+    Times are exact if the time base is a frame (AVI) or a small part of one (MP4), but not if it is a millisecond
+    and frames take 33.3 ms.
     """
     gaps = np.diff(np.asarray(pts, np.int64))
     if not len(gaps):
@@ -82,7 +82,7 @@ def tick_s(pts: Sequence[int] | NDArray[np.int64], unit: Fraction) -> float:
 
 
 def _rising(pts: Sequence[int | None]) -> list[int]:
-    """Find the longest rising series of times, each at its first place: numbers of frames."""
+    """Return the frame numbers of the longest rising series of times, each at its first place."""
     ends: list[int] = []
     last: list[int] = []
     before = [-1] * len(pts)
@@ -103,7 +103,7 @@ def _rising(pts: Sequence[int | None]) -> list[int]:
 
 
 def _strange(pts: Sequence[int | None], kept: Sequence[int]) -> list[int]:
-    """Find the frames that are not kept, and do not just repeat the time of the last one that is."""
+    """Find the frames that are not kept and do not just repeat the time of the last kept one."""
     chosen, last = set(kept), None
     found = []
     for i, value in enumerate(pts):
@@ -115,7 +115,7 @@ def _strange(pts: Sequence[int | None], kept: Sequence[int]) -> list[int]:
 
 
 def _longest_run(numbers: Sequence[int]) -> int:
-    """Find how many of rising numbers follow each other at most."""
+    """Return the length of the longest run of consecutive numbers among rising ones."""
     longest = run = 0
     for i, number in enumerate(numbers):
         run = run + 1 if i and number == numbers[i - 1] + 1 else 1
@@ -124,7 +124,7 @@ def _longest_run(numbers: Sequence[int]) -> int:
 
 
 def _filled(numbers: Sequence[int], kept: Sequence[int], known: Sequence[int]) -> list[float]:
-    """Interpolate the times of ``numbers`` between the ``known`` ones of the ``kept``; beyond them by the mean gap."""
+    """Interpolate the times of ``numbers`` between the ``known`` ones of the ``kept``; extrapolate by the mean gap."""
     step = (known[-1] - known[0]) / max(1, kept[-1] - kept[0])
     places = np.interp(numbers, kept, known)
     before, behind = np.asarray(numbers) < kept[0], np.asarray(numbers) > kept[-1]

@@ -1,4 +1,4 @@
-"""Opening a file that may be anything: its video track, its packets, and whether it ends early."""
+"""Open a file of any content: find its video track, read its packets, and notice if it ends early."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FORMATS = (
     "ivf,obu,av1,h264,hevc,vvc,m4v,h263,vc1,dv,gxf,swf,gif,wtv,y4m,yuv4mpegpipe"
 )
 MOST_STRETCHED = 10
-"""Pixels this many times as wide as high, or as high as wide, are real; beyond, the file is wrong."""
+"""Pixels may be up to this many times as wide as high, or as high as wide; beyond, the file is wrong."""
 MOST_ERRORS = 64
-"""So many failures to read, one after the other, and nothing more will come."""
+"""After this many read failures in a row, nothing more will come."""
 NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -37,9 +37,9 @@ NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails
 class Track:
     """One video stream of an open container, ready to decode on one thread.
 
-    ``errors``: packets that could not be decoded; ``damaged``: some of the file could not be read, or is not there;
-    ``failures``: how often reading failed; ``orientation``: what an H.264 stream itself says of its frames, None before
-    its first packet is read; ``pixel_shape``: width over height of a pixel.
+    ``errors``: packets that could not be decoded; ``damaged``: part of the file is unreadable or missing;
+    ``failures``: number of failed reads; ``orientation``: the orientation that an H.264 stream itself states, None
+    before its first packet is read; ``pixel_shape``: width over height of a pixel.
     """
 
     container: Any
@@ -53,18 +53,18 @@ class Track:
 
     @property
     def ordered_by_pts(self) -> bool:
-        """Whether pts tell the order of display: AVI has none, and those FFmpeg makes up ignore B-frames."""
+        """True if pts give the order of display: AVI has none, and those FFmpeg makes up ignore B-frames."""
         return not (self.container.format.name == "avi" and self.context.has_b_frames)
 
     @property
     def starts_anywhere(self) -> bool:
-        """Whether a keyframe is all that decoding needs: a palette may be older."""
+        """True if decoding can start at any keyframe: a palette may be older."""
         return bool(self.context.pix_fmt != "pal8")
 
     def demux(self, budget: Budget, max_packets: int) -> Iterator[Any]:
-        """Yield the packets with data in file order; damage, and an end before the stated one, is noted.
+        """Yield the packets with data in file order, and note damage and an end before the stated one.
 
-        Raises DecodeError when the time is spent, when there are too many and when there are none.
+        Raises DecodeError if the time is spent, and for too many packets or none.
         """
         count = 0
         first: int | None = None
@@ -86,7 +86,7 @@ class Track:
         self.damaged |= ends_early(self.container, self.stream, count, end, gap)
 
     def read(self, budget: Budget) -> Iterator[Any]:
-        """Yield what ``demux`` does, from where the container is now, however little or much it is."""
+        """Yield packets as ``demux`` does, but from the current position, however few or many there are."""
         packets = self.container.demux(self.stream)
         failed = 0
         while failed < MOST_ERRORS:
@@ -99,7 +99,7 @@ class Track:
                 self.damaged = True
                 self.failures += 1
                 failed += 1
-                packets = self.container.demux(self.stream)  # reads on behind the damage
+                packets = self.container.demux(self.stream)  # reads on after the damage
                 continue
             if packet is None:
                 return
@@ -110,7 +110,7 @@ class Track:
                 yield packet
 
     def seek(self, moment: int) -> bool:
-        """Go to a keyframe at or before ``moment`` (units of the track's time base); False where that fails."""
+        """Seek to a keyframe at or before ``moment`` (units of the track's time base); return False if that fails."""
         try:
             self.container.seek(moment, stream=self.stream)
         except MemoryError:
@@ -120,7 +120,7 @@ class Track:
         return True
 
     def forget(self) -> None:
-        """Make the decoder forget the packets it has seen."""
+        """Reset the decoder, so that it forgets the packets it has seen."""
         if self.context.is_open:
             self.context.flush_buffers()
 
@@ -139,7 +139,7 @@ class Track:
 
 
 def check_file(path: Path, limits: LimitsConfig) -> int:
-    """Size in bytes of a regular file that can be read and is worth it; opening a pipe would block for ever."""
+    """Return the bytes of a readable regular file within the limits. Raises DecodeError; opening a pipe would block."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -156,25 +156,25 @@ def check_file(path: Path, limits: LimitsConfig) -> int:
         raise DecodeError("too_large", f"{status.st_size} bytes, more than {limits.max_bytes}.")
     try:
         with path.open("rb", buffering=0) as file:
-            file.read(1)  # FFmpeg would call a disk that gives nothing a damaged video
+            file.read(1)  # FFmpeg would report an unreadable disk as a damaged video
     except OSError as error:
         raise _unreadable(path, error) from None
     return status.st_size
 
 
 def _unreadable(path: Path, error: OSError) -> DecodeError:
-    """Say that the storage does not give a file, which tells nothing about the video."""
+    """Make the error for a file that cannot be read from storage, which says nothing about the video."""
     kind = "no_permission" if isinstance(error, PermissionError) else "unreachable"
     return DecodeError(kind, f"Cannot read {path}: {error.strerror or error}.")
 
 
 @contextmanager
 def open_track(path: Path, limits: LimitsConfig) -> Iterator[Track]:
-    """Open ``path`` and its best video track; DecodeError when it has none."""
+    """Open ``path`` and its best video track. Raises DecodeError if it has none."""
     try:
         container = av.open(
-            # An absolute path is never read as a protocol such as concat:
-            os.path.abspath(path),  # noqa: PTH100 - no symlink is to be resolved
+            # An absolute path is never read as a protocol such as ``concat:``.
+            os.path.abspath(path),  # noqa: PTH100 - symlinks stay
             metadata_errors="ignore",
             options={"max_pixels": str(limits.max_pixels)},
             container_options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
@@ -197,9 +197,9 @@ def open_track(path: Path, limits: LimitsConfig) -> Iterator[Track]:
 
 
 def pixel_shape(stream: Any) -> Fraction:
-    """Width over height of a pixel, as the container states it, else the codec; 1 where neither says, or nonsense.
+    """Return width over height of a pixel as the container states it, else the codec; 1 if neither does sensibly.
 
-    The container comes first, as with FFmpeg's own tools.
+    The container takes precedence, as in FFmpeg's own tools.
     """
     ratio = stream.sample_aspect_ratio
     if not ratio or not 1 <= MOST_STRETCHED * ratio <= MOST_STRETCHED**2:
@@ -208,7 +208,7 @@ def pixel_shape(stream: Any) -> Fraction:
 
 
 def _best_stream(container: Any) -> Any:
-    """Choose the video stream marked default, else the largest: the first one may be a thumbnail."""
+    """Choose the largest video stream, preferring those marked default: the first one may be a thumbnail."""
     streams = [s for s in container.streams if s.type == "video" and not s.disposition & NOT_SHOWN]
     if not streams:
         raise DecodeError("no_video", "No video stream.")
@@ -222,21 +222,21 @@ def _best_stream(container: Any) -> Any:
 
 
 ENDS: Final = {"matroska", "flv", "avi", "asf", "mov"}
-"""Containers whose headers state a length; that of others is FFmpeg's own guess."""
+"""Containers whose headers state a length; for others FFmpeg guesses it."""
 LEAST_S: Final = 0.3
 MOST_S: Final = 2.0
 SHARE: Final = 0.02
 MEAN_GAPS: Final = 2.5
-"""A track ends clearly early when this share of its length is missing, of more than a few frames."""
+"""A track clearly ends early if this share of its length, and more than a few frames, is missing."""
 
 TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 def ends_early(container: Any, stream: Any, packets: int, end: int | None, gap: float) -> bool:
-    """Whether a track of ``packets`` ends clearly before its container says.
+    """Return True if a track of ``packets`` ends clearly before the end that its container states.
 
-    ``end``: of its last frame, and ``gap``: the mean one, in units of the track's time base. Sound may be longer
-    than the pictures, so a length of the whole file counts only where no other track reaches it.
+    ``end``: the end of its last frame, and ``gap``: the mean one, in units of the track's time base. Sound may be
+    longer than the pictures, so a length of the whole file counts only if no other track reaches it.
     """
     kind = container.format.name.split(",")[0]
     if kind == "mov" and len(stream.index_entries) > packets:  # it lists every packet before the data
@@ -253,14 +253,14 @@ def ends_early(container: Any, stream: Any, packets: int, end: int | None, gap: 
 
 
 def _own_s(kind: str, stream: Any) -> float | None:
-    """Length that the container states of the track itself, None where it states none."""
+    """Return the length that the container states for the track itself, or None."""
     if kind == "matroska":
         tags = {key.upper(): value for key, value in stream.metadata.items()}
         found = next((TAG.match(value) for key, value in tags.items() if key.split("-")[0] == "DURATION"), None)
         return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
-    if kind == "avi" and stream.frames:  # its duration FFmpeg corrects by the size of the file
+    if kind == "avi" and stream.frames:  # FFmpeg corrects the duration by the file size
         return float(stream.frames * stream.time_base)
-    if kind == "mov" and stream.frames == 0 and stream.duration:  # fragments; else the index was the statement
+    if kind == "mov" and stream.frames == 0 and stream.duration:  # fragments; otherwise the index states the length
         return float(stream.duration * stream.time_base)
     return None
 
@@ -270,7 +270,7 @@ def _whole_s(container: Any) -> float | None:
 
 
 def _others_reach(container: Any, stream: Any, moment_s: float) -> bool:
-    """Whether a track beside the pictures has data at ``moment_s`` or later. Reads the file again, for those."""
+    """Return True if a track other than the pictures has data at ``moment_s`` or later. Reads the file again."""
     others = [s for s in container.streams if s is not stream and s.type in ("audio", "subtitle", "video", "data")]
     if not others:
         return False

@@ -1,4 +1,4 @@
-"""Decoding clips of a video: by plan where it is sure which frames there are, every frame in order elsewhere."""
+"""Decode clips of a video: by plan if it is certain which frames there are, otherwise every frame in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.decode.track import check_file
 
 KEEP_BYTES: Final = 64 * 2**20
 TOGETHER_BYTES: Final = 64 * 2**20
-"""So many bytes of stored pictures are made in one go; the next clips are decoded when these are taken."""
+"""Most bytes of stored pictures made in one go; later clips are decoded once you have taken these."""
 
 
 def decode_video(
@@ -26,8 +26,8 @@ def decode_video(
 ) -> DecodedVideo:
     """Decode the frames of a local file that ``recipe`` keeps, within ``start_s <= t < end_s``.
 
-    Raises DecodeError with a kind of ``KINDS``, and MemoryError for want of memory or where a damaged file asks for
-    absurd amounts of it. Nothing in the file is trusted but its packets.
+    Raises DecodeError with a kind of ``KINDS``, and MemoryError for lack of memory or if a damaged file asks for
+    absurd amounts of it. Only the file's packets are trusted.
     """
     (result,) = decode_clips(path, recipe=recipe, clips=[Clip(start_s, end_s)])
     if isinstance(result, DecodeError):
@@ -41,10 +41,10 @@ def decode_clips(
     """Decode many clips of one file, in the order given: each as ``decode_video`` does, or the error it raises.
 
     The file is opened and its packets are read once; clips that overlap or follow one another share the decoding, so
-    the order of time costs least. A group of clips is decoded ahead, within about ``TOGETHER_BYTES`` of pictures. No
-    result depends on the other clips, as long as none runs out of time: ``limits.cpu_seconds`` counts anew for each
-    group, for each clip of one that has to be decoded clip by clip, and where everything has to be decoded in order.
-    Overlapping results may share arrays of frames. Raises MemoryError as ``decode_video`` does.
+    clips in order of time cost least. A group of clips is decoded ahead, within about ``TOGETHER_BYTES`` of pictures.
+    No result depends on the other clips unless one runs out of time: ``limits.cpu_seconds`` restarts for each group,
+    for each clip that has to be decoded alone, and whenever everything has to be decoded in order. Overlapping
+    results may share arrays of frames. Raises MemoryError as ``decode_video`` does.
     """
     given = 0
     job = ClipJob(Path(path), recipe, None, None, Budget(recipe.limits.cpu_seconds))
@@ -60,7 +60,7 @@ def decode_clips(
 def decode_in_order(
     path: str | Path, *, recipe: PrepareConfig, start_s: float | None = None, end_s: float | None = None
 ) -> DecodedVideo:
-    """Do what ``decode_video`` does without the plan: every frame decoded, in order. The plain one of the two."""
+    """Decode as ``decode_video`` does but without the plan, every frame in order: the plain version for comparison."""
     job = ClipJob(Path(path), recipe, start_s, end_s, Budget(recipe.limits.cpu_seconds))
     check_file(job.path, job.limits)
     return in_order(job)
@@ -97,7 +97,7 @@ def _noted(made: DecodedVideo | DecodeError, notes: Sequence[str]) -> DecodedVid
 
 
 def _together(jobs: Sequence[ClipJob]) -> Iterator[Sequence[ClipJob]]:
-    """Cut jobs into groups whose pictures fit into TOGETHER_BYTES, one at least."""
+    """Cut jobs into groups of at least one whose pictures fit into TOGETHER_BYTES."""
     if not jobs:
         return
     recipe = jobs[0].recipe

@@ -1,4 +1,4 @@
-"""Decoding with torchcodec the frames that the packets of a file name, where it shows them as players do."""
+"""Decode with torchcodec the frames that the packets of a file name, if it shows them as players do."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipelines.decode.picture import AS_STORED, HD_HEIGHT, HD_WIDTH, UNTAGGED, O
 from pipelines.decode.planned import Planned
 
 FFMPEG: Final = ("avcodec", "avdevice", "avfilter", "avformat", "avutil", "swresample", "swscale")
-"""The libraries of FFmpeg that torchcodec loads."""
+"""The FFmpeg libraries that torchcodec loads."""
 QUARTER: Final = 90
 
 
 class First(NamedTuple):
-    """What PyAV tells of a file's first frame: width and height as stored, how it is turned, and its colours."""
+    """What PyAV reports about a file's first frame: width and height as stored, its orientation, and its colours."""
 
     size: tuple[int, int]
     turn: Orientation
@@ -33,9 +33,9 @@ class First(NamedTuple):
 class WithTorchcodec(Planned):
     """A file whose planned frames torchcodec decodes.
 
-    PyAV still opens the file, within its limits, reads the packets, and decodes the first frame and whatever is not
-    planned. It also decodes the files of which torchcodec would give other pictures: those without a colour matrix
-    that players show by BT.709, and those it fails on. Their rows have the note ``decoded_by_pyav``.
+    PyAV still opens the file within its limits, reads the packets, and decodes the first frame and whatever is not
+    planned. It also decodes files for which torchcodec would give different pictures: those without a colour matrix
+    that players show as BT.709, and those it fails on. Their rows have the note ``decoded_by_pyav``.
     """
 
     elsewhere = ("decoded_by_pyav",)
@@ -53,9 +53,9 @@ class WithTorchcodec(Planned):
     @classmethod
     @contextmanager
     def environment(cls) -> Iterator[Mapping[str, str]]:
-        """Let torchcodec find the FFmpeg that PyAV brings along, under the names it looks for.
+        """Let torchcodec find the FFmpeg that PyAV bundles, under the names it looks for.
 
-        Without one (PyAV built from its sources), torchcodec looks for the system's.
+        Without one (PyAV built from source), torchcodec looks for the system's FFmpeg.
         """
         bundled = _bundled()
         with tempfile.TemporaryDirectory(prefix="gare-ffmpeg-") as links:
@@ -67,14 +67,14 @@ class WithTorchcodec(Planned):
             yield {"LD_LIBRARY_PATH": os.pathsep.join(folders)} if bundled else {}
 
     def look_at_first(self, frame: Any) -> None:
-        """Note what torchcodec does not tell."""
+        """Record what torchcodec does not report."""
         is_hd = frame.width >= HD_WIDTH or frame.height >= HD_HEIGHT
         untagged = frame.colorspace in UNTAGGED and not frame.format.is_rgb
         turn = orientation(frame, self._track.orientation or AS_STORED)
         self._first = First((frame.width, frame.height), turn, as_bt601=untagged and is_hd)
 
     def pictures(self, wanted: Sequence[int], *, alone: bool) -> dict[int, Kept] | None:
-        """Decode some shown frames with torchcodec; clips that it fails on with PyAV, each by itself."""
+        """Decode some shown frames with torchcodec; decode clips it fails on with PyAV, each alone."""
         self.notes = ()
         if self._first is None and super().pictures([], alone=alone) is None:
             return None
@@ -85,7 +85,7 @@ class WithTorchcodec(Planned):
         return made
 
     def close(self) -> None:
-        """Let go of the file and its packets."""
+        """Release the file and its packets."""
         self._decoder = None
         super().close()
 
@@ -104,16 +104,16 @@ class WithTorchcodec(Planned):
                 made[i] = self._kept(rgb, first)
         except (DecodeError, MemoryError):
             raise
-        except Exception:  # noqa: BLE001 - whatever it fails on, PyAV tells what it is
+        except Exception:  # noqa: BLE001 - PyAV will report the actual fault
             check_room(first.size[0] * first.size[1])
             return None
         return made
 
     def _decoded(self, moment_s: float, tick_s: float) -> Any:
-        """Decode the frame whose time is ``moment_s``, uint8 [height, width, 3] as stored; None where it is another."""
+        """Decode the frame at ``moment_s``, uint8 [height, width, 3] as stored; None if a different one comes out."""
         if self._decoder is None:
             self._decoder = import_module("torchcodec.decoders").VideoDecoder(
-                os.path.abspath(self._job.path),  # noqa: PTH100 - as PyAV opens it
+                os.path.abspath(self._job.path),  # noqa: PTH100 - same as for PyAV
                 stream_index=self._track.stream.index,
                 dimension_order="NHWC",
                 num_ffmpeg_threads=1,
@@ -132,7 +132,7 @@ class WithTorchcodec(Planned):
 
 
 def _bundled() -> list[Path]:
-    """The FFmpeg libraries inside PyAV's wheel; none where they are not all there."""
+    """Return the FFmpeg libraries inside PyAV's wheel; empty unless all are there."""
     import av
 
     folder = Path(av.__file__).parent.parent / "av.libs"

@@ -1,1 +1,1 @@
-"""The manifest, one row per video: read, checked and written; made of what others keep and of benchmarks."""
+"""Read, check and write the manifest (one row per video), and make it from other sources and from benchmarks."""

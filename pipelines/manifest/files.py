@@ -1,4 +1,4 @@
-"""Files that others wrote: finding them below a folder, their rows, lines and values."""
+"""Read files from other sources: find them below a folder, and read their rows, lines and values."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FIELD_CHARACTERS = 16 * 2**20
 
 @dataclass(frozen=True)
 class CsvForm:
-    """How a CSV file is written.
+    """The format of a CSV file.
 
-    ``quoted``: quotes enclose cells; otherwise they are text like any other. ``header``: the columns of a file that
-    has no line that names them.
+    ``quoted``: quotes enclose cells; otherwise they are ordinary text. ``header``: the column names of a file
+    without a header line.
     """
 
     delimiter: str = ","
@@ -42,9 +42,9 @@ COMMAS = CsvForm()
 def csv_rows(
     path: Path, check_header: Callable[[list[str]], None], form: CsvForm = COMMAS
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield cells by column of every row below the header, and the line on which the row starts.
+    """Yield the line on which each row below the header starts, and the row's cells by column.
 
-    ``check_header`` sees the columns first, without spaces around their names.
+    ``check_header`` receives the column names first, without surrounding spaces.
     """
     csv.field_size_limit(FIELD_CHARACTERS)
     with _sentences(path), open_lines(path, newline="") as lines:
@@ -58,9 +58,9 @@ def csv_rows(
 
 
 def _records(path: Path, lines: Iterator[str], form: CsvForm) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line each record starts on and its cells; lines without any are passed over. The first is the header.
+    """Yield the line each record starts on and its cells, the header first. Empty lines are skipped.
 
-    Where names of the header have a space before them, so may all cells: a quote behind it opens a cell all the same.
+    If a name in the header follows a space, spaces are skipped before every cell, so that a quote after one opens it.
     """
     rules: dict[str, Any] = {"delimiter": form.delimiter, "strict": True}
     rules["quoting"] = csv.QUOTE_MINIMAL if form.quoted else csv.QUOTE_NONE
@@ -85,7 +85,7 @@ def _records(path: Path, lines: Iterator[str], form: CsvForm) -> Iterator[tuple[
 
 
 def _header(lines: Iterator[str], rules: dict[str, Any]) -> tuple[list[str], int, bool]:
-    """Cells of the first record, how many lines it takes, and whether there are spaces before some."""
+    """Return the first record's cells, its number of lines, and True if a space precedes one of its cells."""
     seen: list[str] = []
 
     def noted() -> Iterator[str]:
@@ -102,13 +102,13 @@ def _header(lines: Iterator[str], rules: dict[str, Any]) -> tuple[list[str], int
 
 
 def text_lines(path: Path) -> list[str]:
-    """The lines of a text file without their ends; a last empty one does not count."""
+    """Return the lines of a text file without their line ends; an empty last line does not count."""
     lines = _text(path).replace("\r\n", "\n").split("\n")
     return lines[:-1] if not lines[-1] else lines
 
 
 def json_value(path: Path) -> Any:
-    """The value of a JSON file."""
+    """Return the value of a JSON file."""
     text = _text(path)
     try:
         return load_json(text, nan=True)
@@ -119,7 +119,7 @@ def json_value(path: Path) -> Any:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line number and object of every line of JSON lines that is not empty."""
+    """Yield line number and object of every non-empty line of a JSON lines file."""
     with _sentences(path), open_lines(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -134,7 +134,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 @contextmanager
 def parquet_file(path: Path) -> Iterator[BoundedParquet]:
-    """Open a Parquet file; whatever is wrong with it, also while it is read in the block, is an InputError."""
+    """Open a Parquet file; any fault in it, including one found while reading in the block, is an InputError."""
     try:
         with _sentences(path), path.open("rb") as stream:
             yield BoundedParquet(stream, str(path), path)
@@ -143,7 +143,7 @@ def parquet_file(path: Path) -> Iterator[BoundedParquet]:
 
 
 def plain_rows(batch: pa.RecordBatch, where: str) -> list[dict[str, Any]]:
-    """The rows of a batch as plain values; InputError for text that is no UTF-8, and for times Python has not."""
+    """Return a batch's rows as plain values. Raises InputError for invalid UTF-8 and times Python cannot represent."""
     try:
         batch.validate(full=True)
         rows: list[dict[str, Any]] = batch.to_pylist()
@@ -176,10 +176,11 @@ NO_UTF8: Final = "has a name that is not UTF-8"
 
 
 def files_below(root: str, left_out: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield name and path of every file, folder by folder, the nearest first; a folder is entered once.
+    """Yield name and path of every file, folder by folder, nearest first; each folder is visited once.
 
-    Symbolic links are followed. Hidden files and folders, whose names begin with a dot, do not count. What else is no
-    file that can be named is added to ``left_out``: its path, as text, and one of the reasons above.
+    Symbolic links are followed. Hidden files and folders, whose names begin with a dot, are skipped. Everything else
+    that is unreadable, not a regular file or not named in UTF-8 is added to ``left_out``: its path, as text, and one
+    of the reasons above.
     """
     level, seen = [root], set()
     while level:
@@ -209,12 +210,12 @@ def files_below(root: str, left_out: dict[str, str]) -> Iterator[tuple[str, str]
 
 
 def as_text(path: str) -> str:
-    """A path fit for a message or a file: bytes that are not UTF-8 are shown in hexadecimal."""
+    """Return a path for use in a message or a file, with bytes that are not UTF-8 shown in hexadecimal."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """``file`` or ``folder``, also behind a symbolic link; otherwise the reason why it is neither."""
+    """Return ``file`` or ``folder``, following symbolic links; otherwise the reason why it is neither."""
     try:
         if entry.is_dir():
             return "folder"

@@ -1,4 +1,4 @@
-"""Reading a manifest: Parquet, CSV or JSON lines, here or at an address, a bounded table at a time."""
+"""Read a manifest (Parquet, CSV or JSON lines), local or remote, one bounded table at a time."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from pipelines.manifest.sources import SourceOptions, from_csv
 
 
 def load_manifest(path: str | Path) -> pa.Table:
-    """Read a manifest whole, as ``stream_manifest`` does, as one table."""
+    """Read a whole manifest as one table, with the checks of ``stream_manifest``."""
     return pa.concat_tables(stream_manifest(path))
 
 
 def stream_manifest(path: str | Path) -> Iterator[pa.Table]:
-    """Read a manifest (Parquet, CSV or JSONL) as tables of the schema MANIFEST, in file order, a bounded one at a time.
+    """Read a manifest (Parquet, CSV or JSONL) in file order as bounded tables of the schema MANIFEST.
 
-    ``path`` may be an address. Relative uris are taken from the manifest's folder and come out as absolute paths. A
-    CSV is read whole, since its rows are grouped by video.
-    Raises InputError for anything that is no manifest, the latest while the last table is asked for: columns missing,
-    unknown or of another type, another schema version, repeated video ids, empty values, no rows.
+    ``path`` may be an address. Relative uris are relative to the manifest's folder and come out as absolute paths. A
+    CSV file is read whole, because its rows are grouped by video.
+    Raises InputError for an invalid manifest, at the latest when you ask for the last table: missing or unknown
+    columns, wrong types, another schema version, repeated video ids, empty values, no rows.
     """
     if is_address(str(path)) and not Folder.at(str(path)).is_local:
         yield from _stream_remote(str(path))
@@ -71,7 +71,7 @@ def _stream_remote(address: str) -> Iterator[pa.Table]:
 
 
 def _stream(path: Path, where: str, locate: Callable[[str], str]) -> Iterator[pa.Table]:
-    """``where``: what messages call the file; ``locate``: makes a uri absolute."""
+    """Read one file: ``where`` names it in messages, ``locate`` makes a uri absolute."""
     if not path.is_file():
         raise InputError(f"There is no manifest {where}; gare manifest makes one.")
     ids, rows = VideoIds(), 0
@@ -91,7 +91,7 @@ def _stream(path: Path, where: str, locate: Callable[[str], str]) -> Iterator[pa
 
 
 def _raw_tables(path: Path) -> Iterator[pa.Table]:
-    """The file's own columns, CHECK_ROWS rows at a time; at least one table, which may have no rows."""
+    """Yield the file's own columns, CHECK_ROWS rows at a time; at least one table, which may have no rows."""
     if text_suffix(path) in CSV_SUFFIXES:
         made = from_csv(path, SourceOptions(allow_uncaptioned=True, exact=True))
         if made.dropped_captions:
@@ -107,7 +107,7 @@ def _raw_tables(path: Path) -> Iterator[pa.Table]:
 def _read_parquet(path: Path) -> Iterator[pa.Table]:
     try:
         with parquet_file(path) as file:
-            yield file.schema.empty_table()  # columns that do not fit are refused before any value is read
+            yield file.schema.empty_table()  # reject wrong columns before reading any value
             for batch in file.batches():
                 yield pa.Table.from_batches([batch])
     except InputError as error:
@@ -117,7 +117,7 @@ def _read_parquet(path: Path) -> Iterator[pa.Table]:
 
 
 def _read_jsonl(path: Path) -> Iterator[pa.Table]:
-    """One JSON object per line; attributes are an object of strings."""
+    """Read one JSON object per line; attributes are an object of strings."""
     lines = json_lines(path)
     while True:
         rows = [row for _, row in islice(lines, CHECK_ROWS)]
@@ -135,7 +135,7 @@ def _json_table(path: Path, rows: list[dict[str, Any]]) -> pa.Table:
         )
     for row in rows:
         captions = row.get("captions")
-        if not isinstance(captions, list | None):  # pyarrow would take a text for a list of its letters
+        if not isinstance(captions, list | None):  # pyarrow would split a string into its letters
             raise InputError(f"{path} has the captions {shown(captions)}, which are no list of texts.")
         if isinstance(row.get("attributes"), Mapping):
             row["attributes"] = list(row["attributes"].items())

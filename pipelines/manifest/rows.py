@@ -1,4 +1,4 @@
-"""Rows of a manifest, one per video, checked once here so that nothing later has to, and their splits."""
+"""Rows and splits of a manifest, one row per video; they are checked here once and trusted everywhere else."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ GZIPPED = ".gz"
 
 
 def text_suffix(path: str | Path) -> str:
-    """What a file's name says that it holds, in lower case: ``.tsv`` also for ``a.tsv.gz``."""
+    """Return the suffix that tells a file's format, in lower case: ``.tsv`` also for ``a.tsv.gz``."""
     name = Path(path)
     return (name.with_suffix("") if name.suffix.lower() == GZIPPED else name).suffix.lower()
 
 
 def has_scheme(uri: str) -> bool:
-    """Whether a uri is an address rather than a path."""
+    """Return True if a uri is an address rather than a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", uri) is not None
 
 
 def located(uri: str, root: Path) -> str:
-    """Make a path below ``root`` absolute; leave a uri with a scheme, and what is no path here, as it is."""
+    """Make a path below ``root`` absolute; leave a uri with a scheme, or a path of another system, unchanged."""
     if has_scheme(uri) or is_foreign(uri, root):
         return uri
     return os.path.abspath(root / uri)  # noqa: PTH100 - symlinks stay
 
 
 def table_of(rows: list[dict[str, Any]], where: str) -> pa.Table:
-    """Make a table of the schema MANIFEST of plain rows; InputError naming ``where`` for text that is no Unicode."""
+    """Make a table of the schema MANIFEST from plain rows. Raises InputError naming ``where`` for invalid Unicode."""
     try:
         return pa.Table.from_pylist(rows, schema=MANIFEST)
     except UnicodeEncodeError as error:  # "\ud800" in JSON, or a file name in another encoding
@@ -58,9 +58,9 @@ def table_of(rows: list[dict[str, Any]], where: str) -> pa.Table:
 
 
 def write_manifest(table: pa.Table, path: str | Path) -> None:
-    """Write a checked table as Parquet with the schema version in its metadata, atomically.
+    """Check a table and write it atomically as Parquet with the schema version in its metadata.
 
-    Raises InputError for a file name of text, by which ``load_manifest`` would read it as text.
+    Raises InputError for the suffix of a text format, because ``load_manifest`` would then read the file as text.
     """
     if text_suffix(path) in TEXT_SUFFIXES:
         raise InputError(f"A manifest is written as Parquet; give another name than {path}, such as manifest.parquet.")
@@ -71,7 +71,7 @@ def write_manifest(table: pa.Table, path: str | Path) -> None:
 
 
 def checked(table: pa.Table, where: str) -> pa.Table:
-    """Bring a whole manifest into the columns and types of MANIFEST; InputError naming the first thing wrong."""
+    """Convert a whole manifest to the columns and types of MANIFEST. Raises InputError naming the first fault."""
     result = in_columns(table, where)
     if not result.num_rows:
         raise InputError(NO_ROWS.format(where))
@@ -84,7 +84,7 @@ def checked(table: pa.Table, where: str) -> pa.Table:
 
 
 def in_columns(table: pa.Table, where: str) -> pa.Table:
-    """Bring rows into the columns and types of MANIFEST; InputError naming ``where`` and what does not fit."""
+    """Convert rows to the columns and types of MANIFEST. Raises InputError naming ``where`` and the mismatch."""
     version = (table.schema.metadata or {}).get(VERSION_KEY)
     if version not in (None, str(SCHEMA_VERSION).encode()):
         version = names([version.decode(errors="replace")])
@@ -117,7 +117,7 @@ def in_columns(table: pa.Table, where: str) -> pa.Table:
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.ChunkedArray:
-    """A column in a field's type; InputError for values that have no place there, such as text that is no UTF-8."""
+    """Convert a column to a field's type. Raises InputError for invalid values, such as text that is not UTF-8."""
     try:
         column.validate(full=True)
         return column.cast(field.type)
@@ -126,7 +126,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.ChunkedArr
 
 
 def splits_of(table: pa.Table) -> dict[str, dict[str, int]]:
-    """Split name -> number of videos and captions, by name."""
+    """Return the number of videos and captions of each split, sorted by split name."""
     found: dict[str, dict[str, int]] = {}
     for split, captions in zip(table["split"].to_pylist(), table["captions"].to_pylist(), strict=True):
         counts = found.setdefault(split, {"videos": 0, "captions": 0})
@@ -136,7 +136,7 @@ def splits_of(table: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def content_digest(table: pa.Table) -> str:
-    """SHA-256 over the rows' values, the same for CSV and Parquet of the same rows: 64 hex digits."""
+    """Return the SHA-256 of the rows' values, the same for CSV and Parquet of the same rows: 64 hex digits."""
     digest = hashlib.sha256()
     for row in rows_of(table):
         digest.update(canonical_json(row).encode() + b"\n")
@@ -144,25 +144,25 @@ def content_digest(table: pa.Table) -> str:
 
 
 def rows_of(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """Yield the rows as plain values, ``attributes`` as pairs in order, a bounded number in memory at once."""
+    """Yield the rows as plain values, ``attributes`` as pairs in order, with a bounded number in memory at once."""
     for start in range(0, table.num_rows, CHECK_ROWS):
         yield from table.slice(start, CHECK_ROWS).to_pylist()
 
 
 class VideoIds:
-    """Which video ids came more than once, in eight bytes an id: a manifest may have millions of rows."""
+    """Detects repeated video ids in eight bytes per id, since a manifest may have millions of rows."""
 
     def __init__(self) -> None:
         self._hashes = array("Q")
 
     def add(self, ids: pa.ChunkedArray) -> None:
-        """Note the ids of some rows."""
+        """Add the ids of some rows."""
         for video_id in ids.to_pylist():
             self._hashes.append(_hash(video_id))
 
     @property
     def suspects(self) -> frozenset[int]:
-        """Hashes that came more than once: of ids that did, or by chance of others."""
+        """The hashes that occurred more than once: of repeated ids, or of ids that collide by chance."""
         hashes = np.sort(np.frombuffer(self._hashes, np.uint64))
         return frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
 
@@ -172,7 +172,7 @@ def _hash(video_id: str) -> int:
 
 
 def check_repeated(tables: Iterable[pa.Table], suspects: frozenset[int], where: str) -> None:
-    """Refuse a video id that comes twice, among those whose hashes do."""
+    """Raise InputError if a video id occurs twice; only ids with a suspect hash are compared."""
     counts = Counter(name for table in tables for name in table["video_id"].to_pylist() if _hash(name) in suspects)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
@@ -181,7 +181,7 @@ def check_repeated(tables: Iterable[pa.Table], suspects: frozenset[int], where: 
 
 
 def check_rows(table: pa.Table, where: str) -> None:
-    """Refuse empty values, impossible clip bounds, empty captions and texts that are too long."""
+    """Raise InputError for empty values, impossible clip bounds, empty captions and texts that are too long."""
     for name in ("video_id", "uri", "split"):
         if "" in table[name].to_pylist():
             raise InputError(f"{where}: the column {name} is empty in some row.")
@@ -210,7 +210,7 @@ def _check_lengths(row: dict[str, Any], where: str) -> None:
 
 
 def _fits(there: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a column may be converted: no guessing, and never an object or extension type."""
+    """Return True if a column converts without guessing; object and extension types never do."""
     if pa.types.is_null(there):
         return True
     if pa.types.is_string(wanted):
@@ -232,10 +232,10 @@ NAMED = 3
 
 
 def carve(video_ids: list[str], shares: Mapping[str, float], seed: int) -> list[str]:
-    """Draw each video's split from its id and ``seed`` alone; what the shares leave over is train.
+    """Draw each video's split from its id and ``seed`` alone; the remaining share is train.
 
-    Neither the order of the rows nor videos added later move a video to another split, so sizes are only about
-    their shares. Raises InputError for shares that are none and for a split that would be empty.
+    Neither the order of the rows nor videos added later move a video to another split, so split sizes match their
+    shares only approximately. Raises InputError for invalid shares and for a split that would be empty.
     """
     if not shares or any(not 0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
         raise InputError("Each carved split needs a share between 0 and 1, and together less than 1: dev=0.1,test=0.1.")
@@ -261,12 +261,12 @@ def _draw(video_id: str, shares: Mapping[str, float], seed: int) -> str:
 
 
 def taken_from_train(attributes: Iterable[tuple[str, str]] | None) -> list[tuple[str, str]]:
-    """The attributes of a dev video with the mark that it was taken out of train."""
+    """Return the attributes of a dev video, marked as taken out of train."""
     return [*((name, value) for name, value in attributes or () if name != TAKEN_FROM), (TAKEN_FROM, TRAIN)]
 
 
 def check_disjoint(splits: Mapping[str, Collection[str]], where: str) -> None:
-    """Raise InputError, naming ids, when a video is in two splits: what is trained on is no test."""
+    """Raise InputError, naming ids, if a video is in two splits: you cannot test on what you train on."""
     for (one, ids), (other, others) in itertools.combinations(splits.items(), 2):
         there = set(others)
         shared = [video_id for video_id in ids if video_id in there]
@@ -275,7 +275,7 @@ def check_disjoint(splits: Mapping[str, Collection[str]], where: str) -> None:
 
 
 def some(video_ids: Collection[str]) -> str:
-    """Name how many videos there are, and the first few of them, as the start of a sentence."""
+    """Start a sentence with the number of videos and the names of the first few."""
     named = ", ".join(itertools.islice(video_ids, NAMED))
     if len(video_ids) == 1:
         return f"1 video ({named}) is"

@@ -1,1 +1,1 @@
-"""Manifest to shards: what is to be done, one work unit after the other, on Ray or in this process."""
+"""Turn a manifest into shards: find the unfinished work units and process them, on Ray or in this process."""

@@ -1,4 +1,4 @@
-"""Trying the videos of a unit: rows of one source together, and what they give in the manifest's order again."""
+"""Try the videos of a unit: group rows by source, and return the results in the manifest's order."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Attempt = tuple[Row, Row | None]
 Placed = tuple[int, Row]
 """A manifest row and its position in the unit."""
 Tries = Callable[[Mapping[int, Row], PrepareConfig], Iterator[Attempt]]
-"""What tries manifest rows, by their positions in the unit, and gives the attempts in the order of the rows."""
+"""Tries manifest rows, given by their positions in the unit, and yields the attempts in the order of the rows."""
 
 
 @dataclass(frozen=True)
 class UnitCounts:
-    """What a finished unit adds to the progress: the videos that were decoded, and those of them that failed.
+    """A finished unit's contribution to the progress: the decoded videos, and how many of them failed.
 
-    ``kept``: those that failed and whose stored frames of before stay.
+    ``kept``: how many failed but keep the frames stored before.
     """
 
     unit: int
@@ -40,23 +40,23 @@ class UnitCounts:
 
 
 class Decodes(Protocol):
-    """What decodes clips of a source: ``pipelines.decode.isolated.decoder.Decoder``, or a stand-in for it."""
+    """Decodes clips of a source: ``pipelines.decode.isolated.decoder.Decoder``, or a stand-in for it."""
 
     def decode_clips(
         self, uri: str, *, recipe: PrepareConfig, clips: Sequence[Clip]
     ) -> Generator[Decoded | DecodeError]:
-        """Yield what each clip comes to, in the order given."""
+        """Yield each clip's result, in the order given."""
         ...
 
 
 def attempts(rows: Mapping[int, Row], recipe: PrepareConfig, decoder: Decodes) -> Iterator[Attempt]:
-    """Try manifest rows, by their positions, in this process; the attempts come in the order of the rows."""
+    """Try manifest rows, given by their positions, in this process; yield attempts in the order of the rows."""
     tried = (made for source in by_source(rows) for made in of_one_source(source, recipe, decoder))
     yield from in_order(tried, rows)
 
 
 def by_source(rows: Mapping[int, Row]) -> list[list[Placed]]:
-    """Put the rows of each source together, so that it is opened, digested and fetched once."""
+    """Group the rows by source, so that each source is opened, digested and fetched once."""
     sources: dict[str, list[Placed]] = {}
     for position, row in rows.items():
         sources.setdefault(row["uri"], []).append((position, row))
@@ -64,7 +64,7 @@ def by_source(rows: Mapping[int, Row]) -> list[list[Placed]]:
 
 
 def of_one_source(rows: Sequence[Placed], recipe: PrepareConfig, decoder: Decodes) -> Iterator[tuple[int, Attempt]]:
-    """Try the rows of one source, one after the other. Nothing about a video raises."""
+    """Try the rows of one source in order. No fault of a video raises."""
     left = list(rows)
     while left:
         clips = [Clip(row["start_s"], row["end_s"]) for _, row in left]
@@ -77,9 +77,9 @@ def of_one_source(rows: Sequence[Placed], recipe: PrepareConfig, decoder: Decode
                     made = _ok(row, next(given), recipe)
                 except DecodeError as error:
                     made = _failed(row, error.kind, error.message, error.attempts)
-                except RunError:  # no process to decode with, which is no video's fault
+                except RunError:  # no decoding process, which is no video's fault
                     raise
-                except Exception as error:  # noqa: BLE001 - one video never stops the job
+                except Exception as error:  # noqa: BLE001 - no video may stop the job
                     first = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
                     made, over = _failed(row, "internal", first, 1), True
                 made[0]["decode_s"] = time.monotonic() - started
@@ -109,7 +109,7 @@ def _entry(row: Row) -> Row:
 
 
 def in_order(tried: Iterable[tuple[int, Attempt]], positions: Iterable[int]) -> Iterator[Attempt]:
-    """Yield attempts in the order of ``positions``; those that come before their turn are put aside."""
+    """Yield attempts in the order of ``positions``, setting aside those that come early."""
     waiting = deque(positions)
     with Aside() as aside:
         for position, attempt in tried:
@@ -119,9 +119,9 @@ def in_order(tried: Iterable[tuple[int, Attempt]], positions: Iterable[int]) -> 
 
 
 class Aside:
-    """Attempts that wait for their turn: ``room`` bytes of frames in memory, the others in a file without a name.
+    """Attempts that wait for their turn: ``room`` bytes of frames in memory, the rest in an unnamed file.
 
-    Use as a context manager. Raises InputError that names the temporary folder when the file cannot be written.
+    Use as a context manager. Raises InputError naming the temporary folder if the file cannot be written.
     """
 
     def __init__(self, room: int = BATCH_BYTES) -> None:
@@ -140,7 +140,7 @@ class Aside:
         return position in self._there
 
     def put(self, position: int, attempt: Attempt) -> None:
-        """Keep an attempt."""
+        """Set an attempt aside."""
         entry, stored = attempt
         sizes = [] if stored is None else [len(frame) for frame in stored["frames"]]
         if stored is None or not self._there or self._held + sum(sizes) <= self._room:
@@ -156,7 +156,7 @@ class Aside:
         self._there[position] = (entry, {**stored, "frames": []}), start, sizes
 
     def take(self, position: int) -> Attempt:
-        """Give an attempt back."""
+        """Return an attempt and forget it."""
         (entry, stored), number, sizes = self._there.pop(position)
         if sizes is None:
             self._held -= number

@@ -1,4 +1,4 @@
-"""The Ray Data job: every unit that is not finished yet, then the dataset manifest."""
+"""The data job: process every unfinished unit, then write the dataset manifest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pipelines.prepare.unit_tasks import OnChange, UnitTask, tasks
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the job is: videos settled out of all, and how many of this run's failed."""
+    """Progress of the job: videos settled out of all, and how many of this run's failed."""
 
     done: int
     total: int
@@ -39,10 +39,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What the output folder holds and what this run did.
+    """Contents of the output folder, and the work of this run.
 
     ``totals``: as in the dataset manifest (rows, ok, filtered, failed, notes, frames, bytes); ``videos``: settled by
-    this run; ``units_skipped``: finished before it.
+    this run; ``units_skipped``: finished earlier.
     """
 
     out: Folder
@@ -60,10 +60,10 @@ class PrepareReport:
 
 @dataclass(frozen=True)
 class PrepareJob:
-    """A checked manifest and output folder, held by this process, and what is to do there.
+    """A checked manifest and an output folder held by this process, with the remaining work.
 
-    ``rows``: of the manifest; ``added``: those of them that are new since the folder was made; ``rows_todo``: videos to
-    decode; ``again``: those of them that were settled before.
+    ``rows``: rows of the manifest; ``added``: how many of them are new since the folder was made; ``rows_todo``: videos
+    to decode; ``again``: how many of those were settled before.
     """
 
     output: Output
@@ -73,12 +73,12 @@ class PrepareJob:
 
     @property
     def rows_todo(self) -> int:
-        """Videos to decode."""
+        """Number of videos to decode."""
         return sum(task.videos for task in self.todo)
 
     @property
     def again(self) -> int:
-        """Those of them that were settled before."""
+        """Number of videos to decode that were settled before."""
         return sum(task.videos for task in self.todo if task.again is not None or task.damage)
 
 
@@ -91,16 +91,16 @@ def open_job(
     retry_failed: bool = False,
     changed: OnChange = "refuse",
 ) -> Iterator[PrepareJob]:
-    """Check the manifest, start or take up ``out`` and hold it while the block runs, without Ray.
+    """Check the manifest, start or continue ``out`` and hold it during the block, without Ray.
 
-    ``retry_failed``: videos that failed are done again; ``changed``: what becomes of those whose source was changed.
-    Raises InputError where manifest or folder cannot be used, RunError when another process is at work there.
+    ``retry_failed``: decode failed videos again; ``changed``: how to handle videos whose source changed. Raises
+    InputError if the manifest or folder cannot be used, RunError if another process is at work there.
     """
     cannot = missing(config.decoder)
     if cannot is not None:
         raise InputError(cannot)
     tables = stream_manifest(manifest)
-    first = list(islice(tables, 2))  # what is wrong with a short manifest is known before a folder is made
+    first = list(islice(tables, 2))  # checks a short manifest before making a folder
     place = Folder.at(out)
     try:
         with held(place):
@@ -125,12 +125,12 @@ def prepare(
 ) -> PrepareReport:
     """Decode a manifest's videos into shards, a ledger and a dataset manifest under ``out``.
 
-    Ray has to be initialised unless ``local``, which decodes in processes of this machine; the files are the same.
+    Ray has to be initialised unless ``local``, which decodes in processes on this machine; the files are the same.
 
     ``out``: a folder, or an address of storage that pyarrow opens; ``workers``: decode processes at once, all CPUs
-    when None; ``decode_on``: labels of the nodes that decode, by the rule of ``pipelines.prepare.nodes`` when None. A
-    rerun does what is not done; rows that are new in the manifest add shards. Otherwise as ``open_job``.
-    Raises InputError for a manifest or folder that cannot be used, RunError when no node may decode, the job stops or
+    if None; ``decode_on``: labels of the nodes that decode, by the rule of ``pipelines.prepare.nodes`` if None. A
+    rerun does the remaining work; rows that are new in the manifest add shards. Otherwise as ``open_job``.
+    Raises InputError for a manifest or folder that cannot be used, RunError if no node may decode, the job stops or
     no video at all could be decoded.
     """
     with open_job(manifest, out, config, retry_failed=retry_failed, changed=changed) as job:
@@ -146,13 +146,13 @@ def run_job(
     work: Work = process_unit,
     local: bool = False,
 ) -> PrepareReport:
-    """Do what is left of a job; Ray is needed only where anything is, and not where it is done ``local``.
+    """Do the remaining work of a job. Ray is needed only if there is any, and not if ``local``.
 
-    ``work``: what a task of Ray does with a unit.
+    ``work``: the function that a Ray task applies to a unit.
     """
     started = time.monotonic()
     if job.todo and not local:
-        check_somewhere(decode_on)  # before anything is removed
+        check_somewhere(decode_on)  # before removing anything
     output = job.output
     whole = {task.unit for task in job.todo if task.again is None and not task.damage}
     if whole:

@@ -1,4 +1,4 @@
-"""Work units without Ray: one after the other in this process, their videos in a pool of decoders."""
+"""Process work units without Ray: one after the other in this process, with their videos in a pool of decoders."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipelines.prepare.attempts import Attempt, Placed, Tries, UnitCounts, by_so
 from pipelines.prepare.process_unit import process_unit
 from pipelines.prepare.unit_tasks import UnitTask
 
-LOOK_S = 0.1  # how often a thread that waits for room looks whether it is wanted still
+LOOK_S = 0.1  # how often a thread that waits for room checks if it should stop
 
 
 def run_here(output: Output, todo: Sequence[UnitTask], workers: int | None) -> Generator[UnitCounts]:
-    """Process units; yields as they finish, in their order. The files are those that Ray's tasks write.
+    """Process units in order and yield their counts as they finish. The files are those that Ray's tasks write.
 
-    ``workers``: decoder processes at once, as many as this process has processors when None. All of them are gone
-    when the iterator is at its end or closed.
+    ``workers``: decoder processes at once, one per available processor if None. All of them have ended when the
+    iterator is exhausted or closed.
     """
     count = workers or len(os.sched_getaffinity(0))
     with ExitStack() as stack:
@@ -37,7 +37,7 @@ def run_here(output: Output, todo: Sequence[UnitTask], workers: int | None) -> G
 
 @contextmanager
 def _ended(decoders: Sequence[Decoder]) -> Iterator[Tries]:
-    """Yield what tries rows in parallel; its threads end with the block, where that fails (a full disk) at once."""
+    """Yield a function that tries rows in parallel; its threads end with the block, at once if it fails."""
     begun: list[Generator[Attempt]] = []
 
     def tries(rows: Mapping[int, Row], recipe: PrepareConfig) -> Iterator[Attempt]:
@@ -55,7 +55,7 @@ def _ended(decoders: Sequence[Decoder]) -> Iterator[Tries]:
 
 
 def in_parallel(rows: Mapping[int, Row], recipe: PrepareConfig, decoders: Sequence[Decoder]) -> Generator[Attempt]:
-    """As ``pipelines.prepare.attempts.attempts``, with a thread per decoder, each at work on one source at a time."""
+    """Try rows as ``attempts.attempts`` does, with a thread per decoder, each on one source at a time."""
     sources = by_source(rows)
     with _Threads(sources, recipe, decoders[: len(sources)]) as tried:
         yield from in_order(tried.results(), rows)
@@ -84,7 +84,7 @@ class _Threads:
             thread.join()
 
     def results(self) -> Iterator[tuple[int, Attempt]]:
-        """Yield what each row comes to, in any order; raises what ended a thread."""
+        """Yield the result of each row, in any order; raise the error that ended a thread."""
         at_work = len(self._threads)
         while at_work:
             made = self._made.get()
@@ -101,7 +101,7 @@ class _Threads:
                 for made in of_one_source(source, self._recipe, decoder):
                     self._give(made)
             self._give(None)
-        except BaseException as error:  # noqa: BLE001 - raised again where the results are taken
+        except BaseException as error:  # noqa: BLE001 - results() raises it again
             self._give(error)
 
     def _next(self) -> list[Placed] | None:

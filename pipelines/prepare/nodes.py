@@ -1,4 +1,4 @@
-"""Which nodes decode."""
+"""Choose the nodes that decode."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from gare.common.errors import RunError
 from gare.common.nodes import DECODE, NODE_ID, ROLE, TRAIN, Nodes, Selector, in_words, selected
 
 TASK = {"CPU": 1.0}
-"""What a decode task asks Ray for."""
+"""Resources that a decode task requests from Ray."""
 
 
 def decode_selector(wanted: Selector | None, nodes: Nodes) -> dict[str, str]:
-    """Select the nodes that decode: ``wanted``, or by the default rule when None.
+    """Select the nodes that decode: ``wanted``, or by the default rule if None.
 
-    The rule keeps off nodes that are labelled as training nodes and, among those whose labels do not say what they
-    are for, off living nodes with GPUs. Where a cluster is one node, that node decodes.
+    The rule excludes nodes labelled for training, and GPU nodes whose labels do not state their role. In a cluster of
+    one node, that node decodes.
     """
     if wanted is not None:
         return dict(wanted)
@@ -31,21 +31,21 @@ def decode_selector(wanted: Selector | None, nodes: Nodes) -> dict[str, str]:
 
 
 def selector_now(wanted: Selector | None) -> dict[str, str]:
-    """Select the nodes that decode, of those that are up now and of those that come."""
+    """Select the nodes that decode, among those that are up now and those that come later."""
     from gare.common.ray_cluster import cluster_nodes
 
     return decode_selector(wanted, cluster_nodes())
 
 
 def slots(selector: Selector) -> int:
-    """How many tasks run at the same time on the nodes that are up and selected."""
+    """Return how many tasks run at the same time on the selected nodes that are up."""
     from gare.common.ray_cluster import cluster_nodes
 
     return sum(int(node.resources.get("CPU", 0) / TASK["CPU"]) for node in selected(cluster_nodes(), selector))
 
 
 def check_somewhere(wanted: Selector | None) -> None:
-    """Raise RunError when no node may decode and the autoscaler could add none: tasks would wait for ever."""
+    """Raise RunError if no node may decode and the autoscaler could add none: tasks would wait for ever."""
     from gare.common.ray_cluster import cluster_nodes, may_come
 
     nodes = cluster_nodes()
@@ -58,26 +58,26 @@ def check_somewhere(wanted: Selector | None) -> None:
 
 
 def lacking(wanted: Selector | None, nodes: Nodes) -> str | None:
-    """Say that none of the nodes may decode any more; None when some do."""
+    """Return a sentence saying that none of the nodes may decode any more, or None if some may."""
     if holding(nodes, decode_selector(wanted, nodes)):
         return None
     return "Nodes were lost: none that may decode is left. Decoding goes on when there is one again."
 
 
 def telling(lack: Callable[[Nodes], str | None]) -> AbstractContextManager[None]:
-    """As ``gare.common.ray_cluster.warn_on_lost_nodes``, which loads Ray."""
+    """Call ``gare.common.ray_cluster.warn_on_lost_nodes``, importing it late because it loads Ray."""
     from gare.common import ray_cluster
 
     return ray_cluster.warn_on_lost_nodes(lack)
 
 
 def holding(nodes: Nodes, selector: Selector) -> int:
-    """How many of the nodes may decode and have a CPU for it."""
+    """Count the nodes that may decode and have a CPU for it."""
     return sum(node.resources.get("CPU", 0) >= TASK["CPU"] for node in selected(nodes, selector))
 
 
 def nowhere(wanted: Selector | None, nodes: Nodes, selector: Selector) -> str:
-    """Say that nothing may decode, and what to do."""
+    """Return a sentence saying that nothing may decode, and what to do."""
     with_cpus = holding(nodes, {})
     if not with_cpus:
         return "No node of the cluster has a CPU to decode on, and no autoscaler can add one; start a node with CPUs."

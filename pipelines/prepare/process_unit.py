@@ -1,4 +1,4 @@
-"""One work unit from its manifest rows to its shards and ledger part: what runs inside a task."""
+"""Process one work unit from its manifest rows to its shards and ledger part, inside a task."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def process_unit(
     repair: bool = False,
     tries: Tries | None = None,
 ) -> UnitCounts:
-    """Decode a unit's videos, write its shards, then its ledger part. Doing it twice gives the same files.
+    """Decode a unit's videos, write its shards, then its ledger part. Repeating this gives the same files.
 
-    ``decoder``: this process's own when None. ``again``: the rows (by position) of a finished unit that are decoded
-    once more; the others are taken from its shards, and so is one that was ok before and fails now. ``repair``: the
-    unit's files are damaged, see ``pipelines.prepare.repair_unit``. ``tries``: tries the rows, in place of ``decoder``.
+    ``decoder``: this process's own if None. ``again``: the rows (by position) of a finished unit to decode once more;
+    the others are taken from its shards, and so is one that was ok before and fails now. ``repair``: the unit's files
+    are damaged, see ``pipelines.prepare.repair_unit``. ``tries``: function that tries the rows, instead of ``decoder``.
     """
     tries = tries or partial(attempts, decoder=decoder or shared_decoder())
     if repair:
@@ -43,7 +43,7 @@ def process_unit(
 
 
 def _redo(output: Output, unit: int, tries: Tries, again: Mapping[int, Row]) -> UnitCounts:
-    """Decode some rows of a finished unit once more. Its files change at one moment."""
+    """Decode some rows of a finished unit once more. Its files all change at the same moment."""
     part = Ledger(output).part(unit)
     before, tally = part.table.to_pylist(), Counter[str]()
     made, failures = tries(again, output.recipe), list[Attempt]()
@@ -66,7 +66,7 @@ def _merged(
     stored: Iterator[Row] | None,
     tally: Counter[str],
 ) -> Iterator[Attempt]:
-    """Put the new attempts in the place of the old ones, unless they are worse; ``stored``: None where not wanted."""
+    """Replace old attempts with new ones unless these are worse; ``stored``: None if shard rows are not needed."""
     for position, entry in enumerate(before):
         kept = next(stored) if stored is not None and entry["status"] == "ok" else None
         if position not in again:
@@ -83,7 +83,7 @@ def _merged(
 
 
 def _stored(output: Output, part: Part) -> Iterator[Row]:
-    """Yield the rows of a unit's shards in order. Raises InputError for one that is not as it was written."""
+    """Yield the rows of a unit's shards in order. Raises InputError for a shard that has changed."""
     for shard in part.shards:
         if output.place.sha256(f"{SHARD_FOLDER}/{shard.file}") != shard.sha256:
             raise InputError(f"The shard {shard.file} has another SHA-256 than its ledger part says; remove it.")

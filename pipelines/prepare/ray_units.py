@@ -1,4 +1,4 @@
-"""Work units as tasks of Ray Data, on the nodes that decode."""
+"""Run work units as Ray Data tasks on the nodes that decode."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines.prepare.unit_tasks import UnitTask
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Ray Data's own bars and banners out of ours, and pickled object columns out of its blocks."""
+    """Hide Ray Data's own progress bars and banners, and keep pickled object columns out of its blocks."""
     from ray.data import DataContext
 
     logger = logging.getLogger("ray.data")
@@ -46,10 +46,10 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def kept_to(nodes: Selector) -> Iterator[None]:
-    """Keep the data sets that are made in the block, which have their own copy of the settings, to some nodes.
+    """Restrict the data sets made in the block, which copy the settings, to the nodes of a selector.
 
-    The selector of all executions, and not that of ``map_batches``, also goes with the nodes that Ray Data asks the
-    autoscaler for; without it they could be GPU nodes.
+    Unlike the selector of ``map_batches``, the one for all executions also applies to the nodes that Ray Data requests
+    from the autoscaler; without it they could be GPU nodes.
     """
     from ray.data import DataContext
 
@@ -63,20 +63,20 @@ def kept_to(nodes: Selector) -> Iterator[None]:
 
 
 Work = Callable[..., UnitCounts]
-"""What a task does with a unit: ``pipelines.prepare.process_unit.process_unit``, or a stand-in for it."""
+"""The function a task applies to a unit: ``pipelines.prepare.process_unit.process_unit``, or a stand-in for it."""
 
 COUNTS = tuple(field.name for field in fields(UnitCounts))
-PORTION = 1024  # units per execution at least: Ray Data keeps some KB in the driver for each until an execution ends
-PER_SLOT = 64  # and per slot: slots stand idle at the end of an execution, for about half a unit each
+PORTION = 1024  # minimum units per execution: Ray Data keeps some KB in the driver for each until an execution ends
+PER_SLOT = 64  # and per slot: slots are idle at the end of an execution, for about half a unit each
 AGAIN = "The same command goes on where it stopped."
 
 
 def run_units(
     output: Output, todo: list[UnitTask], workers: int | None, decode_on: Selector | None, work: Work
 ) -> Generator[UnitCounts]:
-    """Process units in Ray Data tasks; yields as they finish, in any order. Only counts come back.
+    """Process units in Ray Data tasks and yield counts as they finish, in any order. Only counts come back.
 
-    The input of the next portion is made while this one is worked on: it takes a millisecond a unit.
+    The input of the next portion is prepared during the current one; it takes a millisecond per unit.
     """
     if not todo:
         return
@@ -94,7 +94,7 @@ def run_units(
 def _portions(
     output: Output, todo: list[UnitTask], workers: int | None, decode_on: Selector | None, work: Work
 ) -> Iterator[tuple[int, Any]]:
-    """Yield the executions, each with its number of units, by the nodes that there are then: they come and go."""
+    """Yield the executions with their numbers of units, for the nodes that are up then: nodes come and go."""
     import ray.data
 
     start = 0
@@ -118,7 +118,7 @@ def _portions(
 
 
 def _counts(dataset: Any) -> Iterator[UnitCounts]:
-    """Yield what an execution's units come to. Raises RunError when one could not be finished, or Ray could not."""
+    """Yield the counts of an execution's units. Raises RunError if one could not be finished, or Ray failed."""
     from ray.exceptions import RayError
 
     try:
@@ -131,7 +131,7 @@ def _counts(dataset: Any) -> Iterator[UnitCounts]:
 
 
 def _task(batch: dict[str, Any], output: Output, work: Work) -> dict[str, Any]:
-    """Process the units of a batch; an error comes back as a sentence, which Ray would bury in a traceback."""
+    """Process the units of a batch; return an error as a sentence, which Ray would bury in a traceback."""
     counts = []
     for unit, again, repair in zip(batch["unit"], batch["again"], batch["repair"], strict=True):
         more = {"repair": True} if repair else {}

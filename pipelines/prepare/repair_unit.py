@@ -1,7 +1,8 @@
-"""A unit whose files are not as they were written, done again so that nothing is lost that still lies there.
+"""Repair a unit whose files are not as they were written, without losing anything that is still there.
 
-What is done is a new generation, beside the old files until its ledger part is there. Rows of whole shards stay; the
-others are decoded again. Where that would leave less than there was, nothing is written and the unit is named.
+The repair writes a new generation next to the old files, which stay until its ledger part exists. Rows of intact
+shards are kept; the others are decoded again. If that would lose something, nothing is changed and an error names the
+unit.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ NAME = re.compile(r"unit-(\d{6,})(?:-r(\d{2,}))?-\d{2,}\.arrow")
 
 @dataclass
 class Lying:
-    """What lies there of a unit. ``ledger``: its rows, where they can be read; ``stored``: position -> shard and row.
+    """Existing files of a unit. ``ledger``: its rows, if readable; ``stored``: position -> shard and row.
 
-    ``lost``: a shard that cannot be used; ``generation``: the next one. ``recorded``: how many rows its shards held,
-    where ``dataset.json`` says it.
+    ``lost``: why a shard cannot be used; ``generation``: the next one. ``recorded``: how many rows its shards held,
+    if ``dataset.json`` says so.
     """
 
     ledger: list[Row] | None
@@ -44,14 +45,14 @@ class Lying:
     recorded: int | None = None
 
     def row(self, position: int) -> Row:
-        """The SHARD row of a position that is stored."""
+        """Return the SHARD row of a stored position."""
         table, row = self.stored[position]
         one: Row = table.slice(row, 1).to_pylist()[0]
         return one
 
 
 def repair_unit(output: Output, unit: int, tries: Tries) -> UnitCounts:
-    """Do a damaged unit again. Raises InputError, and changes nothing, where something would be lost by it."""
+    """Repair a damaged unit. Raises InputError and changes nothing if something would be lost."""
     rows = dict(enumerate(output.rows(unit)))
     with tempfile.TemporaryDirectory(prefix="gare-") as scratch:
         lying = look(output, unit, rows, Path(scratch))
@@ -62,14 +63,14 @@ def repair_unit(output: Output, unit: int, tries: Tries) -> UnitCounts:
             made = _by_shards(output, unit, lying, rows, tries, tally)
         try:
             write_unit(output, unit, made, lying.generation)
-        except LessError:  # the ledger part is not written yet, and never names these
+        except LessError:  # no ledger part will name these files
             _remove(output, unit, lying.generation)
             raise
     return UnitCounts(unit, len(rows), tally["failed"], tally["kept"])
 
 
 def look(output: Output, unit: int, rows: Mapping[int, Row], scratch: Path) -> Lying:
-    """Read what lies there of a unit. Raises InputError where storage does not let it be read."""
+    """Read the existing files of a unit. Raises InputError if storage prevents reading them."""
     state = Ledger(output).state(unit)
     part = state.part if isinstance(state, Damaged) else state if isinstance(state, Part) else None
     there = _files(output, unit)
@@ -105,11 +106,11 @@ class LessError(InputError):
 
 
 class Unusable(Exception):  # noqa: N818 - says what the shard is
-    """A shard that is not as it was written."""
+    """A shard has changed since it was written."""
 
 
 def _files(output: Output, unit: int) -> dict[str, int]:
-    """Names of the unit's shards that lie there, and of which generation they are."""
+    """Return the names of the unit's existing shards, each with its generation."""
     found = {}
     for name in output.place.names(SHARD_FOLDER):
         match = NAME.fullmatch(name)
@@ -119,13 +120,13 @@ def _files(output: Output, unit: int) -> dict[str, int]:
 
 
 def _follows(name: str, there: Collection[str]) -> bool:
-    """Whether a shard is its generation's first, or the one before it is there."""
+    """Return True if a shard is the first of its generation, or the one before it exists."""
     stem, _, number = name.removesuffix(".arrow").rpartition("-")
     return int(number) == 0 or f"{stem}-{int(number) - 1:02d}.arrow" in there
 
 
 def _table(output: Output, shard: ShardFile | str, scratch: Path) -> pa.Table:
-    """A shard, mapped; Unusable where it is not as it was written, FileNotFoundError where it is not there."""
+    """Map a shard. Raises Unusable if it has changed, FileNotFoundError if it does not exist."""
     name = shard if isinstance(shard, str) else shard.file
     digest = output.place.sha256(f"{SHARD_FOLDER}/{name}")
     if isinstance(shard, ShardFile) and digest != shard.sha256:
@@ -148,7 +149,7 @@ def _table(output: Output, shard: ShardFile | str, scratch: Path) -> pa.Table:
 def _by_ledger(
     output: Output, unit: int, lying: Lying, ledger: list[Row], rows: Mapping[int, Row], tries: Tries
 ) -> Iterator[Attempt]:
-    """Keep what the ledger part says; decode the rows whose shard is not usable."""
+    """Keep the rows of the ledger part, and decode those whose shard is unusable."""
     todo = {n: rows[n] for n, entry in enumerate(ledger) if entry["status"] == "ok" and n not in lying.stored}
     made = tries(todo, output.recipe)
     for position, entry in enumerate(ledger):
@@ -164,10 +165,10 @@ def _by_ledger(
 def _by_shards(
     output: Output, unit: int, lying: Lying, rows: Mapping[int, Row], tries: Tries, tally: Counter[str]
 ) -> Iterator[Attempt]:
-    """Without a ledger part: decode all rows, and keep what is stored of those that do not give the same any more.
+    """Without a ledger part, decode all rows; keep the stored row if its source now gives nothing or has changed.
 
-    A row that gives nothing may have been in a shard that is lost: then there have to be as many rows as recorded,
-    and where nothing is recorded, the reason has to be one that the source always had.
+    A row that gives nothing may have been in a lost shard: then there must be as many rows as recorded, or, without a
+    record, the reason must be one that the source always had.
     """
     whole, missing = 0, list[Row]()
     for position, (new, fresh) in zip(rows, tries(rows, output.recipe), strict=True):
@@ -190,9 +191,9 @@ def _by_shards(
 
 
 def _entry(output: Output, stored: Row, attempts: int) -> Row:
-    """The LEDGER row of a stored row, as far as that tells it."""
+    """Reconstruct the LEDGER row of a stored row, as far as possible."""
     recipe, frames = output.recipe, len(stored["frames"])
-    cut = recipe.policy == "all_candidates" and frames == recipe.max_frames  # it may be, and readers have to know
+    cut = recipe.policy == "all_candidates" and frames == recipe.max_frames  # the clip may be longer
     entry: dict[str, Any] = {
         name: stored[name] for name in ("video_id", "uri", "split", "source_bytes", "source_sha256")
     }
@@ -211,7 +212,7 @@ def _less(output: Output, unit: int, lying: Lying, entry: Row) -> LessError:
 
 
 def _remove(output: Output, unit: int, generation: int) -> None:
-    """Remove what was written of a generation that is not to be."""
+    """Remove the files of a generation that was abandoned."""
     for name, number in _files(output, unit).items():
         if number == generation:
             output.place.remove(f"{SHARD_FOLDER}/{name}")

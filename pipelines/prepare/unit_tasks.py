@@ -1,4 +1,4 @@
-"""What a data job has to do: unfinished units, rows to do again, and sources that were changed."""
+"""List the work of a data job: unfinished units, rows to decode again, and changed sources."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHUNK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Change:
-    """A row (by position in its unit) whose source was changed, and what the source is now."""
+    """A row (by position in its unit) whose source changed, and how."""
 
     row: int
     video_id: str
@@ -35,7 +35,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Unseen:
-    """A row whose source is there, perhaps, but could not be looked at."""
+    """A row whose source could not be checked; it may still exist."""
 
     video_id: str
     uri: str
@@ -43,10 +43,10 @@ class Unseen:
 
 
 def changed_sources(ledger: pa.Table) -> tuple[list[Change], list[Unseen]]:
-    """The rows of a unit's ledger part that were decoded from something else than is there now, and those not known.
+    """Return the rows of a unit's ledger part whose source has changed, and those whose source could not be checked.
 
-    Another size is a change; another time with the same size is one when the SHA-256 differs too. A source that is
-    gone is none: the shard holds what it gave. One that storage or network does not give is not known.
+    A different size is a change; a different time with the same size is one if the SHA-256 differs too. A source that
+    is gone has not changed: the shard holds its frames. One that storage or network cannot provide is not checked.
     """
     changes, unseen = [], []
     for position, row in enumerate(ledger.select(COLUMNS).to_pylist()):
@@ -78,7 +78,7 @@ def _change(row: dict[str, Any]) -> str | None:
 
 
 def _look(uri: str) -> tuple[int, int | None] | None:
-    """Size and time of the last change; None where there is no such file."""
+    """Return size and time of the last change; None if there is no such file."""
     path = local_path(uri)
     if path is not None:
         status = path.stat()
@@ -101,14 +101,14 @@ def _digest(uri: str) -> str:
 
 
 OnChange = Literal["refuse", "redo", "ignore"]
-"""What becomes of videos whose source was changed: the job is refused, they are decoded again, nobody looks."""
+"""How to handle videos whose source changed: fail, decode them again, or do not check."""
 
 
 @dataclass(frozen=True)
 class UnitTask:
-    """A unit to do: all of its ``videos``, or those at the positions ``again``, the others staying as they are.
+    """A unit to process: all its ``videos``, or only those at the positions ``again``, leaving the others as they are.
 
-    ``damage``: what is wrong with the files of a unit that was finished once; it is repaired.
+    ``damage``: the fault in the files of a unit that was finished once; the unit is repaired.
     """
 
     unit: int
@@ -118,10 +118,10 @@ class UnitTask:
 
 
 def tasks(output: Output, *, retry_failed: bool, changed: OnChange) -> list[UnitTask]:
-    """What is to do in a folder, by its ledger; units that are damaged come last.
+    """List the work in a folder by its ledger; damaged units come last.
 
-    ``retry_failed``: also the videos that failed. Raises InputError for changed sources that are refused, and where
-    storage cannot be read.
+    ``retry_failed``: include the videos that failed. Raises InputError for changed sources if ``changed`` is
+    ``refuse``, and if storage cannot be read.
     """
     found: list[UnitTask] = []
     refused: list[Change] = []

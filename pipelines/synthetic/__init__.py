@@ -1,4 +1,4 @@
-"""Captioned toy corpora of real video files: the shape, colour, size and motion of objects, in words.
+"""Captioned toy corpora of real video files; captions name the shape, colour, size and motion of objects.
 
 They stand in for a benchmark when you have none; nothing else in the project knows that they are synthetic.
 """

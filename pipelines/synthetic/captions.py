@@ -1,4 +1,4 @@
-"""Sentences about a clip; every one names its shape, colour, size and motion."""
+"""Write sentences about a clip; each names its shape, colour, size and motion."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ TEMPLATES: Final = (
 
 
 def motion_phrases(motion: str) -> tuple[str, ...]:
-    """Every wording of a motion that a caption may hold; no wording of one motion occurs inside another's."""
+    """Return every wording of a motion; no wording of one motion occurs inside a wording of another."""
     return tuple(f"{verb} {way}" for verbs in VERBS for verb in verbs for way in WAYS[motion])
 
 
 def describe(look: Appearance, motion: str, rng: np.random.Generator) -> tuple[str, ...]:
-    """Three captions from three different templates, with words drawn from ``rng``."""
+    """Return three captions from three different templates, with words drawn from ``rng``."""
     chosen = rng.choice(len(TEMPLATES), CAPTIONS_PER_VIDEO, replace=False)
     return tuple(_fill(TEMPLATES[index], look, motion, rng) for index in chosen)
 

@@ -1,4 +1,4 @@
-"""Writing the corpus: videos in worker processes, the captions file last."""
+"""Write the corpus: videos in worker processes, then the captions file."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from pipelines.synthetic.events import Difficulty, plan_events
 from pipelines.synthetic.plan import SPLITS, Clip, plan
 
 VERSION: Final = 1
-"""Raised whenever the same seed would give other files."""
+"""Increase this whenever the same seed would give different files."""
 
 CORPUS_FILE: Final = "corpus.json"
 CAPTIONS_FILE: Final = "captions.csv"
 VIDEO_FOLDER: Final = "videos"
 COLUMNS: Final = ("file", "video_id", "caption", "split")
-"""Of captions.csv, followed by the attributes of the clips."""
+"""Columns of captions.csv, followed by the attributes of the clips."""
 
 CHUNK_VIDEOS: Final = 16
 
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What a corpus holds; ``seconds`` is the time this call took, ``reused`` that it was already there."""
+    """Contents of a corpus; ``seconds``: time this call took; ``reused``: the corpus was already there."""
 
     splits: dict[str, int]
     captions: int
@@ -55,13 +55,13 @@ def write_corpus(
 ) -> CorpusReport:
     """Write ``videos`` captioned clips into the folder ``out``; the same arguments give the same bytes.
 
-    ``events``: several objects a clip, as hard as it says; None: one object a clip.
-    ``processes``: how many encode, one per usable core when None; 1 encodes in this process. More than one are
-    spawned, so a script calls this under ``if __name__ == "__main__"``.
-    ``on_progress`` is told the number of videos written so far.
+    ``events``: write clips with several objects, of this difficulty; None: one object per clip.
+    ``processes``: number of encoding processes, one per usable core if None; 1 encodes in this process. More than one
+    are spawned, so call this from a script under ``if __name__ == "__main__"``.
+    ``on_progress`` receives the number of videos written so far.
 
     A finished corpus of the same seed and size is left as it is; an interrupted one is written again. Raises
-    InputError for too few videos, a negative seed, or a folder that holds anything else; RunError when a worker dies.
+    InputError for too few videos, a negative seed, or a folder that holds anything else; RunError if a worker dies.
     """
     started = time.monotonic()
     if seed < 0:
@@ -80,7 +80,7 @@ def write_corpus(
 
 
 def _claim(out: Path, identity: dict[str, Any]) -> bool:
-    """Make ``out`` ours, or refuse; True when its captions file, written last, is there."""
+    """Claim ``out`` for this corpus, or raise InputError; return True if its captions file, written last, exists."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; a corpus needs a folder.")
     marker = out / CORPUS_FILE
@@ -101,7 +101,7 @@ def _claim(out: Path, identity: dict[str, Any]) -> bool:
 
 
 def _write_videos(out: Path, clips: Sequence[Clip], processes: int, on_progress: Callable[[int], None]) -> int:
-    """Encode all clips; returns their bytes. What a file holds does not depend on who writes it."""
+    """Encode all clips and return their total bytes. Files do not depend on which process writes them."""
     chunks = [clips[start : start + CHUNK_VIDEOS] for start in range(0, len(clips), CHUNK_VIDEOS)]
     size = done = 0
     processes = min(processes, len(chunks))

@@ -1,4 +1,4 @@
-"""Frames to a video file, byte for byte the same every time (for one version of PyAV)."""
+"""Encode frames into a video file, byte for byte the same every time (for one version of PyAV)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.synthetic.scenes import Picture
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A codec in a container; ``weight`` is its share among the clips."""
+    """A codec in a container; ``weight`` is its relative share of the clips."""
 
     codec: str
     container: str
@@ -40,9 +40,9 @@ FORMATS: Final = (
 
 
 def encode(path: Path, frames: Iterable[Picture], form: Format, fps: Fraction, width: int, height: int) -> int:
-    """Write uint8 RGB [height, width, 3] frames as ``path``, under a temporary name until done; returns its bytes."""
+    """Write uint8 RGB [height, width, 3] frames to ``path``, under a temporary name until done; return its bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
-    # bitexact keeps dates, random identifiers and encoder names out; threads would make rate control differ.
+    # bitexact omits dates, random identifiers and encoder names; threads would make rate control vary.
     with av.open(str(temporary), "w", format=form.container, container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(form.codec, rate=fps, options={"flags": "+bitexact", **form.options})
         stream.width, stream.height, stream.pix_fmt = width, height, form.pixels
@@ -50,5 +50,5 @@ def encode(path: Path, frames: Iterable[Picture], form: Format, fps: Fraction, w
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    os.replace(temporary, path)  # noqa: PTH105 - keeps the two names side by side
+    os.replace(temporary, path)  # noqa: PTH105 - shows both names on one line
     return path.stat().st_size

@@ -1,8 +1,8 @@
-"""A corpus of events: several moving objects a clip that come and go at different times, each caption naming one.
+"""A corpus of events: several objects per clip move at different times, and each caption names one of them.
 
-It is made to argue with. A caption says only a part of what its clip shows; twin clips show the same events, so that
-their captions are interchangeable (false negatives for InfoNCE); and the clips of a dev or test group show the same
-objects, so that only who moves where tells them apart.
+Use it to compare models. A caption describes only part of its clip; twin clips show the same events, so that their
+captions are interchangeable (false negatives for InfoNCE); and the clips of a dev or test group show the same
+objects, so that they differ only in which object moves where.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from pipelines.synthetic.scenes import (
 GROUP: Final = len(MOTIONS)
 MINIMUM_VIDEOS: Final = 3 * GROUP
 SCALE: Final = 0.75
-"""Of an object, compared with the corpus of single objects: several must find room."""
+"""Size of an object relative to the corpus of single objects: several must fit."""
 
 SECONDS: Final = (3.0, 5.0)
 LASTS: Final = (0.5, 0.7)
-"""Range of an event's share of its clip."""
+"""Range of an event's length, as a share of its clip."""
 
 JITTER: Final = 0.3
-"""Of an event's turn among those of its clip."""
+"""Range of the random shift of an event's start among the events of its clip."""
 
 REACH: Final = (0.17, 0.2)
 
@@ -49,11 +49,11 @@ _CONTENT, _NUISANCE, _WORDS = range(10, 13)  # streams of random numbers, other 
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """How hard a corpus of events is.
+    """Difficulty of a corpus of events.
 
     Attributes:
-        events: events in each clip, and captions of it; 2 to 5.
-        clutter: still, dull shapes in the background of each clip; 0 to 40.
+        events: events, and captions, per clip; 2 to 5.
+        clutter: still, greyish shapes in the background of each clip; 0 to 40.
         twins: share of training clips that have a twin with the same events; 0 to 1.
 
     """
@@ -71,7 +71,7 @@ class Difficulty:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One object that moves at constant speed while it is there: in frames ``start`` to ``stop``, without the last."""
+    """One object that moves at constant speed during frames ``start`` to ``stop``, excluding ``stop``."""
 
     look: Appearance
     motion: str
@@ -95,7 +95,7 @@ class EventScene:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """``events``: what happens, in a fixed order, so that clips with the same events have the same value."""
+        """``events``: the events in a fixed order, so that clips with the same events have the same value."""
         return {"events": "; ".join(sorted(f"{' '.join(event.look)} {event.motion}" for event in self.events))}
 
     def render(self) -> Iterator[Picture]:
@@ -123,10 +123,10 @@ class EventScene:
 
 
 def plan_events(videos: int, seed: int, difficulty: Difficulty) -> list[Clip]:
-    """Every clip of a corpus, in order, decided by the arguments alone.
+    """Plan every clip of a corpus, in order, from the arguments alone.
 
-    Dev and test come in groups of eight clips of the same objects: over a group, each object makes each of the eight
-    motions once, so every caption has one right clip and seven that show its object moving otherwise.
+    Dev and test come in groups of eight clips with the same objects: within a group, each object makes each of the
+    eight motions once, so every caption has one correct clip and seven that show its object moving differently.
     """
     sizes = split_sizes(videos, difficulty)
     dev, test = held_out(seed)
@@ -137,7 +137,7 @@ def plan_events(videos: int, seed: int, difficulty: Difficulty) -> list[Clip]:
 
 
 def split_sizes(videos: int, difficulty: Difficulty) -> dict[str, int]:
-    """Videos in train, dev and test; InputError for fewer than 24."""
+    """Return the number of videos in train, dev and test. Raises InputError for fewer than 24."""
     if videos < MINIMUM_VIDEOS:
         raise InputError(f"A corpus of events needs at least {MINIMUM_VIDEOS} videos, {videos} asked for.")
     test = GROUP * min(TEST_GROUPS // difficulty.events, max(1, videos // 80))
@@ -146,7 +146,7 @@ def split_sizes(videos: int, difficulty: Difficulty) -> dict[str, int]:
 
 
 def _train(count: int, seed: int, difficulty: Difficulty, excluded: set[Appearance]) -> Iterator[Clip]:
-    """Clips of random events; the first ``twins`` of them are pairs with the same events."""
+    """Yield clips of random events; the first ``twins`` of them are pairs with the same events."""
     looks = [look for look in Appearance.all() if look not in excluded]
     paired = 2 * round(count * difficulty.twins / 2)
     for index in range(count):
@@ -180,11 +180,10 @@ def _clip(
     events = []
     for place, (look, motion) in enumerate(told):
         lasts = round(frames * rng.uniform(*LASTS))
-        # Starts are spread over the clip, in random order.
         turn = (order[place] + rng.uniform(-JITTER, JITTER)) / (len(told) - 1)
         start = round(min(max(turn, 0.0), 1.0) * (frames - lasts))
         reach = float(rng.uniform(*REACH))
-        # As far from the centre as the object stays inside whatever its motion, so one frame cannot tell it.
+        # The middle is uniform over all places from which no motion leaves the picture, so one frame reveals no motion.
         spread = 0.5 - reach - SCALE * SIZES[look.size] / 2
         x, y = (0.5 + rng.uniform(-spread, spread, 2)).tolist()
         events.append(Event(look, motion, (x, y), reach, start, start + lasts))

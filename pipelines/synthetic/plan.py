@@ -1,7 +1,7 @@
-"""Which clips a corpus holds, and in which split.
+"""Plan the clips of a corpus and their splits.
 
-Dev and test hold whole appearances (shape, colour, size) back from train, each as a group of four clips that share
-everything, down to the background and the codec, but the motion.
+Dev and test use whole appearances (shape, colour, size) that train never shows, each as a group of four clips that
+share everything, including the background and the codec, except the motion.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ ASPECTS: Final = (Fraction(1), Fraction(4, 3), Fraction(3, 4), Fraction(16, 9), 
 RATES: Final = (Fraction(8), Fraction(10), Fraction(12), Fraction(25, 2), Fraction(15))
 SECONDS: Final = (2.0, 4.0)
 
-# One independent stream of random numbers per purpose, so that no draw depends on how many came before it.
+# One independent random stream per purpose, so that no draw depends on how many came before it.
 _HOLD, _TRAIN, _MOTIONS, _LOOKS, _WORDS = range(5)
 
 
 class Drawable(Protocol):
-    """What a clip shows."""
+    """Content of a clip that can be rendered."""
 
     @property
     def attributes(self) -> dict[str, str]:
-        """What is to be seen, by name."""
+        """Visible properties, by name."""
 
     @property
     def width(self) -> int:
-        """In pixels."""
+        """Width in pixels."""
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Height in pixels."""
 
     @property
     def fps(self) -> Fraction:
@@ -73,7 +73,7 @@ class Clip:
 
 
 def split_sizes(videos: int) -> dict[str, int]:
-    """Videos in train, dev and test for a corpus of ``videos``; refuses fewer than 12."""
+    """Return the number of videos in train, dev and test. Raises InputError for fewer than 12 videos."""
     if videos < MINIMUM_VIDEOS:
         raise InputError(f"A corpus needs at least {MINIMUM_VIDEOS} videos, {videos} asked for.")
     test = GROUP * min(TEST_GROUPS, max(1, videos // 10))
@@ -99,7 +99,7 @@ def held_out(seed: int) -> tuple[list[Appearance], list[Appearance]]:
 
 
 def plan(videos: int, seed: int) -> list[Clip]:
-    """Every clip of a corpus, in order, decided by ``videos`` and ``seed`` alone."""
+    """Plan every clip of a corpus, in order, from ``videos`` and ``seed`` alone."""
     sizes = split_sizes(videos)
     dev, test = held_out(seed)
     clips = list(_train(sizes["train"], seed, {*dev, *test}))
@@ -109,7 +109,7 @@ def plan(videos: int, seed: int) -> list[Clip]:
 
 
 def _train(count: int, seed: int, excluded: set[Appearance]) -> Iterator[Clip]:
-    """Every combination left to train once, in random order, then again, until there are ``count``."""
+    """Yield ``count`` clips: each combination left to train once, in random order, and then again as needed."""
     looks = [look for look in Appearance.all() if look not in excluded]
     combinations = list(product(looks, MOTIONS))
     rng = np.random.default_rng([seed, _TRAIN])
@@ -127,7 +127,7 @@ def _groups(split: str, looks: list[Appearance], seed: int) -> Iterator[Clip]:
 
 
 def _clip(split: str, index: int, group: int, look: Appearance, motion: str, seed: int) -> Clip:
-    """Make a clip; its nuisances (frame size, rate, length, codec, background, place) are those of its group."""
+    """Make a clip; its other properties (frame size, rate, length, codec, background, place) are its group's."""
     key = [SPLITS.index(split), group]
     rng = np.random.default_rng([seed, _LOOKS, *key])
     width, height, fps = choose_view(rng)
@@ -150,13 +150,13 @@ def _clip(split: str, index: int, group: int, look: Appearance, motion: str, see
 
 
 def choose_format(rng: np.random.Generator) -> Format:
-    """Draw a codec in a container by their weights."""
+    """Draw a codec and container by their weights."""
     weights = np.array([form.weight for form in FORMATS], dtype=np.float64)
     return FORMATS[rng.choice(len(FORMATS), p=weights / weights.sum())]
 
 
 def choose_view(rng: np.random.Generator) -> tuple[int, int, Fraction]:
-    """Draw width and height in pixels, both even as the codecs want them, and frames a second."""
+    """Draw width and height in pixels, both even as the codecs require, and frames per second."""
     short = SHORT_SIDES[rng.integers(len(SHORT_SIDES))]
     aspect = ASPECTS[rng.integers(len(ASPECTS))]
     long = 2 * round(short * max(aspect, 1 / aspect) / 2)

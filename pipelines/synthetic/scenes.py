@@ -1,4 +1,4 @@
-"""What a clip shows: one object of some shape, colour and size that moves at constant speed over a dull background.
+"""Scenes: one object of some shape, colour and size that moves at constant speed over a dark, greyish background.
 
 Lengths are fractions of the central square's side (the frame's short side); x grows to the right, y downward.
 """
@@ -43,13 +43,13 @@ MOTIONS: Final[dict[str, tuple[float, float]]] = {
     "lower left": (-0.85, 0.85),
     "lower right": (0.85, 0.85),
 }
-"""Direction of the way from the middle of the clip to its end, in units of the clip's reach."""
+"""Direction from the middle of the clip to its end, in units of the clip's reach."""
 
 MIDDLE_JITTER: Final = 0.05
-"""At mid-clip the centre is uniform in 0.5 +- this, in x and in y, whatever the motion, so one frame cannot tell it."""
+"""The centre at mid-clip is uniform in 0.5 +- this in x and y for every motion, so one frame reveals none."""
 
 REACH: Final = (0.2, 0.235)
-"""Range of the distance covered between the middle of the clip and its end."""
+"""Range of the distance from the middle of the clip to its end."""
 
 
 def _star() -> list[tuple[float, float]]:
@@ -75,7 +75,7 @@ SHAPES: Final = (*_ROUND, *_POLYGONS)
 
 
 class Appearance(NamedTuple):
-    """What one frame can show; dev and test use whole appearances that train never shows."""
+    """The visible properties of one frame; dev and test use whole appearances that train never shows."""
 
     shape: str
     colour: str
@@ -83,13 +83,13 @@ class Appearance(NamedTuple):
 
     @classmethod
     def all(cls) -> list[Appearance]:
-        """Every appearance there is, in a fixed order."""
+        """Return every possible appearance, in a fixed order."""
         return [cls(*parts) for parts in product(SHAPES, COLOURS, SIZES)]
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One clip before encoding; ``middle`` is the centre at mid-clip, ``reach`` how far the motion goes from there."""
+    """One clip before encoding; ``middle`` is the centre at mid-clip, ``reach`` the distance covered from there."""
 
     look: Appearance
     motion: str
@@ -103,7 +103,7 @@ class Scene:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """What the clip shows, by name."""
+        """The visible properties of the clip, by name."""
         return self.look._asdict() | {"motion": self.motion}
 
     def render(self) -> Iterator[Picture]:
@@ -119,7 +119,7 @@ class Scene:
 
 
 def centres(scene: Scene) -> Floats:
-    """Where the object's centre is in every frame: [frames, 2], x and y in [0, 1] of the central square.
+    """Return the object's centre in every frame: [frames, 2], x and y in [0, 1] of the central square.
 
     The number of frames is odd, so the frame at mid-clip shows the centre exactly at ``scene.middle``.
     """
@@ -127,14 +127,14 @@ def centres(scene: Scene) -> Floats:
 
 
 def positions(motion: str, middle: tuple[float, float], reach: float, frames: int) -> Floats:
-    """Where a centre is while it moves through ``middle`` at half time: [frames, 2], x and y."""
+    """Return the centres of a motion through ``middle`` at half time: [frames, 2], x and y."""
     time_F = np.linspace(-1.0, 1.0, frames)  # noqa: N806 - shape suffix
     offsets_F2: Floats = reach * time_F[:, None] * np.asarray(MOTIONS[motion])  # noqa: N806
     return np.asarray(middle) + offsets_F2
 
 
 def draw_background(rng: np.random.Generator, height: int, width: int) -> Picture:
-    """Make a dark, almost grey tone with a gradient and fixed grain: [height, width, 3], far from every colour."""
+    """Draw a dark, almost grey background, far from every colour, with gradient and grain: [height, width, 3]."""
     tone = rng.uniform(28, 70) + rng.uniform(-6, 6, 3)
     slope_y, slope_x = rng.uniform(-14, 14, 2)
     gradient = slope_y * np.linspace(-1, 1, height)[:, None] + slope_x * np.linspace(-1, 1, width)[None, :]
@@ -144,7 +144,7 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> Pictur
 
 
 def draw_clutter(rng: np.random.Generator, background: Picture, count: int) -> None:
-    """Draw so many still shapes, almost grey and darker than any object, on ``background`` [height, width, 3]."""
+    """Draw ``count`` still shapes, almost grey and darker than any object, on ``background`` [height, width, 3]."""
     height, width, _ = background.shape
     for _ in range(count):
         mask = draw_mask(SHAPES[rng.integers(len(SHAPES))], float(rng.uniform(0.08, 0.2)) * min(height, width))
@@ -158,7 +158,7 @@ def object_colour(rng: np.random.Generator, name: str) -> npt.NDArray[Any]:
 
 
 def draw_mask(shape: str, diameter: float) -> Floats:
-    """Draw the shape (0 or 1) on a grid of quarter pixels, centred, with a pixel to spare on every side."""
+    """Draw the shape (0 or 1) on a grid of quarter pixels, centred, with a margin of a pixel on every side."""
     side = (2 * math.ceil(diameter / 2) + 2) * _SUBPIXELS
     image = Image.new("L", (side, side), 0)
     draw, middle, radius = ImageDraw.Draw(image), side / 2, diameter / 2 * _SUBPIXELS
@@ -173,7 +173,7 @@ def draw_mask(shape: str, diameter: float) -> Floats:
 
 
 def paste(background: Picture, fine: Floats, colour: npt.NDArray[Any], centre: Floats) -> Picture:
-    """Draw the fine mask with its middle at ``centre`` (x, y in pixels), to a quarter of a pixel."""
+    """Paste the fine mask with its middle at ``centre`` (x, y in pixels), to a quarter of a pixel."""
     left, top = np.rint(centre * _SUBPIXELS - fine.shape[0] / 2).astype(int)
     (column, shift_x), (row, shift_y) = divmod(int(left), _SUBPIXELS), divmod(int(top), _SUBPIXELS)
     span = fine.shape[0] // _SUBPIXELS + 1

@@ -63,7 +63,7 @@ WIDE = 50.0
 """The ratio of values above which a numeric axis is logarithmic."""
 FEW = 6
 ZERO = 0.12
-"""Where positive values begin on a logarithmic axis with a zero, which is at 0."""
+"""The position where positive values begin on a logarithmic axis with a zero, which is at 0."""
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 

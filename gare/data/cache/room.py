@@ -32,7 +32,7 @@ CHOOSE = f"set runtime.cache, or {CACHE_VARIABLE}, to a folder"
 
 
 FREE_SHARE = 0.1
-"""Without a limit, unused copies are removed until this share of the disk is free; above 95 % Ray writes no objects."""
+"""Share of the disk that is kept free if there is no limit; above 95 % Ray writes no objects to it."""
 
 LEAST_FREE, LEAST_SHARE = 2**30, 0.05
 """Space that always stays free: a GiB, or this share of a small disk."""

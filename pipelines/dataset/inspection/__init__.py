@@ -1,4 +1,4 @@
-"""What a folder of ``gare prepare`` holds, and whether that is still what its sources give."""
+"""Inspect a folder of ``gare prepare``, and check that its sources still give the same rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of ``gare prepare`` as it lies there, finished or not, damaged or not."""
+"""Read a folder of ``gare prepare`` as it is, finished or not, damaged or not."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Unit:
 
 @dataclass
 class Contents:
-    """What could be read of a folder.
+    """The readable contents of a folder.
 
-    ``unfinished``: unit -> why it is not finished; ``tables``: shard name -> its memory-mapped table; ``damaged``:
-    a sentence per shard that is none; ``dataset``: the dataset manifest, None without one.
+    ``unfinished``: unit -> why it is not finished; ``tables``: shard name -> its memory-mapped table; ``damaged``: a
+    sentence per unreadable shard; ``dataset``: the dataset manifest, None if there is none.
     """
 
     output: Output
@@ -44,7 +44,7 @@ class Contents:
 
     @property
     def folder(self) -> Path:
-        """The folder."""
+        """The folder's path."""
         return self.output.folder
 
     @property
@@ -53,14 +53,14 @@ class Contents:
         return [row for unit in self.units for row in unit.ledger]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The shards' rows without their frames; ``frames`` is their number."""
+        """Yield the shards' rows without their frames; ``frames`` is the number of frames."""
         for table in self.tables.values():
             counts = pc.list_value_length(table["frames"]).to_pylist()
             for row, count in zip(table.select(LIGHT).to_pylist(), counts, strict=True):
                 yield {**row, "frames": count}
 
     def remark(self) -> str | None:
-        """What is missing and how to go on; None where nothing is."""
+        """Say what is missing and how to continue; None if nothing is."""
         total = len(self.units) + len(self.unfinished)
         if self.unfinished:
             first, why = next(iter(self.unfinished.items()))
@@ -79,7 +79,7 @@ class Contents:
 
 
 def read_contents(folder: Path) -> Contents:
-    """Read what a folder holds. Raises InputError when it is no folder of ``gare prepare``."""
+    """Read the contents of a folder. Raises InputError if it is not a folder of ``gare prepare``."""
     output = existing_output(folder)
     contents = Contents(output, _dataset(folder))
     ledger = Ledger(output)

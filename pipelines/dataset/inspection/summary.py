@@ -1,4 +1,4 @@
-"""What a folder holds: counts, splits that share content, and a sheet of frames."""
+"""Summarise a folder: counts, splits that share content, and a sheet of frames."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipelines.dataset.inspection.contents import Contents
 
 
 class Stretch(NamedTuple):
-    """A decoded video and the part of its file that it is, in seconds."""
+    """A decoded video and its part of the file, in seconds."""
 
     start_s: float
     end_s: float
@@ -31,11 +31,11 @@ class Stretch(NamedTuple):
 
 
 def leaks(contents: Contents) -> list[dict[str, Any]]:
-    """Find groups of decoded videos, of more than one split, that show the same content; no check of ids sees these.
+    """Find groups of decoded videos in several splits that show the same content; checks of ids miss these.
 
-    Files are the same by their SHA-256. Videos of one file are in a group when their clips overlap, directly or by
-    way of others. Each group: ``source_sha256``, ``splits`` (videos of each) and ``videos`` (``video_id``, ``split``,
-    ``start_s``, ``end_s``; null where the clip has no bound), sorted.
+    Files are the same if their SHA-256 is. Videos of one file form a group if their clips overlap, directly or through
+    other clips. Each group: ``source_sha256``, ``splits`` (videos of each) and ``videos`` (``video_id``, ``split``,
+    ``start_s``, ``end_s``; null if the clip has no bound), sorted.
     """
     found = []
     for sha256, stretches in sorted(_by_file(contents).items()):
@@ -48,7 +48,7 @@ def leaks(contents: Contents) -> list[dict[str, Any]]:
 
 
 def leak_sentence(groups: list[dict[str, Any]]) -> str:
-    """Say how many videos are in more than one split, and which for example."""
+    """Say how many videos share content across splits, with an example."""
     first, *_, last = _one_of_each_split(groups[0])
     videos = sum(len(group["videos"]) for group in groups)
     return (
@@ -75,7 +75,7 @@ def _by_file(contents: Contents) -> dict[str, list[Stretch]]:
 
 
 def _overlapping(stretches: list[Stretch]) -> Iterator[list[Stretch]]:
-    """Cut stretches, sorted by their start, where none of those before reaches."""
+    """Group stretches, sorted by their start, that overlap directly or through others."""
     group, end = stretches[:1], stretches[0].end_s
     for _, one in pairwise(stretches):
         if one.start_s >= end:
@@ -94,10 +94,10 @@ SHOWN_FRAMES = 12
 
 
 def draw_sheet(contents: Contents, path: Path, *, videos: int, seed: int, split: str | None = None) -> int:
-    """Write a PNG with up to ``videos`` decoded videos drawn by ``seed``, in the folder's order; returns their number.
+    """Write a PNG with up to ``videos`` decoded videos drawn by ``seed``, in the folder's order; return their number.
 
-    Of more than 12 stored frames, 12 are shown, evenly spread. Raises InputError when there is no decoded video (in
-    ``split``), when a drawn one is damaged, or when the file cannot be written.
+    If more than 12 frames are stored, 12 evenly spread ones are shown. Raises InputError if there is no decoded video
+    (in ``split``), if a drawn one is damaged, or if the file cannot be written.
     """
     places = [
         (name, row)
@@ -142,12 +142,11 @@ EMPTY_SPLIT = {"videos": 0, "decoded": 0, "captions": 0, "uncaptioned": 0, "hour
 
 
 def summarise(contents: Contents) -> dict[str, Any]:
-    """All figures as plain values, over the finished units.
+    """Return all figures over the finished units as plain values.
 
-    ``outcomes``: videos by status, reason and notes. ``duration_s`` and
-    ``frames``: min, median, max and total over the decoded videos, None without any; ``codecs``, ``source_sizes``,
-    ``frame_sizes``: decoded videos by codec and by "width x height", most first. ``decode``: videos per second of one
-    process, and the slowest videos.
+    ``outcomes``: videos by status, reason and notes. ``duration_s`` and ``frames``: min, median, max and total over the
+    decoded videos, None without any; ``codecs``, ``source_sizes``, ``frame_sizes``: decoded videos by codec and by
+    "width x height", most first. ``decode``: videos per second of one process, and the slowest videos.
     """
     ledger, shard_rows = contents.ledger, list(contents.rows())
     known = [row["source_duration_s"] for row in shard_rows if row["source_duration_s"] is not None]

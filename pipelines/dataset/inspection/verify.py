@@ -1,4 +1,4 @@
-"""Proving that a folder is what prepare left there: its files, their rows, and a sample of the sources."""
+"""Verify that a folder is as prepare left it: its files, their rows, and a sample of the sources."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AS_IN_MANIFEST = ("uri", "split", "captions", "attributes")
 
 
 def ledger_problems(ledger: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Say which ledger rows make no sense by themselves."""
+    """Yield a sentence for each ledger row that is invalid by itself."""
     for row in ledger:
         if row["status"] not in get_args(Status):
             yield f"{row['video_id']!r} has the status {row['status']!r} in the ledger, which there is not."
@@ -37,7 +37,7 @@ def ledger_problems(ledger: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def row_problems(contents: Contents, unit: Unit) -> Iterator[str]:
-    """Say what does not fit, a sentence each: every ok row is in its shard, once, and as the manifest has it."""
+    """Yield a sentence for each mismatch: every ok row must be in its shard once, with the manifest's values."""
     ok = {row["video_id"]: row for row in unit.ledger if row["status"] == "ok"}
     manifest = {row["video_id"]: row for row in contents.output.rows(unit.number)}
     seen: set[str] = set()
@@ -78,7 +78,7 @@ def _mismatches(
 
 @dataclass(frozen=True)
 class Source:
-    """A decoded video: its manifest row, and where its shard row is."""
+    """A decoded video: its manifest row, and the place of its shard row."""
 
     manifest_row: dict[str, Any]
     shard: str
@@ -107,11 +107,11 @@ def sampled(contents: Contents, sample: int | None, seed: int) -> list[Source]:
 
 
 class UnverifiableError(Exception):
-    """A source is gone or could not be decoded, for reasons that say nothing about it; the message is a sentence."""
+    """A source is gone or could not be decoded, for reasons that do not concern its content; the message says which."""
 
 
 def source_problem(source: Source, contents: Contents) -> str | None:
-    """Decode a source again: a sentence when it or its row would now be another. Raises UnverifiableError."""
+    """Decode a source again; return a sentence if it or its row has changed, or None. Raises UnverifiableError."""
     given, recipe = source.manifest_row, contents.output.recipe
     name = f"{given['video_id']!r} ({given['uri']})"
     stored = contents.tables[source.shard].slice(source.row, 1).to_pylist()[0]
@@ -138,7 +138,7 @@ def source_problem(source: Source, contents: Contents) -> str | None:
 
 
 def _frames_differ(stored: dict[str, Any], anew: dict[str, Any]) -> str:
-    """How many frames differ, and by how much."""
+    """Say how many frames differ, and by how much."""
     pairs = list(zip(stored["frames"], anew["frames"], strict=False))
     if len(stored["frames"]) != len(anew["frames"]):
         return f" ({len(anew['frames'])} frames in place of {len(stored['frames'])})"
@@ -159,10 +159,10 @@ def _frames_differ(stored: dict[str, Any], anew: dict[str, Any]) -> str:
 
 @dataclass
 class Verdict:
-    """What was found, a sentence each, and how much was looked at.
+    """The findings, a sentence each, and how much was checked.
 
-    ``problems``: what is not as it should be; ``unverifiable``: sources of the sample that are gone or out of reach;
-    ``shards`` and ``rows``: all of them were checked; ``sources``: decoded again.
+    ``problems``: faults; ``unverifiable``: sources of the sample that are gone or out of reach; ``shards`` and
+    ``rows``: all of them were checked; ``sources``: how many were decoded again.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -177,8 +177,8 @@ def verify(
 ) -> Verdict:
     """Check digests, files and rows of a folder, and decode ``sample`` of its videos again, drawn by ``seed``.
 
-    ``sample``: 0 for none, None for all. ``on_progress`` is told how many shards and sources are done, and of how many.
-    The decoded frames, times and facts of a source have to be those of its row, bit for bit.
+    ``sample``: 0 for none, None for all. ``on_progress`` receives the number of shards and sources done, and of all.
+    The decoded frames, times and facts of a source must equal those of its row, bit for bit.
     """
     verdict = Verdict([*_folder_problems(contents), *contents.damaged])
     shards = [shard for unit in contents.units for shard in unit.shards]
@@ -224,7 +224,7 @@ def _folder_problems(contents: Contents) -> Iterator[str]:
 
 
 def _strays(contents: Contents) -> Iterator[str]:
-    """Files that nothing in the folder refers to, unfinished units' aside: those are made anew."""
+    """Name files that nothing in the folder refers to; those of unfinished units are made again, so they are fine."""
     known = {shard.file for unit in contents.units for shard in unit.shards}
     known |= {contents.output.ledger(number).name for number in range(contents.output.units())}
     unfinished = tuple(f"unit-{number:06d}" for number in contents.unfinished)

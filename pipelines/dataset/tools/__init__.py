@@ -1,4 +1,4 @@
-"""Datasets of finished shards, also those that others made: their figures, and merging and cutting them."""
+"""Work with finished datasets, including other people's: show their figures, merge and cut them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checking a dataset, whoever made it, and counting what it holds."""
+"""Check a dataset from any source, and count its contents."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ OnProgress = Callable[[int, int], None]
 
 
 class Steps:
-    """Tells how many of ``total`` steps are done, whenever it is called."""
+    """Reports how many of ``total`` steps are done each time it is called."""
 
     def __init__(self, total: int, on_progress: OnProgress) -> None:
         self._total, self._done, self._on_progress = total, 0, on_progress
 
     def __call__(self) -> None:
-        """Note that one more is done."""
+        """Count one more step as done."""
         self._done += 1
         self._on_progress(self._done, self._total)
 
 
 def validate(datasets: Sequence[Dataset], on_shard: OnShard = lambda: None) -> list[Tally]:
-    """Check datasets that are to be used together; the figures of each.
+    """Check datasets that are to be used together; return the figures of each.
 
-    ``on_shard`` is called after every shard. Raises InputError for the first thing that is wrong, and for video ids
-    that are there more than once.
+    ``on_shard`` is called after every shard. Raises InputError for the first fault, and for repeated video ids.
     """
     ids, tallies = VideoIds(), []
     for dataset in datasets:
@@ -48,9 +47,9 @@ def validate(datasets: Sequence[Dataset], on_shard: OnShard = lambda: None) -> l
 
 
 def problems(dataset: Dataset, tally: Tally, ids: VideoIds, on_shard: OnShard = lambda: None) -> Iterator[str]:
-    """Say all that is wrong with a dataset, a sentence each; ``tally`` and ``ids`` take up the rows of sound shards.
+    """Yield a sentence for each fault of a dataset; ``tally`` and ``ids`` collect the rows of sound shards.
 
-    The figures of ``dataset.json`` are compared where all shards could be read. Ids are compared by ``repeated``.
+    The figures of ``dataset.json`` are compared if all shards could be read. ``repeated`` compares the ids.
     """
     whole = True
     for shard in dataset.shards:
@@ -73,7 +72,7 @@ def problems(dataset: Dataset, tally: Tally, ids: VideoIds, on_shard: OnShard = 
 
 
 def repeated(datasets: Sequence[Dataset], ids: VideoIds) -> Iterator[str]:
-    """Say, in at most one sentence, which video ids are there more than once; ``ids`` are those of all rows."""
+    """Yield at most one sentence, naming repeated video ids; ``ids`` holds those of all rows."""
     if not ids.suspects:
         return
     where: defaultdict[str, list[str]] = defaultdict(list)
@@ -89,7 +88,7 @@ def repeated(datasets: Sequence[Dataset], ids: VideoIds) -> Iterator[str]:
 def _ids(dataset: Dataset, shard: ShardFile) -> list[str]:
     try:
         return list(dataset.table(shard)["video_id"].to_pylist())
-    except InputError:  # said already
+    except InputError:  # reported already
         return []
 
 
@@ -107,12 +106,12 @@ def _figures(dataset: Dataset, tally: Tally) -> Iterator[str]:
 
 
 def stat(place: Folder, *, verify: bool = False, on_progress: OnProgress = lambda *_: None) -> dict[str, Any]:
-    """Figures of the finished shards of a folder, as plain values.
+    """Return the figures of the finished shards of a folder as plain values.
 
-    Every shard is opened: its columns, version, recipe, rows and Arrow's full validation are looked at in any case.
-    ``verify``: also its digest, the values of its rows, repeated video ids and the figures of ``dataset.json``.
-    ``rows``, ``frames``, ``splits``, ``frame_codecs`` and ``frame_sizes`` are of the shards that could be read;
-    ``problems`` is a sentence for each thing that is wrong. Raises InputError where there is no dataset.
+    Every shard is opened, and its columns, version, recipe and rows are always checked, with Arrow's full validation.
+    ``verify``: also check its digest, the values of its rows, repeated video ids and the figures of ``dataset.json``.
+    ``rows``, ``frames``, ``splits``, ``frame_codecs`` and ``frame_sizes`` cover the shards that could be read;
+    ``problems`` is a sentence for each fault. Raises InputError if there is no dataset.
     """
     dataset = open_dataset(place)
     tally, steps = Tally(), Steps(len(dataset.shards), on_progress)

@@ -1,4 +1,4 @@
-"""A dataset as anybody may have made or changed it: ``dataset.json`` and the shards it lists, and nothing else."""
+"""A dataset that anybody may have made or changed: only ``dataset.json`` and the shards it lists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENTRY_KINDS = {"file": str, "unit": int, "rows": int, "bytes": int, "sha256": st
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder with its checked ``dataset.json``, of which ``recipe`` and ``shards`` are a part. No shard is open."""
+    """A folder with its checked ``dataset.json``, which includes ``recipe`` and ``shards``. Opens no shard."""
 
     place: Folder
     values: dict[str, Any]
@@ -31,27 +31,27 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """The name of the data."""
+        """The digest of the data."""
         return str(self.values["digest"])
 
     @property
     def recipe_digest(self) -> str:
-        """The name of the recipe, which every shard carries."""
+        """The digest of the recipe, which every shard carries."""
         return str(self.values["recipe_digest"])
 
     @property
     def rows(self) -> int:
-        """Videos in all shards."""
+        """Number of videos in all shards."""
         return sum(shard.rows for shard in self.shards)
 
     def name(self, shard: ShardFile) -> str:
-        """What messages call a shard."""
+        """Return a shard's name for messages."""
         return self.place.named(f"{SHARD_FOLDER}/{shard.file}")
 
     def table(self, shard: ShardFile, *, digest: bool = False) -> pa.Table:
-        """Open a shard as ``read_shard`` does; local ones are memory-mapped. Raises InputError where it is another.
+        """Open a shard as ``read_shard`` does; local ones are memory-mapped. Raises InputError if it does not fit.
 
-        ``digest``: its size and SHA-256 have to be those listed, too.
+        ``digest``: also require the listed size and SHA-256.
         """
         name = self.name(shard)
         try:
@@ -70,7 +70,7 @@ class Dataset:
 
 
 def open_dataset(place: Folder) -> Dataset:
-    """Read what a folder says of itself. Raises InputError where that is no dataset of this version of the software."""
+    """Read a folder's ``dataset.json``. Raises InputError unless it is a dataset of this version of the software."""
     values = read_dataset_file(place)
     path = place.named(DATASET_FILE)
     try:
@@ -90,7 +90,7 @@ def open_dataset(place: Folder) -> Dataset:
 
 
 def rows_in_brief(table: pa.Table) -> pa.Table:
-    """What is counted of a shard's rows: split, codec, height, width, and the numbers of captions and frames."""
+    """Return the counted columns of a shard: split, codec, height, width, and the numbers of captions and frames."""
     return pa.table(
         {
             **{name: table[name] for name in ("split", "frame_codec", "height", "width")},

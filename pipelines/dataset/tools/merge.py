@@ -1,4 +1,4 @@
-"""Several datasets of one recipe as one: the same shards, under new names, in the order in which they are given."""
+"""Merge several datasets of one recipe: the same shards under new names, in the given order."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from pipelines.dataset.tools.target import Made, Target, dataset_values, summed
 def merge(
     places: Sequence[Folder], out: Folder, *, copy: bool = False, on_progress: OnProgress = lambda *_: None
 ) -> Made:
-    """Make one dataset of several, whose shards become hard links where ``out`` is on the same disk, else copies.
+    """Make one dataset of several, whose shards become hard links if ``out`` is on the same disk, else copies.
 
-    ``copy``: copies in any case. ``on_progress`` is told how many shards are done, checked or written, and of how many.
+    ``copy``: always copy. ``on_progress`` receives the number of shards checked or written, and their total.
     Everything is validated before anything is written. Raises InputError for datasets that are damaged, of several
-    recipes, or share video ids, and where ``out`` holds something else; RunError when it is held by another process.
+    recipes, or share video ids, and if ``out`` holds something else; RunError if another process holds it.
     """
     datasets = [open_dataset(place) for place in places]
     _refuse_other_recipes(datasets)
@@ -65,7 +65,7 @@ def _values(datasets: Sequence[Dataset], shards: Sequence[ShardFile], tallies: S
 
 
 def _place(dataset: Dataset, shard: ShardFile, out: Folder, name: str, *, copy: bool) -> ShardFile:
-    """Bring a shard into ``out``, whole or not at all. Raises InputError where it changed since it was checked."""
+    """Put a shard into ``out``, whole or not at all. Raises InputError if it changed since it was checked."""
     source, path = f"{SHARD_FOLDER}/{shard.file}", f"{SHARD_FOLDER}/{name}"
     there = out.size(path) == shard.bytes and out.sha256(path) == shard.sha256
     if not there and (copy or not _link(dataset.place, source, out, path)):
@@ -77,7 +77,7 @@ def _place(dataset: Dataset, shard: ShardFile, out: Folder, name: str, *, copy: 
 
 
 def _link(place: Folder, source: str, out: Folder, path: str) -> bool:
-    """Make a hard link; False where that cannot be."""
+    """Make a hard link; return False if that is impossible."""
     if not (place.is_local and out.is_local):
         return False
     target = out.local / path

@@ -1,4 +1,4 @@
-"""One dataset cut into several, and the ways to cut it."""
+"""Cut one dataset into several, in various ways."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from pipelines.manifest.files import text_lines
 from pipelines.manifest.load import stream_manifest
 
 PartOf = Callable[[int, str, str], str | None]
-"""The part of a row, by its place among all rows, its video id and its split; None for one that is left out."""
+"""Maps a row's place among all rows, its video id and its split to its part; None leaves the row out."""
 
 Plan = tuple[list[str], PartOf]
-"""The parts' names, and the part of each row. The one part without a name is the output folder itself."""
+"""The parts' names, and the part of each row. A single part without a name is the output folder itself."""
 
 
 @dataclass(frozen=True)
 class Cut:
     """A way to cut a dataset.
 
-    ``described``: what it is, as plain values; ``plan``: what it comes to for a dataset; ``asked``: how many videos are
-    asked for by id, None where they are not.
+    ``described``: its description as plain values; ``plan``: makes the plan for a dataset; ``asked``: how many videos
+    are requested by id, None if not by id.
     """
 
     described: dict[str, Any]
@@ -46,12 +46,12 @@ class Cut:
 
 
 def whole() -> Cut:
-    """All rows, in other shards."""
+    """Take all rows, in other shards."""
     return Cut({"take": "all"}, lambda *_: ([""], lambda *_: ""))
 
 
 def by_split() -> Cut:
-    """A part for every split, named after it."""
+    """Make a part for every split, named after it."""
 
     def plan(dataset: Dataset, tally: Tally) -> Plan:
         for name in tally.splits:
@@ -63,7 +63,7 @@ def by_split() -> Cut:
 
 
 def in_parts(number: int) -> Cut:
-    """As many parts of consecutive rows, whose lengths differ by one at most: ``part-0000`` and so on."""
+    """Make ``number`` parts of consecutive rows, whose lengths differ by at most one: ``part-0000`` and so on."""
 
     def plan(dataset: Dataset, tally: Tally) -> Plan:
         if not 1 <= number <= tally.rows:
@@ -75,7 +75,7 @@ def in_parts(number: int) -> Cut:
 
 
 def of_splits(splits: Sequence[str]) -> Cut:
-    """The rows of some splits."""
+    """Take the rows of some splits."""
 
     def plan(dataset: Dataset, tally: Tally) -> Plan:
         missing = [name for name in splits if name not in tally.splits]
@@ -88,9 +88,9 @@ def of_splits(splits: Sequence[str]) -> Cut:
 
 
 def of_ids(path: str, *, allow_missing: bool = False) -> Cut:
-    """The rows of the videos that a file names: a manifest, or text (``.txt``) with an id per line.
+    """Take the videos that a file names: a manifest, or text (``.txt``) with an id per line.
 
-    ``allow_missing``: ids that the dataset does not have are passed over, while there are others.
+    ``allow_missing``: skip ids that the dataset does not have, as long as it has others.
     """
     wanted = frozenset(_read_ids(path))
 
@@ -125,11 +125,11 @@ def _read_ids(path: str) -> Iterator[str]:
 
 
 Notes = Mapping[str, list[str]]
-"""Video id -> its notes, of videos that have any."""
+"""Video id -> its notes, for videos that have any."""
 
 
 class Part:
-    """A dataset that is written: its shards, and what they hold so far."""
+    """A dataset that is being written: its shards, and their figures so far."""
 
     def __init__(self, target: Target, output: Output, stack: ExitStack) -> None:
         self.target, self.tally, self.notes = target, Tally(), Counter[str]()
@@ -137,7 +137,7 @@ class Part:
         self.writer = stack.enter_context(ShardWriter(output, unit=0))
 
     def add(self, table: pa.Table, rows: list[int], brief: pa.Table, notes: Notes) -> None:
-        """Write these rows of a shard."""
+        """Write some rows of a shard."""
         for row in rows:
             values = table.slice(row, 1).to_pylist()[0]
             self.writer.add(values)
@@ -155,10 +155,10 @@ def split(
 ) -> dict[str, Made]:
     """Make a dataset of every part of another one, below ``out`` (in ``out`` itself for the part without a name).
 
-    ``shard_bytes``: a shard is closed once its frames hold so much; as in the recipe when None. ``on_progress`` is
-    told how many shards are done, checked or cut, and of how many. Everything is validated before anything is written.
-    Raises InputError for a dataset that is damaged or cannot be cut so, and where ``out`` holds something else;
-    RunError when it is held by another process.
+    ``shard_bytes``: close a shard once its frames hold this much; the recipe's value if None. ``on_progress`` receives
+    the number of shards checked or cut, and their total. Everything is validated before anything is written.
+    Raises InputError for a dataset that is damaged or cannot be cut this way, and if ``out`` holds something else;
+    RunError if another process holds it.
     """
     dataset = open_dataset(place)
     steps = Steps(2 * len(dataset.shards), on_progress)
@@ -212,7 +212,7 @@ def _write(
 
 
 def _rows_of_parts(table: pa.Table, part_of: PartOf, first: int) -> dict[str, list[int]]:
-    """The rows of a shard that go into each part, in order. ``first``: how many rows the shards before it have."""
+    """Return the rows of a shard that go into each part, in order. ``first``: number of rows in earlier shards."""
     found: dict[str, list[int]] = {}
     for row, (video_id, name) in enumerate(zip(*(table[c].to_pylist() for c in ("video_id", "split")), strict=True)):
         part = part_of(first + row, video_id, name)
@@ -222,7 +222,7 @@ def _rows_of_parts(table: pa.Table, part_of: PartOf, first: int) -> dict[str, li
 
 
 def _notes(dataset: Dataset) -> Notes | None:
-    """The notes of every video, which only the ledger gives; None where it is not there, or tells another number."""
+    """Return every video's notes, which only the ledger has; None if it is missing or its counts differ."""
     counted = dataset.values["totals"].get("notes")
     if not counted:
         return None if counted is None else {}

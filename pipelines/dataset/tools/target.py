@@ -1,4 +1,4 @@
-"""A dataset that is being made: never in place of anything else, ``dataset.json`` last, and taken up after a kill."""
+"""A dataset under construction: it replaces nothing else, writes ``dataset.json`` last, and continues after a kill."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipelines.dataset import RECIPE_FILE, ShardFile, dataset_digest
 from pipelines.dataset.tools.dataset import Dataset, Tally, open_dataset
 
 UNFINISHED_FILE = "unfinished.json"
-"""What the folder is to become. Written first and removed last: with it, what lies there may be written anew."""
+"""Identifies the future dataset. Written first and removed last; while it exists, the folder may be overwritten."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """A dataset that was made. ``reused``: it was there already, finished, and made of the same."""
+    """A finished dataset. ``reused``: it already existed, finished and made from the same data."""
 
     place: Folder
     values: dict[str, Any]
@@ -31,13 +31,13 @@ class Made:
 
 @dataclass(frozen=True)
 class Target:
-    """A folder for a new dataset. ``made_from``: what it is made of and how, which names it among others."""
+    """A folder for a new dataset. ``made_from``: its sources and how it is made, which identify it."""
 
     place: Folder
     made_from: dict[str, Any]
 
     def finished(self) -> Made | None:
-        """The dataset, where it is finished already; None where it can be made. InputError for anything else there."""
+        """Return the dataset if already finished, None if it can be made. Raises InputError for other contents."""
         if self.place.is_local and self.place.local.exists() and not self.place.local.is_dir():
             raise InputError(f"{self.place} is a file; --out is a folder.")
         if self.place.is_local:
@@ -59,12 +59,12 @@ class Target:
         return None
 
     def begin(self) -> None:
-        """Say what the folder is going to be."""
+        """Record what the folder will become."""
         self.place.write_json(UNFINISHED_FILE, self.made_from)
         self.place.make(SHARD_FOLDER)
 
     def finish(self, values: Mapping[str, Any]) -> Made:
-        """Remove what an earlier attempt left, write ``dataset.json``, and that is it."""
+        """Remove leftovers of an earlier attempt, write ``dataset.json``, and mark the dataset as finished."""
         self._remove_leftovers({shard["file"] for shard in values["shards"]})
         made = {**values, "made_from": self.made_from}
         self.place.write_json(DATASET_FILE, made)
@@ -89,7 +89,7 @@ def dataset_values(
     failed: Mapping[str, int],
     notes: Mapping[str, int] | None,
 ) -> dict[str, Any]:
-    """Make the ``dataset.json`` of ``shards`` of the recipe of ``origin``; ``notes``: None where they are not known."""
+    """Make the ``dataset.json`` of ``shards`` with the recipe of ``origin``; ``notes``: None if they are unknown."""
     totals = {
         "rows": tally.rows + sum(filtered.values()) + sum(failed.values()),
         "ok": tally.rows,
@@ -110,7 +110,7 @@ def dataset_values(
 
 
 def summed(datasets: Sequence[Dataset], name: str) -> Counter[str] | None:
-    """Add up counts of the totals (filtered, failed or notes); None where a dataset does not have them."""
+    """Add up counts of the totals (filtered, failed or notes); return None if a dataset lacks them."""
     total: Counter[str] = Counter()
     for dataset in datasets:
         counts = dataset.values["totals"].get(name)

@@ -1,5 +1,5 @@
-"""Decoding in processes of their own, so that a video that breaks one costs nothing but itself.
+"""Decode in separate processes, so that a video that crashes the decoder harms nothing else.
 
-In the process that asks: ``decoder`` (what to use) and ``process``. In the processes it asks: ``decode_worker`` and
-``fetching``, whose addresses and temporary copies the first one uses too. On both sides: ``messages``.
+The parent process runs ``decoder`` (the interface) and ``process``. The children run ``decode_worker`` and
+``fetching``; the parent also uses the latter's addresses and temporary copies. Both sides use ``messages``.
 """

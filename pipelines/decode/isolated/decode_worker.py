@@ -1,4 +1,4 @@
-"""The process that decodes: its limits, its loop, and ``python -m`` of this module, started by ``process``."""
+"""The decoding process: its limits and its loop; ``process`` starts it with ``python -m``."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from pipelines.decode.isolated.messages import (
 )
 from pipelines.decode.video import decode_clips
 
-GRACE_S = 1  # the check at each packet comes first
+GRACE_S = 1  # lets the check at each packet come first
 MOST = 2**31
 
 
 def die_with(lifeline: int) -> None:
-    """Have this process killed when the last writer of the pipe ``lifeline`` is gone, whatever it is doing.
+    """Have this process killed once the last writer of the pipe ``lifeline`` is gone, whatever it is doing.
 
-    The system sends the signal, so neither a hang nor a held lock is in the way; and unlike Linux's parent death
-    signal it does not depend on the thread that started this process. Where SIGIO ends nothing (other than Linux),
-    this process ends when it next looks for a request.
+    The system sends the signal, so neither a hang nor a held lock can prevent it; and unlike Linux's parent death
+    signal it does not depend on the thread that started this process. Where SIGIO does not end a process (other than
+    Linux), this process ends when it next reads a request.
     """
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
@@ -52,12 +52,12 @@ def die_with(lifeline: int) -> None:
 
 
 def no_core_dumps() -> None:
-    """A crash is recorded in the ledger; a file of the process's memory helps nobody and may fill the disk."""
+    """Disable core dumps: the ledger records crashes, and a dump of the process's memory may fill the disk."""
     _set(resource.RLIMIT_CORE, 0)
 
 
 def data_bytes() -> int | None:
-    """Bytes of this process's private writable memory; None where the system does not tell (other than Linux)."""
+    """Return the bytes of this process's private writable memory; None on systems other than Linux."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -68,7 +68,7 @@ def data_bytes() -> int | None:
 
 @contextmanager
 def memory_within(most: int | None) -> Iterator[None]:
-    """Let allocations fail that would bring ``data_bytes`` above ``most``; None: no limit."""
+    """Make allocations fail that would bring ``data_bytes`` above ``most``; None: no limit."""
     before = resource.getrlimit(resource.RLIMIT_DATA)[0]
     if most is not None:
         _set(resource.RLIMIT_DATA, most)
@@ -80,9 +80,9 @@ def memory_within(most: int | None) -> Iterator[None]:
 
 @contextmanager
 def cpu_within(seconds: float) -> Iterator[None]:
-    """Have this process killed by SIGXCPU when the block takes over ``seconds`` of processor time, to a second or two.
+    """Have this process killed by SIGXCPU if the block takes over ``seconds`` of processor time, to a second or two.
 
-    Catches what never comes back to a check: a hang inside one call of the decoder.
+    This catches a hang inside a single call of the decoder, which never reaches a check.
     """
     before = resource.getrlimit(resource.RLIMIT_CPU)[0]
     _set(resource.RLIMIT_CPU, min(MOST, math.ceil(time.process_time() + min(seconds, MOST)) + GRACE_S))
@@ -93,7 +93,7 @@ def cpu_within(seconds: float) -> Iterator[None]:
 
 
 def _set(kind: int, soft: int) -> None:
-    """Set a soft limit, not above the hard one; a system that refuses goes without."""
+    """Set a soft limit, at most the hard one; ignore a system that refuses."""
     hard = resource.getrlimit(kind)[1]
     if hard != resource.RLIM_INFINITY and (soft > hard or soft == resource.RLIM_INFINITY):
         soft = hard
@@ -106,7 +106,7 @@ Result = tuple[Message, Sequence[NDArray[np.uint8]]]
 
 
 def serve(kind: type[Asked], handle: Callable[[Asked], Result]) -> None:
-    """As ``serve_many``, with one answer to each request."""
+    """Serve requests as ``serve_many`` does, with one answer per request."""
 
     def once(request: Asked) -> Iterator[Result]:
         yield handle(request)
@@ -115,24 +115,24 @@ def serve(kind: type[Asked], handle: Callable[[Asked], Result]) -> None:
 
 
 def serve_many(kind: type[Asked], handle: Callable[[Asked], Iterator[Result | DecodeError]]) -> None:
-    """Answer requests of a ``kind`` by what ``handle`` yields, on the socket and with the lifeline of the command line.
+    """Answer requests of a ``kind`` with what ``handle`` yields, on the socket and lifeline of the command line.
 
-    Each answer is sent before the next one is made. Nothing that ``handle`` raises ends the process; it ends the
-    answers to that request. Standard input and output are not used, so that whatever a library prints is no part of
-    an answer.
+    Each answer is sent before the next one is made. An exception from ``handle`` never ends the process, only the
+    answers to that request. Standard input and output are not used, so that nothing a library prints becomes part
+    of an answer.
     """
     connection = socket.socket(fileno=int(sys.argv[1]))
     die_with(int(sys.argv[2]))
     no_core_dumps()
     own = data_bytes()
     try:
-        send(connection, Answer(id=0))  # what went wrong before this was no video's fault
+        send(connection, Answer(id=0))  # tells the parent that starting succeeded
         while True:
             request = kind.model_validate_json(receive_header(connection, REQUEST_BYTES)[0])
             for answer, payload in _answers(request, handle(request), own):
                 send(connection, answer, payload)
     except (EOFError, OSError):
-        return  # nobody is there
+        return  # the parent is gone
 
 
 def _answers(
@@ -155,7 +155,7 @@ def _answers(
             kind, message = error.kind, error.message
         except MemoryError:
             kind, message = "memory", f"More than {request.limits.memory_bytes} bytes of memory."
-        except Exception as error:  # noqa: BLE001 - one video never ends the process
+        except Exception as error:  # noqa: BLE001 - no video may end the process
             kind, message = "internal", f"{type(error).__name__}: {error}".splitlines()[0]
         yield Answer(id=request.id, kind=kind, message=shown(message), ends=ends), ()
         if ends:
@@ -163,11 +163,11 @@ def _answers(
 
 
 AHEAD = 3
-"""Of many clips some are decoded in one go, and more than one way may be tried, each within its own time."""
+"""Multiple of the time limit for many clips: some are decoded together, and each of several ways has its own time."""
 
 
 def decode(request: DecodeRequest) -> Iterator[Result | DecodeError]:
-    """Decode the clips of a video, one after the other, and digest its file when the first one is there."""
+    """Decode the clips of a video in order, and compute its file's digest once the first one is decoded."""
     path, facts = Path(request.path), None
     decoded = decode_clips(path, recipe=request.recipe, clips=[Clip(*bounds) for bounds in request.clips])
     for _ in request.clips:
@@ -181,7 +181,7 @@ def decode(request: DecodeRequest) -> Iterator[Result | DecodeError]:
 
 
 def _facts(path: Path, *, digest: bool) -> tuple[int, str | None]:
-    """Size and SHA-256 of a file. Raises DecodeError where it cannot be read to its end."""
+    """Return the size and SHA-256 of a file. Raises DecodeError if it cannot be read to its end."""
     try:
         return path.stat().st_size, file_digest(path) if digest else None
     except OSError as error:
@@ -189,5 +189,5 @@ def _facts(path: Path, *, digest: bool) -> tuple[int, str | None]:
 
 
 if __name__ == "__main__":
-    backend(sys.argv[3]).load()  # so that what it takes by itself is no part of a video's memory
+    backend(sys.argv[3]).load()  # its own memory must not count towards a video's
     serve_many(DecodeRequest, decode)

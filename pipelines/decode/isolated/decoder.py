@@ -1,4 +1,4 @@
-"""Decoding a video, wherever it is, at no risk to the process that asks for it."""
+"""Decode a local or remote video without risk to the calling process."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded video, its file's size in bytes and SHA-256, and the attempt it came from (counted from 1).
+    """A decoded video, its file's size in bytes and SHA-256, and the number of the attempt (from 1).
 
-    ``mtime_ns``: when the file was changed last, None where the storage does not tell.
+    ``mtime_ns``: when the file was last changed, None if the storage does not say.
     """
 
     video: DecodedVideo
@@ -49,7 +49,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class _Source:
-    """The local file to decode, when it was changed last, and where it is a copy what that is."""
+    """The local file to decode, when it was last changed, and the facts of the fetched file if it is a copy."""
 
     path: Path
     mtime_ns: int | None
@@ -57,9 +57,9 @@ class _Source:
 
 
 class Decoder:
-    """Decodes in a child process, and fetches remote files in another; both are started when first needed.
+    """Decodes in a child process, and fetches remote files in another; both start at first use.
 
-    Threads take turns. ``decode_module`` and ``fetch_module``: what the children run.
+    Threads take turns. ``decode_module`` and ``fetch_module``: the modules that the children run.
     """
 
     def __init__(self, decode_module: str = DECODE_MODULE, fetch_module: str = FETCH_MODULE) -> None:
@@ -74,19 +74,19 @@ class Decoder:
         self.close()
 
     def close(self) -> None:
-        """End the child processes; the next video starts them anew."""
+        """End the child processes; the next video starts new ones."""
         self._decoding.end()
         self._fetching.end()
 
     def stop(self) -> None:
-        """End the child processes for good, from any thread: whoever waits for one gets a RunError."""
+        """End the child processes for good, from any thread; callers that wait for one get a RunError."""
         self._decoding.stop()
         self._fetching.stop()
 
     def decode(
         self, uri: str, *, recipe: PrepareConfig, start_s: float | None = None, end_s: float | None = None
     ) -> Decoded:
-        """As ``decode_clips``, for one clip, whose DecodeError is raised."""
+        """Decode one clip as ``decode_clips`` does, but raise its DecodeError."""
         given = next(self.decode_clips(uri, recipe=recipe, clips=[Clip(start_s, end_s)]))
         if isinstance(given, DecodeError):
             raise given
@@ -97,10 +97,10 @@ class Decoder:
     ) -> Generator[Decoded | DecodeError]:
         """Decode the frames that ``recipe`` keeps of clips of ``uri``: a path, a file:// or a fetched address.
 
-        Yields one clip after the other, in the order given, as it comes; a remote file is fetched once for all.
-        A death of the process, and want of memory, may be the machine's fault, an earlier video's or, as some clips
-        are decoded ahead, a later one's: the first clip without an answer is tried once more, alone in a fresh process.
-        The errors have a kind of ``KINDS`` and their ``attempts``. Raises RunError when no process can be started.
+        Yields the clips in the order given, each as soon as it is decoded; a remote file is fetched once for all.
+        A crash of the process, or a lack of memory, may be the fault of the machine, of an earlier video or, because
+        some clips are decoded ahead, of a later one: the first clip without an answer is tried once more, alone in a
+        fresh process. Errors have a kind of ``KINDS`` and their ``attempts``. Raises RunError if no process can start.
         """
         with self._turn, ExitStack() as stack:
             try:
@@ -132,7 +132,7 @@ class Decoder:
                 done, attempt = done + lost, 1
 
     def _source(self, uri: str, limits: LimitsConfig, stack: ExitStack) -> _Source:
-        """Find the file to decode, fetched where it has to be."""
+        """Find the file to decode, and fetch it if it is remote."""
         path = local_path(uri)
         if path is not None:
             return _Source(path, modified_ns(path), None)
@@ -145,7 +145,7 @@ class Decoder:
         try:
             return self._fetching.ask(request, _checked_copy)[0]
         except DecodeError as error:
-            if error.kind == "timeout":  # the network's, so not the video's
+            if error.kind == "timeout":  # the network's fault, not the video's
                 raise DecodeError("unreachable", error.message) from None
             raise
 
@@ -172,7 +172,7 @@ class Decoder:
 
 
 def _twice(act: Callable[[], _Source]) -> _Source:
-    """Do it again where the process died."""
+    """Call ``act``, and once more if the process died or lacked memory."""
     attempt = 1
     while True:
         try:
@@ -205,7 +205,7 @@ def _checked_copy(result: dict[str, Any], payload: int) -> Copied:
 
 
 def modified_ns(path: Path) -> int | None:
-    """When a file was changed last, in nanoseconds since 1970; None where it is not there."""
+    """Return when a file was last changed, in nanoseconds since 1970; None if it cannot be read."""
     try:
         return path.stat().st_mtime_ns
     except (OSError, ValueError):
@@ -214,7 +214,7 @@ def modified_ns(path: Path) -> int | None:
 
 @cache
 def shared_decoder() -> Decoder:
-    """The decoder of this process, for whoever has none; it is closed when the process ends."""
+    """Return this process's shared decoder, for callers without one of their own; it is closed at exit."""
     decoder = Decoder()
     atexit.register(decoder.close)
     return decoder

@@ -1,7 +1,7 @@
-"""Which uris are local and which are fetched, temporary copies, and the process that fetches.
+"""Local and fetched uris, temporary copies, and the process that fetches.
 
-``python -m pipelines.decode.isolated.fetching`` is started by ``process``. It is not the one that decodes: what a file
-system's client needs of memory is then no part of a video's, and a stalled connection is ended like any hang.
+``process`` starts this module with ``python -m``, separately from the decoding process: the memory of a file system's
+client then does not count towards a video's, and a stalled connection is ended like any hang.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,10}")
 
 
 def local_path(uri: str) -> Path | None:
-    """Find the file of a path or a file:// uri; None for an address that is fetched.
+    """Return the file of a path or a file:// uri; None for an address that is fetched.
 
-    Raises DecodeError(unsupported_uri) for any other.
+    Raises DecodeError(unsupported_uri) for any other uri.
     """
     advice = advice_on(uri, "")
     if advice is not None:
@@ -59,7 +59,7 @@ def local_path(uri: str) -> Path | None:
 
 
 def suffix_of(uri: str) -> str:
-    """Find the suffix of a uri's file, by which FFmpeg may tell the format; empty where it is none."""
+    """Return the suffix of a uri's file, which FFmpeg may use to detect the format; empty if it is not a normal one."""
     suffix = Path(unquote(urlsplit(as_uri(uri)).path)).suffix
     return suffix if SUFFIX.fullmatch(suffix) else ""
 
@@ -71,8 +71,8 @@ PREFIX = "gare-fetched-"
 def scratch_file(suffix: str) -> Iterator[Path]:
     """Yield an empty file in the system's temporary folder (``TMPDIR``), removed at the end of the block.
 
-    It is locked while in use: a process that is killed leaves it unlocked, and the next one that needs a scratch
-    file removes it.
+    It is locked while in use: a killed process leaves it unlocked, and the next process that needs a scratch file
+    removes it.
     """
     _remove_leftovers(tempfile.gettempdir())
     handle, path = _locked_file(suffix)
@@ -89,12 +89,12 @@ def _locked_file(suffix: str) -> tuple[int, Path]:
         lock_if_free(handle)
         if os.fstat(handle).st_nlink:
             return handle, Path(name)
-        os.close(handle)  # another process took it for a leftover before it was locked
+        os.close(handle)  # another process removed it as a leftover before it was locked
 
 
 @cache
 def _remove_leftovers(folder: str) -> None:
-    """Remove the scratch files nobody holds, once per process."""
+    """Remove unlocked scratch files, once per process."""
     for path in Path(folder).glob(f"{PREFIX}*"):
         with suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -112,9 +112,9 @@ Resolve = Callable[[str], tuple[Any, str]]
 
 
 def fetch(request: FetchRequest, resolve: Resolve = open_address) -> Result:
-    """Copy a remote file to a local one, digesting it on the way. Raises DecodeError.
+    """Copy a remote file to a local one and compute its digest. Raises DecodeError.
 
-    ``resolve``: from a uri to a pyarrow file system and the path in it.
+    ``resolve``: maps a uri to a pyarrow file system and the path in it.
     """
     limits = request.limits
     with cpu_within(limits.cpu_seconds + limits.max_bytes / SLOWEST_BYTES_PER_CPU_S):
@@ -128,7 +128,7 @@ def fetch(request: FetchRequest, resolve: Resolve = open_address) -> Result:
 
 
 def copy(system: Any, path: str, target: Path, limits: LimitsConfig) -> Copied:
-    """Copy ``path`` of a pyarrow file system into the file ``target``, never more than ``limits.max_bytes``."""
+    """Copy ``path`` of a pyarrow file system into the file ``target``, at most ``limits.max_bytes``."""
     try:
         info = system.get_file_info(path)
         stated = _stated_size(info, limits)
@@ -150,7 +150,7 @@ def copy(system: Any, path: str, target: Path, limits: LimitsConfig) -> Copied:
 
 
 def _stated_size(info: Any, limits: LimitsConfig) -> int | None:
-    """Size the file system states, None when it does not; DecodeError for what is not worth copying."""
+    """Return the stated size, or None. Raises DecodeError if there is no such file or it is too large."""
     if info.type == FileType.NotFound:
         raise DecodeError("missing", "There is no such remote file.")
     if info.type == FileType.Directory:

@@ -1,7 +1,7 @@
-"""What goes over the socket between a process and the one that decodes for it, and nothing else ever does.
+"""The only messages that pass over the socket between a process and the one that decodes for it.
 
-A message is two lengths, a JSON header and raw bytes. No pickle: a decoder that a video has taken over can say
-something wrong, which is checked here, but cannot have code run where it is read.
+A message is two lengths, a JSON header and raw bytes. Pickle is not used: a decoder that a video has taken over can
+send wrong values, which are checked here, but cannot make the reader run code.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from pipelines.decode.picture import can_be_shape
 
 LENGTHS = struct.Struct(">IQ")
 HEADER_BYTES = 64 * 2**10
-REQUEST_BYTES = 2**31  # of those who ask, who are believed
+REQUEST_BYTES = 2**31  # requests come from the parent, which is trusted
 HEADER_BYTES_PER_FRAME = 64  # a timestamp takes up to 25
 SHOWN_CHARACTERS = 500
-INT32, INT64 = 2**31 - 1, 2**63 - 1  # the shards' columns
+INT32, INT64 = 2**31 - 1, 2**63 - 1  # limits of the shards' columns
 
 
 class Garbled(Exception):  # noqa: N818 - says what the message is
-    """The other side said something that is no message."""
+    """The other side sent something that is not a valid message."""
 
 
 class Message(BaseModel):
-    """A header: unknown keys are refused, nothing is converted."""
+    """A header; unknown keys are rejected and no values are converted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Request(Message):
-    """What every request has: a number, by which its answer is known, and what it may cost."""
+    """Fields of every request: a number that identifies its answers, and its limits."""
 
     id: int
     limits: LimitsConfig
 
 
 class DecodeRequest(Request):
-    """Decode the ``clips`` (start and end) of ``path`` by ``recipe``, an answer each; ``digest``: with its SHA-256."""
+    """Decode the ``clips`` (start and end) of ``path`` by ``recipe``, one answer each; ``digest``: send the SHA-256."""
 
     path: str
     recipe: PrepareConfig
@@ -55,7 +55,7 @@ class DecodeRequest(Request):
 
 
 class FetchRequest(Request):
-    """Copy what ``uri`` names into the file ``path``."""
+    """Copy the file at ``uri`` into the file ``path``."""
 
     uri: str
     path: str
@@ -64,7 +64,7 @@ class FetchRequest(Request):
 class Answer(Message):
     """An answer to the request ``id``: a result, or the kind of a failure and a sentence about it.
 
-    ``ends``: no other answer to the request follows, whatever it asked for.
+    ``ends``: no further answer to the request follows, however many it asked for.
     """
 
     id: int
@@ -74,12 +74,12 @@ class Answer(Message):
     ends: bool = False
 
     def failure(self) -> DecodeError | None:
-        """The failure it tells of, if it does."""
+        """Return the failure it reports, or None."""
         return None if self.kind is None else DecodeError(self.kind, shown(self.message))
 
 
 class Copied(Message):
-    """A fetched file: its size, SHA-256 and, where the storage tells, when it was changed last."""
+    """A fetched file: its size, SHA-256 and, if the storage says, when it was last changed."""
 
     bytes: int = Field(ge=1, le=INT64)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -87,7 +87,7 @@ class Copied(Message):
 
 
 class VideoHeader(Message):
-    """A decoded video without its frames, whose number, height and width are ``shape``."""
+    """A decoded video without its frames; ``shape`` is their number, height and width."""
 
     shape: Annotated[list[int], Field(min_length=3, max_length=3)]
     timestamps_s: list[float]
@@ -101,7 +101,7 @@ class VideoHeader(Message):
     sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
 
     def check(self, recipe: PrepareConfig, payload: int) -> None:
-        """Raise Garbled unless ``recipe`` can have given this, with ``payload`` bytes of frames."""
+        """Raise Garbled unless ``recipe`` can produce this header with ``payload`` bytes of frames."""
         count, height, width = self.shape
         if not 1 <= count <= recipe.max_frames or len(self.timestamps_s) != count:
             raise Garbled(f"{count} frames at {len(self.timestamps_s)} times")
@@ -113,7 +113,7 @@ class VideoHeader(Message):
             raise Garbled("a note that there is not")
 
     def video(self, payload: bytearray) -> DecodedVideo:
-        """Put the frames to it; they are views of ``payload``."""
+        """Return the decoded video with its frames, which are views of ``payload``."""
         frames: NDArray[np.uint8] = np.frombuffer(payload, np.uint8).reshape(*self.shape, 3)
         return DecodedVideo(
             frames=list(frames),
@@ -128,7 +128,7 @@ class VideoHeader(Message):
 
 
 def header_of(video: DecodedVideo, size: int, sha256: str | None) -> VideoHeader:
-    """Describe a decoded video and the file it came from, of ``size`` bytes."""
+    """Describe a decoded video and its file of ``size`` bytes."""
     return VideoHeader(
         shape=[len(video.frames), *video.frames[0].shape[:2]],
         timestamps_s=video.timestamps_s,
@@ -144,7 +144,7 @@ def header_of(video: DecodedVideo, size: int, sha256: str | None) -> VideoHeader
 
 
 def send(connection: socket.socket, header: Message, payload: Sequence[NDArray[np.uint8]] = ()) -> None:
-    """Write a message; OSError when nobody reads."""
+    """Write a message. Raises OSError if nobody reads it."""
     text = header.model_dump_json().encode()
     connection.sendall(LENGTHS.pack(len(text), sum(part.nbytes for part in payload)) + text)
     for part in payload:
@@ -154,9 +154,9 @@ def send(connection: socket.socket, header: Message, payload: Sequence[NDArray[n
 def receive_header(
     connection: socket.socket, at_most: int = HEADER_BYTES, *, patience: Callable[[], float | None] = lambda: None
 ) -> tuple[bytes, int]:
-    """Read a header and how many bytes follow it.
+    """Read a header and the number of bytes that follow it.
 
-    ``patience``: seconds to wait for the next byte, asked again before each wait; it may raise. EOFError when the
+    ``patience``: seconds to wait for the next byte, called before each wait; it may raise. Raises EOFError if the
     other side is gone, Garbled for a header of more than ``at_most`` bytes.
     """
     header, payload = LENGTHS.unpack(receive_bytes(connection, LENGTHS.size, patience=patience))
@@ -168,7 +168,7 @@ def receive_header(
 def receive_bytes(
     connection: socket.socket, size: int, *, patience: Callable[[], float | None] = lambda: None
 ) -> bytearray:
-    """Read exactly ``size`` bytes; EOFError when the other side is gone before."""
+    """Read exactly ``size`` bytes. Raises EOFError if the other side closes first."""
     buffer = bytearray(size)
     view = memoryview(buffer)
     while view:
@@ -184,7 +184,7 @@ def receive_bytes(
 
 
 def answer_of(header: bytes, payload: int, request: int) -> Answer:
-    """Read an answer to ``request``, which ``payload`` bytes follow; Garbled for anything else."""
+    """Read an answer to ``request`` with ``payload`` bytes after it. Raises Garbled for anything else."""
     try:
         answer = Answer.model_validate_json(header)
     except ValidationError as error:
@@ -197,6 +197,6 @@ def answer_of(header: bytes, payload: int, request: int) -> Answer:
 
 
 def shown(text: str) -> str:
-    """Make a text from the other side fit for a table and a terminal: one line, no control characters, bounded."""
+    """Make a text from the other side safe for a table and a terminal: one line, no control characters, bounded."""
     clean = "".join(c if c.isprintable() else " " for c in text.strip())
     return clean if len(clean) <= SHOWN_CHARACTERS else clean[: SHOWN_CHARACTERS - 1] + "…"

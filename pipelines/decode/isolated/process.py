@@ -1,4 +1,4 @@
-"""One child process that answers requests: started when first asked, ended when it cannot be trusted any more."""
+"""A child process that answers requests: started at first use, ended when it can no longer be trusted."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from pipelines.decode.isolated.messages import (
 )
 
 START_S = 300.0  # a busy machine takes long to start Python
-END_S = 10.0  # a process that waits for a dead disk does not even go when it is killed
-LONGEST_WAIT_S = 3600.0  # between two looks
+END_S = 10.0  # a process that waits for a dead disk survives even a kill
+LONGEST_WAIT_S = 3600.0  # between two checks
 
 Checked = TypeVar("Checked")
 
 
 class WaitedError(DecodeError):
-    """The child was ended because it waited for storage or the network for longer than it may."""
+    """The child was ended because it waited too long for storage or the network."""
 
 
-class Stalled(Exception):  # noqa: N818 - a state, not a fault of ours
-    """The child has waited for longer than it may."""
+class Stalled(Exception):  # noqa: N818 - names a state
+    """The child has waited too long."""
 
 
 @dataclass(frozen=True)
 class _Child:
-    """A running child: its process, the socket to it, the pipe whose end it does not survive, and whose it is."""
+    """A running child: its process, the socket to it, the pipe that ends it when closed, and its owner's process id."""
 
     process: subprocess.Popen[bytes]
     connection: socket.socket
@@ -56,7 +56,7 @@ class _Child:
     owner: int
 
     def end(self) -> int | None:
-        """Kill it, unless it is the child of the process this one was forked from; its exit status, if it has one."""
+        """Kill it, unless it belongs to the process this one was forked from; return its exit status, if it has one."""
         self.connection.close()
         self.lifeline.close()
         if self.owner != os.getpid():
@@ -68,9 +68,9 @@ class _Child:
 
 
 class Process:
-    """A child that runs ``module``, reused from request to request. For one thread at a time.
+    """A child that runs ``module`` and serves one request after another. For one thread at a time.
 
-    The child ends with the process that started it, however that ends.
+    The child ends with the process that started it, however that process ends.
     """
 
     def __init__(self, module: str) -> None:
@@ -86,7 +86,7 @@ class Process:
     def ask(
         self, request: Request, check: Callable[[dict[str, Any], int], Checked], header_bytes: int = HEADER_BYTES
     ) -> tuple[Checked, bytearray]:
-        """As ``answers``, where one is expected; the DecodeError it tells of is raised."""
+        """Send a request with one answer and return it, raising the DecodeError it reports; see ``answers``."""
         given = next(self.answers(request, check, 1, header_bytes))
         if isinstance(given, DecodeError):
             raise given
@@ -99,11 +99,11 @@ class Process:
         count: int,
         header_bytes: int = HEADER_BYTES,
     ) -> Iterator[tuple[Checked, bytearray] | DecodeError]:
-        """Send a request and yield its ``count`` answers as they come, whose headers may have ``header_bytes``.
+        """Send a request and yield its ``count`` answers as they come; their headers may have ``header_bytes``.
 
-        ``check``: from an answer's result and how many bytes follow it to what is believed of them; ValueError
-        or Garbled when nothing is. Raises the DecodeError that ends the answers: the child's own, or ``crashed``,
-        ``timeout`` or ``memory`` when it dies or has to be killed; RunError when no child can be started.
+        ``check``: turns an answer's result and the number of bytes after it into a checked value, or raises ValueError
+        or Garbled. Raises the DecodeError that ends the answers: the child's own, or ``crashed``, ``timeout`` or
+        ``memory`` if it dies or has to be killed; RunError if no child can be started.
         """
         child, left = self._running(), count
         try:
@@ -115,7 +115,7 @@ class Process:
             left = 0
             raise
         finally:
-            if left:  # interrupted: an answer would be taken for the next one's
+            if left:  # interrupted: the next request would receive its answers
                 self.end()
 
     def _answer(
@@ -147,33 +147,33 @@ class Process:
             self.end()
             reason = shown(str(error).partition("\n")[0])
             raise DecodeError("crashed", f"The decoder gave no valid answer: {reason}.") from None
-        if failure.kind == "memory":  # what it still holds would be missing next time
+        if failure.kind == "memory":  # the memory it still holds would be missing next time
             self.end()
         if answer.ends or failure.kind == "memory":
             raise failure
         return failure
 
     def use(self, decoder: str) -> None:
-        """Have the child load a row of ``DECODERS``; one that loaded another is ended."""
+        """Select the row of ``DECODERS`` that the child loads; end a child that loaded another."""
         if decoder != self._decoder:
             self.end()
             self._decoder = decoder
 
     def end(self) -> None:
-        """End the child, if there is one; the next request starts another."""
+        """End the child, if there is one; the next request starts a new one."""
         child, self._child = self._child, None
         if child is not None:
             child.end()
 
     def stop(self) -> None:
-        """Kill the child, from any thread, and start no other; clearing up is left to the thread that asks."""
+        """Kill the child, from any thread, and start no other; the thread that uses it cleans up."""
         self._stopped = True
         child = self._child
         if child is not None:
             child.process.kill()
 
     def _running(self) -> _Child:
-        """Return a living child of this process."""
+        """Return a living child of this process, starting one if necessary."""
         if self._child is not None and (self._child.owner != os.getpid() or self._child.process.poll() is not None):
             self.end()
         if self._child is None and not self._stopped:
@@ -184,7 +184,7 @@ class Process:
         return self._child
 
     def _death(self, child: _Child, limits: LimitsConfig, kills: int) -> DecodeError:
-        """Say what the child died of, and clear up after it."""
+        """Clean up after a dead child and return the cause of its death."""
         with suppress(subprocess.TimeoutExpired):
             child.process.wait(END_S)
         code = child.process.poll()
@@ -201,7 +201,7 @@ class Process:
 
 
 def _started(module: str, decoder: str) -> _Child:
-    """Start a child and wait until it is ready; RunError when it does not get there."""
+    """Start a child and wait until it is ready. Raises RunError if it does not become ready."""
     errors = None if _is_open(2) else subprocess.DEVNULL
     with backend(decoder).environment() as variables, ExitStack() as on_failure:
         connection, theirs = socket.socketpair()
@@ -217,7 +217,7 @@ def _started(module: str, decoder: str) -> _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                start_new_session=True,  # Ctrl-C is for the one that asks
+                start_new_session=True,  # Ctrl-C is for the parent only
             )
         except OSError as error:
             raise RunError(f"A decoder process could not be started: {error.strerror}.") from None
@@ -237,10 +237,10 @@ def _started(module: str, decoder: str) -> _Child:
 
 
 class Patience:
-    """How long to wait for a child: ``limit`` seconds in which it neither computes nor waits for a processor.
+    """Limit on waiting for a child: ``limit`` seconds in which it neither computes nor waits for a processor.
 
-    So a machine with more to do than it can never makes a video late. Where the system does not tell
-    (other than Linux), all time counts.
+    This way, an overloaded machine never makes a video late. On systems other than Linux, which do not report this,
+    all time counts.
     """
 
     def __init__(self, pid: int, limit: float) -> None:
@@ -248,7 +248,7 @@ class Patience:
         self._started, self._busy = time.monotonic(), _busy_s(pid)
 
     def __call__(self) -> float:
-        """Seconds that are left before the next look; Stalled when none are."""
+        """Return the seconds until the next check. Raises Stalled if none are left."""
         waited = time.monotonic() - self._started
         if waited >= self._limit:
             waited -= _busy_s(self._pid) - self._busy
@@ -258,7 +258,7 @@ class Patience:
 
 
 def oom_kills() -> int:
-    """Count the processes Linux has killed for want of memory since it was started; 0 elsewhere."""
+    """Count the processes that Linux has killed for lack of memory since it booted; 0 on other systems."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -267,7 +267,7 @@ def oom_kills() -> int:
 
 
 def _busy_s(pid: int) -> float:
-    """Seconds a process has computed or been ready to; 0.0 where the system does not tell."""
+    """Return the seconds a process has computed or been ready to; 0.0 if the system does not say."""
     try:
         ran, ready = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[:2]
     except (OSError, ValueError):
@@ -276,7 +276,7 @@ def _busy_s(pid: int) -> float:
 
 
 def _above_standard(handle: int) -> int:
-    """Move a file descriptor out of the way of standard input, output and error, which a worker may have closed."""
+    """Move a file descriptor above standard input, output and error, which a worker may have closed."""
     if handle > 2:
         return handle
     moved = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -1,4 +1,4 @@
-"""The retrieval benchmarks: their annotation files, as published, to one manifest."""
+"""Turn the published annotation files of the retrieval benchmarks into manifests."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "msvd": Benchmark("MSVD", msvd.read),
     "lsmdc": Benchmark("LSMDC", lsmdc.read),
 }
-"""By the name of its command."""
+"""Keyed by the name of the benchmark's command."""

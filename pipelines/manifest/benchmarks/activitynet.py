@@ -1,6 +1,6 @@
 """ActivityNet Captions: YouTube videos with a sentence for each event; a video's sentences make one paragraph.
 
-The usual test split is ``val_1``. There is no other official split to choose a checkpoint on.
+The usual test split is ``val_1``. There is no other official split for choosing a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LONGEST_S: Final = 1e6
 
 
 def read(folder: Folder, options: Options) -> list[Split]:
-    """Train and test; dev is drawn from train later."""
+    """Read train and test; dev is drawn from train later."""
     return [
         folder.split(split, (name,), published, partial(_videos, folder, name, listed, moments=options.moments))
         for split, (name, listed, published) in FILES.items()
@@ -28,7 +28,7 @@ def read(folder: Folder, options: Options) -> list[Split]:
 
 
 def _videos(folder: Folder, name: str, listed: str, *, moments: bool) -> list[Entry]:
-    """The videos with sentences, those of the list only where there is one."""
+    """Return the videos with sentences, limited to the list of ids if that file exists."""
     where = str(folder.path / name)
     videos = expect(dict, folder.json(name), where, "an object of videos")
     entries = [Entry(v, _sentences(row, f"{where}: {v!r}"), _files(v)) for v, row in videos.items()]
@@ -63,7 +63,7 @@ def _sentences(row: object, where: str) -> list[str]:
 
 
 def _with_moments(entry: Entry, row: dict[str, Any], where: str) -> Entry:
-    """The video with the moments that its sentences describe, each cut to the video; none of those beyond it."""
+    """Return the video with its described moments, clipped to its duration; drop moments beyond the end."""
     times, duration = row.get("timestamps"), row.get("duration", LONGEST_S)
     if not _are_spans(times) or len(times) != len(entry.captions) or not _is_time(duration):
         raise InputError(f"{where} has no start and end for each sentence; is it the file as published?")
@@ -83,5 +83,5 @@ def _is_time(value: Any) -> bool:
 
 
 def _files(video_id: str) -> tuple[str, ...]:
-    """The files are named v_ID as published; downloads are often named by YouTube's ID alone."""
+    """Return the possible file names: published files are named v_ID, downloads often by the YouTube ID alone."""
     return (video_id, video_id.removeprefix("v_"))

@@ -1,4 +1,4 @@
-"""What a benchmark's reader gets, an annotation folder, and what it makes of it: videos with captions, by split."""
+"""Input and output of a benchmark's reader: an annotation folder, and videos with captions by split."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipelines.manifest.files import csv_rows, json_value, text_lines
 
 @dataclass(frozen=True)
 class Options:
-    """Which of a benchmark's protocols is meant; each benchmark reads its own.
+    """The protocol to build; each benchmark reads the options that apply to it.
 
     ``train`` and ``test``: the lists of MSR-VTT. ``dev_share`` and ``seed``: the share of train that becomes dev
-    where a benchmark publishes no dev split, and what it is drawn by. ``moments``: a row for each moment that is
-    described, in place of one for each video.
+    if a benchmark publishes no dev split, and the seed that draws it. ``moments``: make one row per described
+    moment instead of one per video.
     """
 
     train: str = "9k"
@@ -39,11 +39,11 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One video as the annotations have it.
+    """One video as annotated.
 
-    ``captions`` in their order, as they are written there. ``files``: names its file may have, with or without
-    suffix, the likeliest first; its id by default. ``end_s``: where the clip ends, in seconds. ``moments``: what the
-    captions describe, where each moment is to be a row.
+    ``captions``: in their order, exactly as written there. ``files``: names its file may have, with or without
+    suffix, the likeliest first; its id by default. ``end_s``: where the clip ends, in seconds. ``moments``: the
+    moments that the captions describe, if each is to become a row.
     """
 
     video_id: str
@@ -55,13 +55,13 @@ class Entry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names to look for."""
+        """The file names to look for."""
         return self.files or (self.video_id,)
 
 
 @dataclass(frozen=True)
 class Published:
-    """How many videos and captions a split has as published; None where the number is not known."""
+    """Published numbers of videos and captions of a split; None if unknown."""
 
     videos: int | None = None
     captions: int | None = None
@@ -69,7 +69,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of the annotations: the files it is read from, and its videos; None when a file is absent."""
+    """One split of the annotations: the files it is read from, and its videos; None if a file is absent."""
 
     name: str
     files: tuple[str, ...]
@@ -79,11 +79,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How a benchmark becomes a manifest.
+    """How to turn a benchmark's annotations into a manifest.
 
-    ``dev``: a split of its own (``separate``); one whose videos the train list holds too, and which is taken out of
-    it (``inside train``); or none, so that one is drawn from train (``carved``). ``paragraph``: a video's captions
-    are joined to one.
+    ``dev``: where the dev split comes from: an official split of its own (``separate``); an official list of videos
+    that train also contains, which are removed from train (``inside train``); or a draw from train, because there is
+    no official one (``carved``). ``paragraph``: join a video's captions into one.
     """
 
     title: str
@@ -93,7 +93,7 @@ class Benchmark:
 
 
 class Folder:
-    """The folder of a benchmark's annotation files, which may hold some of them only."""
+    """The folder of a benchmark's annotation files; some of them may be missing."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
@@ -103,23 +103,23 @@ class Folder:
         self.notes: list[str] = []
 
     def has(self, *names: str) -> bool:
-        """Whether all these files are there."""
+        """Return True if all these files exist."""
         return not self.lacking(names)
 
     def lacking(self, names: Sequence[str]) -> list[str]:
-        """Those of the files that are not there."""
+        """Return those of the files that do not exist."""
         return [name for name in names if not (self.path / name).exists()]
 
     def json(self, name: str) -> Any:
-        """The value of a JSON file."""
+        """Return the value of a JSON file."""
         return json_value(self._use(name))
 
     def lines(self, name: str) -> list[str]:
-        """The lines of a text file without their ends."""
+        """Return the lines of a text file without their line ends."""
         return [line.rstrip("\r") for line in text_lines(self._use(name))]
 
     def rows(self, name: str, *columns: str) -> list[tuple[str, ...]]:
-        """The cells of these columns of a CSV file, row by row, without spaces around them."""
+        """Return the cells of these columns of a CSV file, row by row, without surrounding spaces."""
         path = self._use(name)
 
         def check(header: list[str]) -> None:
@@ -130,7 +130,7 @@ class Folder:
         return [tuple(row[column].strip() for column in columns) for _, row in csv_rows(path, check)]
 
     def content(self, name: str, limit: int) -> bytes:
-        """The bytes of a file of at most ``limit`` bytes."""
+        """Return the bytes of a file of at most ``limit`` bytes."""
         path = self._use(name)
         try:
             with path.open("rb") as stream:
@@ -144,7 +144,7 @@ class Folder:
     def split(
         self, name: str, files: tuple[str, ...], published: Published, entries: Callable[[], list[Entry]]
     ) -> Split:
-        """One split, read when its files are there. Raises InputError when it has no video, or one twice."""
+        """Read one split if its files exist. Raises InputError if it has no video, or one twice."""
         if not self.has(*files):
             return Split(name, files, published, None)
         found = entries()
@@ -165,14 +165,14 @@ class Folder:
 
 
 def expect(kind: type, value: Any, where: str, what: str) -> Any:
-    """``value`` if it is of the type, for annotations that should hold ``what``; InputError otherwise."""
+    """Return ``value`` if it has the type; otherwise raise InputError saying that it is not ``what``."""
     if not isinstance(value, kind):
         raise InputError(f"{where} is not {what}; is it the file as published?")
     return value
 
 
 def text_of(row: Any, key: str, where: str) -> str:
-    """The text under a key of a JSON object; InputError when there is none."""
+    """Return the text under a key of a JSON object. Raises InputError if there is none."""
     if not isinstance(row, dict) or not isinstance(row.get(key), str):
         raise InputError(f"{where} has no text under {key!r}; is it the file as published?")
     return str(row[key])

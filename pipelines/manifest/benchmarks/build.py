@@ -1,4 +1,4 @@
-"""From annotations and a folder of videos to a manifest, with every video that is not in it accounted for."""
+"""Make a manifest from annotations and a folder of videos, and account for every video that is left out."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ UNKNOWN = Published()
 
 @dataclass
 class Counts:
-    """One split in numbers of videos, where they do not say captions.
+    """Counts of one split: videos, unless the name says captions.
 
-    Those in the annotations are the sum of those taken out for dev, those without a caption, those without a file
-    (missing) and those in the manifest (videos). ``captions`` are those in the manifest. What is published is None
-    when it is not known.
+    The annotated videos are the sum of those taken out for dev, those without a caption, those without a file
+    (missing) and those in the manifest (videos). ``captions`` counts those in the manifest. Published numbers are
+    None if unknown.
     """
 
     published: int | None = None
@@ -43,12 +43,12 @@ class Counts:
 
     @classmethod
     def of(cls, entries: list[Entry], published: Published = UNKNOWN) -> Counts:
-        """Count what the annotations hold."""
+        """Count the annotated videos and captions."""
         captions = sum(len(entry.captions) for entry in entries)
         return cls(published.videos, published.captions, len(entries), captions)
 
     def differences(self) -> list[str]:
-        """In which numbers the annotations are not those published."""
+        """List the numbers in which the annotations differ from the published ones."""
         pairs = (
             ("videos", self.annotated, self.published),
             ("captions", self.annotated_captions, self.published_captions),
@@ -59,7 +59,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Missing:
-    """A video without a file: its split, and the name that was looked for."""
+    """A video without a file: its split, and the file name that was searched for."""
 
     video_id: str
     split: str
@@ -70,8 +70,8 @@ class Missing:
 class Made:
     """The manifest and what it leaves out.
 
-    ``absent``: the annotation files that a split lacks, by split. ``several``: the files of videos that had more than
-    one, the first being in the manifest. ``used``: the annotation files that were read.
+    ``absent``: the missing annotation files, by split. ``several``: the candidate files of videos that have more
+    than one; the manifest uses the first. ``used``: the annotation files that were read.
     """
 
     table: pa.Table
@@ -86,10 +86,10 @@ class Made:
 def make_manifest(
     benchmark: Benchmark, annotations: Path, videos: Path, options: Options, *, strict: bool = False
 ) -> Made:
-    """Make a benchmark's manifest of the videos whose files are there.
+    """Make a benchmark's manifest of the videos whose files exist.
 
-    Raises InputError when no annotation file or no video is there, when they are not what they should be, when a
-    video is in two splits; and, if ``strict``, when anything published is not there.
+    Raises InputError if there is no annotation file or no video, if the annotations are malformed, or if a video is
+    in two splits; with ``strict`` also if anything that is published is missing.
     """
     folder = Folder(annotations)
     splits = benchmark.read(folder, options)
@@ -117,7 +117,7 @@ def make_manifest(
             if missing
             else f"No video in {annotations} has a caption."
         )
-    # A link that leads nowhere, or a pipe, is a file that is not there: the videos say so where they miss it.
+    # A link that leads nowhere, or a pipe, counts as a missing file, and the videos that need it are listed as missing.
     notes = [*folder.notes, *(f"{p} {why}." for p, why in found.left_out.items() if why in (UNREADABLE, NO_UTF8))]
     return Made(table, counts, absent, missing, found.several, notes, folder.used)
 
@@ -133,7 +133,7 @@ def write_missing(missing: list[Missing], path: Path) -> None:
 def _arrange(
     benchmark: Benchmark, splits: list[Split], options: Options
 ) -> tuple[dict[str, list[Entry]], dict[str, Counts]]:
-    """The videos of each split that is there, dev taken out of train, and first counts."""
+    """Return the videos of each split that exists, with dev removed from train, and first counts."""
     entries = {split.name: split.entries for split in splits if split.entries is not None}
     counts = {split.name: Counts.of(split.entries, split.published) for split in splits if split.entries is not None}
     if benchmark.dev == "separate" or TRAIN not in entries:
@@ -156,7 +156,7 @@ def _taken(entry: Entry) -> Entry:
 
 
 def _captioned(entries: list[Entry], counts: Counts, benchmark: Benchmark) -> list[Entry]:
-    """The videos with a caption, empty captions dropped and counted, a paragraph made where that is the protocol."""
+    """Keep videos with a caption: drop and count empty captions, and join paragraphs if the protocol asks for it."""
     kept = []
     for entry in entries:
         captions = [caption.strip() for caption in entry.captions if caption.strip()]
@@ -173,7 +173,7 @@ def _captioned(entries: list[Entry], counts: Counts, benchmark: Benchmark) -> li
 
 
 def _rows(captioned: Mapping[str, list[Entry]], found: Found, counts: Mapping[str, Counts]) -> list[dict[str, Any]]:
-    """The manifest's rows, counted."""
+    """Make the manifest's rows and complete the counts."""
     rows = []
     for name, entries in captioned.items():
         there = [entry for entry in entries if entry.video_id in found.files]
@@ -185,7 +185,7 @@ def _rows(captioned: Mapping[str, list[Entry]], found: Found, counts: Mapping[st
 
 
 def _rows_of(entry: Entry, split: str, uri: str) -> list[dict[str, Any]]:
-    """A video's row, or one for each of its moments: those of the same times together."""
+    """Return a video's row, or one for each of its moments; moments with the same times share a row."""
     shared = {"uri": uri, "split": split, "attributes": list(entry.attributes.items()) or None}
     if not entry.moments:
         clip = {} if entry.end_s is None else {"start_s": 0.0, "end_s": entry.end_s}

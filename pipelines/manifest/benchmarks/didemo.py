@@ -1,6 +1,6 @@
-"""DiDeMo: Flickr videos of which annotators described moments; a video's descriptions make one paragraph.
+"""DiDeMo: Flickr videos with moments that annotators described; a video's descriptions make one paragraph.
 
-The same video may be named under two extensions, and some names end in a bare dot: a video is its name's stem.
+The same video may appear under two extensions, and some names end in a bare dot, so a video is its name's stem.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SEGMENT_SECONDS: Final = 5.0
 
 
 def read(folder: Folder, options: Options) -> list[Split]:
-    """The three splits."""
+    """Read the three splits."""
     return [
         folder.split(split, (name,), published, partial(_videos, folder, name, moments=options.moments))
         for split, (name, published) in FILES.items()
@@ -50,9 +50,9 @@ def _videos(folder: Folder, name: str, *, moments: bool) -> list[Entry]:
 
 
 def _times(row: Any, where: str) -> tuple[float, float]:
-    """Start and end of a moment in seconds: those most annotators gave, the first of several.
+    """Return a moment's start and end in seconds: those that most annotators gave; ties keep the first.
 
-    They gave the first and the last of the segments of 5 s that it fills, counted from 0.
+    Annotators gave the first and the last of the 5 s segments that the moment fills, counted from 0.
     """
     times = row.get("times")
     most = int(CLIP_SECONDS / SEGMENT_SECONDS)

@@ -17,7 +17,7 @@ CELLS: Final = 6
 
 
 def read(folder: Folder, _options: Options) -> list[Split]:
-    """The three splits; the test split is that of the 1,000 queries."""
+    """Read the three splits; the test split has the 1,000 queries of the challenge."""
     return [
         folder.split(split, (name,), published, partial(_clips, folder, name))
         for split, (name, published) in FILES.items()
@@ -25,9 +25,9 @@ def read(folder: Folder, _options: Options) -> list[Split]:
 
 
 def _clips(folder: Folder, name: str) -> list[Entry]:
-    """Clip id, start and end (aligned, then extracted), sentence; a clip may have several lines.
+    """Read lines of clip id, start and end (aligned, then extracted) and sentence; a clip may have several lines.
 
-    The times count from the beginning of the movie, and each clip's file is cut already.
+    The times count from the beginning of the movie; each clip's file is already cut.
     """
     sentences: dict[str, list[str]] = {}
     for number, line in enumerate(folder.lines(name), 1):

@@ -1,7 +1,7 @@
 """MSR-VTT: 10,000 clips with 20 captions each.
 
-``train.9k`` and ``train.7k`` are the train lists of the 1k-A protocol, whose test clips have one query each. Both hold
-the whole official validation split. ``train.9k`` also holds most of the full test split.
+``train.9k`` and ``train.7k`` are the train lists of the 1k-A protocol, whose test clips have one query each. Both
+include the whole official validation split. ``train.9k`` also includes most of the full test split.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CATEGORIES: Final = (
 
 @dataclass
 class _Data:
-    """MSRVTT_data.json: captions and attributes by video, and the ids of its own validation split."""
+    """Contents of MSRVTT_data.json: captions and attributes by video, and the ids of its validation split."""
 
     captions: dict[str, list[str]] = field(default_factory=dict)
     attributes: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class _Data:
 
 
 def read(folder: Folder, options: Options) -> list[Split]:
-    """The splits of one protocol. Raises InputError for a test split that the train list holds."""
+    """Read the splits of one protocol. Raises InputError for a test split that overlaps the train list."""
     if (options.train, options.test) == ("9k", "full"):
         raise InputError(
             f"--train 9k holds {FULL_INSIDE_9K:,} of the {TEST['full'][1].videos:,} videos of --test full; "

@@ -1,4 +1,4 @@
-"""MSVD: short YouTube clips with about 40 captions each, which come as a pickle."""
+"""MSVD: short YouTube clips with about 40 captions each, published as a pickle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_CHARACTERS: Final = 2**25
 
 
 def read(folder: Folder, _options: Options) -> list[Split]:
-    """The three splits. Raises InputError when the pickle holds more than plain captions; nothing in it is run."""
+    """Read the three splits. Raises InputError if the pickle holds more than plain captions; none of it is executed."""
     captions = _captions(folder) if folder.has(CAPTIONS) else {}
     return [
         folder.split(split, (name, CAPTIONS), published, partial(_videos, folder, name, captions))
@@ -33,14 +33,14 @@ def _videos(folder: Folder, name: str, captions: dict[str, list[str]]) -> list[E
 
 
 def _captions(folder: Folder) -> dict[str, list[str]]:
-    """Captions by video of a pickle of ``{video_id: [[token, ...], ...]}``, tokens joined by spaces."""
+    """Read captions by video from a pickle of ``{video_id: [[token, ...], ...]}``; tokens are joined by spaces."""
     path = folder.path / CAPTIONS
     try:
         value = Machine().run(folder.content(CAPTIONS, MAX_BYTES))
     except RefusedError as error:
         raise InputError(f"Cannot read {path} as captions: {error}.") from None
     videos = expect(dict, value, str(path), "a mapping of videos to captions")
-    # The tokens of a small pickle may stand for very many, each being named again and again.
+    # A small pickle can expand to a great many tokens by referring to the same ones repeatedly.
     characters = 0
     read: dict[str, list[str]] = {}
     for video_id, captions in videos.items():

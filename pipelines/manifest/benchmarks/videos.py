@@ -1,4 +1,4 @@
-"""Finding each video's file in a folder, whatever its extension, case and subfolder."""
+"""Find each video's file in a folder, whatever its extension, case and subfolder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BESIDE_VIDEOS: Final = frozenset(
         "wav", "webp", "xml", "yaml", "ytdl", "zip",
     }
 )  # fmt: skip
-"""Extensions of what lies beside videos: never a video."""
+"""Extensions of other files commonly found in a folder of videos; never a video."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The file of each video that has one; all candidates of those that had several, the first being taken.
+    """The file of each video that has one, and all candidates of videos that had several; the first is used.
 
-    ``left_out``: what could not be looked at or named, with the reason, as ``files_below`` gives it.
+    ``left_out``: paths that could not be read or named, with the reason, as ``files_below`` gives it.
     """
 
     files: dict[str, str]
@@ -37,16 +37,16 @@ class Found:
 
 
 def stem_of(name: str) -> str:
-    """A file's name without its last extension: ``a.b.mp4`` is ``a.b``, ``a.`` is ``a``, and ``a`` is ``a``."""
+    """Return a file's name without its last extension: ``a.b.mp4`` -> ``a.b``, ``a.`` -> ``a``, ``a`` -> ``a``."""
     return name.rpartition(".")[0] or name
 
 
 def find_videos(wanted: Mapping[str, Sequence[str]], root: Path) -> Found:
     """Find the files of videos, given by id with the names each may have, likeliest first.
 
-    A file is a video's when it has one of its names; else when it does but for the extension; else when either holds
-    but for the case. Of several such files the one nearest to ``root`` is taken, then the first by name. No file is
-    taken for two videos. Raises InputError when there is no such folder or no file in it.
+    Match a video's names exactly, then without the file's extension, then both again ignoring case. Among several
+    matches take the one nearest to ``root``, then the first by name. No file is used for two videos. Raises
+    InputError if the folder does not exist or holds no file.
     """
     index = _Index(root)
     files: dict[str, str] = {}
@@ -66,7 +66,7 @@ def find_videos(wanted: Mapping[str, Sequence[str]], root: Path) -> Found:
 
 
 class _Index:
-    """All files below a folder by name and by stem, in lower case, each list nearest first."""
+    """All files below a folder, indexed by name and by stem in lower case; each list is nearest first."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -83,7 +83,7 @@ class _Index:
             raise InputError(f"{as_text(str(root))} holds no video file; --videos is the folder of them.{left_out}")
 
     def find(self, names: Sequence[str], *, whole: bool, exact: bool) -> list[str]:
-        """The paths of files with these names, as whole names or as stems, those of the first name first."""
+        """Return the paths of files with these names, as whole names or as stems; paths of earlier names come first."""
         index = self._names if whole else self._stems
         found = (path for name in names for there, path in index.get(name.lower(), ()) if not exact or there == name)
         return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""Making a manifest of what others keep: a table of captions in CSV, JSON lines or Parquet, or a folder of videos."""
+"""Make a manifest from a table of captions in CSV, JSON lines or Parquet, or from a folder of videos."""
 
 from __future__ import annotations
 

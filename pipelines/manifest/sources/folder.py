@@ -1,4 +1,4 @@
-"""Folders of video files, cut into clips where that is asked for."""
+"""Make a manifest of a folder of video files, and optionally cut them into clips."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 MOST_PROCESSES: Final = 8
 
 _MEASURED: Final = PrepareConfig(max_frames=1, policy="uniform", short_side=8, crop=8, resize="swscale")
-"""The least that can be decoded; the duration comes with it, by the clock that clips are cut by."""
+"""The cheapest possible decoding; it reports the duration by the same clock that cuts clips."""
 
 
 def durations(files: Sequence[str]) -> Iterator[float | str]:
-    """Yield how long each file is in seconds, as it is decoded, or why that cannot be told.
+    """Yield each file's duration in seconds as decoded, or the reason why it cannot be measured.
 
-    Files are opened in other processes, by the limits and with the protection of decoding.
+    Files are opened in other processes, with the limits and the protection of decoding.
     """
     from pipelines.decode import DecodeError  # these two load PyAV
     from pipelines.decode.isolated.decoder import Decoder
@@ -71,7 +71,7 @@ SHORTEST_STEP_S: Final = 0.1
 
 @dataclass(frozen=True)
 class Segments:
-    """Clips of ``seconds``, each beginning ``seconds - overlap`` after the one before."""
+    """Clips of ``seconds``, each beginning ``seconds - overlap`` after the previous one."""
 
     seconds: float
     overlap: float = 0.0
@@ -84,13 +84,13 @@ class Segments:
 
     @property
     def step(self) -> float:
-        """Seconds from the beginning of one clip to that of the next."""
+        """Seconds from the beginning of one clip to the beginning of the next."""
         return self.seconds - self.overlap
 
     def cut(self, duration_s: float) -> list[tuple[float, float | None]]:
-        """Start and end of each clip of a file; the last goes to the end of the file, which None stands for.
+        """Return start and end of each clip of a file; the last clip runs to the end of the file (None).
 
-        What the last one would add is part of the one before where it is less than half of what each adds.
+        If the last clip would add less than half a step, the clip before it is extended instead.
         """
         more = (duration_s - self.seconds) / self.step
         count = 1 + max(0, math.floor(more + 0.5))
@@ -99,7 +99,7 @@ class Segments:
 
 
 GALLERY: Final = "gallery"
-"""The split of videos that have no captions and that nobody put into another one."""
+"""The split of videos without captions that you assigned to no other split."""
 
 VIDEO_SUFFIXES: Final = frozenset(
     {
@@ -107,7 +107,7 @@ VIDEO_SUFFIXES: Final = frozenset(
         "mpg", "mts", "mxf", "nut", "ogv", "rm", "rmvb", "ts", "vob", "webm", "wmv",
     }
 )  # fmt: skip
-"""Suffixes of video files, in lower case. Not gif, which is a picture as often."""
+"""Suffixes of video files, in lower case. ``gif`` is not one, since it is as often a picture."""
 
 
 def from_folder(
@@ -116,14 +116,15 @@ def from_folder(
     suffixes: Collection[str] = VIDEO_SUFFIXES,
     segments: Segments | None = None,
 ) -> Made:
-    """Make a manifest of every video file below ``folder``, by path, in any case of its suffix, without captions.
+    """Make a manifest of every video file below ``folder``, sorted by path, without captions.
 
-    A video's id is its path below the folder without suffix; where two files share that, the path. Hidden files and
-    folders do not count, and symbolic links are followed. Files that cannot be named in a manifest and folders that
-    cannot be read are left out and told. The split is ``gallery`` unless the options say another.
+    A video's id is its path below the folder without suffix, or the whole path if two files share that. The case of
+    suffixes does not matter. Hidden files and folders are skipped, and symbolic links are followed. Files that cannot
+    be named in a manifest and folders that cannot be read are reported in ``left_out``. The split is ``gallery``
+    unless the options give another.
 
     ``segments``: make a row of each clip of a file, with the file's id as attribute ``source``; a file that cannot be
-    measured stays whole. Raises InputError when there is no video file, and for a folder that cannot be read.
+    measured stays whole. Raises InputError if there is no video file or the folder cannot be read.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.")
@@ -146,7 +147,7 @@ def from_folder(
 
 
 def _video_files(root: str, suffixes: Collection[str]) -> tuple[list[str], dict[str, str]]:
-    """Paths of the video files relative to ``root``, sorted, and what was left out of what may be one."""
+    """Return the sorted paths of the video files relative to ``root``, and the possible videos that were left out."""
 
     def counts(name: str) -> bool:
         return "." in name and name.rpartition(".")[2].lower() in suffixes
@@ -164,7 +165,7 @@ def _whole_rows(ids: Sequence[str], files: Sequence[str]) -> Iterator[Row]:
 def _clips(
     ids: Sequence[str], files: Sequence[str], root: str, segments: Segments, whole: dict[str, str]
 ) -> Iterator[Row]:
-    from pipelines.manifest.sources.folder import durations  # loads what decoding needs
+    from pipelines.manifest.sources.folder import durations  # loads the decoder
 
     measured = durations([os.path.join(root, file) for file in files])  # noqa: PTH118
     for row, duration in zip(_whole_rows(ids, files), measured, strict=True):

@@ -1,4 +1,4 @@
-"""How a source becomes a manifest, and what came of it."""
+"""How to turn a source into a manifest, and the result."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gare.schema import MANIFEST
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How a source becomes a manifest; the same for every kind of source.
+    """How to turn a source into a manifest; the same for every kind of source.
 
     ``columns``: manifest column -> column of the source, where the names differ. ``root``: folder of relative uris,
-    the source's own by default. ``split``: gives every row this split. ``carve``: split -> share of the videos, the
-    rest being train. ``attributes``: columns copied into the attributes. ``exact``: refuse columns that
-    would not be read. ``unquoted`` and ``header``: of a CSV file, as ``CsvForm`` has them.
+    the source's own by default. ``split``: puts every row into this split. ``carve``: split -> share of the videos;
+    the rest is train. ``attributes``: columns copied into the attributes. ``exact``: reject columns that would not
+    be read. ``unquoted`` and ``header``: for a CSV file, as in ``CsvForm``.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -36,27 +36,27 @@ class SourceOptions:
     header: tuple[str, ...] = ()
 
     def source_of(self, column: str) -> str:
-        """The source's name of a manifest column."""
+        """Return the source's name for a manifest column."""
         return self.columns.get(column, column)
 
     @property
     def ids_from_uris(self) -> bool:
-        """Whether video ids are to be made of the files' names."""
+        """True if video ids come from the files' names."""
         return self.source_of("video_id") == self.source_of("uri")
 
     @property
     def read(self) -> list[str]:
-        """Every column of the source that is looked at, where it is there."""
+        """Every column of the source that is read if it exists."""
         return list(dict.fromkeys([*map(self.source_of, MANIFEST.names), *self.attributes]))
 
 
 @dataclass(frozen=True)
 class Made:
-    """The manifest, the rows read, and how many videos were dropped for want of a caption.
+    """The manifest, the number of rows read, and how many videos were dropped because they have no caption.
 
-    ``dropped_captions``: captions that say there is none, such as nan, None and null. ``in_several_splits``: files
-    that have rows in more than one split. ``left_out``: what of a folder is not in the manifest, with the reason.
-    ``whole``: files that were not cut into segments, with the reason.
+    ``dropped_captions``: number of captions that stand for none, such as nan, None and null. ``in_several_splits``:
+    files with rows in more than one split. ``left_out``: paths of a folder that are not in the manifest, with the
+    reason. ``whole``: files that were not cut into segments, with the reason.
     """
 
     table: pa.Table

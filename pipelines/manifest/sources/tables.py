@@ -1,4 +1,4 @@
-"""Tables of captions, whose rows belong together by video."""
+"""Make a manifest from tables of captions, grouping their rows by video."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pipelines.manifest.sources import values
 from pipelines.manifest.sources.options import Made, SourceOptions, check_columns
 
 SOURCE: Final = "source"
-"""Attribute of a clip: what file it is of, so that the clips of one file can be told."""
+"""Attribute that names the file of a clip, so that you can find the clips of one file."""
 
 
 def clip_id(name: str, start_s: float | None, end_s: float | None) -> str:
-    """Name a clip of the file or video ``name``, such as ``a@00010.000-00020.000``: by name, clips are in order."""
+    """Name a clip of the file or video ``name``, such as ``a@00010.000-00020.000``; names sort in clip order."""
     return f"{name}@{start_s or 0:09.3f}-{'end' if end_s is None else f'{end_s:09.3f}'}"
 
 
 class Row(NamedTuple):
-    """A row of a source: where it is in it, such as ``line 3``, and its cells by the source's column names."""
+    """A row of a source: its place there, such as ``line 3``, and its cells by the source's column names."""
 
     place: str
     cells: Mapping[str, Any]
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 @dataclass
 class _Video:
-    """One row of the manifest to be. ``key``: its id as given, or its file; ``file``: its uri, shorter below a root."""
+    """A future manifest row. ``key``: its id as given, or its file; ``file``: its uri, relative to root."""
 
     place: str
     key: str
@@ -50,9 +50,9 @@ class _Video:
 def group(source: Path, rows: Iterable[Row], options: SourceOptions, *, root: Path) -> Made:
     """Group rows into videos, in order of first appearance.
 
-    ``root``: folder of relative uris where the options name none. When video_id is read from the same column as uri,
-    it is the file's name without folder and suffix; where two files share that, the path without suffix; where they
-    share that too, the path. Clips of one file are then told apart by their times. Raises InputError with the place.
+    ``root``: folder of relative uris if the options name none. If video_id and uri are the same column, a video's id
+    is the file's name without folder and suffix; if two files share that, the path without suffix; if they share that
+    too, the path. Clips of one file then also carry their times. Raises InputError with the place.
     """
     if options.root is not None and not options.root.is_dir():
         raise InputError(f"There is no folder {options.root}; --root is the folder of relative files.")
@@ -77,7 +77,7 @@ def group(source: Path, rows: Iterable[Row], options: SourceOptions, *, root: Pa
 
 
 def distinct_ids(files: Sequence[str], shorter: Sequence[Callable[[str], str]]) -> list[str]:
-    """Name each of different files as shortly as tells it from all others: by the last of ``shorter`` that does."""
+    """Give each file its shortest unique name: the last of ``shorter`` that sets it apart from all others."""
     ids = list(files)
     for shorten in shorter:
         names = [shorten(file) for file in files]
@@ -90,18 +90,18 @@ def distinct_ids(files: Sequence[str], shorter: Sequence[Callable[[str], str]]) 
 
 
 def without_suffix(file: str) -> str:
-    """A path without its suffix."""
+    """Return a path without its suffix."""
     path = PurePosixPath(file)
     return str(path).removesuffix(path.suffix)
 
 
 def stem(file: str) -> str:
-    """A file's name without folder and suffix."""
+    """Return a file's name without folder and suffix."""
     return PurePosixPath(file).stem
 
 
 def _ids_of_files(videos: Sequence[_Video]) -> list[str]:
-    """Ids by the files' names; clips of one file also by their times, and with the file's as their source."""
+    """Return ids from the files' names; ids of clips also hold their times, and clips get their file as ``source``."""
     clips = Counter(video.key for video in videos)
     names = dict(zip(clips, distinct_ids(list(clips), (without_suffix, stem)), strict=True))
     for video in videos:
@@ -112,7 +112,7 @@ def _ids_of_files(videos: Sequence[_Video]) -> list[str]:
 
 
 def _add(videos: dict[tuple[Any, ...], _Video], row: Row, source: Path, options: SourceOptions, root: Path) -> int:
-    """Add a row to its video; how many captions it has that are none."""
+    """Add a row to its video and return the number of captions that were dropped."""
     where = f"{source} {row.place}"
 
     def cell(name: str) -> Any:
@@ -151,14 +151,14 @@ def _located(uri: str, root: Path, where: str) -> str:
 
 
 def _below(uri: str, root: Path) -> str:
-    """A uri without the root it lies below, so that it is the same wherever the videos are."""
+    """Return a uri relative to the root if it lies below it, so that it is the same wherever the videos are."""
     return uri.removeprefix(f"{os.path.abspath(root)}/")  # noqa: PTH100 - symlinks stay
 
 
 def _splits(ids: Sequence[str], videos: Sequence[_Video], options: SourceOptions) -> list[str]:
-    """The split of each video; drawn ones by the video's id, those of clips and of rows that share a file by the file.
+    """Return each video's split. Draw it by the video's id, or by the file for clips and rows that share a file.
 
-    So no two clips of a film are ever drawn into two splits.
+    This way, two clips of one film are never drawn into different splits.
     """
     if options.carve is not None:
         rows = Counter(video.file for video in videos)
@@ -171,7 +171,7 @@ def _splits(ids: Sequence[str], videos: Sequence[_Video], options: SourceOptions
 
 
 def _in_several_splits(videos: Sequence[_Video], splits: Sequence[str]) -> tuple[str, ...]:
-    """Files of which there are rows in more than one split."""
+    """Return the files with rows in more than one split."""
     first: dict[str, str] = {}
     pairs = zip(videos, splits, strict=True)
     return tuple({v.file: None for v, split in pairs if first.setdefault(v.file, split) != split})
@@ -184,10 +184,10 @@ def _values(video: _Video, split: str, options: SourceOptions) -> dict[str, Any]
 
 
 def from_csv(path: Path, options: SourceOptions) -> Made:
-    """Make a manifest of a CSV (tab-separated when named .tsv), gzipped or not; InputError with the line.
+    """Make a manifest from a CSV file (tab-separated if named .tsv), gzipped or not. Raises InputError with the line.
 
-    Spaces around a cell do not count, but in attributes. A column ``attributes`` is left alone, as a cell is no
-    mapping.
+    Spaces around a cell are removed, except in attributes. A column ``attributes`` is ignored, because a cell is not
+    a mapping.
     """
     form = CsvForm("\t" if text_suffix(path) == ".tsv" else ",", not options.unquoted, options.header)
     lines = csv_rows(path, lambda header: check_columns(path, header, options), form)
@@ -200,7 +200,7 @@ def from_csv(path: Path, options: SourceOptions) -> Made:
 
 
 def from_jsonl(path: Path, options: SourceOptions) -> Made:
-    """Make a manifest of JSON lines, an object each; InputError with the line. A key may be missing in some."""
+    """Make a manifest from JSON lines, one object each; keys may be missing. Raises InputError with the line."""
     lines = list(json_lines(path))
     if lines:
         check_columns(path, list(dict.fromkeys(name for _, values in lines for name in values)), options)
@@ -208,7 +208,7 @@ def from_jsonl(path: Path, options: SourceOptions) -> Made:
 
 
 def from_parquet(path: Path, options: SourceOptions) -> Made:
-    """Make a manifest of a Parquet file; InputError with the row, counted from 1. Other columns are not read."""
+    """Make a manifest from a Parquet file, reading only needed columns. Raises InputError with the row, from 1."""
     with parquet_file(path) as file:
         header = file.schema.names
         check_columns(path, header, options)

@@ -1,4 +1,4 @@
-"""One value of a source as what a manifest needs, and cells that hold lists of captions."""
+"""Convert single values of a source for a manifest, and read cells that hold lists of captions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEXT: Final = r"""[bBuU]?(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")"
 _NONE: Final = r"(?:None|nan|NaN|null|NULL|NA|<NA>)(?=[\s,\])}])"
 _SCALAR: Final = r"(?:np|numpy)\.str_\(\s*"
 _ELEMENT: Final = re.compile(rf"(?P<none>{_NONE})|(?P<text>{_TEXT})|{_SCALAR}(?P<scalar>{_TEXT})\s*\)", re.DOTALL)
-# What follows the bracket of a list of texts, and hardly ever that of "[music] a man sings".
+# What follows the bracket of a list of texts, but hardly ever the bracket of "[music] a man sings".
 _BEGUN: Final = rf"[\[({{\s]*(?:[bBuU]?['\"]|{_SCALAR}|{_NONE}\s*(?:[,\])}}'\"]|{_NONE})|\])"
 _OPENING: Final = re.compile(rf"(?P<array>(?:np\.)?array\(\s*)?(?P<bracket>[\[({{])(?={_BEGUN})")
 _ARRAY_END: Final = re.compile(r"\s*(?:,\s*dtype=[^)]*)?\)")
@@ -30,14 +30,14 @@ _PLAIN: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""
 
 
 class NotAListError(Exception):
-    """A cell that begins as a list of texts and is none; the message says why, as the rest of a sentence."""
+    """A cell begins like a list of texts but is not one; the message gives the reason, as the rest of a sentence."""
 
 
 def listed(cell: str) -> list[str | None] | None:
-    """The texts of a cell that holds a list of them, None for one that stands for nothing; None for any other text.
+    """Return the texts of a cell that holds a list, with None for missing ones; return None if it is plain text.
 
-    Read are JSON, Python's lists, tuples and sets, and numpy's arrays. ``[music] a man sings`` and ``[music]`` are
-    text. Raises NotAListError for a list of anything but texts, and for one that is cut off or shortened.
+    JSON, Python lists, tuples and sets, and numpy arrays are read as lists. ``[music] a man sings`` and ``[music]``
+    are plain text. Raises NotAListError for a list of anything but texts, and for one that is cut off or shortened.
     """
     if cell[:1] in ("[", "{"):
         try:
@@ -50,11 +50,11 @@ def listed(cell: str) -> list[str | None] | None:
     try:
         elements, end = _elements(cell, opening.end(), CLOSING[opening["bracket"]])
     except NotAListError:
-        if opening["bracket"] == "(":  # brackets around what somebody says
+        if opening["bracket"] == "(":  # plain text in parentheses
             return None
         raise
     rest = _ARRAY_END.fullmatch(cell, end) if opening["array"] else not cell[end:]
-    is_said = opening["bracket"] == "(" and len(elements) == 1 and not cell.endswith(",)")  # ("text") is no tuple
+    is_said = opening["bracket"] == "(" and len(elements) == 1 and not cell.endswith(",)")  # ("text") is not a tuple
     return None if not rest or is_said else elements
 
 
@@ -67,7 +67,7 @@ def _texts(value: Any) -> list[str | None]:
 
 
 def _elements(cell: str, at: int, closing: str) -> tuple[list[str | None], int]:
-    """The elements from behind the bracket, and where the list ends."""
+    """Return the elements after the opening bracket, and the position where the list ends."""
     elements: list[str | None] = []
     gaps = set()
     at = _behind(_SPACE, cell, at)
@@ -109,7 +109,7 @@ def _unescaped(literal: str) -> str:
     body = literal[literal.index(literal[-1]) + 1 : -1]
     if "\\" not in body:
         return body
-    try:  # two halves make a character, as in JSON
+    try:  # two surrogates make one character, as in JSON
         return _ESCAPE.sub(_unescape, body).encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
         raise NotAListError("a text in it is not valid Unicode: it has half a character") from None
@@ -126,11 +126,11 @@ def _unescape(escape: re.Match[str]) -> str:
 
 
 NO_CAPTION: Final = frozenset({"nan", "NaN", "None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>"})
-"""What pandas, numpy, spreadsheets and databases write for a caption that is not there."""
+"""Markers that pandas, numpy, spreadsheets and databases write for a missing caption."""
 
 
 def text(value: Any, name: str, where: str) -> str:
-    """A string as it is, empty for none; a whole number is one too."""
+    """Return a string unchanged, a whole number as text, and an empty string for None."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -141,9 +141,9 @@ def text(value: Any, name: str, where: str) -> str:
 
 
 def captions(value: Any, where: str) -> tuple[list[str], int]:
-    """Captions of a list of strings, or of one string, which may hold a list; and how many were dropped.
+    """Return the captions of a list of strings, or of one string that may hold a list, and how many were dropped.
 
-    Dropped are those of NO_CAPTION and, in a list, empty ones and nulls. A cell that is empty has none to drop.
+    Markers of NO_CAPTION are dropped, as are empty captions and nulls in a list. An empty cell drops none.
     """
     if value is None or value == "":
         return [], 0
@@ -173,7 +173,7 @@ def _of_cell(cell: str, where: str) -> list[str | None]:
 
 
 def seconds(value: Any, where: str) -> float | None:
-    """A finite number, also one written as text; None for none."""
+    """Return a finite number, which may be written as text, or None if there is none."""
     if value is None or value == "" or (isinstance(value, str) and not value.strip()):
         return None
     try:
@@ -186,7 +186,7 @@ def seconds(value: Any, where: str) -> float | None:
 
 
 def attributes(value: Any, where: str) -> dict[str, str]:
-    """Name -> text of a mapping, or of pairs as Parquet has maps; empty for none."""
+    """Return name -> text of a mapping, or of pairs as Parquet stores maps; empty for None."""
     if value is None:
         return {}
     if isinstance(value, Mapping):
@@ -198,7 +198,7 @@ def attributes(value: Any, where: str) -> dict[str, str]:
 
 
 def attribute(value: Any) -> str:
-    """Any plain value as text: a string as it is, nothing as an empty one, all else as JSON has it."""
+    """Return a plain value as text: a string unchanged, None as an empty string, anything else as JSON."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -206,7 +206,7 @@ def attribute(value: Any) -> str:
     try:
         return canonical_json(value)
     except (TypeError, ValueError):
-        return str(value)  # a date, a number JSON does not know
+        return str(value)  # a date, or a number that JSON cannot represent
 
 
 def _refused(value: Any, wanted: str, where: str) -> InputError:
