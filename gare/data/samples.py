@@ -78,7 +78,6 @@ def noisy_captions(captions: list[list[str]], share: float, seed: int) -> tuple[
 
 
 def _other(captions: list[list[str]], places: list[tuple[int, int]], video: int, random: np.random.Generator) -> str:
-    """Draw a caption of another video."""
     for _ in range(DRAWS):
         other, caption = places[int(random.integers(len(places)))]
         text = captions[other][caption]

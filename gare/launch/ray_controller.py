@@ -186,7 +186,7 @@ async def _control(controller: Any, stop: threading.Event) -> Any:
 
 
 def release(folder: Path) -> None:
-    """Free what a run's workers had reserved, and end them, after their process was killed; otherwise do nothing."""
+    """Free what a killed run's workers had reserved, which also ends them; otherwise do nothing."""
     path = folder / PLACEMENT_FILE
     try:
         group = PlacementGroup(PlacementGroupID.from_hex(json.loads(path.read_text(encoding="utf-8"))["id"]))

@@ -85,7 +85,7 @@ def use_nodes_interface() -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """Return this machine's network interface with an IP address; None if there is none."""
+    """Return the network interface of this machine that has an IP address; None if none has."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(one.address.partition("%")[0] == address for one in addresses if one.family in _IP):
             return str(name)

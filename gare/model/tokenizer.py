@@ -176,7 +176,6 @@ def recorded_cleaning(folder: Path, unrecorded: Cleaning, known: tuple[Cleaning,
 
 
 def _backend(vocabulary: Vocabulary) -> Any:
-    """Build transformers' tokenizer."""
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer(vocab=dict(vocabulary.ids), merges=list(vocabulary.merges))

@@ -1,7 +1,7 @@
 """Checkpoints: a folder each, with everything that a run needs to continue; each also loads as a model.
 
-They are made at regular intervals, and the best and the last are kept. A thread writes a copy of the state while the
-next steps run.
+They are made one at a time, and the best and the last are kept. A thread writes a copy of the state while the next
+steps run.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def _local(location: str) -> Path | None:
 
 
 def _follows(store: sqlite3.Connection, before: Path, beside: Path) -> bool:
-    """Return whether all artifacts are at the new place."""
+    """Return whether the artifacts are at the new place, or gone from the old one."""
     if not before.is_dir():
         return True
     runs = [_local(row[0]) for row in store.execute("SELECT artifact_uri FROM runs WHERE artifact_uri IS NOT NULL")]

@@ -115,7 +115,6 @@ def _table(found: Comparison) -> dict[str, Any]:
 
 
 def _legend(found: Comparison) -> list[tuple[str, str]]:
-    """Return the meanings of the dots."""
     kinds = [("best", "best")] + [("", "setting")] * (len(found.ranked) > 1)
     return kinds + [("cut", "stopped early")] * any(setting.cut for setting in found.ranked)
 

@@ -225,7 +225,6 @@ def _trial(number: int | None, trial: Trial) -> dict[str, Any]:
 
 
 def _cautions(found: Comparison) -> list[str]:
-    """Return cautions to read before the figures."""
     counts, says = found.counts, []
     if found.test == "used":
         says.append(

@@ -194,7 +194,7 @@ def quantile(level: float, groups: int, freedom: float) -> float:
 
 @lru_cache(64)
 def _deviations(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return values of a standard deviation that is truly 1, even in their logarithm x, and their probabilities."""
+    """Return values of a standard deviation (true value 1), evenly spaced in their logarithm x, with probabilities."""
     # The density of x is that of exp(freedom * shape) up to a factor, and shape is below -x^2 / (1 - x) for x < 0 and
     # below -x^2 for x > 0: this bounds the range of the sum.
     size = NEGLIGIBLE / freedom

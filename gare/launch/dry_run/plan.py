@@ -198,7 +198,6 @@ def _steps(config: Config, corpus: Corpus, findings: _Findings) -> Steps:
 
 
 def _check_run(config: Config, shards: ShardSet | None, findings: _Findings) -> None:
-    """Check the run's folder, if there is one."""
     folder = run_directory(config)
     findings.attempt(refuse_unwritable, folder)
     state = read_state(folder)
