@@ -40,8 +40,8 @@ from gare.schema import MANIFEST
 from gare.tracking.record import Record, read_handle, read_record, write_record
 from gare.tracking.registry import check_index
 from gare.tracking.rows import Tail
-from gare.training.extras import Extras
 from gare.training.loop import build_model
+from gare.training.scaler_and_average import Extras
 from pipelines.dataset import Ledger, existing_output, open_output, read_ledger
 from pipelines.dataset.inspection.contents import read_contents
 from pipelines.dataset.ledger import Damaged

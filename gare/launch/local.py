@@ -18,10 +18,10 @@ from gare.runs.run import Run
 from gare.runs.state import RunSummary
 from gare.tracking import note_down, syncing
 from gare.tracking.system import watching
-from gare.training.extras import Extras
 from gare.training.loop import build_model, train
 from gare.training.numerics import numerics
 from gare.training.optimiser import learning_rate_factor, set_learning_rates
+from gare.training.scaler_and_average import Extras
 from gare.training.step import train_step
 
 WARM_UP_STEPS = 1

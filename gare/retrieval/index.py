@@ -169,7 +169,9 @@ class SearchIndex:
         exact: bool = False,
         first_stage: int | None = None,
     ) -> Hits:
-        """The ``top`` videos for a sentence, best first; ties in index order. Scores are exact in any case.
+        """The ``top`` videos for a sentence, best first; ties in index order.
+
+        Each score is exactly the model's for the frames as the index stores them (float16 by default).
 
         ``where``: attributes the videos must have. ``exact``: score every video. ``first_stage``: score this many
         candidates, and not as many as the index chooses by its own recall. Raises InputError for a query that is empty

@@ -26,10 +26,10 @@ from gare.runs.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device
 from gare.runs.layout import HISTORY_FILE, clip_source
 from gare.runs.run import Run
 from gare.runs.state import History, OnRow, RunState, RunSummary, resumed, summary
-from gare.training.extras import Extras
 from gare.training.numerics import numerics, prepare_towers
 from gare.training.observe import Observer, Watched
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates, staged_factor
+from gare.training.scaler_and_average import Extras
 from gare.training.step import train_step
 from gare.training.weights import check_same_weights, share_weights, warm_start
 

@@ -18,7 +18,7 @@ from gare.objective.loss import Terms, known_pairs, objective
 from gare.objective.world import World
 from gare.scoring.head import PairDropout, PairScores, blocked_scores
 from gare.training.encoding import Encoded, backward_through
-from gare.training.extras import Ema
+from gare.training.scaler_and_average import Ema
 
 SMALLEST_SCALE = 1.0
 

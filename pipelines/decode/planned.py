@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.decode.certain import Watch, certain, settle_head
 from pipelines.decode.clip_job import ClipJob, DecodedVideo, Facts, Kept, Timeline
+from pipelines.decode.doubtful_packets import Watch, certain, settle_head
 from pipelines.decode.errors import DecodeError
 from pipelines.decode.headers import reader, unit_lengths
 from pipelines.decode.in_order import Guess, guess_by_count

@@ -11,7 +11,7 @@ from gare.common.occupied import refuse_occupied
 from gare.config import Config
 from gare.config.tree import build, to_yaml, with_overrides
 from gare.evaluation.metrics.ranking import HIGHER_IS_BETTER, METRIC_NAMES
-from tune.comparison.names import DEV, cell, plain_metric, short_keys
+from tune.comparison.labels import DEV, cell, plain_metric, short_keys
 from tune.comparison.result import Comparison, gather
 from tune.record import SweepRecord, Trial
 

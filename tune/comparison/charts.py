@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gare.common.page.figures import BAR, FAINT, GOOD, GROUND, INK, LINE, canvas, inline_svg
 from gare.common.redact import printable
-from tune.comparison.names import Axis, span_axis
+from tune.comparison.labels import Axis, span_axis
 from tune.comparison.settings import Points
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tune.comparison.names import cell, numeric
+from tune.comparison.labels import cell, numeric
 from tune.comparison.settings import Setting
 
 FEWEST = 8

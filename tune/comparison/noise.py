@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from gare.common.errors import ConfigError
-from tune.comparison.names import bounds, figure
+from tune.comparison.labels import bounds, figure
 from tune.comparison.settings import SEED, Setting
 from tune.comparison.statistics import LEVEL, Difference, common_noise, difference, holm, largest
 

@@ -8,9 +8,9 @@ from gare.common.page import render as render_page
 from gare.common.page import share
 from gare.common.page.figures import drawing
 from gare.common.redact import printable
-from tune.comparison import names
+from tune.comparison import labels
 from tune.comparison.importance import PER_KEY
-from tune.comparison.names import duration, figure, plain_metric, short_keys
+from tune.comparison.labels import duration, figure, plain_metric, short_keys
 from tune.comparison.pictures import cost_chart, curve_charts, kind_of, parallel, scale_of, sensitivity
 from tune.comparison.result import Comparison
 from tune.comparison.settings import Setting, described
@@ -107,9 +107,9 @@ def _table(found: Comparison) -> dict[str, Any]:
         "names": lambda setting: ", ".join(trial.name for trial in setting.trials),
         "kind": lambda setting: kind_of(found, setting),
         "at": lambda value: STRIP * min(max(scale.at(value), 0.0), 1.0) if scale else 0.0,
-        "cell": names.cell,
+        "cell": labels.cell,
         "figure": figure,
-        "bounds": names.bounds,
+        "bounds": labels.bounds,
         "duration": duration,
     }
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from tune.comparison.charts import Line, Mark, Panel, lanes, reach
-from tune.comparison.names import Axis, axis, bounds, duration, figure, plain_metric, short_keys, span_axis
+from tune.comparison.labels import Axis, axis, bounds, duration, figure, plain_metric, short_keys, span_axis
 from tune.comparison.result import Comparison
 from tune.comparison.settings import Points, Setting, described, varying
 

@@ -10,7 +10,7 @@ from typing import Any
 from gare.common.page import count
 from gare.config import Config
 from tune.comparison.importance import CASE, Importance, importance
-from tune.comparison.names import bounds, cell, figure, short_keys
+from tune.comparison.labels import bounds, cell, figure, short_keys
 from tune.comparison.noise import LEAST, Against, against_best, against_named, baseline, matching
 from tune.comparison.settings import Curve, Setting, group, rank, read_curves, swept_keys, varying
 from tune.comparison.statistics import Noise, pooled

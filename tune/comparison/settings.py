@@ -19,7 +19,7 @@ from gare.config import Config
 from gare.config.tree import flatten
 from gare.runs.layout import HISTORY_FILE
 from gare.runs.state import read_history
-from tune.comparison.names import cell, short_keys
+from tune.comparison.labels import cell, short_keys
 from tune.comparison.statistics import Estimate, estimate
 from tune.record import SweepRecord, Trial
 

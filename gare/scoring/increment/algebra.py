@@ -16,14 +16,14 @@ from typing_extensions import override
 
 from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slices, without_autocast
 from gare.scoring.head import as_float
-from gare.scoring.increment.dense import DenseHead, score_listed
-from gare.scoring.increment.factors import ContextFactors, PsiMaps, VideoFactors
-from gare.scoring.increment.pairs import (
+from gare.scoring.increment.blocks import (
     Queries,
     frames_block,
     plain_block,
     words_block,
 )
+from gare.scoring.increment.dense import DenseHead, score_listed
+from gare.scoring.increment.precompute import ContextFactors, PsiMaps, VideoFactors
 
 CPU_BLOCK = {"frames": (128, 256), "words": (128, 32)}
 """Videos and texts of a block, which fit in the caches of a CPU core."""

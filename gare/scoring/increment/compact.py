@@ -21,10 +21,10 @@ from gare.common.errors import ConfigError
 from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slices, without_autocast
 from gare.scoring.head import as_float
 from gare.scoring.increment.algebra import BUILD_BLOCK, CPU_BLOCK, CUDA_BLOCK
+from gare.scoring.increment.blocks import Queries, frames_block, times
 from gare.scoring.increment.cell import centred
 from gare.scoring.increment.dense import DenseHead, score_listed
-from gare.scoring.increment.factors import ContextFactors, PsiMaps, VideoFactors
-from gare.scoring.increment.pairs import Queries, frames_block, times
+from gare.scoring.increment.precompute import ContextFactors, PsiMaps, VideoFactors
 from gare.scoring.increment.psi import NORM_EPS
 
 

@@ -15,9 +15,9 @@ from gare.model import GareModel
 from gare.objective import SINGLE
 from gare.scoring import head as pair_heads
 from gare.training.encoding import encode
-from gare.training.extras import Ema
 from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates
+from gare.training.scaler_and_average import Ema
 from gare.training.step import backward, train_step
 from tests.ranks import on_ranks
 

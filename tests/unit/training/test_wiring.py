@@ -12,8 +12,8 @@ from gare.launch.local import fit_local
 from gare.objective import SINGLE
 from gare.runs.inputs import open_data
 from gare.training import loop
-from gare.training.extras import Ema
 from gare.training.optimiser import make_optimiser, parameter_groups, set_learning_rates
+from gare.training.scaler_and_average import Ema
 from gare.training.step import backward, train_step
 from tests.unit.training.test_step import REGULARISERS, broken_gradient, built
 

@@ -13,7 +13,7 @@ from tests.unit.tune.made_sweep import FORM, IB, METRIC, TR, seeds, sweep_config
 from tune.comparison import compare
 from tune.comparison.charts import LONGEST
 from tune.comparison.charts import _short as short
-from tune.comparison.names import _nice, axis, span_axis
+from tune.comparison.labels import _nice, axis, span_axis
 
 DRAWN = {"x", "y", "d", "transform", "id", "href"}
 """Where things stand in a picture, which may depend on the length of a label."""

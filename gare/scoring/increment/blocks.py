@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gare.scoring.increment.cell import PairCell, cancels, norm
-from gare.scoring.increment.factors import ContextFactors, PsiMaps, VideoFactors
+from gare.scoring.increment.precompute import ContextFactors, PsiMaps, VideoFactors
 from gare.scoring.increment.psi import NORM_EPS
 
 
