@@ -22,8 +22,8 @@ from gare.runs.layout import CHECKPOINT_NAME, CHECKPOINTS, RUN_FILE, run_directo
 OBJECTIVE = 2
 """The version of what a run computes.
 
-2: the bottleneck of factorised increments has the spread of dropout drawn per pair, in 1 of one per context; and
-RandAugment warps as released.
+2: the bottleneck of factorised increments uses the spread of dropout drawn per pair (1: per context), and RandAugment
+warps as released.
 """
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]

@@ -15,7 +15,7 @@ from gare.model.gare import GareModel
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:
-    """Return the factor of the peak rate after ``step`` of ``total`` steps: linear rise, then half a cosine."""
+    """Return the peak rate's factor after ``step`` of ``total`` steps: linear rise, then half a cosine, not shifted."""
     x = step / total
     return x / warmup if x < warmup else 0.5 * (1 + math.cos(math.pi * x))
 

@@ -1,7 +1,7 @@
 """Score a gallery with GARE's head by exact algebra (the method's section 6), and doubtful pairs again densely.
 
 With dropout off, D_ij lies in the span of a few vectors that depend on the context alone (a video's frames or a text's
-words). ``factors`` holds what is computed once per context and per video, ``pairs`` what remains per pair. Inside a
+words). ``precompute`` holds what is computed once per context and per video, ``pairs`` what remains per pair. Inside a
 block the contexts are C sequences of L positions and N is the other side (texts for frames, videos for words).
 """
 
