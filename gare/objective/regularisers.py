@@ -128,8 +128,8 @@ A term returns this rank's share, unweighted: the shares of all ranks sum to it.
 class _LogMeanCloseness(torch.autograd.Function):
     """log(mean_jk exp(-alpha (1 - <z_j, z_k>)) + 1e-8) of unit rows [b, V, D]: [b].
 
-    Written by hand because the Gram matrix is symmetric: the backward pass needs one product where autograd needs two,
-    and keeps one [b, V, V] tensor where autograd keeps several.
+    Written by hand because the Gram matrix is symmetric: this needs one product in the backward pass where autograd
+    needs two, and keeps one [b, V, V] tensor where autograd keeps several.
     """
 
     @staticmethod
