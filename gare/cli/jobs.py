@@ -150,7 +150,6 @@ def stop(job: str, cluster: str | None) -> dict[str, Any]:
 
 
 def _send(server: Cluster, name: str, line: Line, typed: str, root: str | None) -> None:
-    """Package and submit a command."""
     from gare.jobs.client import entrypoint
     from gare.jobs.package import checkout, make_package
     from gare.jobs.places import SUBMITTED, seen_here

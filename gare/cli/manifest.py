@@ -237,7 +237,6 @@ def _make(
 
 
 def _names(text: str | None) -> list[str]:
-    """Return the names between the commas."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 

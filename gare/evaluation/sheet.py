@@ -16,7 +16,7 @@ RIGHT = "#1a9850"
 
 
 def choose_queries(owner: NDArray[np.int64], count: int) -> list[int]:
-    """Choose query numbers spread over the split, at most one per video, right and wrong alike."""
+    """Choose query numbers spread over the split, at most one per video, regardless of their ranks."""
     first_of_video = np.unique(owner, return_index=True)[1]
     picks = np.linspace(0, len(first_of_video) - 1, min(count, len(first_of_video))).astype(int)
     return [int(first_of_video[i]) for i in picks]

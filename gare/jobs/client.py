@@ -33,7 +33,7 @@ PYTHON = (
     "python=$(tr '\\0' '\\n' </proc/$(sed -n 's/^PPid:[[:space:]]*//p' /proc/$PPID/status)/cmdline"
     " | sed -n 's/^--python_worker_command=\\([^ ]*\\).*/\\1/p'); python=${python:-python3}"
 )
-"""Shell that finds the Python of Ray's workers on that node, from the arguments of the raylet, its grandparent."""
+"""Shell that finds the Python of Ray's workers on that node in the arguments of the raylet, its grandparent process."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from gare.common.redact import printable
 from gare.jobs.client import Cluster, ClusterJob, UnreachableError
 
 AWAY_SECONDS = 300.0
-"""How long a cluster may be silent before the command stops following; the job continues."""
+"""Longest silence of a cluster before the command stops following; the job continues."""
 
 PAUSE_SECONDS = 1.0
 OF_RAY = re.compile(r"^(Running entrypoint for job |\d{4}-\d\d-\d\d [\d:,]+\tINFO job_manager\.py)")

@@ -47,7 +47,7 @@ class Place:
 
 
 def check_places(places: Iterable[Place], root: str | None) -> None:
-    """Raise InputError for what is wrong on any cluster: relative paths, unless a folder there is given to start from.
+    """Raise InputError for paths that fail on any cluster: relative ones, unless you give a folder there to start from.
 
     ``root``: that folder. The job's own folder does not serve: it holds only the code and is removed with the job.
     """

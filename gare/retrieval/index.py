@@ -51,7 +51,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Searched:
-    """How an answer was found.
+    """Facts about a search.
 
     ``videos``: number of possible answers; ``scored``: how many were scored exactly. ``recall``: the share of the exact
     top 10 that this many candidates contain on this index; 1 if all were scored, None if unknown. ``unknown``: the

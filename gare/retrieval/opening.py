@@ -33,7 +33,7 @@ FORMER_VERSION = 2
 VECTORS_FILE = "vectors.safetensors"
 
 OPENINGS = 3
-"""How often to reopen an index that another process changed while it was being opened."""
+"""Number of times to reopen an index that another process changes while it is being opened."""
 
 
 def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:

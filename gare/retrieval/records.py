@@ -1,4 +1,4 @@
-"""Files of fixed-size records: the data for scoring one video lies together and takes one read."""
+"""Files of fixed-size records: one read gets all data for scoring a video."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ def _ask(tile: Tile, texts: slice, videos: slice) -> NDArray[Any]:
 
 
 def _row_sums(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Count the true flags of each row of at most 255 words by adding whole words, each byte of which is a count."""
+    """Count the true flags of each row of at most 255 words by adding whole words; each byte is a count."""
     words = np.add.reduce(flags.view(np.uint64), axis=1)
     sums: NDArray[np.int64] = words.view(np.uint8).reshape(-1, WORD).sum(axis=1, dtype=np.int64)
     return sums

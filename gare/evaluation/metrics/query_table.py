@@ -113,7 +113,6 @@ def _rows(name: str, queries: Queries) -> pa.Table:
 
 
 def _metadata(path: Path, table: pa.Table) -> dict[str, Any]:
-    """Read and check the metadata of the file."""
     there = {key.decode(errors="replace"): value for key, value in (table.schema.metadata or {}).items()}
     foreign = InputError(f"{path} is not a table of ranks as gare evaluate writes it.")
     version = there.get(KEY + "format")

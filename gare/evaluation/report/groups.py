@@ -82,7 +82,7 @@ def check(says: str, advice: str, ranking: Ranking, affected: NDArray[np.bool_])
 
 
 def shared_captions(texts: Sequence[str], owner: NDArray[np.int64]) -> tuple[NDArray[np.bool_], float]:
-    """Find captions [N] that another video shares, but for case and spaces, and the highest R@1 they allow, in percent.
+    """Find captions [N] that another video shares up to case and spaces, and the highest R@1 they allow, in percent.
 
     Only one of the videos with the same caption can be first for it: at best the one that has it most often.
     """
