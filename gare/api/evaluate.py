@@ -141,7 +141,7 @@ def evaluate(
     with open_checkpoint(checkpoint, shards, set, settings) as (folder, model, dataset, config):
         scorer = GareScorer(model, check_fit(model, dataset, config), config, options.frames)
         rows = dataset.split(split)
-        # Use the settings of the training: an override changes what is measured, not what was seen.
+        # Use the settings of the training: an override changes the measurement, not what the model has seen.
         chosen = selection(folder, load_checkpoint_config(folder), dataset, rows)
         name = options.folder(split)
         place = folder / "evaluation" / name if out is None else Path(str(out))

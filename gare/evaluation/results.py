@@ -32,7 +32,7 @@ def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool
     refuse_occupied(folder, "an evaluation")
     text = read_file(folder / METRICS_FILE)
     if text is None:
-        # Without a record, ranks come from an interrupted exchange of results; a lone page is another file.
+        # Without metrics.json, ranks are left from an interrupted exchange of results; other files are not ours.
         there = [name for name in (*RESULT_FILES, "report.html") if (folder / name).exists()]
         if there and RANKS_FILE not in there:
             raise InputError(f"{folder} holds a {there[0]} that is of no evaluation; choose another folder.")

@@ -131,7 +131,7 @@ def connect(address: str | None) -> Cluster:
     with _alone():
         try:
             cluster = Cluster(JobSubmissionClient(url), url)
-            cluster.jobs()  # asking for the version needs no token
+            cluster.jobs()  # checks the token, which the version does not need
         except AuthenticationError:
             raise refused(url) from None
         except (RequestException, ConnectionError, RuntimeError) as error:

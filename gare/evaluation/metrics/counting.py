@@ -124,7 +124,7 @@ class _Counts:
         videos: int,
         captioned: NDArray[np.int64],
         first: NDArray[np.int64],
-        groups: bool,  # noqa: FBT001 - used here alone
+        groups: bool,  # noqa: FBT001 - only used here
     ) -> None:
         best = np.zeros(videos, own.dtype)
         best[captioned] = np.maximum.reduceat(own, first)
