@@ -6,8 +6,10 @@ handler; notes, warnings and progress go to standard error (``gare.common.consol
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -15,17 +17,24 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import gare
-from gare.common.errors import InputError
+from gare.common.errors import ConfigError, InputError
+from gare.config import Config
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn an OSError that names a file into an InputError; other errors pass unchanged."""
+    """Turn an OSError that names a file into an InputError, and a mistyped argument's name into a ConfigError."""
+    arguments_of = inspect.signature(function).parameters
 
     @functools.wraps(function)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
+        for name in named.keys() - arguments_of.keys() - Config.model_fields.keys():
+            near = difflib.get_close_matches(name, arguments_of, n=1, cutoff=0.75)
+            if near:
+                called = f"gare.{function.__name__}"
+                raise ConfigError(f"{called} has no argument {name}. Did you mean {near[0]}?")
         try:
             return function(*arguments, **named)
         except OSError as error:

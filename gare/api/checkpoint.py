@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gare.api.settings import Place
+from gare.api.settings import Place, place_text
 from gare.common.console import warn
 from gare.common.errors import ConfigError
 from gare.common.nodes import usable_cpus
@@ -35,7 +35,7 @@ def open_checkpoint(
     say (``numerics``). Raises ConfigError for an override of a setting that training depended on.
     """
     changes = usable(overrides, "is part of what was trained; a checkpoint")
-    folder = find_checkpoint(str(checkpoint))
+    folder = find_checkpoint(place_text("checkpoint", checkpoint))
     dataset = open_dataset(shards, changes)
     config = load_checkpoint_config(folder)
     config = with_overrides(config, of_this_machine(config) | changes)
@@ -79,7 +79,7 @@ def of_this_machine(config: Config) -> dict[str, Any]:
 def open_dataset(shards: Place, changes: dict[str, Any]) -> ShardSet:
     """Open shards; this machine decides where copies of them are kept, not a checkpoint's settings."""
     here = {name: value for name, value in changes.items() if name.startswith("runtime.cache")}
-    return ShardSet(str(shards), Cache.of(with_overrides(Config(), here).runtime))
+    return ShardSet(place_text("shards", shards), Cache.of(with_overrides(Config(), here).runtime))
 
 
 def usable(overrides: tuple[Overrides, ...], why: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import tune.comparison
 from gare.api import public
-from gare.api.settings import Place, between
+from gare.api.settings import Place, between, check_text, local_path, whole
 from gare.common.console import warn
 from gare.common.errors import InputError
 from gare.common.files import write_json
@@ -78,10 +78,10 @@ def compare(
         InputError: a folder is not one of these, or the evaluations cannot be compared.
     """
     between("level", level, 0.5, 0.9999)
-    between("resamples", resamples, 100, 10**6)
-    between("seed", seed, 0, 2**63)
-    paths = [Path(str(place)) for place in places]
-    file = None if out is None else Path(str(out))
+    resamples, seed = whole("resamples", resamples, 100, 10**6), whole("seed", seed, 0)
+    check_text("split", split)
+    paths = [local_path("places", place) for place in places]
+    file = None if out is None else local_path("out", out)
     if len(paths) == 1:
         return tune.comparison.compare(_sweep_folder(paths[0]), file, baseline)
     if len(paths) != 2:

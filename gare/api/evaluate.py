@@ -11,7 +11,7 @@ from typing import Any
 from gare import __version__
 from gare.api import public
 from gare.api.checkpoint import open_checkpoint, open_clip
-from gare.api.settings import Place, between, one_of
+from gare.api.settings import Place, check_text, local_path, one_of, whole
 from gare.common.console import note, warn
 from gare.common.errors import InputError
 from gare.common.files import staged_files
@@ -34,8 +34,6 @@ from gare.model.checkpoint import load_checkpoint_config
 from gare.model.weights import weights_digest
 from gare.runs.selection import Selection, selection, zero_shot_selection
 from gare.training.numerics import numerics
-
-MOST = 10**6
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,8 @@ class Options:
     def __post_init__(self) -> None:
         one_of("frames", self.frames, ("all", "middle"))
         one_of("ties", self.ties, ("pessimistic", "optimistic", "mean"))
-        for name, most in (("query_bank", 2**40), ("resamples", MOST), ("hardest", 200)):
-            between(name, getattr(self, name), 0, most)
+        for name, most in (("query_bank", None), ("resamples", 10**6), ("hardest", 200)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 0, most))
 
     def folder(self, split: str) -> str:
         """Return the name of the results' folder."""
@@ -136,7 +134,9 @@ def evaluate(
         InputError: the checkpoint, shards, split or folder cannot be used.
         RunError: the scores are NaN.
     """
-    picture = None if sheet is None else Path(str(sheet))
+    picture = None if sheet is None else local_path("sheet", sheet)
+    check_text("split", split)
+    given = None if out is None else local_path("out", out)
     options = Options(frames, ties, query_bank, resamples, overwrite, save_scores, report, hardest, picture)
     with open_checkpoint(checkpoint, shards, set, settings) as (folder, model, dataset, config):
         scorer = GareScorer(model, check_fit(model, dataset, config), config, options.frames)
@@ -144,7 +144,7 @@ def evaluate(
         # Use the settings of the training: an override changes the measurement, not what the model has seen.
         chosen = selection(folder, load_checkpoint_config(folder), dataset, rows)
         name = options.folder(split)
-        place = folder / "evaluation" / name if out is None else Path(str(out))
+        place = given or folder / "evaluation" / name
         result = _run(scorer, chosen, str(folder), rows, dataset, place, options)
     if config.runtime.tracking:
         record_evaluation(folder, name, result.as_json())
@@ -160,7 +160,7 @@ def zero_shot(
     the errors of ``evaluate``.
     """
     model, dataset, config = open_clip(clip, shards, set)
-    place = Path("zero-shot") / Path(clip).name / options.folder(split) if out is None else Path(str(out))
+    place = Path("zero-shot") / Path(clip).name / options.folder(split) if out is None else local_path("out", out)
     with numerics(config):
         scorer = GareScorer(model, check_fit(model, dataset, config), config, options.frames)
         return _run(scorer, zero_shot_selection(clip), clip, dataset.split(split), dataset, place, options)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from gare.api import public
-from gare.api.settings import Place, one_of, resolve
+from gare.api.settings import Place, one_of, place_text, resolve
 from gare.common.console import meter, note
 from gare.config.tree import Overrides, Source
 from gare.jobs.places import Place as CheckedPlace
@@ -56,7 +56,8 @@ def prepare(
     one_of("changed", changed, CHANGES)
     own = resolve(config, set, settings)
     # Before Ray starts: a mistake is an error at once, and a finished folder needs no Ray.
-    opened = preparing.open_job(str(manifest), str(out), own.prepare, retry_failed=retry_failed, changed=changed)
+    source, target = place_text("manifest", manifest), place_text("out", out)
+    opened = preparing.open_job(source, target, own.prepare, retry_failed=retry_failed, changed=changed)
     with opened as job:
         if job.added and job.added < job.rows:
             note(f"{job.added} of {job.rows} videos are new in the manifest; they add shards to those that are there.")
@@ -66,7 +67,7 @@ def prepare(
         if job.todo and not local:
             from gare.launch.ray_session import ray_session
 
-            session = ray_session(own.runtime, places=_places(job, str(out)))
+            session = ray_session(own.runtime, places=_places(job, target))
         with session, meter("videos", job.rows, start=job.rows - job.rows_todo) as progress:
 
             def show(state: Progress) -> None:

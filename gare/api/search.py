@@ -10,7 +10,7 @@ from typing import Any
 
 from gare.api import public
 from gare.api.checkpoint import open_checkpoint, open_clip
-from gare.api.settings import Place, between, one_of
+from gare.api.settings import Place, check_text, check_texts, local_path, one_of, place_text, whole
 from gare.common.errors import InputError
 from gare.common.occupied import lies_in
 from gare.common.storage import is_address
@@ -34,7 +34,6 @@ from gare.retrieval.opening import open_index
 from gare.runs.storage import find_checkpoint
 from gare.training.numerics import numerics
 
-MOST = 2**40
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -76,8 +75,10 @@ def index(
         RunError: another process is changing the index.
     """
     one_of("storage", storage, ("float16", "float32"))
-    between("stage_above", stage_above, 0, MOST)
-    folder = Path(str(out))
+    stage_above = whole("stage_above", stage_above, 0)
+    if queries is not None:
+        check_texts("queries", queries)
+    folder = local_path("out", out)
     with _opened(checkpoint, shards, set, settings) as (model, dataset):
         if append:
             return append_videos(folder, model, dataset, split, stage_above=stage_above, queries=queries)[0]
@@ -107,7 +108,8 @@ def maintain(
         InputError: the index cannot be read, a file of it is damaged, or it has no video of an id; nothing is deleted.
         RunError: another process is changing the index.
     """
-    folder = Path(str(index))
+    folder = local_path("index", index)
+    check_texts("delete", delete)
     if delete:
         delete_videos(folder, [*delete])
     model = IndexModel.of_index(folder, read_index_file(folder), _moved(checkpoint))
@@ -149,13 +151,21 @@ def search(
         ConfigError: the checkpoint has other weights.
         InputError: the index, its model or the query cannot be used, or the index has no first stage.
     """
-    between("k", k, 1, MOST)
-    if first_stage is not None:
-        between("first_stage", first_stage, 1, MOST)
+    k = whole("k", k, 1)
+    first_stage = None if first_stage is None else whole("first_stage", first_stage, 1)
+    for name, value in (("query", query), ("like", like)):
+        if value is not None:
+            check_text(name, value)
+    if where is not None:
+        check_texts("where", where, by_name=True)
     if (query is None) == (like is None):
         raise InputError("Give either a query or the id of a video that the answers are to be like.")
     if not isinstance(index, SearchIndex):
-        index = open_index(Path(str(index)), _moved(checkpoint))
+        index = open_index(local_path("index", index), _moved(checkpoint))
+    elif checkpoint is not None:
+        raise InputError("checkpoint is for an index given by its folder; the index that you gave is open already.")
+    k = min(k, max(len(index), 1))
+    first_stage = None if first_stage is None else min(first_stage, max(len(index), 1))
     if like is not None:
         return index.like(like, k, where=where, exact=exact)
     return index.search(query or "", k, where=where, exact=exact, first_stage=first_stage)
@@ -166,11 +176,12 @@ def _opened(
     source: Place, shards: Place, overrides: Overrides, settings: Mapping[str, Any]
 ) -> Iterator[tuple[IndexModel, ShardSet]]:
     """Open the model of a checkpoint or of a CLIP, and the shards; the block computes as its settings say."""
-    if _is_clip(str(source)):
-        model, dataset, config = open_clip(str(source), shards, overrides, settings)
+    clip = place_text("checkpoint", source)
+    if _is_clip(clip):
+        model, dataset, config = open_clip(clip, shards, overrides, settings)
         check_fit(model, dataset, config)
         with numerics(config):
-            yield IndexModel.of_clip(str(source), model, config), dataset
+            yield IndexModel.of_clip(clip, model, config), dataset
         return
     with open_checkpoint(source, shards, overrides, settings) as (folder, model, dataset, config):
         check_fit(model, dataset, config)
@@ -195,4 +206,5 @@ def _moved(checkpoint: Place | None) -> Path | None:
     """Return the new place of a moved model: a checkpoint, a run, or a CLIP's folder."""
     if checkpoint is None:
         return None
-    return Path(str(checkpoint)) if _is_clip(str(checkpoint)) else find_checkpoint(str(checkpoint))
+    place = place_text("checkpoint", checkpoint)
+    return Path(place) if _is_clip(place) else find_checkpoint(place)

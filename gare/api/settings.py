@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+from gare.common.addresses import refuse_address
 from gare.common.errors import InputError
+from gare.common.redact import shown
 from gare.common.storage import Folder
 from gare.config import Config
 from gare.config.tree import Overrides, Source, load_config, parse_overrides
@@ -21,17 +25,66 @@ def resolve(config: Source, *overrides: Overrides, shards: Place | None = None, 
     for one in overrides:
         changes |= parse_overrides(one)
     if shards is not None:
-        changes["runtime.shards"] = str(shards)
-    return load_config(config, changes, None if sweep is None else str(sweep))
+        changes["runtime.shards"] = place_text("shards", shards)
+    return load_config(config, changes, None if sweep is None else place_text("section", sweep))
+
+
+def place_text(name: str, value: object) -> str:
+    """Give a place as text, with its options if it is an address; InputError for anything else, and for none."""
+    if isinstance(value, Folder):
+        return value.address
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name} is {_told(value)}; it has to be a path, as text or a pathlib.Path.")
+    found = os.fspath(value)
+    if not isinstance(found, str) or not found.strip():
+        raise InputError(f"{name} is {found!r}; it has to name a file or folder.")
+    return found
+
+
+def local_path(name: str, value: object) -> Path:
+    """Give a place on this machine as a path; InputError as of ``place_text``, and for an address."""
+    found = Path(place_text(name, value))
+    refuse_address(name, found)
+    return found
+
+
+def check_text(name: str, value: object) -> None:
+    """Refuse anything but text; InputError."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {_told(value)}; it has to be text.")
+
+
+def check_texts(name: str, value: object, *, by_name: bool = False) -> None:
+    """Refuse anything but several texts, or texts by name; a single text is none; InputError."""
+    several = isinstance(value, Mapping) if by_name else isinstance(value, Collection) and not isinstance(value, str)
+    texts = [*value, *(value.values() if isinstance(value, Mapping) else ())] if isinstance(value, Collection) else []
+    if not several or any(not isinstance(text, str) for text in texts):
+        wanted = "texts by name, such as {'colour': 'red'}" if by_name else "a list of texts"
+        raise InputError(f"{name} is {_told(value)}; it has to be {wanted}.")
 
 
 def one_of(name: str, value: object, known: Collection[object]) -> None:
     """Raise InputError for a value that is not among the known ones."""
     if value not in known:
-        raise InputError(f"{name} is {value!r}; it can be {', '.join(map(str, known))}.")
+        raise InputError(f"{name} is {_told(value)}; it can be {', '.join(map(str, known))}.")
 
 
 def between(name: str, value: float, least: float, most: float) -> None:
     """Raise InputError for anything but a number within the limits."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise InputError(f"{name} is {value!r}; it has to be a number from {least:g} to {most:g}.")
+        raise InputError(f"{name} is {_told(value)}; it has to be a number from {least:g} to {most:g}.")
+
+
+def whole(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Give a whole number within the limits, of NumPy too, as an int; InputError for anything else."""
+    found = None if isinstance(value, bool) or not hasattr(value, "__index__") else operator.index(value)
+    if found is None or found < least or (most is not None and found > most):
+        limits = f"of {least} or more" if most is None else f"from {least} to {most:,}"
+        raise InputError(f"{name} is {_told(value)}; it has to be a whole number {limits}.")
+    return found
+
+
+def _told(value: object) -> str:
+    """A value as errors show it: plain ones as they are, results and the like by their type."""
+    plain = value is None or isinstance(value, str | bytes | int | float)
+    return shown(value) if plain else f"of type {type(value).__name__}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gare.api import public
 from gare.api.compare import find_sweep
-from gare.api.settings import Place, between, resolve
+from gare.api.settings import Place, place_text, resolve, whole
 from gare.common.console import note
 from gare.common.errors import ConfigError
 from gare.config import Config
@@ -57,7 +57,7 @@ def sweep(
         InputError: the shards cannot be used, or there is no such sweep.
         RunError: no trial fits the cluster, all failed, or another process is at work on this sweep.
     """
-    between("extend", extend, 0, 10**6)
+    extend = whole("extend", extend, 0, 10**6)
     own, trials = open_sweep(config, set, settings, shards=shards, section=section, resume=resume)
     if resume is None and not extend:
         _say_plan(own, trials)
@@ -98,13 +98,13 @@ def resolve_sweep(
         return resolve(config, *overrides, shards=shards, sweep=section)
     if section is not None:
         raise ConfigError("--sweep describes a new sweep, and --resume continues one as it is; leave one out.")
-    folder = find_sweep(str(resume)).resolve()
+    folder = find_sweep(place_text("resume", resume)).resolve()
     record = SweepRecord.read(folder)
     changes: dict[str, Any] = {}
     for one in overrides:
         changes |= parse_overrides(one)
     if shards is not None:
-        changes["runtime.shards"] = str(shards)
+        changes["runtime.shards"] = place_text("shards", shards)
     own = with_overrides(record.settings(), changes)
     if run_directory(own).resolve() != folder:
         raise ConfigError(

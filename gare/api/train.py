@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gare.api import public
-from gare.api.settings import Place, between, resolve
+from gare.api.settings import Place, resolve, whole
 from gare.common.console import note
 from gare.config.tree import Overrides, Source
 from gare.jobs.places import setting_places
@@ -46,14 +46,13 @@ def train(
         InputError: the shards or the CLIP cannot be used.
         RunError: training stopped, or another process trains this run.
     """
-    if extend is not None:
-        between("extend", extend, 1, 10**6)
+    added = None if extend is None else whole("extend", extend, 1, 10**6)
     own = resolve(config, set, settings, shards=shards)
     # Open the run before Ray starts, so that mistakes fail at once; with Ray this process needs no copy of the shards.
     run = Run.open(own, frames=local)
     run.announce()
-    if extend:
-        note(run.extend(extend))
+    if added:
+        note(run.extend(added))
     if local:
         from gare.launch.local import fit_local
 

@@ -12,12 +12,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.markup import escape
 
 from gare.api import refuse_namesakes
+from gare.common.addresses import refuse_address
 from gare.common.console import notes
 from gare.common.errors import GareError, InputError
 from gare.common.redact import printable_json, sentence
@@ -70,7 +72,8 @@ def gare_command(name: str, **settings: Any) -> Callable[[Callable[..., Result]]
         def run(*, json_output: bool, debug: bool, **arguments: Any) -> Result:
             if click.get_current_context().find_root().obj is EMBEDDED:
                 return function(**arguments)
-            sys.exit(_run(functools.partial(function, **arguments), json_output=json_output, debug=debug))
+            work = functools.partial(_on_paths, function, arguments)
+            sys.exit(_run(work, json_output=json_output, debug=debug))
 
         settings.setdefault("context_settings", {"max_content_width": 120})
         command = click.Command(name, callback=run, help=function.__doc__, **settings)
@@ -78,6 +81,15 @@ def gare_command(name: str, **settings: Any) -> Callable[[Callable[..., Result]]
         return command
 
     return wrap
+
+
+def _on_paths(function: Callable[..., Result], arguments: Mapping[str, Any]) -> Result:
+    """Call a command whose paths are paths: one that takes addresses too gets them as text."""
+    for name, value in arguments.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Path):
+                refuse_address(name.removesuffix("_folder"), one)
+    return function(**arguments)
 
 
 def config_options(function: Callable[..., Any]) -> Callable[..., Any]:

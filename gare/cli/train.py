@@ -111,8 +111,7 @@ def export_clip(checkpoint: str, out: Path) -> dict[str, Any]:
 
     \b
     Example:
-      gare train frames.yaml --shards shards --set model.head=mean_pool --set model.temporal_layers=0 \\
-        --set data.frames=1 --set data.sampling=random_segment
+      gare train configs/frames.yaml --shards shards
       gare export-clip runs/frames --out clip
       gare train clips.yaml --shards shards --set model.clip=clip
     """

@@ -1,4 +1,4 @@
-"""Names of files as people write them: paths, URIs, keys as ``aws s3 ls`` prints them; and SQLite's addresses."""
+"""Read file names as people write them: paths, URIs, keys as ``aws s3 ls`` prints them; and SQLite's addresses."""
 
 from __future__ import annotations
 
@@ -10,35 +10,46 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from gare.common.errors import InputError
+from gare.common.redact import redact
 
 _LEGAL: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 _OPTIONS: Final = re.compile(r"\?[A-Za-z_]+=[^&?#\s]*(?:&[A-Za-z_]+=[^&?#\s]*)*\Z")
 _DRIVE: Final = re.compile(r"(?:file:/+)?[A-Za-z]:[\\/]|\\\\", re.IGNORECASE)
 _HOME: Final = re.compile(r"~[^/]*/")
+_AS_PATH: Final = re.compile(r"(?:https?|file|s3a?|gs|gcs|abfss?|hdfs|viewfs):/+(?=[^/])", re.IGNORECASE)
+
+
+def refuse_address(name: str, path: str | Path) -> None:
+    """Refuse an address where only a path works, which would become a folder named ``s3:``; InputError."""
+    found = _AS_PATH.match(str(path))
+    if found:
+        scheme = str(path).partition(":")[0]
+        address = f"{scheme}:{'///' if scheme.lower() == 'file' else '//'}{str(path)[found.end() :]}"
+        raise InputError(f"{name} is {redact(address)}; it has to be a path on this machine, not an address.")
 
 
 def as_uri(address: str) -> str:
-    """An address as a valid URI, which is what pyarrow reads.
+    """Return an address as a valid URI, which is what pyarrow reads.
 
-    One that is valid stays as it is. Any other is taken letter by letter, its percent signs too, but for the options
-    at its end (``?region=eu-west-1``), which a file:// has none of.
+    A valid address stays unchanged. In any other, every character is literal, percent signs too, except for the options
+    at its end (``?region=eu-west-1``), which a file:// address does not have.
     """
     scheme, place, key, options = _parts(address)
     return address if _LEGAL.fullmatch(key) else f"{scheme}://{place}/{quote(key, safe='/')}{options}"
 
 
 def without_options(address: str) -> tuple[str, str]:
-    """An address as a valid URI, and its options: empty, or with their question mark."""
+    """Return an address as a valid URI, and its options: empty, or with their question mark."""
     uri = as_uri(address)
     options = _parts(uri)[3]
     return uri.removesuffix(options), options
 
 
 def open_address(address: str, *, keep: bool = False) -> tuple[Any, str]:
-    """The pyarrow file system of an address, and the path in it; raises what ``FileSystem.from_uri`` does.
+    """Return the pyarrow file system of an address and the path in it; raises what ``FileSystem.from_uri`` does.
 
-    ``a%20b`` is the name ``a b``, as in any URI; where there is no such file, it is the name as it is written.
-    ``keep``: take the file system that was made before for this place; a new client costs seconds.
+    ``a%20b`` is the name ``a b``, as in any URI; if there is no such file, the name is taken literally. ``keep``: reuse
+    the file system of this place, because a new client costs seconds.
     """
     from pyarrow.fs import FileSystem, FileType
 
@@ -71,14 +82,14 @@ def _kept(place: str) -> tuple[Any, str]:
 
 
 def is_foreign(uri: str, root: str | Path) -> bool:
-    """Return whether only a shell or Windows knows where a path leads: no file of that name is below ``root``."""
+    """Return whether a path only means something to a shell or Windows: no such file is below ``root``."""
     return bool(_DRIVE.match(uri) or _HOME.match(uri)) and not _is_there(uri, root)
 
 
 def advice_on(uri: str, root: str | Path) -> str | None:
-    """Say what to do about a path that cannot be right here, as the rest of a sentence; None for all others.
+    """Return advice on a path that cannot be right here, as the rest of a sentence; None for all others.
 
-    ``root``: the folder of relative paths. A file that is there under that name is fine.
+    ``root``: the folder of relative paths. A name that exists there is accepted.
     """
     if is_foreign(uri, root):
         home = _HOME.match(uri)
@@ -95,7 +106,7 @@ def _is_there(path: str, root: str | Path) -> bool:
 
 
 def _parts(address: str) -> tuple[str, str, str, str]:
-    """Scheme, bucket or host, key, and options with their question mark."""
+    """Return scheme, bucket or host, key, and options with their question mark."""
     scheme, _, rest = address.partition("://")
     options = None if scheme.lower() == "file" else _OPTIONS.search(rest)
     bare = rest[: options.start()] if options else rest
@@ -109,15 +120,15 @@ SQLITE = "sqlite:///"
 def sqlite_uri(path: Path) -> str:
     """Return the address of a SQLite file.
 
-    A question mark would begin the address's options and a percent sign a code, so both are encoded.
+    Question marks, which start an address's options, and percent signs, which start a code, are encoded.
     """
     return SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the path in an address of SQLite, relative to the working directory if it is so; None for another address.
+    """Return the path in a SQLite address, possibly relative to the working directory; None for other addresses.
 
-    Raises InputError for an address of SQLite that names no file.
+    Raises InputError for a SQLite address that names no file.
     """
     if not uri.startswith("sqlite:"):
         return None
@@ -128,7 +139,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def at_full_path(uri: str, folder: Path | None = None) -> str:
-    """Return an address of SQLite with its path made absolute, from ``folder`` or the working directory."""
+    """Return a SQLite address with its path made absolute, from ``folder`` or the working directory."""
     path = sqlite_path(uri)
     if path is None:
         return uri

@@ -1,4 +1,4 @@
-"""A remote file read in blocks, so that reading small pieces here and there does not send a request for each."""
+"""Read a remote file in blocks, so that small scattered reads do not send a request each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEPT_BLOCKS = 4
 
 
 class BlockFile:
-    """A file for ``pyarrow.PythonFile`` to read, over another one; it keeps the last few blocks."""
+    """A file for ``pyarrow.PythonFile`` that reads another one and keeps the last few blocks."""
 
     closed = False
 
@@ -25,7 +25,7 @@ class BlockFile:
         return bytes(self._source.read_at(min(self._block, self._size - start), start))
 
     def read(self, count: int = -1) -> bytes:
-        """Read so many bytes, or all that are left."""
+        """Read ``count`` bytes, or all that are left."""
         end = self._size if count < 0 else min(self._size, self._at + count)
         pieces = []
         while self._at < end:
@@ -36,13 +36,13 @@ class BlockFile:
         return b"".join(pieces)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place in the file."""
+        """Move to a position in the file."""
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         return self._at
 
     def tell(self) -> int:
-        """Return where the next read starts."""
+        """Return the position of the next read."""
         return self._at
 
     def close(self) -> None:
-        """Nothing is held here; the file below is closed by who opened it."""
+        """Do nothing: the caller closes the source."""

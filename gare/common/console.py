@@ -1,7 +1,7 @@
-"""Output for people: results on standard output, notes, warnings and progress on standard error.
+"""Print for people: results on standard output, notes, warnings and progress on standard error.
 
-Progress is a live bar on a terminal, one line that changes in place in a notebook, and a plain line now and then
-elsewhere. With ``GARE_QUIET=1`` in the environment there are no notes and no progress; warnings stay.
+Progress is a live bar on a terminal, one changing line in a notebook, and occasional plain lines elsewhere. With
+``GARE_QUIET=1`` in the environment there are no notes and no progress; warnings remain.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ QUIET = "GARE_QUIET"
 
 
 class _PlainConsole(Console):
-    """A console on which text from data stays text."""
+    """A console that never interprets data as markup or control codes."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
 
 
 def _console(stream: Any) -> Console:
-    """A console; a kernel's streams call themselves terminals, and are plain text here."""
+    """Make a console; a kernel's streams claim to be terminals, but count as plain text here."""
     notebook = _kernel() is not None
     terminal = stream.isatty() and not notebook
     return _PlainConsole(
@@ -51,38 +51,38 @@ def _console(stream: Any) -> Console:
 
 
 def output() -> Console:
-    """The console for results (standard output)."""
+    """Return the console for results (standard output)."""
     return _console(sys.stdout)
 
 
 def notes() -> Console:
-    """The console for progress and remarks (standard error)."""
+    """Return the console for progress and remarks (standard error)."""
     return _console(sys.stderr)
 
 
 def say(text: str) -> None:
-    """Say one plain line of the result."""
+    """Print one plain line of the result."""
     output().print(text, markup=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Say one plain line on the way, unless ``GARE_QUIET`` is set."""
+    """Print one plain line about progress, unless ``GARE_QUIET`` is set."""
     if not is_quiet():
         notes().print(escape(text))
 
 
 def is_quiet() -> bool:
-    """Tell whether notes and progress are switched off, by ``GARE_QUIET`` in the environment."""
+    """Return whether ``GARE_QUIET`` in the environment turns off notes and progress."""
     return os.environ.get(QUIET, "") not in ("", "0")
 
 
 def warn(text: str) -> None:
-    """Say what may be wrong, without stopping."""
+    """Print a warning without stopping."""
     notes().print(f"[yellow]warning:[/yellow] {escape(text)}")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a result table; cells are shown as text, numbers aligned right."""
+    """Print a result table; cells are plain text, numbers right-aligned."""
     table = Table(title=escape(title), title_justify="left", title_style="bold")
     rows = [list(row) for row in rows]
     for index, column in enumerate(columns):
@@ -94,7 +94,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def _kernel() -> Any:
-    """The notebook kernel that this process is; None where it is none, as IPython on a terminal."""
+    """Return the kernel of this notebook process; None elsewhere, as for IPython on a terminal."""
     if "ipykernel" not in sys.modules or "IPython" not in sys.modules:
         return None
     return getattr(sys.modules["IPython"].get_ipython(), "kernel", None)
@@ -110,7 +110,7 @@ def _notebook_line() -> Any:
 
 
 class Meter:
-    """Progress of one piece of work: a bar on a terminal, a changing line in a notebook, else a line now and then."""
+    """Progress of one piece of work: a bar on a terminal, a changing line in a notebook, else occasional lines."""
 
     def __init__(
         self,
@@ -128,13 +128,13 @@ class Meter:
         self._start = self.done = start
 
     def update(self, done: int, extra: str = "") -> None:
-        """Set how much is done, with a short remark next to it."""
+        """Set the amount done, with a short remark next to it."""
         self.done = done
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=self.total, extra=printable(extra))
             return
         now = time.monotonic()
-        # The longer it takes, the fewer the lines: a log of days stays readable.
+        # Lines become less frequent over time, so that a log of days stays readable.
         least = max(PLAIN_LINE_SECONDS, (now - self._started) / 100) if self._line is None else NOTEBOOK_SECONDS
         if now - self._last >= least or done == self.total:
             self._last = now
@@ -158,7 +158,8 @@ class Meter:
 def meter(title: str, total: int | None = None, *, start: int = 0, timed: bool = True) -> Iterator[Meter]:
     """Show the progress of the work inside the block.
 
-    ``start``: what was done before, which is no part of the rate; not ``timed``: its remarks tell rate and time left.
+    ``start``: what was done before, which does not count for the rate; not ``timed``: no rate and no time left, because
+    its remarks show them.
     """
     console = notes()
     if is_quiet() or not console.is_terminal:

@@ -1,4 +1,4 @@
-"""The files of a prepared dataset: dataset.json, and shards opened only when they are whole and what it says."""
+"""Read a prepared dataset: dataset.json, and shards that are complete and match it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gare.schema import DATASET_FILE, RECIPE_KEY, SCHEMA_VERSION, SHARD, VERSION
 
 
 def _file_name(name: str) -> str:
-    """The name of a file of the shard folder, and not of one elsewhere."""
+    """Check that a name is that of a file directly in the shard folder."""
     if name in ("", ".", "..") or PurePosixPath(name).name != name:
         raise ValueError("it is no file's name")
     return name
@@ -69,7 +69,7 @@ class _DatasetFile(_Lenient):
 
 
 def read_dataset_file(place: Folder) -> dict[str, Any]:
-    """Read the dataset manifest of a folder. Raises InputError where there is none, or one of something else."""
+    """Read the dataset manifest of a folder; InputError if it is missing or not one."""
     path = place.named(DATASET_FILE)
     if place.is_local and not place.local.is_dir():
         raise InputError(f"There is no folder {place}; give the --out folder of gare prepare.")
@@ -101,11 +101,11 @@ def read_shard(
     name: str = "",
     columns: Sequence[str] = tuple(SHARD.names),
 ) -> pa.Table:
-    """Open a shard as a table of the schema SHARD; a path is memory-mapped, and nothing of it read before it is used.
+    """Open a shard as a table of the schema SHARD; a path is memory-mapped and read only as it is used.
 
-    ``name``: what messages call a file that is open already; ``columns``: those to read, in SHARD's order, others are
-    not touched. Raises InputError when it is damaged, no shard, or not the one of ``recipe_digest`` and ``rows``. Its
-    SHA-256 is not computed.
+    ``name``: the name in messages for a file that is already open; ``columns``: those to read, in SHARD's order; others
+    are not touched. Raises InputError if it is damaged, not a shard, or does not match ``recipe_digest`` and ``rows``.
+    Its SHA-256 is not computed.
     """
     where, schema = name or path, pa.schema([SHARD.field(column) for column in columns])
     options = pa.ipc.IpcReadOptions(included_fields=[SHARD.get_field_index(column) for column in columns])
@@ -120,7 +120,7 @@ def read_shard(
     if not table.schema.equals(schema, check_metadata=False):
         raise InputError(f"The shard {where} does not have the columns of a shard; it was not made by gare prepare.")
     try:
-        table.validate(full=True)  # unchecked offsets of a damaged file would take the process down
+        table.validate(full=True)  # unchecked offsets of a damaged file would crash the process
     except (ValueError, pa.ArrowException) as error:
         raise InputError(f"The shard {where} is damaged: {error}. Run gare prepare again.") from None
     missing = [field.name for field, column in zip(schema, table.columns, strict=True) if _has_nulls(field, column)]
@@ -136,13 +136,13 @@ def read_shard(
 
 
 def _has_nulls(field: pa.Field, column: pa.ChunkedArray) -> bool:
-    """Return whether values are missing where readers need them: in a column without nulls, or inside of its lists."""
+    """Return whether required values are missing: in a column without nulls, or inside its lists."""
     inside = pa.types.is_list(field.type) and any(chunk.values.null_count for chunk in column.chunks)
     return bool(not field.nullable and column.null_count) or inside
 
 
 def stored_picture(data: Any, codec: str, height: int, width: int) -> Picture:
-    """RGB uint8 [height, width, 3] of one stored frame (bytes or a buffer); OSError or ValueError when damaged."""
+    """Return RGB uint8 [height, width, 3] of one stored frame (bytes or a buffer); OSError or ValueError if damaged."""
     if codec == "jpeg":
         from PIL import Image
 

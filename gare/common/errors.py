@@ -1,7 +1,7 @@
-"""The one family of errors a user is meant to read.
+"""The family of errors that users are meant to read.
 
-A message is one sentence or two: what is wrong, where, and what to do. The front door prints it without a
-traceback and exits with the class's code.
+A message is one or two sentences: what is wrong, where, and what to do. The command line prints it without a traceback
+and exits with the class's code.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from gare.common.redact import sentence
 
 
 class GareError(Exception):
-    """Something the user can act on. ``result``: what a command found out all the same; ``--json`` prints it too.
+    """An error that the user can fix. ``result``: what a command found out anyway; ``--json`` prints it too.
 
-    Secrets and control characters never get into its message, and foreign values do not make it endless.
+    The message never contains secrets or control characters, and long values in it are shortened.
     """
 
     exit_code = 1
@@ -25,7 +25,7 @@ class GareError(Exception):
         self.result = dict(result or {})
 
     def adding(self, more: str) -> Self:
-        """The same error with ``more`` to say."""
+        """Return the same error with ``more`` at the end."""
         longer = type(self).__new__(type(self))
         vars(longer).update(vars(self))
         longer.args = (sentence(f"{self} {more}"),)
@@ -45,7 +45,7 @@ class InputError(GareError):
 
 
 class StorageError(InputError):
-    """Storage that fails at a read: of what lies there nothing is known, so nothing may be done again or removed."""
+    """A failed read from storage: the state there is unknown, so nothing may be redone or removed."""
 
 
 class RunError(GareError):

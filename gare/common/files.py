@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees all of one or none of it, and naming contents by digest."""
+"""Write files so that readers see them complete or not at all, and name contents by digest."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ DIGEST_CHARACTERS = 16
 
 
 def indented_json(value: Any) -> str:
-    """The JSON text of a plain value as files hold it: sorted keys, NaN refused, and safe to print."""
+    """Return a plain value as JSON for files: sorted keys, NaN refused, and safe to print."""
     return printable_json(json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a plain value: sorted keys, no spaces, NaN refused."""
+    """Return the canonical JSON of a plain value: sorted keys, no spaces, NaN refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def digest_of(value: Any) -> str:
-    """A short, stable name for a plain value: the first 16 hex digits of SHA-256 over its canonical JSON."""
+    """Return a short, stable name for a plain value: the first 16 hex digits of SHA-256 over its canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:DIGEST_CHARACTERS]
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits. OSError, which names the file, where it cannot be read."""
+    """Return the SHA-256 of a file's bytes, as 64 hex digits; OSError, which names the file, if it cannot be read."""
     try:
         with open(path, "rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -54,7 +54,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def errno_of(error: BaseException) -> int | None:
-    """The system's number of what went wrong; also of an OSError that safetensors or torch made another error of."""
+    """Return an error's errno, also if safetensors or torch turned the OSError into another error."""
     of_torch = isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|inline_container", str(error))
     inner: BaseException | None = error if isinstance(error, OSError) or of_torch else None
     while inner is not None:
@@ -67,9 +67,9 @@ def errno_of(error: BaseException) -> int | None:
 
 @contextmanager
 def os_errors_as_input(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn an error of the system inside the block into an InputError that names ``path`` as what cannot be written.
+    """Turn an error of the system inside the block into an InputError which says that ``path`` cannot be written.
 
-    One that names a file outside the folder of ``path`` passes: that file was read.
+    An error that names a file outside the folder of ``path`` passes unchanged: that file was read.
     """
     try:
         yield
@@ -87,7 +87,7 @@ def os_errors_as_input(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Make a folder and those above it, where missing; InputError where that cannot be."""
+    """Make a folder and its missing parents; InputError if that fails."""
     folder = Path(path)
     refuse_file(folder)
     with os_errors_as_input(folder):
@@ -96,19 +96,20 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def refuse_unwritable(path: str | os.PathLike[str]) -> None:
-    """InputError if you may not write into a folder or, where it is missing, make it; nothing is made."""
+    """Raise InputError if you may not write into a folder or, if it is missing, make it; nothing is made."""
     folder = Path(path).absolute()
     refuse_file(folder)
     there = next(above for above in (folder, *folder.parents) if above.exists())
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"Cannot write {folder}: {os.strerror(errno.EACCES)}.")
+        number = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
+        raise InputError(f"Cannot write {folder}: {os.strerror(number)}.")
 
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; on success sync it and rename it into place.
 
-    A failure inside the block removes the temporary file and leaves ``path`` as it was. Raises InputError where it
+    A failure inside the block removes the temporary file and leaves ``path`` unchanged. Raises InputError if ``path``
     cannot be written, or is a folder or a device, which renaming would replace.
     """
     target = Path(path)
@@ -134,9 +135,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_directory(path: str | os.PathLike[str], marker: str) -> Iterator[Path]:
     """Yield a temporary folder next to ``path``; on success put it in place of ``path``.
 
-    An existing folder is moved aside first and removed last, so no moment holds a half-written one. Raises InputError
-    where it cannot be written, and, before anything else, where it holds things but not the file ``marker``, which
-    tells a folder of this kind from one that must not be lost.
+    An existing folder is moved aside first and removed last, so a half-written one is never visible. Raises InputError
+    if it cannot be written, and, before anything else, if it holds things but not the file ``marker``, which tells a
+    folder of this kind from one that must not be lost.
     """
     target = Path(os.path.abspath(path))  # noqa: PTH100 - symlinks stay
     with os_errors_as_input(target):
@@ -146,7 +147,7 @@ def atomic_directory(path: str | os.PathLike[str], marker: str) -> Iterator[Path
 
 
 def refuse_file(target: Path) -> None:
-    """InputError where something other than a folder is in the place of one."""
+    """Raise InputError if something other than a folder has its name."""
     if target.exists() and not target.is_dir():
         raise InputError(f"Cannot write {target}: it is a file, and a folder is needed.")
 
@@ -187,8 +188,8 @@ def _replacing(target: Path) -> Iterator[Path]:
 def staged_files(folder: str | os.PathLike[str], names: Sequence[str]) -> Iterator[Path]:
     """Yield an empty folder for some of the files ``names``, which on success replace all of those in ``folder``.
 
-    A failure inside the block leaves ``folder`` as it was. The first of the names is that of the record: it goes first
-    and comes last, so that a record never lies next to files of another time.
+    A failure inside the block leaves ``folder`` unchanged. The first name is the record: it is removed first and
+    written last, so that a record never lies next to files of another time.
     """
     target = make_folder(folder)
     with os_errors_as_input(target):

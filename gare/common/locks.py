@@ -1,4 +1,4 @@
-"""Locks: on local files the system's, which end with their process; on object stores a lease that has to be renewed."""
+"""Lock folders: local files by the system's locks, which end with their process; object stores by a renewed lease."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLL_SECONDS = 0.02
 
 @contextmanager
 def exclusive_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a folder, made if missing, while the block runs; RunError when another process holds it."""
+    """Hold a folder, made if missing, while the block runs; RunError if another process holds it."""
     folder = make_folder(folder)
     refuse_unwritable(folder)
     with os_errors_as_input(folder):
@@ -42,7 +42,7 @@ def exclusive_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def waiting_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a file while the block runs, after the process that has it."""
+    """Hold the lock of a file while the block runs, after waiting for its holder."""
     handle = take_lock(path)
     try:
         yield
@@ -54,7 +54,7 @@ def waiting_lock(path: Path) -> Iterator[None]:
 def lock_within(path: Path, seconds: float) -> Iterator[bool]:
     """Hold the lock of a file while the block runs; yields False if another process kept it for ``seconds``.
 
-    Where the file cannot be written, everyone passes.
+    If the file cannot be written, the block runs without a lock.
     """
     deadline, handle, mine = time.monotonic() + seconds, None, True
     with suppress(OSError):
@@ -69,7 +69,7 @@ def lock_within(path: Path, seconds: float) -> Iterator[bool]:
 
 
 def take_lock(path: Path, *, shared: bool = False) -> int:
-    """Lock a file, made if missing, once its holder lets go; returns a descriptor that unlocks when closed.
+    """Wait for the lock of a file, made if missing, and return a descriptor that unlocks when closed.
 
     OSError if the file can neither be made nor read.
     """
@@ -77,7 +77,7 @@ def take_lock(path: Path, *, shared: bool = False) -> int:
 
 
 def take_free_lock(path: Path) -> int | None:
-    """Like ``take_lock``, but at once: None if another process has it."""
+    """Try ``take_lock`` without waiting; None if another process has the lock."""
     try:
         return _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -94,7 +94,7 @@ def lock_if_free(handle: int) -> bool:
 
 
 def touch_lock(handle: int) -> None:
-    """Note that the locked file was used now, if it can be written."""
+    """Update the lock file's time of use, if it can be written."""
     with suppress(OSError):
         os.utime(handle)
 
@@ -117,7 +117,7 @@ def _open(path: Path) -> int:
     except OSError as error:
         if error.errno not in READ_ONLY or not path.is_file():
             raise
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's: it can be locked all the same
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's file, which can still be locked
 
 
 BEAT_SECONDS = 5.0
@@ -126,9 +126,9 @@ SETTLE_SECONDS = 1.0
 
 
 def held(folder: Folder) -> AbstractContextManager[None]:
-    """Hold a folder, made where missing, while the block runs; RunError when another process holds it.
+    """Hold a folder, made if missing, while the block runs; RunError if another process holds it.
 
-    A dead process holds nothing: the system lets go of a local folder, and elsewhere a lease runs out.
+    A dead process holds nothing: the system releases a local folder, and elsewhere the lease runs out.
     """
     return exclusive_lock(folder.local) if folder.is_local else lease(folder)
 
@@ -137,15 +137,14 @@ def held(folder: Folder) -> AbstractContextManager[None]:
 def lease(
     folder: Folder, *, beat_s: float = BEAT_SECONDS, dead_s: float = DEAD_SECONDS, settle_s: float = SETTLE_SECONDS
 ) -> Iterator[None]:
-    """Hold ``folder`` while the block runs; RunError when another process holds it, or took it over meanwhile.
+    """Hold ``folder`` while the block runs; RunError if another process holds it or takes it over during the block.
 
     The holder writes a new beat into the folder's lock file every few seconds. A process that finds a lock watches it:
     a lock that beats is respected, and one that does not change belongs to a dead process and is taken over. The object
     stores that pyarrow opens have no conditional writes, so if two processes start at the same moment, both write and
-    the last one wins: each looks once more before it begins, and the holder looks at every beat.
-
-    ``beat_s``: seconds between signs of life; ``dead_s``: without one for so long, a holder is dead; ``settle_s``:
-    how long a new holder waits before it looks whether it is the one.
+    the last one wins: each checks again before it begins, and the holder checks at every beat.
+    ``beat_s``: seconds between beats; ``dead_s``: a holder without a beat for this long is dead; ``settle_s``: how long
+    a new holder waits before it checks that it won.
     """
     _wait_for_the_dead(folder, beat_s, dead_s)
     mine = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
@@ -172,7 +171,7 @@ def lease(
 
 
 def _wait_for_the_dead(folder: Folder, beat_s: float, dead_s: float) -> None:
-    """Return once nobody alive holds the folder; RunError at the first sign of life."""
+    """Return once no living process holds the folder; RunError at the first new beat."""
     there = folder.read_text(LOCK_FILE)
     until = time.monotonic() + dead_s
     while there is not None and time.monotonic() < until:
@@ -187,7 +186,7 @@ def _beat(folder: Folder, mine: dict[str, Any], beat_s: float, stop: threading.E
     beat = 0
     while not stop.wait(beat_s):
         beat += 1
-        with suppress(InputError, FileNotFoundError):  # a store that is away for a moment is asked again
+        with suppress(InputError, FileNotFoundError):  # if the store fails for a moment, ask again at the next beat
             if _owner(folder) not in (mine["owner"], None):
                 lost.set()
                 return

@@ -1,4 +1,4 @@
-"""Nodes of a cluster and the labels that say what may run on them, by Ray's rules and without Ray."""
+"""Match nodes of a cluster by labels, under Ray's rules and without Ray."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 ROLE = "gare.role"
-"""Label of a node that says what it is for."""
+"""The label that says what a node is for."""
 
 TRAIN, DECODE = "train", "decode"
 NODE_ID = "ray.io/node-id"
-"""Label with its id that every node has."""
+"""The label with its id, which every node has."""
 
 Selector = Mapping[str, str]
-"""Conditions on the labels of a node: ``value``, ``!value``, ``in(a,b)`` or ``!in(a,b)`` by key, all at once."""
+"""Conditions on a node's labels, all of which must hold: ``value``, ``!value``, ``in(a,b)`` or ``!in(a,b)`` by key."""
 
 _NAME = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
 _KEY = re.compile(rf"(?:(?P<prefix>{_NAME}(?:\.{_NAME})*)/)?{_NAME}")
@@ -36,7 +36,7 @@ Nodes = Sequence[Node]
 
 
 def matches(labels: Mapping[str, str], selector: Selector) -> bool:
-    """Return whether a selector takes a node with these labels; a label that it lacks equals no value."""
+    """Return whether a selector accepts a node with these labels; a missing label equals no value."""
     for key, wanted in selector.items():
         found = _VALUE.fullmatch(wanted)
         if found is None:
@@ -48,14 +48,14 @@ def matches(labels: Mapping[str, str], selector: Selector) -> bool:
 
 
 def selected(nodes: Iterable[Node], selector: Selector) -> list[Node]:
-    """The nodes whose labels match."""
+    """Return the nodes whose labels match."""
     return [node for node in nodes if matches(node.labels, selector)]
 
 
 def wrong(selector: Selector) -> str | None:
-    """Why a selector cannot be used; None when it can.
+    """Return the reason that a selector cannot be used; None if it can.
 
-    Refused is what Ray refuses, and a space after a comma, which Ray takes for a part of the value.
+    The rules are Ray's, except that a space after a comma is refused too, which Ray counts as part of the value.
     """
     for key, value in selector.items():
         named = _KEY.fullmatch(key)
@@ -68,7 +68,7 @@ def wrong(selector: Selector) -> str | None:
 
 
 def in_words(selector: Selector) -> str:
-    """A selector in a sentence: what ``--set`` would take, shortened where it lists many nodes."""
+    """Format a selector for a sentence, as ``--set`` accepts it; a long list of nodes is shortened."""
     parts = [f"{key}: {value if len(value) <= 60 else value[:40] + '...)'}" for key, value in selector.items()]
     return "{" + ", ".join(parts) + "}"
 

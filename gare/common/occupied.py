@@ -1,4 +1,4 @@
-"""Recognises what a folder holds by its files, so that no command writes over what another one made."""
+"""Recognise what a folder holds by its files, so that no command overwrites another's output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TELLING: tuple[tuple[Kind, tuple[tuple[str, ...], ...]], ...] = (
     )),
     ("an evaluation", (("metrics.json",),)),
 )  # fmt: skip
-"""Sets of files, one of which a folder of the kind has. Of several kinds the first counts."""
+"""Sets of files; a folder of the kind has one of the sets. The first matching kind counts."""
 
 OWNED = {name for _, sets in TELLING for names in sets for name in names} | {
     "history.jsonl",
@@ -43,20 +43,20 @@ OWNED_BESIDE = {
     "comparison.json": "comparison.html",
     "comparison.html": "comparison.json",
 }
-"""Files that anyone may name so -> the file that makes them ours if it lies in the same folder."""
+"""Common file names -> the file that, in the same folder, shows that they are ours."""
 
 
 def lies_in(folder: Path) -> Kind | None:
-    """Name which of our things a folder holds; None for no folder, and for other things.
+    """Return which of our things a folder holds; None for other things or no folder.
 
-    StorageError where it cannot be read.
+    StorageError if it cannot be read.
     """
     there = set() if folder.is_file() else set(Folder.at(folder).names())
     return next((kind for kind, sets in TELLING if any(there.issuperset(names) for names in sets)), None)
 
 
 def refuse_occupied(folder: Path, *allowed: Kind) -> None:
-    """InputError where a folder to write into is none, or holds something of ours other than the kinds ``allowed``."""
+    """Raise InputError if a target is not a folder, or holds something of ours other than the kinds ``allowed``."""
     refuse_file(folder)
     kind = lies_in(folder)
     if kind is not None and kind not in allowed:
@@ -64,7 +64,7 @@ def refuse_occupied(folder: Path, *allowed: Kind) -> None:
 
 
 def refuse_part(file: Path) -> None:
-    """InputError where a file to write exists and is a part of a run, a checkpoint, a dataset or the like."""
+    """Raise InputError if a target file exists and is part of a run, a checkpoint, a dataset or the like."""
     beside = OWNED_BESIDE.get(file.name)
     owned = file.name in OWNED or file.suffix in OWNED_SUFFIXES
     if (owned or (beside is not None and file.with_name(beside).exists())) and file.exists():

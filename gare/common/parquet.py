@@ -1,7 +1,7 @@
-"""Reading Parquet that anyone may have written: in bounded pieces, and never more than the file's size makes likely.
+"""Read Parquet from untrusted writers: in bounded pieces, and never more than the file's size makes likely.
 
-Run lengths and dictionaries let a file of a few KB stand for gigabytes. Texts therefore stay dictionaries until it is
-known what they come to.
+Run lengths and dictionaries let a file of a few KB unfold to gigabytes. Texts therefore stay dictionaries until their
+size is known.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from gare.common.errors import InputError
 
 BATCH_ROWS: Final = 4096
 PIECE_BYTES: Final = 64 * 2**20
-"""So much is unfolded at once."""
+"""Most bytes unfolded at once."""
 VALUE_BYTES: Final = 64
-"""What a value counts for beside its text: about what Python takes for one."""
+"""Bytes counted for a value in addition to its text: about the size of a Python object."""
 ALWAYS_BYTES: Final = 256 * 2**20
 MOST_TIMES: Final = 512
-"""A file may come to ALWAYS_BYTES, and to so many times its own size more."""
+"""A file may unfold to ALWAYS_BYTES plus MOST_TIMES its own size."""
 CHILD_BYTES: Final = 2**30
-"""Private memory of a process that unfolds what has no dictionary to measure it by."""
+"""Private memory of the process that unfolds data without a dictionary to measure it by."""
 NOT_YET: Final = "Not yet implemented"
 LONGEST_FIXED: Final = 64
-"""Bytes of a value of fixed length: decimals have up to 32."""
+"""Most bytes of a value of fixed length: decimals have up to 32."""
 
 
 class BoundedParquet:
@@ -42,14 +42,13 @@ class BoundedParquet:
 
     Args:
         source: the file, open for reading in binary.
-        where: what messages call it.
+        where: its name in messages.
         path: the file's path. Without it, texts that are stored as differences are not read.
-        options: as ``pyarrow.parquet.ParquetFile`` has them.
+        options: options of ``pyarrow.parquet.ParquetFile``.
 
     Raises:
-        ArrowException: for what is no Parquet.
-        InputError: for a file that comes to more than its size makes likely.
-
+        ArrowException: for a file that is not Parquet.
+        InputError: for a file that unfolds to more than its size makes likely.
     """
 
     def __init__(self, source: IO[bytes], where: str, path: Path | None = None, **options: Any) -> None:
@@ -62,7 +61,7 @@ class BoundedParquet:
         self._file = pq.ParquetFile(source, metadata=plain.metadata, read_dictionary=texts, **options)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in order, in batches of BATCH_ROWS and about PIECE_BYTES at most, of some columns or all."""
+        """Yield the rows in order, of some columns or all, in batches of at most BATCH_ROWS and about PIECE_BYTES."""
         self._check_columns(columns)
         come = 0
         for group in range(self._file.num_row_groups):
@@ -75,7 +74,7 @@ class BoundedParquet:
                     yield piece.cast(schema)
 
     def read(self) -> pa.Table:
-        """Read the whole file, texts as plain ones."""
+        """Read the whole file, with texts as plain ones."""
         batches = list(self.batches())
         return pa.Table.from_batches(batches) if batches else self.schema.empty_table()
 
@@ -86,7 +85,7 @@ class BoundedParquet:
                 yield batch
                 done += 1
         except (pa.ArrowNotImplementedError, OSError) as error:
-            # Texts that are stored as differences to the one before, most of all.
+            # Mostly texts that are stored as differences to the one before.
             if self._path is None or not (isinstance(error, pa.ArrowNotImplementedError) or NOT_YET in str(error)):
                 raise
             yield from islice(self._from_child(group, columns), done, None)
@@ -107,7 +106,7 @@ class BoundedParquet:
                 child.kill()
 
     def _check_columns(self, columns: Sequence[str] | None) -> None:
-        """Look at what the columns say of themselves, before any of their values is read."""
+        """Check the sizes in the columns' metadata before reading any value."""
         metadata, come = self._file.metadata, self._file.metadata.num_rows * VALUE_BYTES
         for number, leaf in enumerate(self._leaves):
             if columns is not None and leaf.path.partition(".")[0] not in columns:
@@ -129,7 +128,7 @@ class BoundedParquet:
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Cut a batch into pieces that come to PIECE_BYTES, or are one row."""
+    """Cut a batch into pieces of at most PIECE_BYTES, or of one row."""
     if batch.num_rows > 1 and _cost_of(batch) > PIECE_BYTES:
         half = batch.num_rows // 2
         yield from _pieces(batch.slice(0, half))
@@ -143,7 +142,7 @@ def _cost_of(batch: pa.RecordBatch) -> int:
 
 
 def _cost(array: pa.Array) -> int:
-    """Bytes that an array comes to, unfolded and as Python values."""
+    """Return an array's size in bytes, unfolded and as Python values."""
     if not len(array):
         return 0
     own = VALUE_BYTES * len(array)
@@ -155,7 +154,7 @@ def _cost(array: pa.Array) -> int:
 
 
 def _parts(array: pa.Array) -> list[pa.Array]:
-    """The columns inside a nested one, of its own rows alone."""
+    """Return the columns inside a nested one, limited to its own rows."""
     kind = array.type
     if pa.types.is_struct(kind):
         return list(array.flatten())
@@ -166,7 +165,7 @@ def _parts(array: pa.Array) -> list[pa.Array]:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type without dictionaries."""
+    """Return the type without dictionaries."""
     if pa.types.is_dictionary(kind):
         return kind.value_type
     if pa.types.is_map(kind):
@@ -184,7 +183,7 @@ def _plain_field(field: pa.Field) -> pa.Field:
 
 
 def _unfold(path: str, group: int, columns: Sequence[str] | None) -> None:
-    """Write a row group to standard output as an Arrow stream; fails where it does not fit into CHILD_BYTES."""
+    """Write a row group to standard output as an Arrow stream; fails if it does not fit into CHILD_BYTES."""
     resource.setrlimit(resource.RLIMIT_DATA, (CHILD_BYTES, CHILD_BYTES))
     file = pq.ParquetFile(path, memory_map=True)
     writer = None

@@ -1,8 +1,9 @@
-"""Pickle's stack machine without the power to import, call or build anything but data.
+"""Run pickle's stack machine without the power to import, call or build anything but data.
 
-Numbers, strings, lists, tuples and mappings, as Python 2 and 3 write them, in every protocol. ``pickletools`` knows
-the steps of the language and splits the program into them; the ``pickle`` module is not used. What else a program may
-name, a subclass decides (``allowed``, ``make``, ``special``); here it is an empty or listed ``OrderedDict`` alone.
+It handles numbers, strings, lists, tuples and mappings, as Python 2 and 3 write them, in every protocol.
+``pickletools`` knows the steps of the language and splits the program into them; the ``pickle`` module is not used. A
+subclass decides what else a program may name (``allowed``, ``make``, ``special``); here it is only an empty or listed
+``OrderedDict``.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _DAMAGE = (ValueError, IndexError, KeyError, TypeError, AttributeError, Overflow
 
 
 class RefusedError(Exception):
-    """The pickle asks for something that is not data."""
+    """A pickle that asks for something other than data."""
 
 
 @dataclass(frozen=True)
 class Global:
-    """A name the program may use. ``kind``: what is made of it."""
+    """A name that the program may use. ``kind``: what it makes."""
 
     kind: str
 
 
 class Machine:
-    """Runs one program, of at most ``max_steps``."""
+    """A machine that runs one program, of at most ``max_steps``."""
 
     max_steps = MAX_STEPS
 
@@ -45,7 +46,7 @@ class Machine:
         self._pairs = 0
 
     def run(self, program: bytes) -> Any:
-        """The value a pickle describes; RefusedError when it is not plain data or not a pickle."""
+        """Return the value that a pickle describes; RefusedError if it is not plain data or not a pickle."""
         try:
             for count, (name, argument) in enumerate(_steps(program)):
                 if count > self.max_steps:
@@ -58,20 +59,20 @@ class Machine:
         raise RefusedError("its pickle has no end")
 
     def allowed(self, module: str, name: str) -> Global:
-        """Look up what a global name stands for; RefusedError when it is not data."""
+        """Look up a global name; RefusedError if it is not data."""
         if (module, name) == ("collections", "OrderedDict"):
             return Global("mapping")
         shown = " ".join(f"{module}.{name}".split())[:100]
         raise RefusedError(f"it asks for {shown}, which is not data, and nothing was run")
 
     def make(self, function: Global, arguments: tuple[Any, ...]) -> Any:
-        """Build what a call of an allowed name stands for; RefusedError when the arguments are not that name's."""
+        """Build the result of calling an allowed name; RefusedError if the arguments do not fit it."""
         match function.kind, arguments:
             case "mapping", ():
                 return {}
             case "mapping", (list() as pairs,):
                 built: dict[Any, Any] = {}
-                self._pairs += len(pairs)  # a list may be made into a mapping many times over
+                self._pairs += len(pairs)  # one list may be made into a mapping many times over
                 if self._pairs > self.max_steps:
                     raise RefusedError("its pickle has too many steps")
                 _set_items(built, [part for pair in pairs for part in (pair if len(pair) == 2 else ())])
@@ -79,11 +80,11 @@ class Machine:
         raise RefusedError(f"it builds a {function.kind} from something else than that takes")
 
     def special(self, name: str) -> None:
-        """Any other step; RefusedError for those that plain data does not need."""
+        """Handle any other step; RefusedError for those that plain data does not need."""
         raise RefusedError(f"its pickle uses {name}, which plain data does not need")
 
     def _step(self, name: str, argument: Any) -> None:
-        """Numbers, strings and the memo."""
+        """Handle numbers, strings and the memo."""
         stack = self._stack
         match name:
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "UNICODE":
@@ -112,7 +113,7 @@ class Machine:
                 self._container(name)
 
     def _named(self, name: str, argument: Any) -> None:
-        """Steps that name something outside the pickle, or build what was named."""
+        """Handle steps that name something outside the pickle, or build it."""
         stack = self._stack
         match name:
             case "GLOBAL":
@@ -130,7 +131,7 @@ class Machine:
                 stack.append(self.make(function, arguments))
 
     def _container(self, name: str) -> None:
-        """Tuples, lists and mappings."""
+        """Handle tuples, lists and mappings."""
         stack = self._stack
         match name:
             case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_DICT":
@@ -168,18 +169,18 @@ class Machine:
 
 
 def _steps(program: bytes) -> Iterator[tuple[str, Any]]:
-    """Each step's name and argument."""
+    """Yield each step's name and argument."""
     stream = io.BytesIO(program)
     while code := stream.read(1):
         opcode = _OPCODES[code]
-        if opcode.name == "STRING":  # pickletools refuses other than ASCII there, though Python 2 wrote it
+        if opcode.name == "STRING":  # Python 2 wrote other bytes here, but pickletools accepts only ASCII
             yield opcode.name, _unquoted(stream.readline())
         else:
             yield opcode.name, opcode.arg.reader(stream) if opcode.arg else None
 
 
 def _unquoted(line: bytes) -> bytes:
-    """The bytes that a line in Python 2's notation for a string stands for."""
+    """Return the bytes of a string in Python 2's notation."""
     text = line.rstrip(b"\n")
     if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in {b"'", b'"'}:
         raise ValueError("no quoted string")
@@ -187,7 +188,7 @@ def _unquoted(line: bytes) -> bytes:
 
 
 def _text(content: bytes) -> str:
-    """A byte string of Python 2 as text: UTF-8, or Latin-1 where it is not that."""
+    """Decode a byte string of Python 2: UTF-8, or else Latin-1."""
     try:
         return content.decode()
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
-"""The Ray cluster this process is connected to: its nodes, what is free, and what its autoscaler may add.
+"""Query the connected Ray cluster: its nodes, what is free, and what its autoscaler may add.
 
-The one place that asks Ray's insides about nodes; they are those of the version that ``constraints.txt`` pins.
+Only this module uses Ray's internals about nodes, in the version that ``constraints.txt`` pins.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from gare.common.console import note, warn
 from gare.common.nodes import Node, Nodes, Selector
 
 ANSWER_SECONDS = 30.0
-"""The autoscaler looks every 5 s, and on large clusters takes as long again."""
+"""The autoscaler checks every 5 s, and takes as long again on large clusters."""
 
 HEAD_SECONDS = 8.0
-"""How long a head may take to answer before a command joins its cluster: Ray itself tries for minutes."""
+"""The longest wait for a head before a command joins its cluster; Ray itself tries for minutes."""
 
 CURRENT_CLUSTER = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-"""Where Ray notes the last cluster it started here, and leaves it when that has died."""
+"""The file where Ray notes the last cluster started here, even after that has died."""
 
 ASK_SECONDS = 0.5
 TELL_SECONDS = 5.0
 
 
 def silence(address: str) -> str | None:
-    """Say why no Ray cluster can be joined at ``address``, within HEAD_SECONDS; None where one answers.
+    """Return why no Ray cluster can be joined at ``address``, within HEAD_SECONDS; None if one answers.
 
-    A head that refuses the token answers. With TLS, and for an address without a port, only Ray itself can tell: None.
+    A head that refuses the token counts as an answer. With TLS, or for an address without a port, only Ray itself can
+    find out: None.
     """
     if address == "auto":
         with suppress(OSError, UnicodeDecodeError):
@@ -74,7 +75,7 @@ def silence(address: str) -> str | None:
 
 
 def _refusal(host: str, port: int) -> str | None:
-    """Say why no connection is made within HEAD_SECONDS / 2, the search for a name's addresses included."""
+    """Return why no connection is made within HEAD_SECONDS / 2, including the lookup of the name; None if one is."""
     answer: list[str | None] = []
 
     def connect() -> None:
@@ -92,9 +93,9 @@ def _refusal(host: str, port: int) -> str | None:
 
 @contextmanager
 def loopback() -> Iterator[None]:
-    """Make a Ray that is started in the block listen on localhost alone, as Ray itself does on macOS and Windows.
+    """Make a Ray started in the block listen on localhost alone, as Ray itself does on macOS and Windows.
 
-    An address given to ``ray.init`` would not do: Ray puts the machine's own in the place of 127.0.0.1.
+    Passing 127.0.0.1 to ``ray.init`` would not work: Ray replaces it by the machine's own address.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -105,7 +106,7 @@ def loopback() -> Iterator[None]:
 
 
 def cluster_nodes() -> list[Node]:
-    """Every node that is up."""
+    """Return every living node."""
     return [
         Node(dict(node["Resources"]), dict(node["Labels"] or {}), node["NodeID"])
         for node in ray.nodes()
@@ -114,23 +115,23 @@ def cluster_nodes() -> list[Node]:
 
 
 def free_nodes() -> list[Node]:
-    """Every node that is up, with the resources that nobody has taken; as of a moment ago."""
+    """Return every living node with its free resources, as of a moment ago."""
     free = state.available_resources_per_node()
     return [Node(free.get(node.id, {}), node.labels, node.id) for node in cluster_nodes()]
 
 
 @contextmanager
 def warn_on_lost_nodes(lack: Callable[[Nodes], str | None], every_s: float = TELL_SECONDS) -> Iterator[None]:
-    """Say it, while the block runs, when nodes are lost so that there is a ``lack``, and when there is none any more.
+    """Warn, while the block runs, when lost nodes cause a ``lack``, and note when it has ended.
 
-    Ray waits for room without a word. What is lacking from the beginning is not told.
+    Ray waits for capacity silently. A lack that exists from the beginning is not reported.
     """
     over = threading.Event()
 
     def watch() -> None:
         told: str | None = ""
         while not over.wait(every_s):
-            with suppress(Exception):  # the head may be away, or the cluster going
+            with suppress(Exception):  # the head may be unreachable, or the cluster shutting down
                 now = lack(cluster_nodes())
                 if now is not None and told is None:
                     warn(now)
@@ -149,7 +150,8 @@ def warn_on_lost_nodes(lack: Callable[[Nodes], str | None], every_s: float = TEL
 def requested(bundles: Sequence[dict[str, float]], selector: Selector) -> Iterator[Callable[[], None]]:
     """Ask the autoscaler for nodes that hold the bundles, as long as the block runs.
 
-    Gives what asks once more: Ray keeps one request for the whole cluster, and another command's takes its place.
+    Yields a function that repeats the request: Ray keeps one request for the whole cluster, and another command's
+    request replaces it.
     """
     selectors: list[dict[str, str]] = [dict(selector)] * len(bundles)
 
@@ -165,10 +167,10 @@ def requested(bundles: Sequence[dict[str, float]], selector: Selector) -> Iterat
 
 
 def may_come(bundle: dict[str, float], selector: Selector) -> bool:
-    """Return whether the autoscaler could hold the bundle, with nodes that it adds or that are up.
+    """Return whether the autoscaler could hold the bundle, on present nodes or on ones that it adds.
 
-    False where none answers in time, and where it is Ray's first autoscaler, which knows no labels: that of a cluster
-    which a command starts for itself, and adds nothing.
+    False if it does not answer in time, or is Ray's first autoscaler, which knows no labels: clusters that a command
+    starts for itself have it, and it adds nothing there.
     """
     if not is_autoscaler_v2(fetch_from_server=True):
         return False
@@ -185,7 +187,7 @@ def may_come(bundle: dict[str, float], selector: Selector) -> bool:
 
 
 def _status() -> Any:
-    """The autoscaler's last answer, and what to look at next."""
+    """Return the autoscaler's last answer, and the version of the state that it has seen."""
     reply = GetClusterStatusReply()
     reply.ParseFromString(internal_kv_get_gcs_client().get_cluster_status(timeout_s=ANSWER_SECONDS))
     return reply

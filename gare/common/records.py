@@ -1,4 +1,4 @@
-"""Records that others made or damaged: JSON read within bounds, and checked against the type that it should have."""
+"""Read records that others made or damaged: JSON within bounds, checked against its expected type."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from gare.common.redact import shown
 
 MAX_BYTES = 2**20
 LENIENT = ConfigDict(extra="allow", strict=True)
-"""For records into which others may have written more."""
+"""For records in which others may have written more."""
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""For ``__pydantic_config__`` of a dataclass: no other keys, types as they are, finite numbers."""
+"""For ``__pydantic_config__`` of a dataclass: no other keys, no conversions, finite numbers."""
 
 T = TypeVar("T")
 
 
 def load_json(content: str | bytes, *, nan: bool = False) -> Any:
-    r"""The value of a JSON text; ValueError in a few words for anything else.
+    r"""Return the value of a JSON text; ValueError with a short reason for anything else.
 
-    Refused are repeated keys, nesting that Python cannot follow, halves of characters (``\ud800``) and, unless
-    ``nan``, numbers like NaN, which are no JSON.
+    It refuses repeated keys, nesting that Python cannot follow, halves of characters (``\ud800``) and, unless ``nan``,
+    numbers like NaN, which are not JSON.
     """
     text = content.decode() if isinstance(content, bytes) else content
     try:
@@ -45,10 +45,10 @@ def load_json(content: str | bytes, *, nan: bool = False) -> Any:
 
 
 def checked(kind: type[T], value: Any) -> T:
-    """A plain value of JSON as the dataclass or model that it should be; ValueError with the first thing wrong."""
+    """Convert a plain JSON value to the dataclass or model ``kind``; ValueError with the first thing wrong."""
     adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type]
     try:
-        return adapter.validate_json(json.dumps(value))  # in Python's mode a mapping is no dataclass
+        return adapter.validate_json(json.dumps(value))  # in Python's mode a mapping is not accepted as a dataclass
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place, message = shown(".".join(map(str, first["loc"]))), first["msg"].removeprefix("Value error, ")
@@ -58,12 +58,12 @@ def checked(kind: type[T], value: Any) -> T:
 
 
 def is_number(value: Any, *, below: float = 1e6) -> bool:
-    """Return whether a value of JSON is a number, finite and closer to zero than ``below``."""
+    """Return whether a JSON value is a number, finite and closer to zero than ``below``."""
     return type(value) in (int, float) and abs(value) < below
 
 
 def read_small(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """A file's bytes; InputError when it cannot be read or has more than ``limit``."""
+    """Read a file's bytes; InputError if it cannot be read or has more than ``limit``."""
     try:
         with path.open("rb") as stream:
             content = stream.read(limit + 1)
@@ -75,12 +75,12 @@ def read_small(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_object(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
-    """The JSON object in a file; InputError when it is anything else."""
+    """Read the JSON object in a file; InputError if it is anything else."""
     return parse_object(read_small(path, limit), str(path))
 
 
 def parse_object(content: str | bytes, where: str) -> dict[str, Any]:
-    """The JSON object in some text of ``where``; InputError for anything else, as of ``load_json``."""
+    """Return the JSON object in a text from ``where``; InputError for anything that ``load_json`` refuses too."""
     try:
         value = load_json(content)
     except ValueError as error:

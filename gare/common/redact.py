@@ -1,4 +1,4 @@
-"""Text from elsewhere in a sentence of ours: secrets blotted out, control characters spelled, long values shortened."""
+"""Clean foreign text for our messages: secrets masked, control characters escaped, long values shortened."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARAMETER = re.compile(
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
-"""Characters that are obeyed, not shown: controls but tab and newline, changes of direction; and non-characters."""
+"""Characters that take effect instead of showing: controls but tab and newline, direction changes, non-characters."""
 
 
 def redact(text: str) -> str:
@@ -30,17 +30,17 @@ def redact(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Write what a terminal or a page would obey as the escape sequence of its code point; leave the rest as it is."""
+    """Escape the characters that a terminal or a page would obey; leave the rest unchanged."""
     return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def printable_json(text: str) -> str:
-    """The same JSON, with JSON's own escapes for what a terminal would obey and for halves of surrogate pairs."""
+    """Escape in JSON's own way what a terminal would obey, and halves of surrogate pairs."""
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def sentence(text: str) -> str:
-    """A whole message as it can be shown: without secrets and control characters, and without its middle if long."""
+    """Clean a whole message: no secrets or control characters, and no middle if it is long."""
     text = printable(redact(text))
     if len(text) <= LONGEST_MESSAGE:
         return text
@@ -49,19 +49,19 @@ def sentence(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value from a file or a setting, as Python writes it, in at most some 100 characters."""
+    """Format a value from a file or a setting like Python, in at most about 100 characters."""
     return _cut(_SHORT.repr(value))
 
 
 def names(values: Iterable[Any], most: int = MAX_NAMES) -> str:
-    """Names from a file, such as columns: the first of them, in quotes where it would not show what they are."""
+    """Join the first few names from a file, such as columns, in quotes if they would be unclear without."""
     first = list(islice(values, most + 1))
     texts = [name if _is_plain(name) else shown(name) for name in first[:most]]
     return ", ".join([*map(_cut, texts), *(["..."] if len(first) > most else [])])
 
 
 def first_line(error: BaseException) -> str:
-    """Shorten what an error of other software says to one line of at most some 300 characters."""
+    """Shorten another software's error message to one line of at most about 300 characters."""
     lines = (str(error)[: 100 * MAX_SHOWN].strip() or type(error).__name__).splitlines()
     line = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
     return _cut(redact(line).rstrip("."), 3 * MAX_SHOWN)
@@ -85,7 +85,7 @@ class _Short(Repr):
 
     def repr_str(self, x: str, level: int) -> str:
         del level
-        return repr(_cut(redact(x[: 10 * MAX_SHOWN])))  # secrets first: cut off, they would not be known as such
+        return repr(_cut(redact(x[: 10 * MAX_SHOWN])))  # secrets first: once cut off, they would not be recognised
 
     def repr_int(self, x: int, level: int) -> str:
         del level

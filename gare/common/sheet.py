@@ -1,4 +1,4 @@
-"""Contact sheets: a PNG of rows of pictures, each row under its text, each picture above its own."""
+"""Draw contact sheets: a PNG of rows of pictures, with a title above each row and text below each picture."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Row:
 
 
 def write_sheet(path: str | Path, title: str, rows: Sequence[Row], *, cell_inches: float, row_inches: float) -> None:
-    """Write the PNG, whatever the file is called; rows may have different numbers of cells.
+    """Write the PNG, whatever the file's suffix; rows may have different numbers of cells.
 
-    Raises InputError where ``path`` cannot be written.
+    Raises InputError if ``path`` cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -76,6 +76,6 @@ def _draw(axis: Any, cell: Cell, inches: float) -> None:
 
 
 def _plain(text: str, inches: float) -> str:
-    """Text as it is to be read: one line of ``inches``, nothing in it obeyed, no formulas between dollar signs."""
+    """Prepare text for display: one line of ``inches``, no control characters, no formulas between dollar signs."""
     text, most = printable(" ".join(text.split())), int(inches * CHARACTERS_PER_INCH)
     return (text if len(text) <= most else text[: most - 4].rstrip() + " ...").replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Signals that end a command: the first one lets it clean up, whatever libraries would make of it."""
+"""Handle signals that end a command: the first one lets it clean up, whatever libraries do with the exception."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STILL = b"Still ending what is at work; a third signal ends at once.\n"
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal wants this process to end."""
+    """A signal that asks this process to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -24,10 +24,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Raise Stopped in the block at the first signal that ends; a second one is answered, a third one kills.
+    """Raise Stopped in the block at the first ending signal; the second prints a message, the third kills.
 
     If nothing is ending at the second signal, because a library dropped the exception, it raises Stopped again. A
-    signal that the caller ignores, as nohup does, stays ignored.
+    signal that the caller ignores, as with nohup, stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,7 +52,7 @@ def stopping() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit, Exception):
-        if told:  # Ray makes a plain one of it, and Tune ends its trials
+        if told:  # Ray replaces it with a plain exception, and Tune ends its trials
             raise Stopped(told[0]) from None
         raise
     finally:
@@ -62,9 +62,9 @@ def stopping() -> Iterator[None]:
 
 @contextmanager
 def keeping_signals(theirs: int) -> Iterator[None]:
-    """Put the handlers back that were there before the block: Ray sets its own, which end the process without a word.
+    """Restore the handlers from before the block: Ray sets its own, which end the process silently.
 
-    Where it does so in the block, Stopped is raised; ``theirs``: the signal that it handles there.
+    If Ray ends the process in the block, Stopped is raised; ``theirs``: the signal that Ray handles there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""A folder on any storage that pyarrow can open, and how a file appears there: whole or not at all.
+"""A folder on any storage that pyarrow can open, where files appear complete or not at all.
 
 - local and mounted folders: a temporary name next to the file, fsync, rename, fsync of the folder;
 - object stores (s3, gs, abfs): the upload becomes an object when it is closed, and never before;
@@ -32,34 +32,34 @@ from gare.common.redact import first_line, redact
 from gare.common.text import decode
 
 SCHEMES = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
-"""Schemes of the file systems pyarrow brings along. Not http, whose addresses may be anything."""
+"""Schemes of the file systems that pyarrow includes, without http, whose addresses may be anything."""
 
 PUT_IS_ATOMIC = frozenset({"s3", "gcs", "abfs"})
-"""pyarrow's names of the stores where an object is there only once its upload was closed."""
+"""pyarrow's names of the stores where an object only appears once its upload is closed."""
 
 PAUSES_S = (0.2, 1.0)
-"""Seconds before a local file is read again that could not be; clients of other storage try again by themselves."""
+"""Seconds before each retry of a failed local read; clients of other storage retry by themselves."""
 
 Read = TypeVar("Read")
 
 
 def is_address(place: str) -> bool:
-    """Return whether this names a place by a scheme rather than by a path."""
+    """Return whether a place has a scheme and is not a path."""
     return "://" in place
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder by its path or address; names below it are relative, with slashes. Travels between processes.
+    """A folder by its path or address, which can be sent between processes; names below it are relative, with slashes.
 
-    Whatever goes wrong with the storage is an InputError that names the file.
+    Any failure of the storage is an InputError that names the file.
     """
 
     address: str
 
     @classmethod
     def at(cls, place: str | Path) -> Folder:
-        """The folder of a path (made absolute) or an address; InputError for one that cannot be opened."""
+        """Return the folder of a path (made absolute) or an address; InputError if it cannot be opened."""
         text = str(place)
         if not is_address(text):
             return cls(_in_utf8(str(Path(text).absolute())))
@@ -78,7 +78,7 @@ class Folder:
 
     @property
     def is_local(self) -> bool:
-        """Return whether this is a folder of the file system here."""
+        """Return whether this is a folder of the local file system."""
         return not is_address(self.address)
 
     @property
@@ -89,14 +89,14 @@ class Folder:
         return Path(self.address)
 
     def below(self, name: str) -> Folder:
-        """The folder ``name`` inside of this one."""
+        """Return the folder ``name`` inside this one."""
         if self.is_local:
             return Folder(f"{self.address.rstrip('/')}/{name}")
         address, options = without_options(self.address)
         return Folder(f"{address.rstrip('/')}/{quote(name)}{options}")
 
     def named(self, name: str) -> str:
-        """Name a file of the folder as messages do."""
+        """Return the path or address of a file for messages."""
         return f"{str(self).rstrip('/')}/{name}"
 
     def exists(self, name: str = "") -> bool:
@@ -104,16 +104,16 @@ class Folder:
         return bool(self._info(name).type != FileType.NotFound)
 
     def size(self, name: str) -> int | None:
-        """Size of a file in bytes; None where there is none."""
+        """Return the size of a file in bytes; None if there is none."""
         info = self._info(name)
         return int(info.size) if info.type == FileType.File and info.size is not None else None
 
     def names(self, below: str = "") -> list[str]:
-        """Names of the files directly in a folder below, sorted; none where there is no such folder."""
+        """List the names of the files directly in a folder below, sorted; empty if there is no such folder."""
         return sorted(self.sizes(below))
 
     def sizes(self, below: str = "") -> dict[str, int]:
-        """Name and size in bytes of the files directly in a folder below."""
+        """Return name and size in bytes of the files directly in a folder below."""
 
         def files(system: Any, path: str) -> dict[str, int]:
             found = system.get_file_info(FileSelector(path, allow_not_found=True))
@@ -122,7 +122,7 @@ class Folder:
         return self._read(below, files)
 
     def tree(self, below: str = "") -> dict[str, int]:
-        """Name and size in bytes of all files below a folder, at any depth; names are relative to it.
+        """Return name and size in bytes of all files below a folder, at any depth; names are relative to it.
 
         InputError for a name that leads elsewhere.
         """
@@ -142,16 +142,16 @@ class Folder:
         return sizes
 
     def source(self, name: str, *, mapped: bool = True) -> pa.NativeFile:
-        """Open a file for reading anywhere in it. FileNotFoundError where it is not.
+        """Open a file for random reads; FileNotFoundError if it is missing.
 
-        A local one is memory-mapped, unless ``mapped`` is false: a disk that fails then ends the process.
+        A local one is memory-mapped unless ``mapped`` is false; with a mapped file, a failing disk ends the process.
         """
         if self.is_local and mapped:
             return pa.memory_map(str(self.local / name))
         return self._read(name, lambda system, path: system.open_input_file(path))
 
     def sha256(self, name: str) -> str:
-        """SHA-256 of a file, as 64 hex digits. FileNotFoundError where it is not."""
+        """Return the SHA-256 of a file, as 64 hex digits; FileNotFoundError if it is missing."""
 
         def digest(system: Any, path: str) -> str:
             found = hashlib.sha256()
@@ -163,7 +163,7 @@ class Folder:
         return self._read(name, digest)
 
     def read_bytes(self, name: str) -> bytes:
-        """Read a whole file; FileNotFoundError where it is not."""
+        """Read a whole file; FileNotFoundError if it is missing."""
 
         def content(system: Any, path: str) -> bytes:
             with system.open_input_stream(path, compression=None) as stream:
@@ -172,7 +172,7 @@ class Folder:
         return self._read(name, content)
 
     def read_text(self, name: str) -> str | None:
-        """Read a UTF-8 file; None where there is none, InputError where it is no text."""
+        """Read a UTF-8 file; None if it is missing, InputError if it is not text."""
         try:
             return decode(self.read_bytes(name))
         except FileNotFoundError:
@@ -187,7 +187,7 @@ class Folder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Yield a temporary local file; on success it becomes the file ``name``, whole. A failure leaves nothing."""
+        """Yield a temporary local file; on success it becomes the file ``name``. A failure leaves nothing."""
         if self.is_local:
             with atomic_file(self.local / name) as temporary:
                 yield temporary
@@ -199,7 +199,7 @@ class Folder:
             self._upload(temporary, name)
 
     def put(self, path: Path, name: str) -> None:
-        """Copy a local file to the file ``name``, which appears whole."""
+        """Copy a local file to the file ``name``, which appears complete."""
         if self.is_local:
             with self.writing(name) as temporary:
                 shutil.copyfile(path, temporary)
@@ -207,7 +207,7 @@ class Folder:
             self._upload(path, name)
 
     def fetch(self, name: str, target: Path, *, on_chunk: Callable[[bytes], None] | None = None) -> None:
-        """Copy a file to a local path; FileNotFoundError where it is not. ``on_chunk`` gets each piece that came."""
+        """Copy a file to a local path, calling ``on_chunk`` with each piece; FileNotFoundError if it is missing."""
         system, path = self._open(name)
         with self._sentence("read", name), system.open_input_stream(path, compression=None) as source:
             with os_errors_as_input(target):
@@ -220,7 +220,7 @@ class Folder:
                         on_chunk(chunk)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
         if self.is_local:
             with self._sentence("remove", name):
                 (self.local / name).unlink(missing_ok=True)
@@ -231,7 +231,7 @@ class Folder:
                 system.delete_file(path)
 
     def make(self, below: str = "") -> None:
-        """Make the folder, where the storage has folders."""
+        """Make the folder, if the storage has folders."""
         if self.is_local:
             make_folder(self.local / below)
             return
@@ -248,7 +248,7 @@ class Folder:
         return self._read(name, lambda system, path: system.get_file_info(path))
 
     def _read(self, name: str, act: Callable[[Any, str], Read]) -> Read:
-        """Read by ``act``, of a file system and a path in it; once more after a while where local storage fails."""
+        """Read with ``act`` (of a file system and a path in it); retry after pauses if local storage fails."""
         system, path = self._open(name)
         pauses = list(PAUSES_S) if self.is_local else []
         with self._sentence("read", name):
@@ -286,18 +286,18 @@ class Folder:
             raise StorageError(f"Cannot {verb} {self.named(name) if name else self}: {why}") from None
 
     def _why(self, error: Exception) -> str:
-        """The system's own words for an error of local storage, which pyarrow wraps in others; else its first line."""
+        """Return the system's own message for an error of local storage, which pyarrow wraps; else its first line."""
         number = error.errno if self.is_local and isinstance(error, OSError) else None
         return first_line(error) if number is None else f"{os.strerror(number)}."
 
 
 def read_file(path: Path) -> str | None:
-    """Read a UTF-8 file of the file system here, as ``Folder.read_text`` does: again where it fails."""
+    """Read a local UTF-8 file like ``Folder.read_text``, with its retries."""
     return Folder.at(path.parent).read_text(path.name)
 
 
 def _in_utf8(path: str) -> str:
-    """A path as it is; InputError for one that pyarrow cannot open."""
+    """Return a path unchanged; InputError if pyarrow cannot open it."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -306,7 +306,7 @@ def _in_utf8(path: str) -> str:
 
 
 def _write_all(sink: FileIO, data: bytes) -> None:
-    """Write all of it: an unbuffered file may take a part at a time, the last before the disk is full."""
+    """Write all bytes: an unbuffered file may accept only a part at a time, such as just before the disk is full."""
     rest = memoryview(data)
     while rest:
         rest = rest[sink.write(rest) :]
@@ -314,7 +314,7 @@ def _write_all(sink: FileIO, data: bytes) -> None:
 
 @lru_cache(maxsize=64)
 def _file_system(address: str) -> tuple[Any, str]:
-    """The pyarrow file system of an address, and the path in it."""
+    """Return the pyarrow file system of an address and the path in it."""
     if not is_address(address):
         from pyarrow.fs import LocalFileSystem
 

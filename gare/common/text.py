@@ -1,4 +1,4 @@
-"""Text that others wrote, read as UTF-8 or as its byte order mark says (lines may come gzipped), and shown."""
+"""Read foreign text as UTF-8 or by its byte order mark (lines may be gzipped), and make names of it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ GZIP: Final = b"\x1f\x8b"
 LINE_CHARACTERS: Final = 64 * 2**20
 LONGEST_NAME: Final = 200
 LONGEST_TEXT: Final = 10_000
-"""Characters of a caption, id, path, split, attribute or query; CLIP reads some 400 of a sentence."""
+"""Most characters of a caption, id, path, split, attribute or query; CLIP reads about 400 of a sentence."""
 
 PLAIN_NAME: Final = re.compile(r"\w[\w .+=@-]{0,99}")
-"""Names that are safe as those of files and folders; in bytes they may still be too long (``folder_name``)."""
+"""Names that are safe for files and folders; in bytes they may still be too long (``folder_name``)."""
 
 
 def folder_name(text: str) -> str:
-    """The name of a folder for what is called ``text``: the text itself where it is plain, else one of its own."""
+    """Return a folder name for ``text``: the text itself if it is plain, else one derived from it."""
     if PLAIN_NAME.fullmatch(text) and len(text.encode()) <= LONGEST_NAME:
         return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
@@ -42,7 +42,7 @@ def folder_name(text: str) -> str:
 
 
 def encoding_of(start: bytes) -> str:
-    """The encoding of a text by its first bytes: that of its byte order mark, UTF-8 without one.
+    """Return the encoding of a text by its first bytes: that of its byte order mark, UTF-8 without one.
 
     Raises UnicodeDecodeError for UTF-16 without a mark, which would pass as UTF-8 full of NULs.
     """
@@ -53,7 +53,7 @@ def encoding_of(start: bytes) -> str:
 
 
 def decode(data: bytes) -> str:
-    """The text of a whole file, without its byte order mark; UnicodeDecodeError when it is none."""
+    """Decode a whole file, without its byte order mark; UnicodeDecodeError if it is not text."""
     return data.decode(encoding_of(data))
 
 
@@ -61,8 +61,8 @@ def decode(data: bytes) -> str:
 def open_lines(path: Path, *, newline: str | None = None) -> Iterator[Iterator[str]]:
     """Open a text file, gzipped or not, for reading line by line; ``newline`` as for ``open``.
 
-    Memory stays bounded whatever a small gzip file unpacks to. Raises InputError for a damaged gzip file and for a
-    line of more than LINE_CHARACTERS, UnicodeDecodeError for what is no text.
+    Memory stays bounded whatever a small gzip file unpacks to. Raises InputError for a damaged gzip file and for a line
+    of more than LINE_CHARACTERS, UnicodeDecodeError for a file that is not text.
     """
     with path.open("rb") as file:
         packed = file.peek(len(GZIP)).startswith(GZIP)

@@ -1,6 +1,6 @@
-"""Ray's authentication token: where it is, and that nobody else on the machine can read it.
+"""Find Ray's authentication token, and keep it unreadable for other users of the machine.
 
-The token itself is read by Ray alone. It is never printed, recorded or sent along with a job.
+Only Ray itself reads the token. It is never printed, recorded or sent along with a job.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ TOKEN_BYTES = 32
 
 
 def token_file() -> Path:
-    """The file that Ray reads its token from, unless RAY_AUTH_TOKEN holds it."""
+    """Return the file that Ray reads its token from, unless RAY_AUTH_TOKEN holds it."""
     named = os.environ.get(TOKEN_FILE)
     return Path(named) if named else Path.home() / ".ray" / "auth_token"
 
 
 def token_source() -> str | None:
-    """Say where the token comes from, in Ray's order, in words for people; None where there is none."""
+    """Describe where the token comes from, in Ray's order; None if there is none."""
     if os.environ.get(TOKEN, "").strip():
         return f"the variable {TOKEN}"
     file = token_file()
@@ -34,7 +34,7 @@ def token_source() -> str | None:
 
 
 def protect_token() -> None:
-    """Take the token file from everybody but its owner: Ray writes it readable by all."""
+    """Make the token file readable for its owner alone: Ray writes it readable for everyone."""
     with suppress(OSError):  # another user's file, or one mounted read-only, is not ours to change
         file = token_file()
         if file.is_file() and file.stat().st_mode & 0o077:
@@ -42,9 +42,9 @@ def protect_token() -> None:
 
 
 def make_token() -> None:
-    """Make the token that Ray would make for its first cluster on a machine, which others could read for a moment.
+    """Make the token before Ray does, whose file others could read for a moment.
 
-    Raises RunError where its file cannot be written.
+    Raises RunError if its file cannot be written.
     """
     if token_source() is not None or os.environ.get(TOKEN_FILE) or os.environ.get(MODE, "token").lower() != "token":
         return
@@ -63,14 +63,14 @@ def make_token() -> None:
 
 
 def use_token() -> None:
-    """Have Ray's clients send the token, where there is one. Before ray is imported, which reads the mode once."""
+    """Make Ray's clients send the token, if there is one; call before importing ray, which reads the mode once."""
     protect_token()
     if token_source() is not None:
         os.environ.setdefault(MODE, "token")
 
 
 def wrong_token(cluster: str) -> str:
-    """Say what to do if ``cluster`` refuses our token, or we have none; the message never holds the token."""
+    """Explain what to do if ``cluster`` refuses our token or we have none; the message never holds the token."""
     source = token_source()
     put = f"put the cluster's in ~/.ray/auth_token with mode 600, or name its file in {TOKEN_FILE}"
     if source is None:
@@ -82,7 +82,7 @@ def wrong_token(cluster: str) -> str:
 
 
 def told_token() -> str:
-    """Say in words which token, if any, we send to clusters."""
+    """Describe which token, if any, we send to clusters."""
     source = token_source()
     if source is None:
         return "there is none here"

@@ -1,4 +1,4 @@
-"""The settings: one frozen tree, one vocabulary of dotted keys.
+"""The settings: one frozen tree with one vocabulary of dotted keys.
 
 Defaults are the published MSR-VTT ViT-B/32 recipe. ``runtime.*`` may change between a run and its resume and
 ``sweep.*`` describes many experiments; everything else is the experiment, and ``Config.digest`` names it.
@@ -31,12 +31,15 @@ LATER: tuple[tuple[str, str, Any], ...] = (
     ("model", "attention_heads", 1),
     ("prepare", "decoder", "pyav"),
 )
-"""Settings of the experiment that came later, in the order in which digests began to leave them out, so that earlier
-runs keep their names: at this value, or (None) always, as the dataset or the names of the splits imply them."""
+"""Settings of the experiment that came later, in the order in which digests began to omit them.
+
+Earlier runs keep their names because a setting is omitted at this value or, with None, always: the dataset or the names
+of the splits imply it then.
+"""
 
 
 def without_later(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Take what came ``LATER`` out of a plain tree, one after the other; yields it before and after each."""
+    """Remove the ``LATER`` settings from a plain tree, one after the other; yields it before and after each."""
     yield tree
     for name, key, value in LATER:
         if key in tree.get(name, {}) and value in (None, tree[name][key]):
@@ -88,7 +91,7 @@ class Config(Section):
         return self
 
     def _check_increments(self) -> None:
-        """Refuse what acts on increments where the head makes none."""
+        """Refuse settings that act on increments if the head makes none."""
         head = self.model.head
         if HEADS[head].increments:
             return
@@ -100,26 +103,26 @@ class Config(Section):
             raise ValueError(f"{NO_INCREMENTS.format(head)}, so leave train.increments at dense")
 
     def experiment(self) -> dict[str, Any]:
-        """The plain tree of what defines the experiment.
+        """Return the plain tree of the settings that define the experiment.
 
-        Settings that came ``LATER`` are in it only where they change something, so that earlier runs keep their names.
+        ``LATER`` settings are included only if they change something, so that earlier runs keep their names.
         """
         *_, tree = without_later(self.model_dump(mode="json", exclude=set(NOT_THE_EXPERIMENT)))
         return tree
 
     def shared_anchor(self) -> Literal["text", "video"] | None:
-        """The anchor whose pairs share a mask of psi's dropout in training; None where every pair has its own."""
+        """Return the anchor whose pairs share a mask of psi's dropout in training; None if every pair has its own."""
         model = self.model
         if self.train.increments == "dense" or not model.makes_increments or model.dropout == 0:
             return None
         return "video" if model.context == "frames" else "text"
 
     def digest(self) -> str:
-        """The experiment's name: 16 hex digits over everything but ``runtime.*`` and ``sweep.*``."""
+        """Return the experiment's name: 16 hex digits over everything but ``runtime.*`` and ``sweep.*``."""
         return digest_of(self.experiment())
 
     def run_name(self) -> str:
-        """``runtime.name``, or the experiment's digest."""
+        """Return ``runtime.name``, or the experiment's digest."""
         return self.runtime.name or self.digest()
 
 

@@ -14,10 +14,10 @@ class Section(BaseModel):
 
 
 def key(default: Any, meaning: str, *, unit: str = "", **constraints: Any) -> Any:
-    """A documented setting: its default, meaning and unit, and pydantic's constraints (``ge``, ``gt``, ...)."""
+    """Define a documented setting: default, meaning, unit, and pydantic's constraints (``ge``, ``gt``, ...)."""
     return Field(default, description=meaning, json_schema_extra={"unit": unit}, **constraints)
 
 
 def section(kind: type[Section], meaning: str) -> Any:
-    """A nested section with its own defaults."""
+    """Define a nested section with its own defaults."""
     return Field(default_factory=kind, description=meaning)

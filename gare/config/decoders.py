@@ -1,4 +1,4 @@
-"""The decoders of ``gare prepare``: what makes frames of a video. A new one is a file and a row here."""
+"""The decoders of ``gare prepare``, which turn videos into frames. A new one is a file and a row here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Decoder:
     """``source``: module and class. ``extra``: the optional dependency to install, which is also its package.
 
-    ``resizes``: the values of ``prepare.resize`` that it can do.
+    ``resizes``: the values of ``prepare.resize`` that it supports.
     """
 
     source: str

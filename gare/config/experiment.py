@@ -55,7 +55,7 @@ class ModelConfig(Section):
 
     @property
     def makes_increments(self) -> bool:
-        """Return whether a pair gets an increment, which the regularisers act on."""
+        """Return whether pairs get increments, which the regularisers act on."""
         return HEADS[self.head].increments and self.increment != "none"
 
     @model_validator(mode="after")
@@ -100,7 +100,7 @@ class DirectionDiversityConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """The whole objective; with model.increment: none only InfoNCE counts, and other heads take weights of 0 alone."""
+    """The whole objective; with model.increment: none only InfoNCE counts, and other heads require weights of 0."""
 
     information_bottleneck: InformationBottleneckConfig = section(InformationBottleneckConfig, "L_ib")
     trust_region: TrustRegionConfig = section(TrustRegionConfig, "L_tr")
@@ -108,7 +108,7 @@ class ObjectiveConfig(Section):
 
 
 class DataConfig(Section):
-    """Settings that make a training sample of a stored row."""
+    """Settings that turn a stored row into a training sample."""
 
     frames: int = key(
         12, "frames per video in a batch; the shards must hold at least as many", unit="frames", ge=1, le=2**16
@@ -163,7 +163,7 @@ def names_test(split: str) -> bool:
 
 
 class ProtocolConfig(Section):
-    """Limits to what a run may learn from and look at."""
+    """Limits to the data that a run may learn from and look at."""
 
     dev: Literal["held_out", "none"] = key(
         "held_out",

@@ -1,4 +1,4 @@
-"""The pair heads: how a text and a video become a score. A new head is a file in ``gare/scoring`` and a row here."""
+"""The pair heads, which score a text and a video. A new head is a file in ``gare/scoring`` and a row here."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Head:
-    """``source``: module and class. ``reads``: the settings of ``model`` that mean something to this head.
+    """``source``: module and class. ``reads``: the settings of ``model`` that this head uses.
 
-    ``increments``: whether it makes the increments that the regularisers act on. ``plain_frames``: whether, with
+    ``increments``: True if it makes the increments that the regularisers act on. ``plain_frames``: True if, with
     ``model.temporal_layers`` 0, it takes frames as CLIP embeds them, without frame positions.
     """
 
@@ -30,5 +30,5 @@ HEADS = {
     "mean_pool": Head("gare.scoring.mean_pool:MeanPoolHead", ()),
 }
 OF_HEADS = frozenset(name for head in HEADS.values() for name in head.reads)
-"""Settings of ``model`` that belong to some heads and mean nothing to the others."""
+"""Settings of ``model`` that only some heads use."""
 NO_INCREMENTS = "model.head {} makes no increments"

@@ -17,7 +17,7 @@ else:
 
 
 class LimitsConfig(Section):
-    """Limits to what one video may cost; a video that exceeds one is recorded as failed."""
+    """Limits to the cost of one video; a video that exceeds one is recorded as failed."""
 
     max_bytes: int = key(4 * 2**30, "largest source file", unit="bytes", gt=0)
     max_pixels: int = key(7680 * 4320, "largest declared frame area", unit="pixels", gt=0)
@@ -36,13 +36,13 @@ class LimitsConfig(Section):
 
 
 BEFORE: Final[Mapping[str, Any]] = {"square_pixels": False}
-"""Settings that a stored recipe may lack, and what was done before they were there."""
+"""Settings that a stored recipe may lack, with the earlier behaviour."""
 UNSAID: Final[Mapping[str, Any]] = {"decoder": DEFAULT}
-"""Settings that a stored recipe leaves out at this value: they came later, and change nothing there."""
+"""Later settings that a stored recipe omits at this value, which changes nothing."""
 
 
 class PrepareConfig(Section):
-    """The decode recipe; its digest is stored in every shard and shards of two recipes never mix."""
+    """The decode recipe; its digest is stored in every shard, and shards of two recipes never mix."""
 
     decoder: DecoderName = key(
         DEFAULT,
@@ -74,7 +74,7 @@ class PrepareConfig(Section):
 
     @property
     def side(self) -> int:
-        """Shortest side of the stored frames, in pixels; both sides where they are cropped."""
+        """Return the shortest side of the stored frames, in pixels; both sides if they are cropped."""
         return self.crop or self.short_side
 
     @model_validator(mode="after")

@@ -12,10 +12,10 @@ from gare.config.base import Section, key
 
 
 class RuntimeConfig(Section):
-    """Nothing here is part of the experiment, but numbers are not the same to the last bit everywhere.
+    """Settings outside the experiment, though numbers can differ in their last bits.
 
-    Workers, threads, batches of evaluation and the device change the order of sums, so the rounding; ``device`` also
-    what psi's dropout draws: a GPU draws other masks than a CPU.
+    Workers, threads, batches of evaluation and the device change the order of sums, and so the rounding; ``device``
+    also changes what psi's dropout draws: a GPU draws other masks than a CPU.
     """
 
     root: str | None = key(None, "folder that relative paths start from; the current one when null")
@@ -89,16 +89,16 @@ class RuntimeConfig(Section):
 
     @property
     def fewest_workers(self) -> int:
-        """The smallest worker count that is allowed."""
+        """Return the smallest allowed worker count."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
     def most_workers(self) -> int:
-        """The largest worker count that is allowed."""
+        """Return the largest allowed worker count."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     def worker_counts(self, global_batch: int) -> list[int]:
-        """The allowed worker counts that share ``global_batch`` evenly, most first."""
+        """Return the allowed worker counts that share ``global_batch`` evenly, most first."""
         counts = range(self.most_workers, self.fewest_workers - 1, -1)
         return [count for count in counts if global_batch % count == 0]
 

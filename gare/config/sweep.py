@@ -1,4 +1,4 @@
-"""Settings of a sweep: many experiments around the one the rest of the tree describes."""
+"""Settings of a sweep: many experiments around the one that the rest of the tree describes."""
 
 from __future__ import annotations
 

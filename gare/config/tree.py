@@ -1,4 +1,4 @@
-"""Loading, overriding, describing and comparing the tree by its dotted keys."""
+"""Load, override, describe and compare the tree by its dotted keys."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from gare.config.prepare import BEFORE
 LONGEST_KEY = 200
 
 Source = Config | Mapping[str, Any] | str | os.PathLike[str] | None
-"""Where settings come from: a tree, plain values (nested, or by dotted key), a YAML file, or the defaults."""
+"""A source of settings: a tree, plain values (nested, or by dotted key), a YAML file, or None for the defaults."""
 
 Overrides = Mapping[str, Any] | Sequence[str]
-"""Settings that win: values by dotted key or nested in sections, or texts such as ``train.epochs=3``."""
+"""Settings that take precedence: values by dotted key or nested in sections, or texts such as ``train.epochs=3``."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def load_config(
 
 
 def _read_source(source: Source) -> tuple[Mapping[str, Any], str]:
-    """Plain values of a source, and its name in errors."""
+    """Return the plain values of a source, and its name in errors."""
     if source is None or isinstance(source, Mapping):
         values: Mapping[str, Any] = {}
         for dotted, value in _spread(source or {}):
@@ -71,13 +71,20 @@ def _read_source(source: Source) -> tuple[Mapping[str, Any], str]:
         return values, "the settings"
     if isinstance(source, Config):
         return source.model_dump(mode="json"), "the settings"
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(
+            f"The settings are of type {type(source).__name__}; give a YAML file, a dict of settings or a Config."
+        )
     return yaml.read(Path(source)), os.fspath(source)
 
 
 def parse_overrides(overrides: Overrides) -> dict[str, Any]:
-    """Plain values by dotted key; ConfigError where there is no such setting."""
+    """Return plain values by dotted key; ConfigError for an unknown setting."""
+    if isinstance(overrides, str):
+        overrides = [overrides]
     if not isinstance(overrides, Mapping):
-        return dict(parse_override(text) for text in overrides)
+        texts = overrides if isinstance(overrides, Iterable) else [overrides]
+        return dict(parse_override(text) for text in texts)
     found = dict(_spread(overrides))
     for dotted in found:
         check_key(dotted)
@@ -85,13 +92,24 @@ def parse_overrides(overrides: Overrides) -> dict[str, Any]:
 
 
 def _spread(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of all settings in a mapping of dotted keys, sections or both."""
+    """Yield dotted key and value of all settings in a mapping of dotted keys, sections or both."""
     for name, value in values.items():
         dotted = f"{prefix}{name}"
-        if isinstance(value, Mapping) and any(key.startswith(f"{dotted}.") for key in _known_keys()):
+        section = any(key.startswith(f"{dotted}.") for key in _known_keys())
+        # Of an unknown section the keys say more about what was meant than its name.
+        if isinstance(value, Mapping) and (section or (value and dotted not in _known_keys())):
             yield from _spread(value, f"{dotted}.")
         else:
-            yield dotted, os.fspath(value) if isinstance(value, os.PathLike) else value
+            yield dotted, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of Python as YAML would hold it: paths as text, tuples as lists, scalars of NumPy as numbers."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def _sweep_section(path: Path) -> Any:
@@ -99,19 +117,21 @@ def _sweep_section(path: Path) -> Any:
     if set(values) != {"sweep"}:
         others = ", ".join(sorted(map(str, set(values) - {"sweep"}))) or "nothing"
         raise ConfigError(f"{path} holds {others}; a sweep file holds the section sweep, and nothing else.")
-    build(values, str(path))  # what is wrong with it is said by its own name
+    build(values, str(path))  # so that errors name this file
     return values["sweep"]
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """``a.b=c`` as its dotted key and its YAML 1.2 value; ConfigError where there is no such setting."""
+    """Split ``a.b=c`` into its dotted key and its YAML 1.2 value; ConfigError for an unknown setting."""
     dotted, value = split_override(text)
     check_key(dotted)
     return dotted, value
 
 
 def split_override(text: str) -> tuple[str, Any]:
-    """``a.b=c`` as key and YAML 1.2 value, whatever the key."""
+    """Split ``a.b=c`` into key and YAML 1.2 value, whatever the key."""
+    if not isinstance(text, str):
+        raise ConfigError(f"An override is {shown(text)}; give values by key, or texts such as train.epochs=3.")
     dotted, equals, raw = text.partition("=")
     dotted = dotted.strip()
     if not equals or not dotted:
@@ -129,10 +149,10 @@ def build(values: Mapping[str, Any], where: str = "the settings") -> Config:
 
 
 def build_saved(values: Mapping[str, Any], where: str = "the settings") -> Config:
-    """Validate a whole tree that this software saved, of an earlier version too.
+    """Validate a whole tree that this software saved, in an earlier version too.
 
-    One without ``protocol.test`` let any split choose the checkpoint: where that was a test split, it becomes used.
-    What ``prepare`` lacks was done as ``BEFORE`` says.
+    Without ``protocol.test``, any split could choose the checkpoint: if that was a test split, the value becomes used.
+    ``BEFORE`` fills in what ``prepare`` lacks.
     """
     if isinstance(values.get("prepare"), Mapping):
         values = {**values, "prepare": {**BEFORE, **values["prepare"]}}
@@ -144,12 +164,12 @@ def build_saved(values: Mapping[str, Any], where: str = "the settings") -> Confi
 
 
 def load_saved(path: str | Path) -> Config:
-    """The settings that this software saved in a YAML file; ConfigError as of ``load_config``."""
+    """Load settings that this software saved in a YAML file; ConfigError as in ``load_config``."""
     return build_saved(yaml.read(Path(path)), str(path))
 
 
 def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A copy of ``config`` with dotted keys set to plain values, validated as a whole."""
+    """Return a copy of ``config`` with dotted keys set to plain values, validated as a whole."""
     values = config.model_dump(mode="json")
     for dotted, value in changes.items():
         check_key(dotted)
@@ -158,7 +178,7 @@ def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def with_value(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
-    """A copy of a nested mapping with one dotted key set."""
+    """Return a copy of a nested mapping with one dotted key set."""
     head, _, rest = dotted.partition(".")
     copy = dict(values)
     if rest:
@@ -170,29 +190,29 @@ def with_value(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, 
 
 
 def describe() -> list[KeyDoc]:
-    """Every setting of the tree, in order."""
+    """List every setting of the tree, in order."""
     return list(_describe(Config, ""))
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Dotted key -> plain value, for every setting."""
+    """Return dotted key -> plain value, for every setting."""
     values = config.model_dump(mode="json")
     return {key: _get(values, key) for key in _known_keys()}
 
 
 def diff(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (left, right) wherever two trees differ."""
+    """Return dotted key -> (left, right) wherever two trees differ."""
     a, b = flatten(left), flatten(right)
     return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
 
 
 def to_yaml(config: Config) -> str:
-    """The whole resolved tree as YAML that ``load_config`` accepts."""
+    """Return the whole resolved tree as YAML that ``load_config`` accepts."""
     return yaml.dump(config.model_dump(mode="json"))
 
 
 def check_key(dotted: str) -> None:
-    """Refuse a dotted key that is not a setting, naming the nearest ones."""
+    """Refuse a dotted key that is not a setting, suggesting the nearest one."""
     known = _known_keys()
     if dotted in known:
         return

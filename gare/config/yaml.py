@@ -1,4 +1,4 @@
-"""YAML by the 1.2 rules: ``1e-5`` is a number, ``no`` a word, duplicate keys an error."""
+"""Read and write YAML by the 1.2 rules: ``1e-5`` is a number, ``no`` a word, duplicate keys an error."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MOST_DEPTH: Final = 32
 
 
 def parse(text: str, where: str) -> Any:
-    """The plain value of a YAML text; ``where`` names it in errors.
+    """Parse a YAML text to a plain value; ``where`` names it in errors.
 
-    Raises ConfigError for what is no YAML or too large for settings, with every alias written out.
+    Raises ConfigError for text that is not YAML or, with every alias written out, too large for settings.
     """
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(f"{where} has {len(text)} characters; settings have at most {MOST_CHARACTERS}.")
@@ -37,7 +37,7 @@ def parse(text: str, where: str) -> Any:
         line = f" line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or first_line(error)
         raise ConfigError(f"{where}{line} is not valid YAML: {problem}.") from None
-    except (ValueError, RecursionError) as error:  # a date that is none, a number of thousands of digits, [[[[...
+    except (ValueError, RecursionError) as error:  # an invalid date, a number of thousands of digits, [[[[...
         raise ConfigError(f"{where} holds a value that cannot be read: {error}.") from None
 
     _check_size(value, where)
@@ -45,7 +45,7 @@ def parse(text: str, where: str) -> Any:
 
 
 def _check_size(value: Any, where: str) -> None:
-    """Count what a value unfolds to: a few lines of aliases can stand for gigabytes, or for themselves."""
+    """Check a value's unfolded size: a few lines of aliases can unfold to gigabytes, or without end."""
     waiting, values, characters = [(value, 0)], 0, 0
     while waiting:
         one, depth = waiting.pop()
@@ -62,7 +62,7 @@ def _check_size(value: Any, where: str) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+    """Read the mapping in a YAML file."""
     try:
         with path.open("rb") as stream:
             content = stream.read(4 * MOST_CHARACTERS + 1)
@@ -82,7 +82,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def dump(value: Any) -> str:
-    """A plain value as YAML text in the order given."""
+    """Return a plain value as YAML text in the order given."""
     writer = YAML(typ="safe", pure=True)
     writer.default_flow_style = False
     writer.width = 120

@@ -1,4 +1,4 @@
-"""A file's tensors and what became of each: mapped, dropped for a stated reason, or an error."""
+"""Account for every tensor of a file: mapped, dropped for a stated reason, or an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEAD = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of what became of a file: a group of its tensors, how many, and where they went or why not."""
+    """A line of the import's record: a group of tensors, their number, and where they went or why they were dropped."""
 
     group: str
     tensors: int
@@ -35,10 +35,10 @@ class Row:
 
 @dataclass
 class Converted:
-    """Weights in our names and float32, CLIP's config (as of transformers), and what the shapes say.
+    """Weights in float32 under our names, CLIP's config (transformers' keys), and what the shapes determine.
 
     ``kind``: ``gare`` (names of GareModel) or ``clip`` (names of transformers' CLIPModel). ``settings``: dotted keys
-    that the file determines. ``stated``: what its shapes do not say, and who said it.
+    that the file determines. ``stated``: values that the shapes do not determine, each with its origin.
     """
 
     kind: Literal["gare", "clip"]
@@ -52,14 +52,14 @@ class Converted:
 
 
 class Source:
-    """A file's tensors, and which of them are accounted for."""
+    """A file's tensors, with a record of those already accounted for."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
         self.taken: set[str] = set()
 
     def shape(self, name: str, dimensions: int) -> tuple[int, ...]:
-        """A tensor's shape, which sizes are read off."""
+        """Return a tensor's shape; InputError if the tensor is missing or the shape has other dimensions or a 0."""
         if name not in self.tensors:
             raise InputError(f"The file has no tensor {name}; it is not complete.")
         shape = tuple(self.tensors[name].shape)
@@ -68,13 +68,13 @@ class Source:
         return shape
 
     def layers(self, blocks: str) -> int:
-        """How many numbered blocks there are."""
+        """Count the numbered blocks."""
         pattern = re.compile(rf"{re.escape(blocks)}\.(\d{{1,4}})\.")
         numbers = {int(m[1]) for m in map(pattern.match, self.tensors) if m}
         return max(numbers, default=-1) + 1
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A tensor of this shape, in float32."""
+        """Return a tensor of this shape in float32, and record it as used."""
         found = self.shape(name, len(shape))
         if found != shape:
             raise InputError(f"The tensor {name} in the file is {found}, where its other tensors ask for {shape}.")
@@ -92,7 +92,7 @@ class Source:
             out.dropped.append(Row(group, len(names), remark))
 
     def drop_stated(self, prefix: str, stated: Mapping[str, int], out: Converted) -> None:
-        """Sizes that OpenAI's archives hold as tensors, after checking that the shapes say the same."""
+        """Drop the sizes that OpenAI's archives hold as tensors; InputError if they differ from the shapes."""
         names = [name for name in stated if f"{prefix}{name}" in self.tensors]
         for name in names:
             value = self.tensors[f"{prefix}{name}"]
@@ -101,7 +101,7 @@ class Source:
         self.drop((prefix + name for name in names), ", ".join(names), "sizes, which the shapes say too", out)
 
     def drop_copies(self, copy: str, original: str, out: Converted) -> None:
-        """Tensors stored a second time; InputError when the two differ."""
+        """Drop tensors stored a second time; InputError if the two copies differ."""
         names = [name for name in self.tensors if name.startswith(copy)]
         for name in names:
             first = original + name.removeprefix(copy)
@@ -112,13 +112,13 @@ class Source:
         self.drop(names, f"{copy}*", f"the same tensors as {original}*, stored twice", out)
 
     def drop_dead(self, out: Converted) -> None:
-        """Layers that play no part."""
+        """Drop the layers that no forward pass uses."""
         for pattern, reason in DEAD.items():
             names = [name for name in self.tensors if name not in self.taken and re.match(pattern, name)]
             self.drop(names, _shown(pattern), reason, out)
 
     def finish(self) -> None:
-        """InputError when something is left that nobody asked for."""
+        """Raise InputError if any tensor is unaccounted for."""
         left = sorted(self.tensors.keys() - self.taken)
         if left:
             shown = listed(left)
@@ -129,6 +129,6 @@ class Source:
 
 
 def _shown(pattern: str) -> str:
-    """A pattern as people write it."""
+    """Return a pattern with ``*`` in place of regular expressions."""
     plain = pattern.replace(r"(.+\.)?", "*.").replace(r"\d+", "*").replace("\\", "").removesuffix("$")
     return plain + "*" if plain.endswith(".") else plain

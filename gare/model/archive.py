@@ -1,9 +1,9 @@
-"""Weights out of files that others made, read as data: nothing in them is ever executed.
+"""Read weights from untrusted files as data: nothing in them is ever executed.
 
-torch.save and torch.jit.save both write a zip archive whose ``data.pkl`` is a pickle that names its tensors' bytes
-in ``data/``. The pickle is a program for a small stack machine; here a machine of our own runs it, which knows only
-tensors, numbers, strings and plain containers. Module objects of a TorchScript archive become inert bags of their
-attributes, their code is not read, and any other name the program asks for ends the reading.
+torch.save and torch.jit.save both write a zip archive whose ``data.pkl`` is a pickle that names its tensors' bytes in
+``data/``. A pickle is a program for a small stack machine. Our own machine runs it here, and knows only tensors,
+numbers, strings and plain containers. Module objects of a TorchScript archive become inert bags of their attributes and
+their code is not read. Any other name that the program asks for stops the reading.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MAX_VALUES = 1_000_000
 # Ties (one storage under two names) are legitimate; a small file that unfolds into many large tensors is not.
 MAX_UNFOLDING = 4
 WRAPPED = "module."
-"""What torch's data parallelism puts before every name."""
+"""The prefix that torch's data parallelism adds to every name."""
 
 Kind = Literal["state dict", "TorchScript archive", "safetensors"]
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What a file holds: tensors by dotted name, in the file's order, and the format it was in."""
+    """The content of a file: tensors by dotted name, in the file's order, and its format."""
 
     tensors: dict[str, Tensor]
     kind: Kind
@@ -64,14 +64,14 @@ def read_archive(path: str | Path) -> Archive:
 
 
 def _read_old(path: Path) -> Archive:
-    """torch.save as it was before version 1.6 (no zip), by torch's own loader for plain values."""
+    """Read a file of torch.save before version 1.6 (no zip) with torch's own loader for plain values."""
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # whose own text advises to run what the file asks for
+    except pickle.UnpicklingError:  # its own text advises you to run what the file asks for
         raise InputError(
             f"{path} is neither a state dict nor a TorchScript archive that can be read as tensors alone: refused."
         ) from None
-    except Exception as error:  # noqa: BLE001 - it raises many kinds for files that are no checkpoint
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds of error for files that are not checkpoints
         raise InputError(
             f"{path} is neither a state dict nor a TorchScript archive that can be read as tensors: "
             f"{first_line(error)}."
@@ -80,7 +80,7 @@ def _read_old(path: Path) -> Archive:
 
 
 def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
-    """The value itself, if it is a mapping of names to dense tensors, or the one that a training file holds."""
+    """Return a state dict, on its own or inside a training file, as a mapping of names to dense tensors."""
     if isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
         value = value["state_dict"]
     if not isinstance(value, Mapping) or not value:
@@ -96,7 +96,7 @@ def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
 
 
 def check_entries(path: Path) -> None:
-    """ValueError unless a file of torch.save holds its bytes as they are, so that reading it takes no more memory."""
+    """Raise ValueError if a torch.save file has compressed or overlapping entries, which take more memory to read."""
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
     if any(info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in infos):
@@ -106,7 +106,7 @@ def check_entries(path: Path) -> None:
 
 
 class _ZipReader:
-    """One archive: its checked entries, and the tensors its pickle builds from them."""
+    """One archive: its checked entries, and the tensors that its pickle builds from them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -115,7 +115,7 @@ class _ZipReader:
         self._bytes = path.stat().st_size
 
     def read(self) -> Archive:
-        """The archive's tensors; InputError when it is anything but data."""
+        """Return the archive's tensors; InputError if it holds anything but data."""
         try:
             with zipfile.ZipFile(self._path) as archive:
                 self._zip = archive
@@ -137,7 +137,7 @@ class _ZipReader:
             raise RefusedError(f"its tensors unfold to more than {MAX_UNFOLDING} times the file")
 
     def _check_entries(self) -> str:
-        """Index the entries; returns the archive's folder, with its slash."""
+        """Index the entries and return the archive's folder, with its slash."""
         infos = self._zip.infolist()
         if len(infos) > MAX_ENTRIES:
             raise RefusedError(f"it has {len(infos)} entries, more than {MAX_ENTRIES}")
@@ -155,7 +155,7 @@ class _ZipReader:
         return roots[0]
 
     def _bytes_of(self, name: str) -> bytes:
-        """One entry's bytes. torch stores them as they are: a compressed or longer one is not torch's."""
+        """Return one entry's bytes; RefusedError if it is compressed or padded, which torch's own entries never are."""
         info = self._entries.get(name)
         if info is None:
             raise RefusedError(f"it has no entry {name}")
@@ -166,7 +166,7 @@ class _ZipReader:
         return self._zip.read(info)
 
     def _storage(self, saved: Any) -> Storage:
-        """The block a persistent id names: ("storage", type, key, device, number of elements)."""
+        """Return the block that a persistent id names: ("storage", type, key, device, number of elements)."""
         match saved:
             case ("storage", StorageType(dtype=dtype), str() as key, str(), int() as count):
                 pass
@@ -187,7 +187,7 @@ class _ZipReader:
         return block
 
     def _tensor(self, arguments: Any) -> Tensor:
-        """A view of a block, after checking that it stays inside: (storage, offset, size, stride, ...)."""
+        """Return a view of a block, after checking that it stays inside: (storage, offset, size, stride, ...)."""
         match arguments:
             case (Storage(flat=flat), int() as offset, tuple() as size, tuple() as stride, *_):
                 pass
@@ -204,7 +204,7 @@ class _ZipReader:
 
 
 def _flatten(module: Any) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a module tree by dotted name, in the file's order; attributes that are no tensors are left out."""
+    """Yield the tensors of a module tree by dotted name, in the file's order; other attributes are left out."""
     if not isinstance(module, Module):
         raise RefusedError("its pickle holds no module")
     pending: list[tuple[str, Any]] = [("", module)]
@@ -215,7 +215,7 @@ def _flatten(module: Any) -> Iterator[tuple[str, Tensor]]:
             yield prefix, value
         elif isinstance(value, Module):
             seen += 1 + len(value.attributes)
-            # A module shared by many parents appears once for each, which could grow without end.
+            # A module shared by many parents appears once per parent, which could grow without end.
             if seen > MAX_VALUES or len(prefix) > MAX_NAME:
                 raise RefusedError("its modules are nested without end")
             inner = [(f"{prefix}.{name}" if prefix else str(name), v) for name, v in value.attributes.items()]

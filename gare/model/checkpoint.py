@@ -1,7 +1,8 @@
-"""A model folder that loads with nothing else: weights, CLIP's config, tokenizer and the resolved settings."""
+"""Save and load a self-contained model folder: weights, CLIP's config, tokenizer and the resolved settings."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, file_digest, write_json
+from gare.common.redact import shown
 from gare.config import Config
 from gare.config.tree import load_saved, to_yaml
 from gare.model.clip_config import check_tokenizer, read_config
@@ -26,11 +28,11 @@ CONFIG = "config.yaml"
 CLIP_FOLDER = "clip"
 EXPORT_FILE = "exported.json"
 MODEL_PARTS = (WEIGHTS, CONFIG, CLIP_FOLDER)
-"""What of a checkpoint the model is made of; the rest is to train it on."""
+"""The parts of a checkpoint that make up the model; the rest serves to continue training."""
 
 
 def save_model(model: GareModel, config: Config, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write the model's part of a checkpoint into an existing folder. ``weights``: in place of its present ones."""
+    """Write the model's part of a checkpoint into an existing folder, with ``weights`` in place of its own if given."""
     weights = model.state_dict() if weights is None else weights
     save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, folder / WEIGHTS)
     (folder / CONFIG).write_text(to_yaml(config), encoding="utf-8")
@@ -43,8 +45,8 @@ def save_model(model: GareModel, config: Config, folder: Path, weights: Mapping[
 def export_clip(checkpoint: Path, folder: Path) -> int:
     """Write the towers, tokenizer and pixel statistics of a checkpoint as a CLIP folder, as ``model.clip`` takes it.
 
-    What makes a score of its embeddings (temporal transformer, pair head) is left out. Returns the number of
-    parameters. Raises InputError if ``checkpoint`` is none, or if the folder cannot be written or holds other things.
+    The temporal transformer and the pair head are left out. Returns the number of parameters. Raises InputError if
+    ``checkpoint`` is not a checkpoint, or if the folder cannot be written or holds other things.
     """
     model = load_model(checkpoint)
     with atomic_directory(folder, marker=EXPORT_FILE) as temporary:
@@ -64,11 +66,13 @@ def _save_inputs(model: GareModel, folder: Path) -> None:
 
 
 def load_model(checkpoint_dir: str | Path) -> GareModel:
-    """The model of a checkpoint folder, in evaluation mode, on the CPU, in float32.
+    """Load the model of a checkpoint folder, in evaluation mode, on the CPU, in float32.
 
-    Raises InputError when the folder is no checkpoint or its parts do not fit each other, which is known before
-    anything of the model's size is made.
+    Raises InputError if the folder is not a checkpoint or its parts do not fit each other; both are checked before
+    anything of the model's size is allocated.
     """
+    if not isinstance(checkpoint_dir, str | os.PathLike):
+        raise InputError(f"{shown(checkpoint_dir)} is not a checkpoint; give the folder of one.")
     folder = Path(checkpoint_dir)
     for name in (WEIGHTS, CONFIG, f"{CLIP_FOLDER}/config.json"):
         if not (folder / name).is_file():
@@ -84,7 +88,7 @@ def load_model(checkpoint_dir: str | Path) -> GareModel:
 
 
 def load_checkpoint_config(folder: Path) -> Config:
-    """The resolved settings a checkpoint was made with."""
+    """Load the resolved settings that a checkpoint was made with."""
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is not a checkpoint: it has no {CONFIG}.")
     try:
@@ -98,9 +102,9 @@ def load_checkpoint_config(folder: Path) -> Config:
 
 
 def _read_clip(folder: Path) -> tuple[Any, Tokenizer | None, Pixels]:
-    """CLIP's config, tokenizer and pixel statistics as a checkpoint holds them.
+    """Read CLIP's config, tokenizer and pixel statistics from a checkpoint.
 
-    Checkpoints from before text cleaning and statistics were recorded did no cleaning and took OpenAI's statistics.
+    Older checkpoints that record neither text cleaning nor statistics did no cleaning and used OpenAI's statistics.
     """
     architecture = read_config(folder)
     tokenizer = None

@@ -1,4 +1,4 @@
-"""A CLIP's architecture from its config.json: only the keys that its family has, each within bounds."""
+"""Read a CLIP's architecture from its config.json: only the keys of its family, each within bounds."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ OPENAI: Mapping[str, Mapping[str, Any]] = {
         "vision_config": {**_LARGE["vision_config"], "image_size": 336},  # type: ignore[dict-item]
     },
 }
-"""Where OpenAI's published models differ from transformers' default CLIP, which is ViT-B/32."""
+"""Differences between OpenAI's published models and transformers' default CLIP, which is ViT-B/32."""
 
-# Far above any CLIP there is. What a model takes up is bounded by its weights, which are compared with its sizes before
-# anything is made; the number of layers is what takes time even without memory.
+# Far above any existing CLIP. A model's memory is bounded by its weights, which are compared with its sizes before
+# anything is allocated; the number of layers takes time even without memory.
 LIMITS = {
     "num_hidden_layers": 256,
     "num_attention_heads": 2**10,
@@ -60,12 +60,12 @@ LIMITS = {
 
 
 def read_config(folder: Path) -> Any:
-    """The config of a folder; InputError when there is none, it is another model's or its sizes are absurd."""
+    """Read a folder's config; InputError if it is missing, of another model, or has absurd sizes."""
     return config_of(read_object(folder / CONFIG), str(folder))
 
 
 def config_of(values: Mapping[str, Any], where: str) -> Any:
-    """The config, of transformers' class, of what a config.json of ``where`` holds; raises as ``read_config``."""
+    """Build transformers' config from the values of the config.json in ``where``; raises as ``read_config``."""
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         if kind == NAFLEX:
@@ -78,7 +78,7 @@ def config_of(values: Mapping[str, Any], where: str) -> Any:
     family = FAMILIES[kind]
     taken: dict[str, Any] = {key: values[key] for key in family.keys[""] if key in values}
     for tower, own in (("text_config", f"{kind}_text_model"), ("vision_config", f"{kind}_vision_model")):
-        # Older files say the same twice, and the second counts.
+        # Older files hold both sections, and the second counts.
         for name in (tower, f"{tower}_dict"):
             section = values.get(name)
             if section is None:
@@ -89,7 +89,7 @@ def config_of(values: Mapping[str, Any], where: str) -> Any:
     try:
         with quiet_hub():
             config = family.config_class()(**taken)
-    except Exception as error:  # whatever values of a wrong type or size make of transformers
+    except Exception as error:  # transformers raises many kinds of error for values of a wrong type or size
         raise InputError(f"Cannot read the config of a CLIP model from {where}: {first_line(error)}.") from error
     for part, keys in family.keys.items():
         sizes = [key for key in keys if key in LIMITS]
@@ -105,19 +105,19 @@ def config_of(values: Mapping[str, Any], where: str) -> Any:
 
 
 def shapes_of(config: Any) -> dict[str, Shape]:
-    """Names and shapes of the weights of transformers' model of a config, found without making them.
+    """Return names and shapes of the weights of transformers' model of a config, without allocating them.
 
-    Raises InputError when no model can be made of the config.
+    Raises InputError if the config does not make a model.
     """
     try:
         with torch.device("meta"):
             return {name: tuple(tensor.shape) for name, tensor in new_model(config).state_dict().items()}
-    except Exception as error:  # whatever sizes that do not fit each other make of transformers
+    except Exception as error:  # transformers raises many kinds of error for sizes that do not fit each other
         raise InputError(f"No CLIP model can be made of its config: {first_line(error)}.") from error
 
 
 def check_tokenizer(tokenizer: Tokenizer, config: Any, where: str) -> None:
-    """InputError unless the tokenizer's ids are those that the text tower of a config was trained on."""
+    """Raise InputError unless the tokenizer's ids are those that the config's text tower was trained on."""
     text = config.text_config
     if tokenizer.largest_id >= text.vocab_size:
         raise InputError(
@@ -134,7 +134,7 @@ def check_tokenizer(tokenizer: Tokenizer, config: Any, where: str) -> None:
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
-    """Keep the remarks of transformers and the hub away: what is wrong is said by an error, in one sentence."""
+    """Silence the logs of transformers and the hub: an error says what is wrong, in one sentence."""
     loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""The one gate to a CLIP folder or hub id: what training, evaluation and the dry run ask of it."""
+"""Inspect and load a CLIP folder or hub id, for training, evaluation and the dry run."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ MAX_FILES = 1000
 
 @dataclass(frozen=True)
 class ClipSource:
-    """What is known of a CLIP model before its weights are loaded.
+    """A CLIP model before its weights are loaded.
 
-    ``architecture``: its config, of transformers' class. ``folder``: None where the model is known by its published
-    sizes alone and nothing of it is on this machine. ``tokenizer``: None where there is none. ``open_clip``: what its
-    config says, where the folder is one of open_clip's.
+    ``architecture``: its config, of transformers' class. ``folder``: None if only the model's published sizes are known
+    and none of its files are on this machine. ``tokenizer``: None if there is none. ``open_clip``: its config's values,
+    if the folder is one of open_clip's.
     """
 
     name: str
@@ -59,14 +59,14 @@ class ClipSource:
 
     @property
     def lacks_tokenizer(self) -> bool:
-        """Whether it is known that there is no tokenizer."""
+        """True if the folder is known and has no tokenizer."""
         return self.folder is not None and self.tokenizer is None
 
 
 def inspect_clip(source: str) -> ClipSource:
-    """A folder's or hub id's CLIP without its weights: from this machine, else as published, else from the hub.
+    """Inspect the CLIP of a folder or hub id without its weights: from this machine, else as published, else the hub.
 
-    Raises InputError when there is none, or when anything but its weights could not be used.
+    Raises InputError if there is none, or if any part other than its weights cannot be used.
     """
     folder = _local(source)
     if folder is not None:
@@ -84,10 +84,10 @@ def inspect_clip(source: str) -> ClipSource:
 
 
 def load_clip(source: str) -> tuple[Any, ClipSource]:
-    """The model of a folder or hub id in float32, in evaluation mode, and all else that is known of it.
+    """Load the model of a folder or hub id in float32, in evaluation mode, and everything else known of it.
 
-    Raises InputError as ``inspect_clip`` does, and when its weights do not fit its config.json; nothing of the size
-    that the config asks for is made before that is known.
+    Raises InputError as ``inspect_clip`` does, and if the weights do not fit config.json; that is checked before
+    anything of the config's size is allocated.
     """
     folder = Path(source) if Path(source).is_dir() else None
     if folder is None:
@@ -100,7 +100,7 @@ def load_clip(source: str) -> tuple[Any, ClipSource]:
 
 
 def build_clip(architecture: Any, weights: Mapping[str, Tensor]) -> Any:
-    """The model of a config with these weights, which become its own, in evaluation mode."""
+    """Build the model of a config around these weights, in evaluation mode."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -130,7 +130,7 @@ def _inspect(source: str, folder: Path) -> ClipSource:
 
 
 def _local(source: str) -> Path | None:
-    """The folder on this machine, if there is one; InputError for what can only be a folder and is none."""
+    """Return the folder on this machine, or None; InputError if the source can only be a folder and does not exist."""
     folder = Path(source)
     if folder.is_dir():
         return folder
@@ -141,25 +141,25 @@ def _local(source: str) -> Path | None:
     try:
         with quiet_hub():
             cached = Path(snapshot_download(source, local_files_only=True))
-    except Exception:  # noqa: BLE001 - it has many ways to say that nothing is kept here
+    except Exception:  # noqa: BLE001 - the hub's library has many ways to say that it has nothing cached
         return None
     return cached if (cached / CONFIG).is_file() else None
 
 
 def _fetched(source: str, patterns: tuple[str, ...]) -> Path:
-    """The folder of a hub id's files, as far as the hub has them or, where it does not answer, this machine."""
+    """Download a hub id's files and return their folder; if the hub does not answer, use those on this machine."""
     _local(source)
     from huggingface_hub import snapshot_download
 
     try:
         with quiet_hub():
             return Path(snapshot_download(source, allow_patterns=list(patterns)))
-    except Exception as error:  # many kinds for a hub that does not answer or knows no such model
+    except Exception as error:  # many kinds, for a hub that does not answer or does not know the model
         raise InputError(f"Cannot load a CLIP model from {source}: {first_line(error)}. {ADVICE}") from error
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files of a folder's weights; none where there are none."""
+    """List the files of a folder's weights; empty if there are none."""
     for name in (SAFE, PICKLED):
         if (folder / name).is_file():
             return [folder / name]
@@ -174,7 +174,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_headers(found: ClipSource, folder: Path) -> dict[Path, list[str]]:
-    """Compare safetensors files with the config; the names of the weights in each. Pickled files are not looked at."""
+    """Compare safetensors files with the config and return each file's weight names; pickled files are skipped."""
     files = [path for path in _weight_files(folder) if path.suffix == ".safetensors"]
     shapes = {path: shapes_in(path) for path in files}
     if files:
@@ -204,7 +204,7 @@ def _read_weights(found: ClipSource, folder: Path) -> dict[str, Tensor]:
 
 
 def _counts(name: str) -> bool:
-    """Whether a tensor is a weight: older files hold the numbers of the positions too."""
+    """True if a tensor is a weight: older files also hold the position numbers."""
     return not name.endswith(".position_ids")
 
 
@@ -217,14 +217,14 @@ def _no_weights(source: str) -> InputError:
 
 
 def _open_clip_weights(folder: Path) -> Path | None:
-    """The weights beside open_clip's config, if there are any."""
+    """Return the weights next to open_clip's config, if there are any."""
     if not (folder / OPEN_CLIP_CONFIG).is_file():
         return None
     return next((path for pattern in OPEN_CLIP_FILES for path in sorted(folder.glob(pattern))), None)
 
 
 def _is_open_clip(folder: Path) -> bool:
-    """Whether a folder is one of open_clip's; one that transformers can read too is read so."""
+    """True if a folder is one of open_clip's and transformers cannot read it."""
     if not (folder / CONFIG).is_file():
         return (folder / OPEN_CLIP_CONFIG).is_file()
     return not _weight_files(folder) and _open_clip_weights(folder) is not None

@@ -22,7 +22,7 @@ from gare.scoring.head import PairDropout, PairScores, make_head
 
 
 class GareModel(nn.Module):
-    """Towers and a pair head (``model.head``): the paper's gives every pair a learned increment.
+    """Towers and a pair head (``model.head``); the paper's head gives every pair a learned increment.
 
     Shapes: B texts, V videos, F frames, W words, D embedding width. Masks are bool, True where valid.
     """
@@ -35,7 +35,8 @@ class GareModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        # Whatever transformers' default is: torch's fused attention holds no matrix of all positions by all positions.
+        # Set explicitly, in case transformers' default differs: torch's fused attention allocates no matrix of all
+        # positions by all positions.
         clip.set_attn_implementation("sdpa")
         self.clip = clip
         self.tokenizer = tokenizer
@@ -57,14 +58,14 @@ class GareModel(nn.Module):
     def from_clip(cls, source: str | Path, config: ModelConfig) -> GareModel:
         """Start from the CLIP model (and its tokenizer) in a folder or on the hub; psi is drawn from torch's seed.
 
-        Raises InputError when there is no such model, or when config, weights, tokenizer and preprocessing do not fit
-        each other.
+        Raises InputError if there is no such model, or if config, weights, tokenizer and preprocessing do not fit each
+        other.
         """
         clip, found = load_clip(str(source))
         return cls(clip, config, found.tokenizer, found.pixels)
 
     def read_inputs_as(self, other: GareModel) -> None:
-        """Clean texts and normalise pixels as another model of the same CLIP does."""
+        """Clean texts and normalise pixels in the same way as another model of the same CLIP."""
         if self.tokenizer is not None and other.tokenizer is not None:
             self.tokenizer.cleaning = other.tokenizer.cleaning
         self.pixels = other.pixels
@@ -73,7 +74,7 @@ class GareModel(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side of the square frames the image tower takes, in pixels."""
+        """Side of the image tower's square frames, in pixels."""
         return int(self.clip.config.vision_config.image_size)
 
     @property
@@ -87,45 +88,45 @@ class GareModel(nn.Module):
         self.clip.logit_scale.data.clamp_(max=math.log(self.config.max_logit_scale))
 
     def encode_texts(self, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Text vectors [B, D] and word vectors [B, W, D] of token ids and mask [B, W], in one pass."""
+        """Return text vectors [B, D] and word vectors [B, W, D] of token ids and mask [B, W], in one pass."""
         return self.family.texts(self.clip, token_ids, token_mask, self.end_id, self.pad_id)
 
     def _largest_end_id(self) -> int:
-        """The end token's id without a tokenizer: the config's, or the last where an older config means that."""
+        """Return the end token's id without a tokenizer: the config's, or the last id if an older config means that."""
         config = self.clip.config
         return max(self.family.end_ids(config, config.text_config.vocab_size - 1))
 
     def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """Text vectors [B, D]: what the text tower reads a text at, in the embedding space."""
+        """Return text vectors [B, D] in the embedding space."""
         return self.encode_texts(token_ids, token_mask)[0]
 
     def encode_words(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """Word vectors [B, W, D], start and end included; rows outside the mask mean nothing."""
+        """Return word vectors [B, W, D], start and end included; rows outside the mask are meaningless."""
         return self.encode_texts(token_ids, token_mask)[1]
 
     def normalise(self, frames: Tensor) -> Tensor:
-        """uint8 frames [..., 3, H, W] to CLIP's normalised float pixels."""
+        """Convert uint8 frames [..., 3, H, W] to CLIP's normalised float pixels."""
         return frames.to(self.pixel_mean.dtype, copy=True).div_(255).sub_(self.pixel_mean).div_(self.pixel_std)
 
     def encode_clips(self, clips: Tensor, frame_mask: Tensor) -> Tensor:
-        """Frame vectors [V, F, D] after the temporal transformer, of uint8 clips [V, F, 3, H, W].
+        """Return frame vectors [V, F, D] after the temporal transformer, from uint8 clips [V, F, 3, H, W].
 
-        Only valid frames are normalised and go through the image tower; padded rows come out as zeros.
+        Only valid frames are normalised and pass through the image tower; padded rows are zeros.
         """
         return self._over_time(self.embed_images(self.normalise(clips[frame_mask])), frame_mask)
 
     def encode_frames(self, pixels: Tensor, frame_mask: Tensor) -> Tensor:
-        """As ``encode_clips``, of normalised pixels [V, F, 3, H, W]."""
+        """Encode normalised pixels [V, F, 3, H, W] like ``encode_clips``."""
         return self._over_time(self.embed_images(pixels[frame_mask]), frame_mask)
 
     def _over_time(self, embedded: Tensor, frame_mask: Tensor) -> Tensor:
-        """Valid frames' embeddings [N, D], in order, to their places [V, F, D] and through the temporal transformer."""
+        """Put valid frames' embeddings [N, D] in their places [V, F, D] and apply the temporal transformer."""
         frames = embedded.new_zeros(*frame_mask.shape, self.dim)
         frames[frame_mask] = embedded
         return self.temporal(frames, frame_mask)  # type: ignore[no-any-return]
 
     def embed_images(self, pixels: Tensor) -> Tensor:
-        """CLIP image embeddings [N, D] of normalised pixels [N, 3, H, W]."""
+        """Return CLIP image embeddings [N, D] of normalised pixels [N, 3, H, W]."""
         return self.family.images(self.clip, pixels)
 
     def score(
@@ -140,7 +141,7 @@ class GareModel(nn.Module):
         return_delta: bool = False,
         return_pooled: bool = False,
     ) -> PairScores:
-        """Cosines of every text [B, D] with every video [V, F, D] after the increment; words with context words."""
+        """Return cosines of all texts [B, D] and videos [V, F, D] after the increment; context words needs words."""
         full: PairScores = self.head(text, frames, frame_mask, words, word_mask, dropout)
         return PairScores(
             full.scores, full.increments if return_delta else None, full.pooled if return_pooled else None
@@ -148,12 +149,12 @@ class GareModel(nn.Module):
 
 
 def outline(architecture: Any, config: ModelConfig, device: str = "meta") -> GareModel:
-    """The model of a CLIP's config with nothing in it; on another device than meta, inside a FakeTensorMode.
+    """Return the model of a CLIP's config without values; for devices other than meta, call it in a FakeTensorMode.
 
-    Raises InputError when the sizes do not fit each other.
+    Raises InputError if the sizes do not fit each other.
     """
     try:
-        # Made there whatever the device, since drawing weights can need numbers, which fake tensors do not have.
+        # Built on meta for every device, since drawing weights can need numbers, which fake tensors do not have.
         with torch.device("meta"):
             clip = new_model(architecture)
         with torch.device(device):
@@ -164,7 +165,7 @@ def outline(architecture: Any, config: ModelConfig, device: str = "meta") -> Gar
 
 
 def _move(clip: nn.Module) -> None:
-    """Replace every tensor by an empty one on the device that tensors are made on now."""
+    """Replace every tensor by an empty one on torch's current default device."""
     for module in clip.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))

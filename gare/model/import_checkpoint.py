@@ -1,4 +1,4 @@
-"""Conversion of a foreign checkpoint: of the authors' released code, an OpenAI CLIP archive, or open_clip's weights."""
+"""Convert a foreign checkpoint: the authors' released code, an OpenAI CLIP archive, or open_clip's weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMPORT_FILE = "import.json"
 def import_checkpoint(
     file: Path, out: Path, tokenizer: Path | None, overrides: Sequence[str]
 ) -> tuple[Converted, dict[str, Any]]:
-    """Convert a file to a checkpoint folder (GARE) or a CLIP folder; the file is read as tensors, nothing in it is run.
+    """Convert a file to a checkpoint folder (GARE) or a CLIP folder; only its tensors are read, nothing in it is run.
 
     Args:
         file: the foreign checkpoint.
@@ -32,8 +32,8 @@ def import_checkpoint(
         tokenizer: folder of the tokenizer it was trained with; without one, the model takes token ids only.
         overrides: ``model.*=...`` for what a GARE checkpoint does not say, ``clip.*=...`` for what a CLIP does not.
 
-    Returns what was converted and the content of ``import.json``. Raises InputError for a file that cannot be
-    converted whole, and ConfigError for a setting that its kind does not have.
+    Returns the conversion and the content of ``import.json``. Raises InputError for a file that cannot be converted
+    completely, and ConfigError for a setting that its kind does not have.
     """
     archive = read_archive(file)
     of_clip = dict(split_override(text) for text in overrides if text.lstrip().startswith("clip."))

@@ -1,4 +1,4 @@
-"""What the tensors of a CLIP do not say: activation and head widths, from open_clip's config or from the user."""
+"""Read a CLIP's activation and head widths, which its tensors do not show, from open_clip's config or the user."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ CONFIG = "open_clip_config.json"
 KEYS = ("clip.activation", "clip.image_head_width", "clip.text_head_width")
 ACTIVATIONS = ("quick_gelu", "gelu")
 HEAD_WIDTH = 64
-"""Of both towers of OpenAI's models."""
+"""Head width of both towers in OpenAI's models."""
 
-# open_clip's own defaults, for what a config leaves out.
+# open_clip's own defaults for missing keys.
 VISION = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
-# Other keys change what is computed, unless they have a value that leaves it as in OpenAI's model.
+# Other keys change the computation, except with a value that leaves it as in OpenAI's model.
 NEUTRAL: Mapping[str, Any] = {"pos_embed_type": "learnable", "proj_type": "linear"}
 POOLING = {"vision_cfg": "tok", "text_cfg": "argmax"}
-# How pictures become squares. A random filter is for training; bicubic is what evaluates then.
+# How pictures become squares. A random filter is for training; open_clip then evaluates with bicubic.
 RESIZES = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}
 RESIZE_MODES = {"shortest": False, "squash": True}
-"""Whether whole pictures are squeezed."""
+"""True where whole pictures are squeezed."""
 IRRELEVANT = ("patch_dropout", "output_tokens", "pad_id", "init_logit_scale", "custom_text", "cast_dtype")
-"""What plays a part in training alone, or names a class whose weights say the same."""
+"""Keys that only affect training, or that name a class whose weights show the same."""
 
 
 @dataclass(frozen=True)
 class Stated:
-    """What is known of a CLIP besides its tensors; None where nobody said it.
+    """What is known of a CLIP apart from its tensors; None where nothing states it.
 
-    ``sizes``: those that a config says and the tensors have to have: section, key -> value. ``origins``: key -> where
-    it was said.
+    ``sizes``: the sizes that a config states and the tensors must have: section, key -> value. ``origins``: key ->
+    where the value was stated.
     """
 
     activation: str | None = None
@@ -48,7 +48,7 @@ class Stated:
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
-        """Dotted keys to what was said, None where nothing was."""
+        """Map the dotted keys to the stated values, None where nothing states one."""
         return {key: getattr(self, key.removeprefix("clip.")) for key in KEYS}
 
 
@@ -58,9 +58,9 @@ OPENAI = Stated(
 
 
 def stated_for(file: Path, changes: Mapping[str, Any]) -> Stated:
-    """What open_clip's config beside a file says, with ``changes`` (dotted ``clip.`` keys -> values).
+    """Return the values of the open_clip config next to a file, with ``changes`` (dotted ``clip.`` keys -> values).
 
-    Raises InputError for a config of a model that is not built as OpenAI's, ConfigError for changes that contradict it.
+    Raises InputError if the config's model is not built like OpenAI's, ConfigError if changes contradict it.
     """
     path = file.parent / CONFIG
     stated = _of_config(path) if path.is_file() else Stated()
@@ -78,7 +78,7 @@ def stated_for(file: Path, changes: Mapping[str, Any]) -> Stated:
 
 
 def complete(stated: Stated, *, openai: bool) -> Stated:
-    """What is known of a file, which is ``openai``'s own or not; ConfigError asks for what nobody said."""
+    """Complete the known values of a file, ``openai``'s own or not; ConfigError asks for the missing ones."""
     if openai:
         other = [k for k, value in stated.values().items() if value not in (None, OPENAI.values()[k])]
         if other:
@@ -134,7 +134,7 @@ def _of_config(path: Path) -> Stated:
 
 
 def _pixels(preprocess: Mapping[str, Any], image_size: int, path: Path) -> Pixels:
-    """What open_clip does to pictures in evaluation."""
+    """Return how open_clip preprocesses pictures in evaluation."""
     if preprocess.get("mode", "RGB") != "RGB":
         raise InputError(f"{path} takes pictures of the mode {shown(preprocess['mode'])}; RGB can be used.")
     size = preprocess.get("size", image_size)
@@ -158,7 +158,7 @@ def _section(model: Any, name: str, path: Path) -> dict[str, Any]:
 
 
 def _refuse_others(section: Mapping[str, Any], known: tuple[str, ...], name: str, path: Path) -> None:
-    """InputError for a key that changes what is computed and that is not known here."""
+    """Raise InputError for an unknown key that changes the computation."""
     for key, value in section.items():
         pooled = key == "pool_type" and value == POOLING.get(name)
         neutral = value is None or value is False or value in ("", {}, NEUTRAL.get(key))

@@ -1,6 +1,6 @@
-"""CLIP in the names of OpenAI's code and open_clip, as transformers' CLIPModel has it.
+"""Map a CLIP from the names of OpenAI's code and open_clip to those of transformers' CLIPModel.
 
-Sizes are read off the shapes; what shapes do not say is stated from outside.
+Sizes are read from the shapes; the caller states what shapes do not show.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OURS = {
 """open_clip's names of sizes -> transformers'."""
 
 OPENAI_SIZES = frozenset({"input_resolution", "context_length", "vocab_size"})
-"""Tensors by which OpenAI's own archives are known."""
+"""Tensors that identify OpenAI's own archives."""
 
 HF_BLOCK = {"attention": "self_attn.", "norm": "layer_norm", "mlp": "mlp."}
 
@@ -46,7 +46,7 @@ def convert_clip(tensors: Mapping[str, Tensor], stated: Stated) -> Converted:
 
 
 def config_values(stated: Stated) -> dict[str, Any]:
-    """What a config.json would say of the model that open_clip's config describes."""
+    """Return the values of a config.json for the model that open_clip's config describes."""
     parts = {
         name: {OURS[key]: value for (section, key), value in stated.sizes.items() if section == name}
         for name in ("", "text_cfg", "vision_cfg")
@@ -59,7 +59,7 @@ def config_values(stated: Stated) -> dict[str, Any]:
 
 
 def take_clip(source: Source, prefix: str, stated: Stated) -> Converted:
-    """The CLIP under ``prefix``, in the names of transformers' CLIPModel; ``stated``: all that shapes do not say."""
+    """Map the CLIP under ``prefix`` to the names of CLIPModel; ``stated``: everything that shapes do not show."""
     if f"{prefix}visual.layer1.0.conv1.weight" in source.tensors:
         raise InputError("The file's CLIP has a ResNet as its image tower; only vision transformers can be imported.")
     weights: dict[str, Tensor] = {}
@@ -119,7 +119,7 @@ def _tower_remark(name: str, config: Mapping[str, Any]) -> str:
 
 
 def _take_tower(source: Source, blocks: str, width: int, weights: dict[str, Tensor], ours: str) -> dict[str, Any]:
-    """The blocks of a tower; returns its sizes."""
+    """Map the blocks of a tower and return its sizes."""
     layers = source.layers(blocks)
     hidden = source.shape(f"{blocks}.0.mlp.c_fc.weight", 2)[0]
     for n in range(layers):
@@ -132,19 +132,19 @@ def _take_tower(source: Source, blocks: str, width: int, weights: dict[str, Tens
 
 
 def _computing(width: int, head_width: int | None, stated: Stated, blocks: str) -> dict[str, Any]:
-    """What a tower does with its weights."""
+    """Return a tower's number of heads and activation."""
     if head_width is None or width % head_width:
         raise InputError(f"The width {width} of {blocks} in the file is no multiple of {head_width}, the head width.")
     return {"num_attention_heads": width // head_width, "hidden_act": stated.activation}
 
 
 def _ids(vocabulary: int) -> dict[str, int]:
-    """OpenAI's vocabulary ends with its start and end tokens; texts are read at the largest id."""
+    """Return the ids of OpenAI's vocabulary: start and end tokens come last; texts are read at the largest id."""
     return {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": 0}
 
 
 def _check_sizes(config: Mapping[str, Any], stated: Stated) -> None:
-    """InputError where the tensors are not those that open_clip's config describes."""
+    """Raise InputError if the tensors differ from open_clip's config."""
     for (section, key), value in stated.sizes.items():
         part = config if not section else config["vision_config" if section == "vision_cfg" else "text_config"]
         if part[OURS[key]] != value:
@@ -163,7 +163,7 @@ def take_block(
     ours: str,
     names: Mapping[str, str],
 ) -> None:
-    """One residual attention block: queries, keys and values are one matrix there and three here."""
+    """Map one residual attention block: queries, keys and values are one matrix there and three here."""
     attention, norm, mlp = (f"{ours}{names[part]}" for part in ("attention", "norm", "mlp"))
     for part, shape in (("weight", (width, width)), ("bias", (width,))):
         joint = source.take(f"{theirs}attn.in_proj_{part}", (3 * width, *shape[1:]))

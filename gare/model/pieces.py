@@ -1,4 +1,4 @@
-"""Tokenizers of SentencePiece's kinds, which SigLIP and MetaCLIP 2 have, from their tables of pieces alone."""
+"""Build tokenizers of SentencePiece's kinds (SigLIP, MetaCLIP 2) from their tables of pieces alone."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gare.model.vocabulary import SETTINGS, TOKENIZER, UnfitError, added_tokens,
 
 MAX_BYTES = 96 * 2**20
 MAX_MARKS = 12_000_000
-"""Most brackets, quotes and commas of a tokenizer.json, which its memory follows; XLM-V's has about 5 million."""
+"""Most brackets, quotes and commas of a tokenizer.json, which determine its memory; XLM-V's has about 5 million."""
 MAX_PIECES = 12 * 2**20
-"""Most bytes of all unigrams together, of which XLM-V has 10 MiB: each takes about 100 in the tokenizers library."""
+"""Most bytes of all unigrams together (XLM-V has 10 MiB): the tokenizers library needs about 100 for each."""
 SPACE, UNKNOWN = "\u2581", "<unk>"
 START, PAD, ENDS = "<s>", "<pad>", ("<eos>", "</s>")
 LEAF = 2**31
-"""What marks a leaf's unit of a double-array trie."""
+"""The mark of a leaf's unit in a double-array trie."""
 PROPERTIES = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -35,8 +35,8 @@ PROPERTIES = ("single_word", "lstrip", "rstrip", "normalized", "special")
 class Pieces:
     """The tables of a tokenizer. ``merges``: of byte pairs (Gemma's), empty for unigrams, which have ``scores``.
 
-    ``charsmap``: SentencePiece's table of how characters are normalised. ``added``: tokens that are found in a text
-    before it is cut into pieces, with the properties that they have.
+    ``charsmap``: SentencePiece's table for normalising characters. ``added``: tokens that are found in a text before it
+    is cut into pieces, with their properties.
     """
 
     ids: Mapping[str, int]
@@ -47,12 +47,12 @@ class Pieces:
 
     @property
     def kind(self) -> str:
-        """As tokenizer.json names it."""
+        """The name of the kind in tokenizer.json."""
         return "Unigram" if self.scores else "BPE"
 
 
 class PieceTokenizer(Tokenizer):
-    """A tokenizer of pieces that begin with their space. ``CLEANING``: its kinds -> how their texts are cleaned."""
+    """A tokenizer of pieces that begin with their space. ``CLEANING``: kind -> how its texts are cleaned."""
 
     CLEANING: ClassVar[Mapping[str, Cleaning]]
 
@@ -67,7 +67,7 @@ class PieceTokenizer(Tokenizer):
     @classmethod
     @override
     def load(cls, folder: str | Path, unrecorded: Cleaning = "openai") -> Tokenizer:
-        """The tokenizer in a folder's tokenizer.json; InputError when there is none, or one of another kind."""
+        """Load the tokenizer in a folder's tokenizer.json; InputError if it is missing or of another kind."""
         del unrecorded  # these were never saved without a record
         folder = Path(folder)
         try:
@@ -110,20 +110,20 @@ class PieceTokenizer(Tokenizer):
 
 
 class MetaClip2Tokenizer(PieceTokenizer):
-    """MetaCLIP 2's: XLM-V's unigrams, or mT5's."""
+    """MetaCLIP 2's tokenizer: XLM-V's unigrams, or mT5's."""
 
     CLEANING: ClassVar[Mapping[str, Cleaning]] = {"Unigram": "none"}
 
 
 class SiglipTokenizer(PieceTokenizer):
-    """SigLIP 2's (Gemma's byte pairs, in lower case) or SigLIP's (unigrams of text without punctuation)."""
+    """SigLIP 2's tokenizer (Gemma's byte pairs, in lower case) or SigLIP's (unigrams of text without punctuation)."""
 
     CLEANING: ClassVar[Mapping[str, Cleaning]] = {"BPE": "lower", "Unigram": "canonical"}
 
     def __init__(self, pieces: Pieces, cleaning: Cleaning) -> None:
         super().__init__(pieces, cleaning)
         self.start_id = None
-        if pieces.kind == "Unigram":  # whose models were trained with texts that their end fills up
+        if pieces.kind == "Unigram":  # its models were trained with texts padded with the end token
             self.pad_id = self.end_id
 
     @classmethod
@@ -169,7 +169,7 @@ def _read(folder: Path, kinds: tuple[str, ...]) -> Pieces:
 
 
 def _scored(value: Any) -> tuple[dict[str, int], list[float]]:
-    """Ids and scores of a list of pairs of both."""
+    """Return ids and scores from a list of (piece, score) pairs."""
     if not isinstance(value, list):
         raise UnfitError("its vocabulary is no list of pieces")
     for entry in value:
@@ -191,7 +191,7 @@ def _scored(value: Any) -> tuple[dict[str, int], list[float]]:
 
 
 def _charsmap(normalizer: Any) -> bytes:
-    """The table of characters in a normaliser as tokenizer.json describes it; none where there is none."""
+    """Return the table of characters in tokenizer.json's normaliser; empty if there is none."""
     steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
     for step in steps if isinstance(steps, list) else []:
         if isinstance(step, dict) and "precompiled_charsmap" in step:
@@ -206,10 +206,10 @@ def _charsmap(normalizer: Any) -> bytes:
 
 
 def _is_sound(table: bytes) -> bool:
-    """Whether no text can lead out of a table of characters, where the tokenizers library would crash.
+    """True if no text can lead outside a table of characters, where the tokenizers library would crash.
 
-    A length, a double-array trie of that many bytes (units of 32 bits), and the texts that its leaves name by their
-    first byte, each ended by a zero.
+    A table is a length, a double-array trie of that many bytes (units of 32 bits), and the texts that its leaves name
+    by their first byte, each ended by a zero.
     """
     size = int.from_bytes(table[:4], "little")
     if not 0 < size <= len(table) - 4 or size % 1024:
@@ -229,7 +229,7 @@ def _is_sound(table: bytes) -> bool:
 
 
 def _encoder(pieces: Pieces) -> Any:
-    """The tokenizer as transformers builds it of these tables, without a normaliser."""
+    """Build the same tokenizer as transformers would from these tables, without a normaliser."""
     from tokenizers import AddedToken, models, pre_tokenizers
     from tokenizers import Tokenizer as Raw
 
@@ -243,7 +243,7 @@ def _encoder(pieces: Pieces) -> Any:
             encoder = Raw(models.Unigram(scored, pieces.ids[UNKNOWN], byte_fallback=False))
             words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE)]
             encoder.pre_tokenizer = pre_tokenizers.Sequence(words)
-    except Exception as error:  # noqa: BLE001 - whatever it makes of tables that do not fit each other
+    except Exception as error:  # noqa: BLE001 - many kinds for tables that do not fit each other
         raise UnfitError(f"its tables do not fit each other ({first_line(error):.100})") from None
     encoder.add_tokens(
         [AddedToken(token, **{name: name in held for name in PROPERTIES}) for token, held in pieces.added.items()]

@@ -1,4 +1,4 @@
-"""How a CLIP takes its pixels: what they are normalised by, and how the pictures were resized that it learned from."""
+"""Describe a CLIP's preprocessing: how pixels are normalised and how its training pictures were resized."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gare.common.redact import shown
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 FILES = (PREPROCESSOR, PROCESSOR)
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""Ways to resize, at the numbers that PIL has for them."""
+"""Resizing filters, in the order of PIL's numbers."""
 BICUBIC = "bicubic"
 
 Triple = tuple[float, float, float]
@@ -24,9 +24,9 @@ Triple = tuple[float, float, float]
 class Pixels:
     """Mean and standard deviation of each colour, on values in [0, 1], and what is known of resizing.
 
-    ``resample``: one of ``FILTERS``. ``squeezed``: whole pictures are made square, whatever their shape; else their
-    centre square is taken. ``short_side``: pixels of the shorter side before that; None where it is the image size.
-    Resizing is no part of equality: frames were resized when they were prepared.
+    ``resample``: one of ``FILTERS``. ``squeezed``: whole pictures are made square, whatever their shape; otherwise
+    their centre square is taken. ``short_side``: pixels of the shorter side before that; None if it is the image size.
+    Resizing does not count for equality: frames were resized when they were prepared.
     """
 
     mean: Triple
@@ -39,9 +39,9 @@ class Pixels:
         return f"mean {list(self.mean)} and std {list(self.std)}"
 
     def unlike_prepared(self, short_side: int | None) -> str | None:
-        """A sentence on how frames differ that ``prepare`` resized to ``short_side``; None where they do not.
+        """Describe in a sentence how frames that ``prepare`` resized to ``short_side`` differ; None if they do not.
 
-        None for ``short_side``: whatever it is.
+        ``short_side``: None if unknown, which then counts as no difference.
         """
         theirs = []
         if self.squeezed:
@@ -66,10 +66,10 @@ HALVES = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def read_pixels(folder: Path, image_size: int, unstated: Pixels) -> Pixels:
-    """What a CLIP folder says; ``unstated`` where it has no file that says anything.
+    """Read the preprocessing of a CLIP folder; ``unstated`` if it has no file that describes it.
 
-    Raises InputError for preprocessing that differs from ours but for how pictures become squares, or that does not
-    fit ``image_size``.
+    Raises InputError for preprocessing that differs from ours in more than how pictures become squares, or that does
+    not fit ``image_size``.
     """
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
@@ -86,7 +86,7 @@ def read_pixels(folder: Path, image_size: int, unstated: Pixels) -> Pixels:
 
 
 def read_statistics(mean: Any, std: Any, path: Path, unstated: Pixels = OPENAI_PIXELS) -> Pixels:
-    """The statistics that a file at ``path`` states, else those of ``unstated``. InputError for unusable ones."""
+    """Return the statistics that a file at ``path`` states, else those of ``unstated``; InputError if unusable."""
     mean = unstated.mean if mean is None else _triple(mean, "mean", path)
     std = unstated.std if std is None else _triple(std, "std", path)
     if min(std) <= 0:
@@ -95,7 +95,7 @@ def read_statistics(mean: Any, std: Any, path: Path, unstated: Pixels = OPENAI_P
 
 
 def write_pixels(folder: Path, pixels: Pixels, image_size: int) -> None:
-    """Write them as transformers' image processor of CLIP reads them."""
+    """Write them in the format of transformers' CLIP image processor."""
     square = {"height": image_size, "width": image_size}
     write_json(
         folder / PREPROCESSOR,
@@ -135,7 +135,7 @@ def _filter(values: dict[str, Any], path: Path) -> str:
 
 
 def _shape(values: dict[str, Any], image_size: int, path: Path) -> tuple[bool, int | None]:
-    """Whether pictures are squeezed, and else their shorter side; what they end as has to be the image tower's."""
+    """Return (squeezed, shorter side if not squeezed); InputError unless the result has the image tower's size."""
     size, crops = values.get("size"), bool(values.get("do_center_crop", True)) and "crop_size" in values
     if values.get("do_pad"):
         raise InputError(f"{path} says do_pad: {shown(values['do_pad'])}; frames are never padded here.")

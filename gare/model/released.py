@@ -1,8 +1,8 @@
-"""Checkpoints of the authors' released code, and CLIPs of OpenAI and open_clip, as models of ours.
+"""Convert checkpoints of the authors' released code, and CLIPs of OpenAI and open_clip, to our models.
 
 The released model holds OpenAI's CLIP under ``clip.``, the temporal transformer as ``transformerClip`` and
-``frame_position_embeddings``, psi twice (``psi``, ``agent.psi``), and layers its forward pass never calls. Sizes are
-read off the shapes. Every tensor of a file is mapped, dropped for a stated reason, or an error.
+``frame_position_embeddings``, psi twice (``psi``, ``agent.psi``), and layers that its forward pass never calls. Sizes
+are read from the shapes. Every tensor of a file is mapped, dropped for a stated reason, or an error.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ OUR_BLOCK = {"attention": "", "norm": "norm", "mlp": ""}
 def convert(tensors: Mapping[str, Tensor], stated: Stated | None = None) -> Converted:
     """Map a released GARE checkpoint, an OpenAI CLIP archive or the weights of an open_clip model by their names.
 
-    ``stated``: what is known besides; for open_clip's weights it has to be complete. Raises InputError when tensors
-    are missing, of an unexpected shape, not finite, unknown, or stored twice with different values, ConfigError when
-    the file leaves open how its CLIP computes.
+    ``stated``: what else is known; for open_clip's weights it must be complete. Raises InputError if tensors are
+    missing, of an unexpected shape, not finite, unknown, or stored twice with different values, and ConfigError if the
+    file leaves open how its CLIP computes.
     """
     if "clip.visual.conv1.weight" in tensors:
         return _convert_gare(Source(tensors))
@@ -54,9 +54,9 @@ def convert(tensors: Mapping[str, Tensor], stated: Stated | None = None) -> Conv
 
 
 def settings_of(converted: Converted, changes: Mapping[str, Any]) -> Config:
-    """The recipe's settings with what the file determines and ``changes`` (dotted ``model.`` keys -> values).
+    """Return the recipe's settings with the file's own values and ``changes`` (dotted ``model.`` keys -> values).
 
-    Raises ConfigError for a change that contradicts the file or is no setting of the model.
+    Raises ConfigError for a change that contradicts the file or is not a model setting.
     """
     values: dict[str, Any] = {}
     for key, value in converted.settings.items():
@@ -75,18 +75,18 @@ def settings_of(converted: Converted, changes: Mapping[str, Any]) -> Config:
 
 
 def assumed(config: Config, converted: Converted) -> dict[str, Any]:
-    """Model settings that change the scores and that no file of the released code holds."""
+    """Return the model settings that change the scores and that no file of the released code holds."""
     names = ("pool_temperature", "corrected", "context", "gap_sign", "query", "video_base")
     return {f"model.{n}": getattr(config.model, n) for n in names if f"model.{n}" not in converted.settings}
 
 
 def architecture_of(converted: Converted) -> Any:
-    """The CLIPConfig; InputError for sizes that no CLIP has."""
+    """Return the CLIPConfig; InputError for sizes that no CLIP has."""
     return config_of({"model_type": "clip"} | converted.clip_config, "The file")
 
 
 def build_clip(converted: Converted) -> Any:
-    """The transformers CLIPModel of the weights, in evaluation mode."""
+    """Build the transformers CLIPModel of the weights, in evaluation mode."""
     from transformers import CLIPModel
 
     clip = CLIPModel(architecture_of(converted))
@@ -96,7 +96,7 @@ def build_clip(converted: Converted) -> Any:
 
 
 def build_gare(converted: Converted, config: Config, tokenizer: Tokenizer | None = None) -> GareModel:
-    """The model of the weights and settings, in evaluation mode."""
+    """Build the model of the weights and settings, in evaluation mode."""
     model = GareModel(build_clip(converted), config.model, tokenizer)
     model.load_state_dict(converted.weights)
     return model.eval()
@@ -139,7 +139,7 @@ def _convert_gare(source: Source) -> Converted:
 
 
 def _fitting(words: int, image_size: int, frames: int) -> dict[str, Any]:
-    """Settings of data and prepare, where the recipe's own do not fit the model's sizes."""
+    """Return settings of data and prepare where the recipe's do not fit the model's sizes."""
     recipe, settings = Config(), dict[str, Any]()
     if recipe.data.words > words:
         settings["data.words"] = words

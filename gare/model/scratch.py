@@ -1,4 +1,4 @@
-"""A small CLIP made from scratch and saved as any other, for corpora and machines that have none."""
+"""Make a small CLIP from scratch, for corpora and machines that have none, and save it like any other."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gare.model.tokenizer import Tokenizer
 
 SCRATCH_FILE = "scratch.json"
 
-# CLIP's own 0.01 for positions is small beside frame vectors of unit scale, to which the temporal transformer adds
-# this table (docs/decisions.md has what was measured).
+# CLIP's own 0.01 for positions is small compared with frame vectors of unit scale, to which the temporal transformer
+# adds this table (docs/decisions.md has the measurements).
 EMBEDDING_STD = 0.5
 
 
@@ -35,7 +35,7 @@ class ScratchClip:
 
 
 def make_clip(captions: Sequence[str], folder: Path, sizes: ScratchClip) -> int:
-    """Train a tokenizer on captions, draw a CLIP by the seed, save both in ``folder``; returns the parameter count."""
+    """Train a tokenizer on captions, draw a CLIP from the seed, save both and return the parameter count."""
     from transformers import CLIPConfig, CLIPModel
     from transformers.utils import logging
 

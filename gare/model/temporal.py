@@ -11,7 +11,7 @@ NORM_EPS = 1e-12
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """CLIP's activation: x sigmoid(1.702 x)."""
+    """Compute CLIP's activation: x sigmoid(1.702 x)."""
     return x * torch.sigmoid(1.702 * x)
 
 
@@ -31,7 +31,7 @@ class TemporalBlock(nn.Module):
         self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x_VFD: Tensor, mask_VF: Tensor) -> Tensor:
-        """[V, F, D] and its mask [V, F] to [V, F, D]."""
+        """Map [V, F, D] with its mask [V, F] to [V, F, D]."""
         V, frames, dim = x_VFD.shape
         y = self.norm1(x_VFD)
         shape = (V, frames, self.heads, dim // self.heads)
@@ -43,14 +43,14 @@ class TemporalBlock(nn.Module):
 
 
 class PlainFrames(nn.Module):
-    """In place of the temporal transformer: frames as they are."""
+    """A replacement for the temporal transformer that leaves frames as they are."""
 
     def forward(self, frames_VFD: Tensor, mask_VF: Tensor) -> Tensor:
-        """Frame embeddings [V, F, D]; padded rows come out as zeros."""
+        """Return the frame embeddings [V, F, D]; padded rows are zeros."""
         return frames_VFD * mask_VF[..., None]
 
     def start_from_text_tower(self, _: nn.Module) -> bool:
-        """There is nothing to start."""
+        """Do nothing: there are no weights to copy."""
         return True
 
 
@@ -63,7 +63,7 @@ class TemporalTransformer(nn.Module):
         self.blocks = nn.ModuleList(TemporalBlock(dim) for _ in range(layers))
 
     def forward(self, frames_VFD: Tensor, mask_VF: Tensor) -> Tensor:
-        """Frame embeddings [V, F, D] in order, with mask [V, F], to [V, F, D]; padded rows come out as zeros."""
+        """Map frame embeddings [V, F, D] in order, with mask [V, F], to [V, F, D]; padded rows are zeros."""
         x = frames_VFD + self.positions[: frames_VFD.shape[1]]
         for block in self.blocks:
             x = block(x, mask_VF)
@@ -71,7 +71,7 @@ class TemporalTransformer(nn.Module):
 
     @torch.no_grad()
     def start_from_text_tower(self, text_model: nn.Module) -> bool:
-        """Copy CLIP's first text blocks and positions; False (nothing done) when widths or head counts differ."""
+        """Copy CLIP's first text blocks and positions; do nothing and return False if widths or head counts differ."""
         layers = list(text_model.encoder.layers)  # type: ignore[union-attr, arg-type]
         table: Tensor = text_model.embeddings.position_embedding.weight  # type: ignore[union-attr, assignment]
         if table.shape[1] != self.positions.shape[1] or len(layers) < len(self.blocks):

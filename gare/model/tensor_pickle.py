@@ -1,4 +1,4 @@
-"""The pickles of torch.save and torch.jit.save, as data: plain values, tensors, and inert module objects."""
+"""Run the pickles of torch.save and torch.jit.save as data: plain values, tensors, and inert module objects."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class StorageType(Global):
-    """The name of a kind of storage: the dtype of its numbers."""
+    """The name of a kind of storage, with the dtype of its numbers."""
 
     dtype: torch.dtype
 
 
 @dataclass
 class Module:
-    """An inert stand-in of a TorchScript module: its attributes, no code."""
+    """An inert stand-in for a TorchScript module: its attributes, no code."""
 
     attributes: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Storage:
-    """One flat block of numbers of the archive."""
+    """One flat block of numbers in the archive."""
 
     flat: Tensor
 
 
 class TensorMachine(Machine):
-    """Runs one program. ``storage`` resolves a persistent id, ``tensor`` rebuilds a tensor from its arguments."""
+    """A machine that runs one program. ``storage`` resolves a persistent id, ``tensor`` rebuilds a tensor."""
 
     # An archive of the largest CLIP takes a fifth of them, and each may leave a container in memory.
     max_steps = 500_000
@@ -64,7 +64,7 @@ class TensorMachine(Machine):
         self._storage, self._rebuild = storage, tensor
 
     def allowed(self, module: str, name: str) -> Global:
-        """Names of modules, storages and the few functions that only build data."""
+        """Allow the names of modules, storages and the few functions that only build data."""
         if module.partition(".")[0] == "__torch__":
             return Global("module")
         if module == "torch" and name in _DTYPES:
@@ -75,7 +75,7 @@ class TensorMachine(Machine):
         return Global(kind) if kind else super().allowed(module, name)
 
     def make(self, function: Global, arguments: tuple[Any, ...]) -> Any:
-        """A tensor, or the plain value that torch wrapped."""
+        """Make a tensor, or the plain value that torch wrapped."""
         match function.kind, arguments:
             case "tensor", _:
                 return self._rebuild(arguments)
@@ -90,7 +90,7 @@ class TensorMachine(Machine):
         return super().make(function, arguments)
 
     def special(self, name: str) -> None:
-        """The numbers of a tensor, and module objects with their state."""
+        """Handle the numbers of a tensor, and module objects with their state."""
         stack = self._stack
         match name:
             case "BINPERSID":
@@ -107,7 +107,7 @@ class TensorMachine(Machine):
 
 
 def _build(state: Any, target: Any) -> None:
-    """The attributes of a module; those of a mapping (torch's own _metadata) are not needed."""
+    """Set the attributes of a module; those of a mapping (torch's own _metadata) are not needed."""
     if isinstance(target, Module):
         target.attributes = state if type(state) is dict else {}
     elif type(target) is not dict:

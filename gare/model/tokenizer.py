@@ -1,4 +1,4 @@
-"""Texts to token ids, as CLIP does it: cleaned, then start, byte-pair tokens, end, and padding with id 0."""
+"""Turn texts into token ids like CLIP: clean them, then start, byte-pair tokens, end, and padding with id 0."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from gare.common.text import LONGEST_TEXT
 from gare.model.vocabulary import END, MAX_BYTES, SETTINGS, START, WORD_END, Vocabulary, read_vocabulary
 
 Cleaning = Literal["openai", "canonical", "lower", "none"]
-"""``openai``, ``canonical``: as OpenAI's CLIP and SigLIP do. ``lower``: lower case alone, as SigLIP 2 does.
+"""How texts are cleaned.
 
-``none``: nothing, as MetaCLIP 2 does, and as all tokenizers were saved before it was recorded.
+``openai``, ``canonical``: as OpenAI's CLIP and SigLIP do. ``lower``: lower case alone, as SigLIP 2 does. ``none``:
+nothing, as MetaCLIP 2 does; also for all tokenizers saved before cleaning was recorded.
 """
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def clean(text: str) -> str:
-    """A text as OpenAI's CLIP cleans it: broken Unicode repaired, HTML entities resolved twice, spaces, lower case."""
-    # ftfy changes nothing of printable ASCII, which most captions are, and takes a hundred times as long to say so.
+    """Clean a text like OpenAI's CLIP: repair broken Unicode, resolve HTML entities twice, spaces, lower case."""
+    # ftfy leaves printable ASCII, which most captions are, unchanged, but takes a hundred times as long to find out.
     if not (text.isascii() and text.isprintable() and "&" not in text):
         import ftfy
 
@@ -38,7 +39,7 @@ def clean(text: str) -> str:
 
 
 def canonical(text: str) -> str:
-    """A text as SigLIP cleans it: lower case, without ASCII punctuation, words with one space between them."""
+    """Clean a text like SigLIP: lower case, no ASCII punctuation, one space between words."""
     return " ".join(text.lower().translate(_PUNCTUATION).split())
 
 
@@ -60,16 +61,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path, unrecorded: Cleaning = "openai") -> Tokenizer:
-        """The tokenizer of a folder; InputError when there is none, or one of another kind of model.
+        """Load the tokenizer of a folder; InputError if it is missing or belongs to another kind of model.
 
-        ``unrecorded``: how texts are cleaned where the folder does not say.
+        ``unrecorded``: how texts are cleaned if the folder does not say.
         """
         folder = Path(folder)
         return cls(read_vocabulary(folder), recorded_cleaning(folder, unrecorded, ("openai", "none")))
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int = 1024) -> Tokenizer:
-        """A new tokenizer learned from ``texts``; the same texts give the same one.
+        """Learn a new tokenizer from ``texts``; the same texts give the same one.
 
         ``vocabulary``: most ids; 514 of them are single bytes and the start and end marks.
         """
@@ -77,8 +78,8 @@ class Tokenizer:
 
         learner = _backend(Vocabulary({START: 0, END: 1}, [])).backend_tokenizer
         bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
-        # Every byte, inside and at the end of a word, so that any text can be spelled. Declared as special only to
-        # fix their ids: ids given in the order of a hash map would make ties, and so the merges, differ by run.
+        # Every byte, inside and at the end of a word, so that any text can be spelled. They are declared special only
+        # to fix their ids: in the order of a hash map, ties, and so the merges, would differ between runs.
         symbols = [*bytes_, *(symbol + WORD_END for symbol in bytes_)]
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary - 2,
@@ -94,12 +95,12 @@ class Tokenizer:
         return cls(Vocabulary({s: i for i, s in enumerate([*ordered, START, END])}, merges))
 
     def save(self, folder: Path) -> None:
-        """Write it in the format ``load`` and CLIP checkpoints use."""
+        """Write it in the format that ``load`` and CLIP checkpoints use."""
         _backend(self._vocabulary).save_pretrained(str(folder))
         write_json(folder / SETTINGS, read_object(folder / SETTINGS) | {RECORD: self.cleaning})
 
     def __eq__(self, other: object) -> bool:
-        """Whether both give the same pieces the same ids."""
+        """Compare the pieces and their ids."""
         return isinstance(other, Tokenizer) and self._vocabulary == other._vocabulary
 
     __hash__ = object.__hash__
@@ -109,12 +110,12 @@ class Tokenizer:
 
     @property
     def largest_id(self) -> int:
-        """The largest id it gives, and so the fewest rows of an embedding table less one."""
+        """The largest id it gives; an embedding table needs at least one more row."""
         return max(self._vocabulary.ids.values())
 
     @property
     def cleaning(self) -> Cleaning:
-        """How texts are cleaned; it goes along when saved."""
+        """How texts are cleaned; saved with the tokenizer."""
         return self._cleaning
 
     @cleaning.setter
@@ -123,14 +124,14 @@ class Tokenizer:
         self._clean_by(cleaning)
 
     def _clean_by(self, cleaning: Cleaning) -> None:
-        """Have the encoder clean texts as far as that is its part."""
-        # Uncleaned texts go through transformers' own rule (spaces, lower case, composed characters) as ever.
+        """Set up the encoder's share of the cleaning."""
+        # Uncleaned texts still pass through transformers' own rule (spaces, lower case, composed characters).
         self._encoder.normalizer = self._normalizer if cleaning == "none" else None
 
     def __call__(self, texts: Sequence[str], words: int) -> tuple[Tensor, Tensor]:
-        """Token ids [B, W] (int64) and their mask [B, W] (bool); W = ``words`` counts end and, if any, start.
+        """Return token ids [B, W] (int64) and their mask [B, W] (bool); W = ``words`` counts end and, if any, start.
 
-        No more than LONGEST_TEXT characters of a text are read: 10 MB would take a minute and 2 GB.
+        At most LONGEST_TEXT characters of a text are read: 10 MB would take a minute and 2 GB.
         """
         ids = torch.full((len(texts), words), self.pad_id, dtype=torch.int64)
         mask = torch.zeros((len(texts), words), dtype=torch.bool)
@@ -154,7 +155,7 @@ class Tokenizer:
         ]
 
     def _one_by_one(self, text: str) -> list[int]:
-        """A text that spells a start or end token: one where CLIP's pattern cuts it out, else plain characters."""
+        """Encode a text that spells a start or end token: a token where CLIP's pattern cuts it, else characters."""
         marks = {mark: [self._vocabulary.ids[mark]] for mark in (START, END)}
         ids: list[int] = []
         for word, _ in self._encoder.pre_tokenizer[0].pre_tokenize_str(text):
@@ -163,9 +164,9 @@ class Tokenizer:
 
 
 def recorded_cleaning(folder: Path, unrecorded: Cleaning, known: tuple[Cleaning, ...]) -> Cleaning:
-    """How a folder's tokenizer cleans texts; ``unrecorded`` where it does not say.
+    """Return how a folder's tokenizer cleans texts; ``unrecorded`` if it does not say.
 
-    Raises InputError for a way that is not ``known`` of its kind.
+    Raises InputError for a way that is not ``known`` for its kind.
     """
     path = folder / SETTINGS
     cleaning: Any = (read_object(path, MAX_BYTES) if path.is_file() else {}).get(RECORD, unrecorded)
@@ -175,7 +176,7 @@ def recorded_cleaning(folder: Path, unrecorded: Cleaning, known: tuple[Cleaning,
 
 
 def _backend(vocabulary: Vocabulary) -> Any:
-    """The tokenizer as transformers has it."""
+    """Build transformers' tokenizer."""
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer(vocab=dict(vocabulary.ids), merges=list(vocabulary.merges))

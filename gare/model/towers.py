@@ -1,4 +1,4 @@
-"""The families of models that can be a CLIP here: a row each, with where in transformers' classes things are."""
+"""Families of models that can serve as CLIP: one row each, which says where transformers' classes keep things."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 @dataclass(frozen=True)
 class Family:
-    """Models of one ``model_type``; its methods are CLIP's ways, which MetaCLIP 2 shares.
+    """Models of one ``model_type``; the methods follow CLIP, and MetaCLIP 2 shares them.
 
-    ``name``: as sentences have it. ``config``, ``model``: classes of transformers. ``keys``: what is taken of each part
-    of a config.json; other keys change nothing that is computed here. ``pixels``: where no file states any.
+    ``name``: for messages. ``config``, ``model``: classes of transformers. ``keys``: keys read from each part of a
+    config.json; other keys do not change the computation here. ``pixels``: the default if no file states any.
     ``older_end``: the ``eos_token_id`` that stands for the largest id in older configs.
     """
 
@@ -44,19 +44,19 @@ class Family:
     idle: tuple[str, ...] = ()
 
     def config_class(self) -> Any:
-        """The class of its configs."""
+        """Return the class of its configs."""
         import transformers
 
         return getattr(transformers, self.config)
 
     def model_class(self) -> Any:
-        """The class of its models."""
+        """Return the class of its models."""
         import transformers
 
         return getattr(transformers, self.model)
 
     def check(self, config: Any, where: str) -> None:
-        """InputError where a config's towers do not fit the method; its sizes are within bounds."""
+        """Raise InputError if a config's towers do not fit the method; its sizes are already within bounds."""
         text = config.text_config
         if isinstance(text.eos_token_id, list) and len(text.eos_token_id) == 1:
             text.eos_token_id = text.eos_token_id[0]
@@ -67,35 +67,35 @@ class Family:
             )
 
     def width(self, config: Any) -> int:
-        """The width of the embeddings that both towers end in."""
+        """Return the width of the embeddings, the same for both towers."""
         return int(config.projection_dim)
 
     def end_ids(self, config: Any, largest: int) -> set[int]:
-        """Ids of a text's end that fit a config, where ``largest`` is the tokenizer's largest id."""
+        """Return the ids of a text's end that fit a config; ``largest`` is the tokenizer's largest id."""
         value = int(config.text_config.eos_token_id)
         return {value, largest} if value == self.older_end else {value}
 
     def ends(self, clip: Any) -> tuple[nn.Module, nn.Module]:
-        """The last modules of the text and the image tower; the first takes hidden states to embeddings."""
+        """Return the last modules of the text and the image tower; the first maps hidden states to embeddings."""
         return clip.text_projection, clip.visual_projection
 
     def texts(self, clip: Any, ids: Tensor, mask: Tensor, end_id: int, pad_id: int) -> tuple[Tensor, Tensor]:
-        """Text vectors [B, D] and word vectors [B, W, D] of token ids and mask [B, W]."""
+        """Return text vectors [B, D] and word vectors [B, W, D] of token ids and mask [B, W]."""
         del pad_id
         words = clip.text_projection(clip.text_model(input_ids=ids).last_hidden_state)
         first_end = ((ids == end_id) & mask).int().argmax(dim=-1)
         return words[torch.arange(len(words), device=words.device), first_end], words
 
     def images(self, clip: Any, pixels: Tensor) -> Tensor:
-        """Image vectors [N, D] of normalised pixels [N, 3, H, W]."""
+        """Return image vectors [N, D] of normalised pixels [N, 3, H, W]."""
         return clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)  # type: ignore[no-any-return]
 
 
 class _Siglip(Family):
-    """SigLIP reads a text at the last of all its positions, padding included, and its heads are inside its towers."""
+    """SigLIP, which reads a text at its last position, padding included, and has its heads inside its towers."""
 
     def check(self, config: Any, where: str) -> None:
-        """InputError unless both towers end in vectors of one width."""
+        """Raise InputError unless both towers end in vectors of the same width."""
         vision, width = config.vision_config, config.text_config.projection_size
         if vision.vision_use_head is not True:
             raise InputError(f"The image tower in {where} has no pooling head, which its vectors come from.")
@@ -106,20 +106,20 @@ class _Siglip(Family):
             )
 
     def width(self, config: Any) -> int:
-        """The image tower's own width."""
+        """Return the image tower's own width."""
         return int(config.vision_config.hidden_size)
 
     def end_ids(self, config: Any, largest: int) -> set[int]:
-        """All of its tokenizers end a text with 1; what configs say of it is CLIP's."""
+        """Return 1, which ends a text in all of its tokenizers; its configs repeat CLIP's value."""
         del config, largest
         return {1}
 
     def ends(self, clip: Any) -> tuple[nn.Module, nn.Module]:
-        """The heads."""
+        """Return the heads."""
         return clip.text_model.head, clip.vision_model.head
 
     def texts(self, clip: Any, ids: Tensor, mask: Tensor, end_id: int, pad_id: int) -> tuple[Tensor, Tensor]:
-        """As of CLIP; texts are padded to all positions, as in its training, without a mask."""
+        """Return the vectors like CLIP; texts are padded to all positions without a mask, as in SigLIP's training."""
         del mask, end_id
         positions = clip.config.text_config.max_position_embeddings
         padded = F.pad(ids, (0, positions - ids.shape[1]), value=pad_id)
@@ -127,7 +127,7 @@ class _Siglip(Family):
         return read.pooler_output, clip.text_model.head(read.last_hidden_state[:, : ids.shape[1]])
 
     def images(self, clip: Any, pixels: Tensor) -> Tensor:
-        """As of CLIP."""
+        """Return image vectors [N, D] of normalised pixels [N, 3, H, W]."""
         return clip.vision_model(pixel_values=pixels).pooler_output  # type: ignore[no-any-return]
 
 
@@ -146,19 +146,19 @@ SIGLIP = _Siglip(
     SiglipTokenizer,
     {"text_config": (*_TEXT, "projection_size"), "vision_config": (*_VISION, "vision_use_head"), "": ()},
     HALVES,
-    # A softmax over pairs does not change when all of its logits rise by one number.
+    # A softmax over pairs does not change when the same number is added to all of its logits.
     idle=("logit_bias",),
 )
 FAMILIES = {family.kind: family for family in (CLIP, SIGLIP, METACLIP_2)}
 NAFLEX = "siglip2"
-"""The type of the SigLIP 2 models whose images have no fixed size; the others are of SigLIP's type."""
+"""The type of the SigLIP 2 models whose images have no fixed size; the others have SigLIP's type."""
 
 
 def family_of(config: Any) -> Family:
-    """The family of a config of transformers, or of its model's."""
+    """Return the family of a transformers config."""
     return FAMILIES[config.model_type]
 
 
 def new_model(config: Any) -> Any:
-    """A model of a config, with weights as transformers draws them."""
+    """Make a model of a config, with weights drawn by transformers."""
     return family_of(config).model_class()(config)

@@ -1,4 +1,4 @@
-"""The vocabulary of a CLIP tokenizer, read from its files and checked; nothing else in them is used."""
+"""Read and check the vocabulary of a CLIP tokenizer; nothing else in its files is used."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FILES = (TOKENIZER, VOCABULARY, MERGES, SETTINGS, ADDED, *SENTENCEPIECE)
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds the tokenizer of some model."""
+    """True if a folder holds the tokenizer of any model."""
     return any((folder / name).is_file() for name in (TOKENIZER, VOCABULARY, *SENTENCEPIECE))
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Ids of pieces, and the pairs of pieces that are merged, first to last."""
+    """Ids of pieces, and the pairs of pieces to merge, first to last."""
 
     ids: Mapping[str, int]
     merges: list[tuple[str, str]]
@@ -39,11 +39,11 @@ Added = tuple[str, Any, Mapping[str, Any]]
 
 
 class UnfitError(Exception):
-    """Why files are not those of a tokenizer."""
+    """The reason that files are not those of a tokenizer."""
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary in ``tokenizer.json``, else in ``vocab.json`` and ``merges.txt``.
+    """Read the vocabulary in ``tokenizer.json``, else in ``vocab.json`` and ``merges.txt``.
 
     Raises InputError unless it is CLIP's kind: byte-pair pieces that end words with ``</w>``, can spell any text, are
     all reached by merges, and have start and end tokens.
@@ -85,7 +85,7 @@ def _of_two_files(folder: Path) -> Vocabulary:
 
 
 def piece_ids(value: Any) -> dict[str, int]:
-    """Ids of pieces, checked; UnfitError for anything else."""
+    """Return the ids of pieces, checked; UnfitError for anything else."""
     if not isinstance(value, dict) or any(type(id_) is not int or not 0 <= id_ < 2**31 for id_ in value.values()):
         raise UnfitError("its vocabulary does not map pieces to ids")
     if len(set(value.values())) < len(value):
@@ -94,7 +94,7 @@ def piece_ids(value: Any) -> dict[str, int]:
 
 
 def piece_pairs(value: Any) -> list[tuple[str, str]]:
-    """Pairs of pieces, each written as two words or as a list of two; none where there is no list."""
+    """Return pairs of pieces, each written as two words or as a list of two; empty if there is no list."""
     return [_pair(pair) for pair in value] if isinstance(value, list) else []
 
 
@@ -126,7 +126,7 @@ def _check(found: Vocabulary) -> None:
 
 
 def check_added(ids: Mapping[str, int], added: Iterable[Added]) -> None:
-    """Tokens that the files add have to be in the vocabulary already."""
+    """Raise UnfitError if the files add a token that is not already in the vocabulary."""
     for token, id_, _ in added:
         if ids.get(token) != id_:
             raise UnfitError(
@@ -135,7 +135,7 @@ def check_added(ids: Mapping[str, int], added: Iterable[Added]) -> None:
 
 
 def added_tokens(values: Mapping[str, Any], folder: Path) -> list[Added]:
-    """Tokens that the files of a folder add, with their ids and properties; ``values``: its ``tokenizer.json``."""
+    """List the tokens that a folder's files add, with ids and properties; ``values``: its ``tokenizer.json``."""
     settings, others = (
         read_object(folder / name, MAX_BYTES) if (folder / name).is_file() else {} for name in (SETTINGS, ADDED)
     )

@@ -1,4 +1,4 @@
-"""Weight files: what they hold is read and compared before anything of that size is made."""
+"""Read weight files: shapes are compared before anything of that size is allocated."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Shape = tuple[int, ...]
 
 
 def shapes_in(path: Path) -> dict[str, Shape]:
-    """Names and shapes of the tensors of a safetensors file, from its header alone.
+    """Return names and shapes of the tensors of a safetensors file, from its header alone.
 
-    Raises InputError when the header is too long or damaged, when tensors overlap, leave gaps or are not as long as
-    they say, or when they hold no plain numbers.
+    Raises InputError if the header is too long or damaged, if tensors overlap, leave gaps or do not have the stated
+    length, or if they hold no plain numbers.
     """
     try:
         with path.open("rb") as stream:
@@ -45,7 +45,7 @@ def shapes_in(path: Path) -> dict[str, Shape]:
 
 
 def read_safetensors(path: Path, wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, onto the CPU, after the checks of ``shapes_in``; ``wanted``: only those."""
+    """Read tensors of a safetensors file, or those ``wanted``, onto the CPU, after the checks of ``shapes_in``."""
     from safetensors import SafetensorError, safe_open
 
     shapes_in(path)
@@ -57,7 +57,7 @@ def read_safetensors(path: Path, wanted: Iterable[str] | None = None) -> dict[st
 
 
 def compare(found: Mapping[str, Shape], asked: Mapping[str, Shape], where: str, settings: str) -> None:
-    """InputError unless a file (``where``) has the tensors that ``settings`` ask for, no others, in their shapes."""
+    """Raise InputError unless a file (``where``) has exactly the tensors that ``settings`` require, in their shapes."""
     missing, unknown = sorted(asked.keys() - found.keys()), sorted(found.keys() - asked.keys())
     if missing or unknown:
         raise InputError(
@@ -70,7 +70,7 @@ def compare(found: Mapping[str, Shape], asked: Mapping[str, Shape], where: str, 
 
 
 def as_floats(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Copies in float32; InputError for tensors of other than floating-point numbers, and for NaN and infinities."""
+    """Copy to float32; InputError for tensors that are not floating-point, and for NaN and infinities."""
     for name, tensor in tensors.items():
         if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -81,7 +81,7 @@ def as_floats(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def _check_layout(header: Mapping[str, Any], size: int, path: Path) -> None:
-    """Tensors follow each other from the first byte to the last, each as long as its shape and type say."""
+    """Raise InputError unless tensors fill the file without gaps, each with the length of its shape and type."""
     spans = []
     for name, entry in header.items():
         span, shape = _span(entry)
@@ -101,7 +101,7 @@ def _check_layout(header: Mapping[str, Any], size: int, path: Path) -> None:
 
 
 def _span(entry: Any) -> tuple[tuple[int, int] | None, Shape]:
-    """Start and end of a tensor's bytes, and its shape; None where the entry is malformed."""
+    """Return start and end of a tensor's bytes, and its shape; None if the entry is malformed."""
     match entry:
         case {"dtype": str() as dtype, "shape": list() as shape, "data_offsets": [int() as start, int() as stop]}:
             plain = all(type(n) is int and 0 <= n < 2**48 for n in shape) and len(shape) <= 8

@@ -1,4 +1,4 @@
-"""The increment that theory asks for: one step of steepest descent to a sphere (the method's section 3)."""
+"""Compute the increment that theory asks for: one step of steepest descent to a sphere (the method's section 3)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 class IdealIncrement:
     """``delta`` [B, V, D]: D' = start - step gradient; ``start`` [B, V, D]: D inside the trust region.
 
-    ``gradient`` [B, V, D]: g_ij, of the row loss L_i in D_ij at ``start``; ``step`` [B, V]: how far along -g, 0 where
-    g is 0; ``radius`` [B, V]: eps.
+    ``gradient`` [B, V, D]: g_ij, of the row loss L_i in D_ij at ``start``; ``step`` [B, V]: the distance along -g, 0
+    where g is 0; ``radius`` [B, V]: eps.
     """
 
     delta: Tensor
@@ -60,7 +60,7 @@ def ideal_increment(
     along = (start * unit).sum(dim=-1)
     room = (eps.square() - start.square().sum(dim=-1)).clamp_min(0.0)
     root = (along.square() + room).sqrt()
-    # The same root of the quadratic, from whichever side adds numbers of one sign.
+    # The same root of the quadratic, from whichever form adds numbers of one sign.
     backward = room / torch.where(along < 0, root - along, 1.0)
     distance = torch.where(along < 0, backward, along + root) * moves
     return IdealIncrement(

@@ -1,8 +1,8 @@
-"""The increments of all pairs as the regularisers need them: their lengths, moments and rows, never more at once.
+"""Provide the increments of all pairs to the regularisers: lengths, moments and rows, never more at once.
 
-``DenseIncrements`` holds the [B, V, D] tensor; ``FactorisedIncrements`` holds coefficients over a few vectors per
-context (the method's section 6) and forms rows in blocks, again in the backward pass, so that memory stays bounded.
-Rows are this rank's texts; ``ranks`` sums over the others'.
+``DenseIncrements`` holds the [B, V, D] tensor. ``FactorisedIncrements`` holds coefficients over a few vectors per
+context (the method's section 6); it forms rows in blocks, and again in the backward pass, so that memory stays bounded.
+Rows are this rank's texts; ``world`` sums over those of the other ranks.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class PairSpread:
     gains: Tensor
 
     def moments(self, world: World = SINGLE) -> tuple[Tensor, Tensor]:
-        """Mean and variance over a context's N others (``ranks``: over those of all ranks too), [C, D] each.
+        """Return mean and variance over a context's N others (``world``: over those of all ranks too), [C, D] each.
 
-        The variance is what the unbiased one over masks and others comes to on average: that of the means, plus the
-        mean of the masks' own.
+        The variance is the expected unbiased variance over masks and others: the variance of the means plus the mean of
+        the masks' own variances.
         """
         count = self.coefficients.shape[1] * world.size
         mean_CK = world.sum(self.coefficients.sum(dim=1)) / count
@@ -51,7 +51,7 @@ class PairSpread:
         return mean, variance + noise.clamp(min=0)
 
     def unit(self) -> PairSpread:
-        """The same directions at length 1: divided by the root of the mean squared length."""
+        """Scale the directions to length 1: divide by the root of the mean squared length."""
         mean = _quadratic(self.coefficients, torch.bmm(self.basis, self.basis.mT))
         noise = _quadratic(self.weights, torch.bmm(self.hidden * self.gains.sum(dim=0), self.hidden.mT))
         length = (mean + noise).clamp(min=1e-24).sqrt()[..., None]
@@ -59,7 +59,7 @@ class PairSpread:
 
 
 def over_basis(mean_CK: Tensor, covariance_CKK: Tensor, basis_CKD: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance [C, D] of vectors from those of their coefficients over a basis."""
+    """Return mean and variance [C, D] of vectors from those of their coefficients over a basis."""
     mean = torch.bmm(mean_CK[:, None], basis_CKD)[:, 0]
     return mean, (torch.bmm(covariance_CKK, basis_CKD) * basis_CKD).sum(dim=1).clamp(min=0)
 
@@ -82,29 +82,29 @@ class Increments(ABC):
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> Tensor:
-        """The increments of some texts, [stop - start, V, D]."""
+        """Return the increments of some texts, [stop - start, V, D]."""
 
     @abstractmethod
     def lengths(self) -> Tensor:
-        """||D_ij||, [B, V]."""
+        """Return ||D_ij||, [B, V]."""
 
     @abstractmethod
     def unit(self) -> Increments:
-        """The same directions at length 1."""
+        """Return the same directions at length 1."""
 
     @abstractmethod
     def by_video(self, world: World = SINGLE) -> Increments:
-        """The same increments with videos as rows: this rank's videos against all ranks' texts."""
+        """Return the increments with videos as rows: this rank's videos against all ranks' texts."""
 
     def video_moments(self, world: World = SINGLE) -> tuple[Tensor, Tensor]:
-        """Mean and unbiased variance over all ranks' texts, [V, D] each, in two passes."""
+        """Return mean and unbiased variance over all ranks' texts, [V, D] each, in two passes."""
         count = self.texts * world.size
         mean = world.sum(_total(self.by_rows(lambda rows, _: rows.sum(dim=0)))) / count
         squares = _total(self.by_rows(lambda rows, _: (rows - mean).square().sum(dim=0)))
         return mean, world.sum(squares) / max(count - 1, 1)
 
     def text_moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and unbiased variance over videos, [B, D] each, in two passes."""
+        """Return mean and unbiased variance over videos, [B, D] each, in two passes."""
         freedom = max(self.videos - 1, 1)
 
         def of_rows(rows: Tensor, _: int) -> Tensor:
@@ -115,7 +115,7 @@ class Increments(ABC):
         return mean, variance
 
     def by_rows(self, function: OfRows) -> Iterator[Tensor]:
-        """``function(rows, first text)`` of blocks; what a block needs for its gradient is made again, not kept."""
+        """Yield ``function(rows, first text)`` of blocks; the backward pass makes blocks again and keeps none."""
         cuts = self.cuts()
         if len(cuts) == 1:
             yield function(self.rows(*cuts[0]), 0)
@@ -125,7 +125,7 @@ class Increments(ABC):
             yield made
 
     def cuts(self) -> list[tuple[int, int]]:
-        """Where each block of rows starts and stops."""
+        """Return the bounds of each block of rows."""
         return cuts(self.texts, self.videos, self.dim, BLOCK_NUMBERS)
 
     def _block(self, function: OfRows, start: int, stop: int) -> Tensor:
@@ -133,33 +133,33 @@ class Increments(ABC):
 
 
 class DenseIncrements(Increments):
-    """The increments themselves."""
+    """Increments held as one tensor [B, V, D]."""
 
     def __init__(self, delta_BVD: Tensor) -> None:
         self.delta_BVD = delta_BVD
         self.texts, self.videos, self.dim = delta_BVD.shape
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """A slice."""
+        """Return a slice."""
         return self.delta_BVD[start:stop]
 
     def lengths(self) -> Tensor:
-        """Norms over D."""
+        """Return the norms over D."""
         lengths: Tensor = self.delta_BVD.norm(dim=-1)
         return lengths
 
     def unit(self) -> DenseIncrements:
-        """Normalised over D."""
+        """Normalise over D."""
         return DenseIncrements(F.normalize(self.delta_BVD, dim=-1))
 
     def by_video(self, world: World = SINGLE) -> DenseIncrements:
-        """Over several ranks all of [B, V, D] is gathered."""
+        """Transpose; with several ranks, all of [B, V, D] is gathered."""
         own = world.own(self.texts) if world.size > 1 else slice(None)
         return DenseIncrements(world.gather(self.delta_BVD)[:, own].transpose(0, 1))
 
 
 class BlockIncrements(Increments):
-    """The increments themselves, in blocks [b, V, D] of texts that never become one tensor; ``by_video`` aside."""
+    """Increments in blocks [b, V, D] of texts, which are never joined into one tensor except in ``by_video``."""
 
     def __init__(self, blocks: Sequence[Tensor], *, normalised: bool = False) -> None:
         self.blocks, self.normalised = list(blocks), normalised
@@ -172,22 +172,22 @@ class BlockIncrements(Increments):
         return list(zip([0, *stops[:-1]], stops, strict=True))
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """A block as it is where the rows are one."""
+        """Return a block itself, without a copy, if the rows are exactly that block."""
         bounds = zip(self.blocks, self.cuts(), strict=True)
         parts = [b[max(start - at, 0) : stop - at] for b, (at, end) in bounds if at < stop and start < end]
         rows = parts[0] if len(parts) == 1 else torch.cat(parts)
         return F.normalize(rows, dim=-1) if self.normalised else rows
 
     def lengths(self) -> Tensor:
-        """Norms over D."""
+        """Return the norms over D."""
         return torch.cat(list(self.by_rows(lambda rows, _: rows.norm(dim=-1))))
 
     def unit(self) -> BlockIncrements:
-        """Normalised over D when they are asked for, so that nothing is held twice."""
+        """Return increments that are normalised over D on access, so that nothing is held twice."""
         return BlockIncrements(self.blocks, normalised=True)
 
     def by_video(self, world: World = SINGLE) -> DenseIncrements:
-        """As one tensor: all of [B, V, D]."""
+        """Join the blocks into one tensor: all of [B, V, D]."""
         return DenseIncrements(self.rows(0, self.texts)).by_video(world)
 
 
@@ -195,7 +195,7 @@ class FactorisedIncrements(Increments):
     """D_ij = sum over k of coefficients_ijk basis_ck, where c is the pair's context: its video, or its text.
 
     ``coefficients`` [B, V, K]; ``basis`` [C, K, D] with C = V, or C = B with ``per_text``. ``spread``: with dropout,
-    of one mask per context here, makes the moments over a context's pairs as masks of their own would have them.
+    where a context's pairs share one mask here, returns their moments as if every pair had its own mask.
     """
 
     def __init__(
@@ -212,26 +212,26 @@ class FactorisedIncrements(Increments):
         self.dim = basis_CKD.shape[-1]
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Formed by one batched product."""
+        """Form the rows by one batched product."""
         part = self.coefficients_BVK[start:stop]
         if self.per_text:
             return torch.bmm(part, self.basis_CKD[start:stop])
         return torch.bmm(part.transpose(0, 1), self.basis_CKD).transpose(0, 1)
 
     def lengths(self) -> Tensor:
-        """From the Gram matrices of the basis."""
+        """Compute the lengths from the Gram matrices of the basis."""
         squares = self.squares()
         positive = squares > 0
-        return torch.where(positive, squares, 1.0).sqrt() * positive  # sqrt's slope at 0 is infinite
+        return torch.where(positive, squares, 1.0).sqrt() * positive  # the slope of sqrt at 0 is infinite
 
     def unit(self) -> FactorisedIncrements:
-        """The coefficients divided by the lengths."""
+        """Divide the coefficients by the lengths."""
         scaled, spread = self.coefficients_BVK / self.lengths().clamp(min=1e-12)[..., None], self._spread
         unit = None if spread is None else lambda: spread().unit()
         return FactorisedIncrements(scaled, self.basis_CKD, per_text=self.per_text, spread=unit)
 
     def video_moments(self, world: World = SINGLE) -> tuple[Tensor, Tensor]:
-        """From the coefficients' moments where a video has one basis; nothing of size [B, V, D]."""
+        """Compute the moments from those of the coefficients if a video has one basis; nothing of size [B, V, D]."""
         if self.per_text:
             return super().video_moments(world)
         if self._spread is not None:
@@ -243,7 +243,7 @@ class FactorisedIncrements(Increments):
         return over_basis(mean_VK, covariance, self.basis_CKD)
 
     def text_moments(self) -> tuple[Tensor, Tensor]:
-        """From the coefficients' moments where a text has one basis; nothing of size [B, V, D]."""
+        """Compute the moments from those of the coefficients if a text has one basis; nothing of size [B, V, D]."""
         if not self.per_text:
             return super().text_moments()
         if self._spread is not None:
@@ -254,14 +254,14 @@ class FactorisedIncrements(Increments):
         return over_basis(mean_BK, covariance, self.basis_CKD)
 
     def by_video(self, world: World = SINGLE) -> FactorisedIncrements:
-        """Over several ranks the coefficients are gathered."""
+        """Transpose; with several ranks, the coefficients are gathered."""
         own = world.own(self.texts) if world.size > 1 else slice(None)
         coefficients = world.gather(self.coefficients_BVK)[:, own].transpose(0, 1)
         basis = world.gather(self.basis_CKD) if self.per_text else self.basis_CKD[own]
         return FactorisedIncrements(coefficients, basis, per_text=not self.per_text)
 
     def squares(self) -> Tensor:
-        """||D_ij||^2, [B, V]."""
+        """Return ||D_ij||^2, [B, V]."""
         coefficients = self.coefficients_BVK if self.per_text else self.coefficients_BVK.transpose(0, 1)
         gram = torch.bmm(self.basis_CKD, self.basis_CKD.mT)
         squares = (torch.bmm(coefficients, gram) * coefficients).sum(dim=-1)
@@ -269,7 +269,7 @@ class FactorisedIncrements(Increments):
 
 
 def cuts(texts: int, videos: int, dim: int, numbers: int) -> list[tuple[int, int]]:
-    """Bounds of the blocks of texts whose increments, and cosines of these, are at most so many numbers."""
+    """Return bounds of blocks of texts whose increments, and their cosines, take at most ``numbers`` numbers."""
     block = max(1, numbers // (videos * max(dim, videos)))
     return [(start, min(start + block, texts)) for start in range(0, texts, block)]
 
@@ -280,5 +280,5 @@ def _total(parts: Iterator[Tensor]) -> Tensor:
 
 
 def as_increments(delta: Tensor | Increments) -> Increments:
-    """A plain tensor [B, V, D] as increments."""
+    """Wrap a plain tensor [B, V, D]; increments are returned unchanged."""
     return delta if isinstance(delta, Increments) else DenseIncrements(delta)

@@ -14,7 +14,7 @@ from gare.objective.world import SINGLE, World
 
 
 def info_nce(logits: Tensor, world: World = SINGLE, false_negatives: Tensor | None = None) -> Tensor:
-    """L_nce: half the mean over rows of -log softmax at the diagonal, plus half the same over columns.
+    """Compute L_nce: half the mean over rows of -log softmax at the diagonal, plus half the same over columns.
 
     Args:
         logits: this rank's rows [b, B] of exp(logit_scale) cos, B = b x ranks; row i matches column rank b + i.
@@ -22,7 +22,6 @@ def info_nce(logits: Tensor, world: World = SINGLE, false_negatives: Tensor | No
         false_negatives: bool [b, B], pairs known to match, which both softmaxes leave out; its diagonal is ignored.
 
     Returns a scalar, this rank's share: the shares of all ranks sum to the loss.
-
     """
     rows, columns = logits.shape
     own = world.own(rows)
@@ -32,7 +31,7 @@ def info_nce(logits: Tensor, world: World = SINGLE, false_negatives: Tensor | No
         false_negatives[:, own].fill_diagonal_(False)
         logits = logits.masked_fill(false_negatives, -torch.inf)
     row_part = (logits.logsumexp(dim=1) - diagonal).sum()
-    # Finite in every column: its diagonal is never left out on the rank that holds it.
+    # Finite in every column: the rank that holds a column's diagonal never leaves it out.
     shift = world.max(logits.max(dim=0).values)
     normaliser = world.sum((logits - shift).exp().sum(dim=0)).log() + shift
     column_part = (normaliser[own] - diagonal).sum()
@@ -55,7 +54,7 @@ class Terms:
     parts: dict[str, Tensor]
 
     def totals(self, world: World = SINGLE) -> dict[str, float]:
-        """Each term summed over ranks; a term that was not computed is left out."""
+        """Return each term summed over ranks; terms that were not computed are left out."""
         names = list(self.parts)
         values = world.total(torch.stack([self.parts[name].double() for name in names])).tolist()
         return dict(zip(names, values, strict=True))
@@ -69,10 +68,10 @@ def objective(
     world: World = SINGLE,
     false_negatives: Tensor | None = None,
 ) -> Terms:
-    """The loss of this rank's rows of scores [b, B] and increments (None for the plain baseline).
+    """Compute the loss of this rank's rows of scores [b, B] and increments (None for the plain baseline).
 
     ``logit_scale`` is exp of the learned scale. Terms of weight 0 are not computed. ``false_negatives`` [b, B]: pairs
-    that InfoNCE leaves out of its negatives; the regularisers take every pair.
+    that InfoNCE leaves out of its negatives; the regularisers use every pair.
     """
     share = nce = info_nce(logit_scale * scores, world, false_negatives)
     parts = {"info_nce": nce.detach()}

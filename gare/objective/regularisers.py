@@ -31,10 +31,10 @@ def information_bottleneck(
     normalised: bool = False,
     world: World = SINGLE,
 ) -> Tensor:
-    """L_ib: KL(N(mu, sd^2) || N(0, prior_sigma^2)) of an anchor's increments, per dimension.
+    """Compute L_ib: KL(N(mu, sd^2) || N(0, prior_sigma^2)) of an anchor's increments, per dimension.
 
-    Statistics are over texts per video (anchor video) or over videos per text (anchor text), unbiased; the
-    dimensions are reduced as named and anchors averaged.
+    Statistics are over texts per video (anchor video) or over videos per text (anchor text), unbiased; ``reduction``
+    applies to the dimensions, and anchors are averaged.
     """
     increments = as_increments(delta)
     if normalised:
@@ -60,11 +60,11 @@ def trust_region(
     kappa: float = 10.0,
     world: World = SINGLE,
 ) -> Tensor:
-    """L_tr: minus the mean over anchors of the unbiased variance of their increments' lengths.
+    """Compute L_tr: minus the mean over anchors of the unbiased variance of their increments' lengths.
 
-    Over videos per text (anchor text, as released) or over texts per video. hard: the term while it is at least
-    -bound, else 0 (as released); smooth: a soft maximum of the term and -bound with sharpness kappa. The bound is
-    decided on the mean over all ranks.
+    The variance is over videos per text (anchor text, as released) or over texts per video. hard: the term while it is
+    at least -bound, else 0 (as released); smooth: a soft maximum of the term and -bound with sharpness kappa. The bound
+    is compared with the mean over all ranks.
     """
     increments = as_increments(delta)
     lengths = increments.lengths()
@@ -93,10 +93,10 @@ def direction_diversity(
     form: Literal["diversity", "orthogonality"] = "diversity",
     world: World = SINGLE,
 ) -> Tensor:
-    """L_dir: how alike one text's increments point, averaged over texts (anchor video: one video's, over videos).
+    """Compute L_dir: how alike a text's (anchor video: a video's) increments point, averaged over anchors.
 
-    diversity: log(mean over ordered pairs, equal ones included, of exp(-alpha (1 - cos)) + 1e-8);
-    orthogonality: mean over unequal pairs of cos^2. Costs B V^2 D; blocks of anchors bound the memory.
+    diversity: log(mean over ordered pairs, equal ones included, of exp(-alpha (1 - cos)) + 1e-8); orthogonality: mean
+    over unequal pairs of cos^2. Costs B V^2 D; blocks of anchors bound the memory.
     """
     increments = as_increments(delta).unit()
     if anchor == "video":
@@ -128,8 +128,8 @@ A term returns this rank's share, unweighted: the shares of all ranks sum to it.
 class _LogMeanCloseness(torch.autograd.Function):
     """log(mean_jk exp(-alpha (1 - <z_j, z_k>)) + 1e-8) of unit rows [b, V, D]: [b].
 
-    By hand, because the Gram matrix is symmetric: one product in the backward pass where autograd takes two, and one
-    [b, V, V] tensor kept where it keeps several.
+    Written by hand because the Gram matrix is symmetric: the backward pass needs one product where autograd needs two,
+    and keeps one [b, V, V] tensor where autograd keeps several.
     """
 
     @staticmethod
@@ -148,6 +148,6 @@ class _LogMeanCloseness(torch.autograd.Function):
 
 
 def _safe_sqrt(x: Tensor) -> Tensor:
-    """Square root whose gradient at exactly 0 is 0, as torch.std has it, and not NaN."""
+    """Return the square root, with gradient 0 at exactly 0 like torch.std, instead of NaN."""
     positive = x > 0
     return torch.where(positive, x, 1.0).sqrt() * positive

@@ -1,4 +1,4 @@
-"""How the objective sees the other ranks: each holds its rows of every pair matrix, and sums over texts cross ranks.
+"""Connect the objective to the other ranks: each holds its rows of every pair matrix, and sums over texts cross ranks.
 
 ``World`` is a single process, where every collective is the identity (``SINGLE``); ``TorchWorld`` is a
 ``torch.distributed`` group. All ranks hold the same number of rows.
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 
 class World:
-    """One process alone."""
+    """A single process."""
 
     rank = 0
     size = 1
@@ -40,18 +40,18 @@ class World:
         return x.detach()
 
     def share(self, x: Tensor) -> None:
-        """Fill ``x`` with rank 0's, without gradient."""
+        """Replace ``x`` by rank 0's values, without gradient."""
 
     def share_text(self, text: str) -> str:
-        """Rank 0's text on every rank."""
+        """Return rank 0's text on every rank."""
         return text
 
     def gather_texts(self, text: str) -> list[str]:
-        """Every rank's text, in rank order."""
+        """Return every rank's text, in rank order."""
         return [text]
 
     def own(self, rows: int) -> slice:
-        """Where this rank's rows stand among all ranks' rows."""
+        """Return the position of this rank's rows among those of all ranks."""
         return slice(self.rank * rows, (self.rank + 1) * rows)
 
 
@@ -97,7 +97,7 @@ class TorchWorld(World):
 
     @override
     def share_text(self, text: str) -> str:
-        # As plain bytes: torch's own object collectives unpickle what they receive.
+        # Sent as plain bytes, because torch's own object collectives unpickle what they receive.
         data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         length = torch.tensor([len(data)])
         torch.distributed.broadcast(length, src=0)

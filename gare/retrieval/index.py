@@ -123,7 +123,7 @@ class Segment:
         return int(rows[0]) if len(rows) else None
 
 
-@dataclass
+@dataclass(repr=False)
 class SearchIndex:
     """An opened index with its model; ``folder`` is its place."""
 
@@ -138,6 +138,10 @@ class SearchIndex:
 
     def __post_init__(self) -> None:
         self._factors = record_factors(self.model.model.head)
+
+    def __repr__(self) -> str:
+        """Name the folder and its size, not the weights."""
+        return f"SearchIndex(folder={str(self.folder)!r}, checkpoint={str(self.checkpoint)!r}, videos={len(self)})"
 
     def __len__(self) -> int:
         """Count the videos that can be found."""

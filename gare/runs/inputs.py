@@ -191,7 +191,7 @@ def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
             + (
                 " different videos; data.repeat_videos=true lets a batch hold two captions of one."
                 if repeating
-                else "."
+                else "; lower it, or add videos."
             )
         )
     return per_epoch

@@ -38,7 +38,7 @@ class Run:
     """A run as one process knows it: settings, folder, shards, splits, storage and record, each opened once.
 
     Make one with ``Run.open`` in the process that starts a run, and with ``Run.attach`` in those that train it; every
-    function of a run takes it. Shards, splits and record are opened when they are first asked for.
+    function of a run takes it. Storage, shards, splits and record are opened when they are first asked for.
 
     Args:
         config: Settings with absolute places.
@@ -50,7 +50,6 @@ class Run:
     def __init__(self, config: Config, *, frames: bool = True, dataset: str | None = None) -> None:
         self.config, self._frames, self._dataset = config, frames, dataset
         self.folder = run_directory(config)
-        self.storage = RunStorage(config, self.folder)
         self._state: RunState | None = None
 
     @classmethod
@@ -71,6 +70,11 @@ class Run:
     def attach(cls, description: Mapping[str, Any]) -> Run:
         """The run that another process opened and described, with frames."""
         return cls(build(description["config"]), dataset=description["dataset"])
+
+    @cached_property
+    def storage(self) -> RunStorage:
+        """Its copy on storage. Raises InputError if the address cannot be opened."""
+        return RunStorage(self.config, self.folder)
 
     @cached_property
     def shards(self) -> ShardSet:

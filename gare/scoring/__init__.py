@@ -1,4 +1,5 @@
-"""How a text and a video become a score (the method's sections 2 and 6). No Ray, no MLflow.
+"""Score texts against videos (the method's sections 2 and 6). No Ray, no MLflow.
 
-``head`` says what a pair head is, ``increment`` is the paper's, ``factors`` and ``gallery`` score many videos.
+``head`` defines the interface of a pair head, ``increment`` is the paper's head, and ``factors`` and ``gallery`` score
+many videos.
 """

@@ -1,4 +1,4 @@
-"""What a head computes once per video, so that a pair costs little: the form of a gallery, without gradients."""
+"""Define a gallery: what a head computes once per video so that each pair costs little, without gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
-    """Run without gradients and in the tensors' own types: the head's rule, on every kind of device."""
+    """Run without gradients and autocast, so that tensors keep their own types on every kind of device."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -28,28 +28,28 @@ def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
 
 @dataclass
 class ScoreStats:
-    """How many pairs were scored, and how many of them densely: because of cancellation, or for want of factors."""
+    """Number of pairs scored, and of those scored densely: because of cancellation, or without factors."""
 
     pairs: int = 0
     dense_pairs: int = 0
 
 
 class Rows:
-    """A dataclass of tensors that all have one row per video, or per context; of other such dataclasses; of None."""
+    """A dataclass whose fields are tensors with one row per video or context, other such dataclasses, or None."""
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors().values())))
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
-        """Some rows only; a slice copies nothing."""
+        """Select rows; a slice copies nothing."""
         return self.each(lambda x: x[rows])
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
+        """Move the tensors to another device."""
         return self.each(lambda x: x.to(device))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor under its field's name, or ``field.inner``."""
+        """Return every tensor under its field's name, or ``field.inner``."""
         found: dict[str, Tensor] = {}
         for name, value in self._fields():
             if isinstance(value, Rows):
@@ -60,7 +60,7 @@ class Rows:
 
     @classmethod
     def join(cls, parts: list[Self]) -> Self:
-        """The rows of several, in order."""
+        """Concatenate the rows of several, in order."""
         if len(parts) == 1:
             return parts[0]
         columns = zip(*(part._fields() for part in parts), strict=True)
@@ -70,7 +70,7 @@ class Rows:
         return [(f.name, getattr(self, f.name)) for f in fields(self)]  # type: ignore[arg-type]
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same with every tensor changed."""
+        """Apply ``change`` to every tensor."""
         changed = {
             name: value.each(change) if isinstance(value, Rows) else None if value is None else change(value)
             for name, value in self._fields()
@@ -105,28 +105,28 @@ Gallery = TypeVar("Gallery", bound=Rows)
 
 
 class Factors(ABC, Generic[Gallery]):
-    """How a head scores a gallery of videos it has seen before. Everything runs in float32 (float64 for float64)."""
+    """A head's way of scoring a gallery of videos it has seen before, in float32 (float64 for float64)."""
 
     at_once: int | None = 128
-    """Videos whose factors are built and scored together where none are kept; None for all."""
+    """Videos whose factors are built and scored together if none are kept; None for all."""
 
     stored = "videos.frames"
     """The tensor of a gallery that is kept in the type ``storage``."""
 
     @abstractmethod
     def build(self, videos: Videos, storage: torch.dtype | None = None) -> Gallery:
-        """Factors of videos, the large ones in the type ``storage``."""
+        """Build the factors of videos, the large ones in the type ``storage``."""
 
     @abstractmethod
     def read(self, tensors: Mapping[str, Tensor]) -> Gallery:
-        """The gallery of these tensors, which are those of one that was built."""
+        """Rebuild a gallery from the tensors of one that was built."""
 
     @abstractmethod
     def score(self, gallery: Gallery, texts: Texts, stats: ScoreStats) -> Tensor:
-        """Exact cosines [B, V]; memory beside them grows with neither. ConfigError where words are missing."""
+        """Return exact cosines [B, V]; other memory does not grow with B or V. ConfigError if words are missing."""
 
 
 def slices(count: int, block: int) -> Iterator[slice]:
-    """[0, count) in blocks."""
+    """Yield [0, count) in blocks."""
     for start in range(0, count, block):
         yield slice(start, min(start + block, count))

@@ -1,4 +1,4 @@
-"""Every text against every video without gradients, by any head, in blocks of bounded memory."""
+"""Score every text against every video without gradients, with any head, in blocks of bounded memory."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slice
 from gare.scoring.head import PairHead, as_float
 
 DENSE_BLOCK = (256, 16)
-"""Videos and texts a head without factors takes at once."""
+"""Videos and texts that a head without factors takes at once."""
 
 
 @dataclass(frozen=True)
 class FrameGallery(Rows):
-    """Videos as their frames: what a head scores that has no factors."""
+    """Videos as frames, for a head without factors."""
 
     videos: Videos
 
 
 class ByHead(Factors[FrameGallery]):
-    """A head without factors: a gallery holds frames, and every pair is scored by the head itself."""
+    """A head without factors: the gallery holds frames, and the head itself scores every pair."""
 
     at_once = DENSE_BLOCK[0]
 
@@ -58,7 +58,7 @@ class ByHead(Factors[FrameGallery]):
 
 
 def factors_of(head: PairHead) -> Factors[Any]:
-    """The head's factors, or the head itself over stored frames."""
+    """Return the head's factors, or the head itself over stored frames."""
     return head.factors() or ByHead(head)
 
 
@@ -73,10 +73,10 @@ def score_all(
     *,
     stats: ScoreStats | None = None,
 ) -> Tensor:
-    """Cosines [B, V] of encoded texts and videos, each video's factors made and dropped again.
+    """Return cosines [B, V] of encoded texts and videos; each video's factors are dropped after use.
 
-    With context words the factors of the videos, about as large as the frames, are kept until the end.
-    Raises ConfigError where the head reads words and there are none.
+    With context words, the factors of the videos, about as large as the frames, are kept until the end. Raises
+    ConfigError if the head reads words and there are none.
     """
     factors, stats, texts = factors_of(head), stats or ScoreStats(), Texts(text_BD, words_BWD, word_mask_BW)
     scores = text_BD.new_empty(len(text_BD), len(frames_VFD), dtype=as_float(frames_VFD[:0]).dtype)

@@ -1,7 +1,7 @@
-"""What a pair head is: from the vectors of texts and videos to scores, and to what the objective and a gallery need.
+"""Define a pair head: vectors of texts and videos become scores, and what the objective and a gallery need.
 
-A head is one file here and one row of ``gare.config.heads.HEADS``. Shapes: B texts, V videos, F frames, W words,
-D width; masks are bool, True where valid, and every row has a valid position.
+A head is one file here and one row of ``gare.config.heads.HEADS``. Shapes: B texts, V videos, F frames, W words, D
+width; masks are bool, True where valid, and every row has a valid position.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from gare.scoring.factors import Factors
 
 @dataclass(frozen=True)
 class PairScores:
-    """Cosines [B, V]; the increments behind them (None for a head that makes none) and, densely, the scored videos.
+    """Cosines [B, V], the increments behind them (None for a head without) and, in the dense form, the scored videos.
 
-    ``pooled`` [B, V, D] is None where a form never makes it.
+    ``pooled`` [B, V, D] is None for forms that never compute it.
     """
 
     scores: Tensor
@@ -36,7 +36,7 @@ class PairScores:
 
     @property
     def delta(self) -> Tensor | None:
-        """The increments as one tensor [B, V, D]."""
+        """Return the increments as one tensor [B, V, D]."""
         return None if self.increments is None else self.increments.rows(0, self.increments.texts)
 
 
@@ -50,7 +50,7 @@ class PairDropout:
     first_text: int = 0
 
     def mask(self, like: Tensor) -> Tensor | None:
-        """Factors of the shape [B, V, D] of ``like``, 0 or 1 / (1 - rate), or None when nothing is dropped."""
+        """Draw factors of the shape [B, V, D] of ``like``, 0 or 1 / (1 - rate); None if nothing is dropped."""
         if self.rate == 0:
             return None
         texts, videos, dim = like.shape
@@ -63,7 +63,7 @@ class PairDropout:
 
 
 class PairHead(nn.Module, ABC):
-    """Scores every text against every video, always in float32 (float64 for float64)."""
+    """A module that scores every text against every video, always in float32 (float64 for float64)."""
 
     def __init__(self, dim: int, config: ModelConfig) -> None:
         super().__init__()
@@ -79,9 +79,9 @@ class PairHead(nn.Module, ABC):
         word_mask_BW: Tensor | None = None,
         dropout: PairDropout | None = None,
     ) -> PairScores:
-        """Scores of texts [B, D] and videos [V, F, D]; words [B, W, D] for a head that reads them.
+        """Score texts [B, D] against videos [V, F, D]; words [B, W, D] are for heads that read them.
 
-        Raises ConfigError where words are needed and missing.
+        Raises ConfigError if words are needed and missing.
         """
         words = None if words_BWD is None else as_float(words_BWD)
         with torch.autocast(device_type=text_BD.device.type, enabled=False):
@@ -97,17 +97,17 @@ class PairHead(nn.Module, ABC):
         word_mask: Tensor | None = None,
         dropout: PairDropout | None = None,
     ) -> PairScores:
-        """The equations themselves, in the precision of their arguments, with gradients."""
+        """Compute the equations in the precision of the arguments, with gradients."""
 
     def factors(self) -> Factors[Any] | None:
-        """What is computed once per video so that a pair costs little, without gradients; None where nothing is.
+        """Return what is computed once per video to make pairs cheap, without gradients; None if there is nothing.
 
-        It belongs to the head's weights as they are now.
+        It is valid for the head's present weights only.
         """
         return None
 
     def factorised(self, *_pairs: Any, **_named: Any) -> PairScores:
-        """As ``forward``, with gradients, without a vector per pair (``train.increments: factorised``).
+        """Score like ``forward``, with gradients, without a vector per pair (``train.increments: factorised``).
 
         Raises ConfigError for a head whose increments do not factorise.
         """
@@ -115,25 +115,25 @@ class PairHead(nn.Module, ABC):
 
 
 def make_head(dim: int, config: ModelConfig) -> PairHead:
-    """The head of the settings for vectors of width ``dim``, its parameters drawn from torch's seed."""
+    """Make the configured head for vectors of width ``dim``; torch's seed determines its parameters."""
     module, _, name = HEADS[config.head].source.partition(":")
     head: PairHead = getattr(import_module(module), name)(dim, config)
     return head
 
 
 def masked_mean(frames_VFD: Tensor, mask_VF: Tensor) -> Tensor:
-    """Mean over valid frames, [V, D]."""
+    """Return the mean over valid frames, [V, D]."""
     weights = mask_VF.to(frames_VFD.dtype)
     return (frames_VFD * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
 
 
 def as_float(x: Tensor) -> Tensor:
-    """float64 as it is, everything else as float32."""
+    """Return float64 unchanged and everything else as float32."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def _mix(*values: int) -> int:
-    """One 63-bit seed of several integers (splitmix64 steps)."""
+    """Mix several integers into one 63-bit seed (splitmix64 steps)."""
     state = 0
     for value in values:
         state = (state ^ value) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
@@ -144,7 +144,7 @@ def _mix(*values: int) -> int:
 
 
 BLOCK_NUMBERS = 2**26
-"""Most numbers of one block of increments: 256 MB in float32. Smaller ones would project the context too often."""
+"""Most numbers of one block of increments: 256 MB in float32. Smaller blocks would project the context too often."""
 
 
 def blocked_scores(
@@ -156,7 +156,7 @@ def blocked_scores(
     word_mask_BW: Tensor | None = None,
     dropout: PairDropout | None = None,
 ) -> PairScores:
-    """What ``head`` says of every text and video, with gradients, up to rounding."""
+    """Score every text and video with ``head`` in blocks, with gradients; the result is equal up to rounding."""
 
     def of_texts(start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         own = slice(start, stop)
@@ -169,7 +169,7 @@ def blocked_scores(
     if len(bounds) == 1:
         parts = [of_texts(*bounds[0])]
     else:
-        # Dropout has its own generator, so torch's need not be kept.
+        # Dropout has its own generator, so torch's state need not be kept.
         parts = [checkpoint(of_texts, *cut, use_reentrant=False, preserve_rng_state=False) for cut in bounds]
     scores, increments = torch.cat([part[0] for part in parts]), [delta for _, delta in parts if delta is not None]
     return PairScores(scores, BlockIncrements(increments) if increments else None)

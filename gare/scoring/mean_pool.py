@@ -14,11 +14,11 @@ from gare.scoring.factors import Factors, Rows, ScoreStats, Texts, Videos, slice
 from gare.scoring.head import PairDropout, PairHead, PairScores, as_float, masked_mean
 
 BLOCK = 8192
-"""Videos whose vectors are turned into the precision of the scores at once."""
+"""Videos whose vectors are converted to the precision of the scores at once."""
 
 
 class MeanPoolHead(PairHead):
-    """The cosine of the text with the mean of the video's normalised frames."""
+    """A head that scores the cosine of the text with the mean of the video's normalised frames."""
 
     @override
     def score(
@@ -38,7 +38,7 @@ class MeanPoolHead(PairHead):
 
 
 def video_vectors(frames_VFD: Tensor, mask_VF: Tensor) -> Tensor:
-    """Means of the normalised valid frames, normalised again: [V, D]."""
+    """Return the means of the normalised valid frames, normalised again: [V, D]."""
     frames = F.normalize(frames_VFD.masked_fill(~mask_VF[..., None], 0), dim=-1)
     return F.normalize(masked_mean(frames, mask_VF), dim=-1)
 
@@ -51,7 +51,7 @@ class MeanGallery(Rows):
 
 
 class MeanFactors(Factors[MeanGallery]):
-    """One vector a video: a score is an inner product, and its own first stage."""
+    """One vector per video: a score is an inner product, and serves as its own first stage."""
 
     stored = "video"
 

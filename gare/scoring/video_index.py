@@ -1,4 +1,4 @@
-"""A gallery of videos whose factors are computed once and stay, in memory or in a mapped file."""
+"""Hold a gallery of videos whose factors are computed once and stay, in memory or in a mapped file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gare.scoring.gallery import factors_of
 from gare.scoring.head import PairHead
 
 NO_FACTOR_READS = ("pool_temperature", "corrected", "dropout")
-"""The model's settings that no stored factor depends on, though the head reads them."""
+"""The model's settings that the head reads but no stored factor depends on."""
 
 
 class HasHead(Protocol):
@@ -28,12 +28,12 @@ class HasHead(Protocol):
 
     @property
     def head(self) -> PairHead:
-        """Its pair head."""
+        """Return its pair head."""
         ...
 
 
 class VideoIndex:
-    """Videos encoded once, scored against any text exactly as the model scores them (the method's section 6).
+    """Videos encoded once and scored against any text exactly as the model scores them (the method's section 6).
 
     The factors belong to the head's weights at the time of ``build``: after a change of weights, build again.
     """
@@ -46,11 +46,11 @@ class VideoIndex:
     def build(
         cls, model: HasHead, frames: Tensor, frame_mask: Tensor, *, storage: torch.dtype | None = None
     ) -> VideoIndex:
-        """An index of frame vectors [V, F, D] with mask [V, F], every row with a valid frame.
+        """Build an index of frame vectors [V, F, D] with mask [V, F], every row with a valid frame.
 
-        ``storage``: type of the large factors, torch.float16 or bfloat16 for half the memory at scores off by about
-        its precision; everything is computed in float32 (float64 for float64 frames). The index of a head without
-        factors holds the frames, and the head scores them.
+        ``storage``: type of the large factors. torch.float16 or bfloat16 halve the memory, and scores are then off by
+        about that precision; everything is computed in float32 (float64 for float64 frames). The index of a head
+        without factors holds the frames, and the head scores them.
         """
         factors = factors_of(model.head)
         return cls(model.head, factors, factors.build(Videos(frames, frame_mask), storage))
@@ -76,10 +76,10 @@ class VideoIndex:
         word_mask: Tensor | None = None,
         stats: ScoreStats | None = None,
     ) -> Tensor:
-        """Cosines [B, V] of text vectors [B, D]; words [B, W, D] and mask [B, W] with model.context words.
+        """Return cosines [B, V] of text vectors [B, D]; words [B, W, D] and mask [B, W] with model.context words.
 
-        Memory beside the result does not depend on B. Pairs where cancellation makes float32 untrustworthy are
-        scored densely; ``stats`` counts them. Raises ConfigError when words are needed and missing.
+        Memory apart from the result does not depend on B. Pairs where cancellation makes float32 untrustworthy are
+        scored densely; ``stats`` counts them. Raises ConfigError if words are needed and missing.
         """
         return self._factors.score(self._gallery, Texts(text, words, word_mask), stats or ScoreStats())
 
@@ -92,7 +92,7 @@ class VideoIndex:
         word_mask: Tensor | None = None,
         stats: ScoreStats | None = None,
     ) -> Tensor:
-        """Exact cosines [B, K] of each text with its own candidates [B, K]; reads only their factors."""
+        """Return exact cosines [B, K] of each text with its own candidates [B, K]; reads only their factors."""
         texts, stats = Texts(text, words, word_mask), stats or ScoreStats()
         pairs = zip(slices(len(text), 1), candidates, strict=True)
         rows = [self._factors.score(self._gallery[mine], texts[row], stats) for row, mine in pairs]
@@ -108,13 +108,13 @@ class VideoIndex:
     def load(cls, model: HasHead, path: Path) -> VideoIndex:
         """Map a saved index: a factor is read from the file when it is first needed (CPU).
 
-        ``model`` must have the weights the index was built with: the file does not know them. Raises InputError
-        for a file of another kind, ConfigError for a model with other settings, OSError when it cannot be read.
+        ``model`` must have the weights that the index was built with; the file cannot verify that. Raises InputError
+        for a file of another kind, ConfigError for a model with other settings, OSError if it cannot be read.
         """
         tensors = {}
         with safe_open(path, framework="pt") as file:
             settings = (file.metadata() or {}).get("settings")
-            for name in file.keys():  # noqa: SIM118 - a method of the reader, which is no mapping
+            for name in file.keys():  # noqa: SIM118 - a method of the reader, which is not a mapping
                 tensors[name] = file.get_tensor(name)
         if settings is None:
             raise InputError(f"{path} is not a video index.")
@@ -129,12 +129,12 @@ class VideoIndex:
         return cls(model.head, factors, factors.read(tensors))
 
     def to(self, device: torch.device | str) -> VideoIndex:
-        """The same index on another device; its model must be there too."""
+        """Move the index to another device; its model must be there too."""
         return VideoIndex(self._head, factors_of(self._head), self._gallery.to(device))
 
 
 def _are_built(tensors: dict[str, Tensor], factors: Factors[Any], head: PairHead) -> bool:
-    """Whether these are the factors that ``build`` makes of as many frames: their names, types and shapes."""
+    """Check names, types and shapes against the factors that ``build`` makes of as many frames."""
     stored = tensors.get(factors.stored)
     frames = 1 if stored is None or stored.ndim < 3 else stored.shape[1]
     if stored is None or not stored.is_floating_point() or not 0 < frames <= head.config.max_frames:
@@ -151,7 +151,7 @@ def _are_built(tensors: dict[str, Tensor], factors: Factors[Any], head: PairHead
 
 
 def _settings(config: ModelConfig) -> str:
-    """The settings that stored factors depend on, as indexes have always written them: gare by its own alone."""
+    """Return the settings that stored factors depend on, in the format of older indexes: gare without ``head``."""
     names = [name for name in HEADS[config.head].reads if name not in NO_FACTOR_READS]
     values: dict[str, Any] = {name: getattr(config, name) for name in names}
     return json.dumps(values if config.head == "gare" else values | {"head": config.head}, sort_keys=True)

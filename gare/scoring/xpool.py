@@ -53,12 +53,12 @@ class XPoolHead(PairHead):
     def pooled(
         self, text_BD: Tensor, frames_VFD: Tensor, mask_VF: Tensor, dropout: PairDropout | None = None
     ) -> Tensor:
-        """What each text pools of each video, [B, V, D]."""
+        """Return each text's pooled vector of each video, [B, V, D]."""
         heads, width = self.config.attention_heads, text_BD.shape[-1] // self.config.attention_heads
         frames = self.layer_norm1(frames_VFD.masked_fill(~mask_VF[..., None], 0))
         query = self.q_proj(self.layer_norm1(text_BD)).unflatten(-1, (heads, width))
         keys, values = (p(frames).unflatten(-1, (heads, width)) for p in (self.k_proj, self.v_proj))
-        # out_proj commutes with the weighted sum over frames: once per frame, and not per pair.
+        # out_proj commutes with the weighted sum over frames, so it runs once per frame instead of once per pair.
         values_VHFD = torch.einsum("vfhe,dhe->vhfd", values, self.out_proj.weight.view(-1, heads, width))
         logits = torch.einsum("bhe,vfhe->bvhf", query, keys) / math.sqrt(width)
         weights = logits.masked_fill(~mask_VF[None, :, None], float("-inf")).softmax(-1)

@@ -16,11 +16,14 @@ from dataclasses import FrozenInstanceError, asdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 import gare
 from gare.cli import main
 from gare.common import console
+from gare.common.storage import Folder
 from gare.config import Config
 from gare.config.tree import load_config, to_yaml
 from tests import toy
@@ -105,7 +108,10 @@ def test_an_index_searches_as_made_and_as_opened(place):
     assert [hit.rank for hit in made] == [1, 2, 3, 4]
     assert {hit.video_id for hit in made} <= {f"test{n}" for n in range(6)}
     assert made[0].uri == f"/videos/{made[0].video_id}.mp4"
-    assert len(place.index) == len(gare.search(place.index, "a red square", k=100)) == 6
+    assert len(place.index) == len(gare.search(place.index, "a red square", k=2**80)) == 6
+    assert gare.search(place.index, "a red square", k=np.int64(2)) == gare.search(place.index, "a red square", k=2)
+    assert repr(place.index).startswith("SearchIndex(folder=")
+    assert len(repr(place.index)) < 500
     with pytest.raises(FrozenInstanceError):
         made[0].score = 1.0
 
@@ -127,6 +133,8 @@ def test_a_comparison_is_what_the_command_prints(capfd, place, tmp_path):
         ({"train": {"epochs": 3}, "data.words": 7}, {}),
         (Config(), {"set": {"train.epochs": 3, "data": {"words": 7}}}),
         (None, {"set": ["train.epochs=3", "data.words=7"]}),
+        ({"data.words": np.int32(7)}, {"set": "train.epochs=3"}),
+        ({"data.words": torch.tensor(7)}, {"train": {"epochs": np.int64(3)}}),
         (None, {"train": {"epochs": 3}, "set": {"data.words": 7}}),
         ({"train.epochs": 9}, {"train.epochs": 3, "data": {"words": 7}}),
     ],
@@ -136,6 +144,17 @@ def test_settings_come_from_every_form_of_a_source_and_of_overrides(source, chan
 
     found = resolve(source, changes.pop("set", ()), changes, shards="here")
     assert found == load_config(None, ["train.epochs=3", "data.words=7", "runtime.shards=here"])
+
+
+def test_a_tuple_is_as_good_as_a_list():
+    assert load_config(None, {"train.freeze": ()}) == load_config(None, ["train.freeze=[]"])
+
+
+def test_a_folder_that_prepare_returns_keeps_the_options_of_its_address():
+    from gare.api.settings import resolve
+
+    address = "s3://bucket/shards?endpoint_override=127.0.0.1:1"
+    assert resolve(None, shards=Folder.at(address)).runtime.shards == address
 
 
 MISTAKES = [
@@ -157,6 +176,43 @@ MISTAKES = [
     (lambda p: gare.search(p.index, " "), gare.InputError, "query is empty"),
     (lambda p: gare.search(p.index, "x", k=0), gare.InputError, "k is 0"),
     (lambda p: gare.search(p.index, "x", k=True), gare.InputError, "k is True"),
+    (lambda p: gare.search(p.index, "x", k=2.5), gare.InputError, "k is 2.5; it has to be a whole number"),
+    (lambda p: gare.search(p.index, "x", first_stage=2.5), gare.InputError, "first_stage is 2.5"),
+    (lambda p: gare.search(p.index, 3), gare.InputError, "query is 3; it has to be text"),
+    (lambda p: gare.search(p.index, "x", checkpoint=p.folder), gare.InputError, "is open already"),
+    (lambda p: gare.search(p.index, "x", where="red"), gare.InputError, "where is 'red'; it has to be texts by name"),
+    (lambda p: gare.search(p.index, "x", where={"colour": 3}), gare.InputError, "where is of type dict"),
+    (lambda p: gare.search(p.index, like=3), gare.InputError, "like is 3"),
+    (lambda _: gare.maintain(None), gare.InputError, "index is None"),
+    (
+        lambda p: gare.maintain(p.folder / "index", delete="test0"),
+        gare.InputError,
+        "delete is 'test0'",
+    ),
+    (lambda p: gare.index(p.run.directory, p.shards, out="x", queries="red"), gare.InputError, "queries is 'red'"),
+    (lambda _: gare.search(None, "x"), gare.InputError, "index is None; it has to be a path"),
+    (lambda p: gare.prepare(p.folder / "manifest.csv", None, local=True), gare.InputError, "out is None"),
+    (lambda p: gare.prepare(p.folder / "manifest.csv", "", local=True), gare.InputError, "out is ''"),
+    (lambda _: gare.prepare([], "x", local=True), gare.InputError, "manifest is of type list"),
+    (lambda _: gare.prepare("x", "x", retry_faild=True), gare.ConfigError, "Did you mean retry_failed"),
+    (lambda p: gare.train(p.config, shards=3), gare.InputError, "shards is 3"),
+    (lambda _: gare.train(3), gare.ConfigError, "settings are of type int"),
+    (lambda p: gare.train(p.config, set=None), gare.ConfigError, "override is None"),
+    (lambda p: gare.train(p.config, set=[3]), gare.ConfigError, "override is 3"),
+    (lambda p: gare.train(p.config, trian={"epochs": 3}), gare.ConfigError, "trian.epochs. Did you mean train.epochs"),
+    (lambda p: gare.train(p.config, extend=1.5), gare.InputError, "extend is 1.5"),
+    (lambda p: gare.evaluate(p.run, p.shards), gare.InputError, "checkpoint is of type RunSummary"),
+    (lambda p: gare.evaluate(p.run.directory, None), gare.InputError, "shards is None"),
+    (lambda p: gare.evaluate(p.run.directory, p.shards, None), gare.InputError, "split is None"),
+    (lambda p: gare.evaluate(p.run.directory, p.shards, resamples=2.5), gare.InputError, "resamples is 2.5"),
+    (lambda p: gare.evaluate(p.run.directory, p.shards, query_bank=1.5), gare.InputError, "query_bank is 1.5"),
+    (lambda p: gare.index(p.run.directory, p.shards, out=None), gare.InputError, "out is None"),
+    (lambda p: gare.index(p.run.directory, p.shards, out="s3://b/i"), gare.InputError, "out is s3://b/i; it has to be"),
+    (lambda p: gare.evaluate(p.run.directory, p.shards, out="s3://b/e"), gare.InputError, "on this machine"),
+    (lambda p: gare.compare([p.folder, p.folder]), gare.InputError, "places is of type list"),
+    (lambda _: gare.compare("a", "b", split=None), gare.InputError, "split is None"),
+    (lambda _: gare.compare("a", "b", seed=1.5), gare.InputError, "seed is 1.5"),
+    (lambda _: gare.load_model(None), gare.InputError, "None is not a checkpoint"),
     (lambda _: gare.compare(), gare.InputError, "0 folders"),
     (lambda _: gare.compare("a", "b", baseline="x"), gare.InputError, "baseline is for a sweep"),
     (lambda _: gare.compare("a", "b", level=2), gare.InputError, "level is 2"),

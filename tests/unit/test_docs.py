@@ -19,6 +19,7 @@ from tests.toy import make_shards, toy_config
 from tests.videos import make_video
 
 ROOT = Path(__file__).parents[2]
+HISTORY = ("CHANGELOG.md", "decisions.md")  # they may name files of their day
 FILES = (".json", ".md", ".py", ".safetensors", ".yaml")
 DOCUMENTS = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), ROOT / "deploy" / "README.md"])
 
@@ -61,6 +62,9 @@ def test_commands_settings_and_links_exist(path):
     assert {name for name in named if not name.endswith(FILES)} - keys == set()
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (path.parent / target).exists(), target
+    if path.name not in HISTORY:
+        files = set(re.findall(r"`((?:gare|pipelines|tune|tests|benchmarks|deploy|configs|docs)/[\w./]*)`", text))
+        assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
 
 
 def test_the_library_example_of_the_readme_runs(tmp_path, monkeypatch):

@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from gare.common.files import atomic_directory, atomic_file, os_errors_as_input, staged_files
+from gare.common.errors import InputError
+from gare.common.files import atomic_directory, atomic_file, os_errors_as_input, refuse_unwritable, staged_files
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o002])
@@ -70,3 +72,12 @@ def test_an_error_while_another_was_handled_is_told_as_it_is(tmp_path):
 
     with pytest.raises(RuntimeError, match="CUDA error"), os_errors_as_input(tmp_path / "a"):
         fails()
+
+
+@pytest.mark.parametrize(("flag", "why"), [(0, "Permission denied"), (os.ST_RDONLY, "Read-only file system")])
+def test_a_place_that_cannot_be_written_says_which_kind_it_is(tmp_path, monkeypatch, flag, why):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=flag))
+    with pytest.raises(InputError, match=f"Cannot write {tmp_path}/new/run: {why}"):
+        refuse_unwritable(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()

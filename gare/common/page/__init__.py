@@ -1,4 +1,4 @@
-"""Report pages: one HTML file that needs nothing else, with no script and nothing loaded from anywhere.
+"""Report pages: self-contained HTML files with no script and nothing loaded from elsewhere.
 
 A page is a jinja2 template of its package that extends ``page.html``; every value is escaped.
 """
@@ -18,30 +18,30 @@ NO_BREAK = "\u00a0"
 
 
 def render(package: str, template: str, sections: Sequence[tuple[str, str]], **values: Any) -> str:
-    """Make a page.
+    """Render a page.
 
     Args:
         package: The package whose folder holds the template.
         template: Its file name. It has a block ``header`` and a block for each section.
         sections: (name of the block, title), in order.
-        values: What the template shows. Plain text is escaped; what a terminal or browser would obey is written out.
-
+        values: The template's values. Plain text is escaped; characters that a terminal or browser would obey are
+            written as escape sequences.
     """
     return _environment(package).get_template(template).render(sections=sections, **values)
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """A number of things."""
+    """Format a number of things."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def share(percent: float, digits: int = 1) -> str:
-    """A share in percent."""
+    """Format a share in percent."""
     return f"{percent:.{digits}f}{NO_BREAK}%"
 
 
 def span(interval: tuple[float, float] | None) -> str:
-    """An interval, or that there is none."""
+    """Format an interval; empty if there is none."""
     return "" if interval is None else f"{interval[0]:.1f}\u2013{interval[1]:.1f}"
 
 
@@ -63,5 +63,5 @@ def _environment(package: str) -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Text with controls and changes of direction written out; HTML that a template made is left alone."""
+    """Escape control characters and changes of direction in text; HTML from a template stays unchanged."""
     return value if hasattr(value, "__html__") else printable(str(value))

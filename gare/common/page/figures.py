@@ -1,4 +1,4 @@
-"""Pictures of a page: matplotlib's SVG as part of the page, in its colours and letters, with titles for its marks."""
+"""Draw pictures of a page: matplotlib's SVG in the page's colours and font, with titles for its marks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BAR: Final = "#6b8db8"
 GOOD: Final = "#1a7f42"
 GROUND: Final = "#fefefe"
 VARIABLES: Final = {INK: "ink", FAINT: "faint", LINE: "line", BAR: "bar", GOOD: "good", GROUND: "ground"}
-"""Colours to draw in, and the variable of ``page.html`` that each becomes: dark pages have dark pictures."""
+"""Drawing colours and the variable of ``page.html`` that each becomes, so that dark pages have dark pictures."""
 
 SETTINGS: Final = {
     "svg.fonttype": "none",
@@ -38,9 +38,9 @@ DROPPED: Final = {f"{SVG}metadata", f"{SVG}style"}
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw inside with matplotlib's own defaults, whatever the user's say; text between dollar signs is no formula.
+    """Draw with matplotlib's own defaults instead of the user's; text between dollar signs is not a formula.
 
-    matplotlib's settings are the process's: they are put back at the end.
+    matplotlib's settings belong to the process, so they are restored at the end.
     """
     import matplotlib.style
 
@@ -62,15 +62,14 @@ def inline_svg(figure: Any, name: str, label: str, titles: Mapping[str, str] | N
     Args:
         figure: The matplotlib figure, in the colours above.
         name: Unique among the pictures of the page.
-        label: What the picture shows, for those who cannot see it.
-        titles: By the ``gid`` of an artist, what it says when it is pointed at.
-
+        label: A description for readers who cannot see it.
+        titles: The tooltip of an artist, by its ``gid``.
     """
     from markupsafe import Markup
 
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
-    root = ET.fromstring(stream.getvalue())  # noqa: S314 - what matplotlib has just written
+    root = ET.fromstring(stream.getvalue())  # noqa: S314 - matplotlib's own output
     used = {element.attrib[LINK][1:] for element in root.iter() if LINK in element.attrib}
     for element in list(root.iter()):
         _adopt(element, name, used, titles or {})
@@ -80,7 +79,7 @@ def inline_svg(figure: Any, name: str, label: str, titles: Mapping[str, str] | N
 
 
 def _adopt(element: ET.Element, name: str, used: set[str], titles: Mapping[str, str]) -> None:
-    """Make an element one of the page: no namespaces, no metadata, unique ids, the page's colours and font."""
+    """Fit an element into the page: no namespaces, no metadata, unique ids, the page's colours and font."""
     for child in [child for child in element if child.tag in DROPPED]:
         element.remove(child)
     element.tag = element.tag.removeprefix(SVG)

@@ -1,1 +1,1 @@
-"""The head of the paper: psi gives every pair an increment."""
+"""The paper's head, which gives every pair an increment by psi."""

@@ -1,7 +1,7 @@
-"""GARE's head over a gallery, by exact algebra (the method's section 6); doubtful pairs again, densely.
+"""Score a gallery with GARE's head by exact algebra (the method's section 6), and doubtful pairs again densely.
 
 With dropout off, D_ij lies in the span of a few vectors that depend on the context alone (a video's frames or a text's
-words). ``factors`` holds what is computed once per context and per video, ``pairs`` what is left per pair. Inside a
+words). ``factors`` holds what is computed once per context and per video, ``pairs`` what remains per pair. Inside a
 block the contexts are C sequences of L positions and N is the other side (texts for frames, videos for words).
 """
 
@@ -26,7 +26,7 @@ from gare.scoring.increment.pairs import (
 )
 
 CPU_BLOCK = {"frames": (128, 256), "words": (128, 32)}
-"""Videos and texts of a block: what stays in the caches of a CPU core."""
+"""Videos and texts of a block, which fit in the caches of a CPU core."""
 
 CUDA_BLOCK = {"frames": (256, 1024), "words": (512, 64)}
 """The same on a GPU: about 0.3 GB at F 12, D 512."""
@@ -39,7 +39,7 @@ BUILD_BLOCK = 128
 class IncrementGallery(Rows):
     """Factors of every video.
 
-    ``contexts`` and ``cross`` [V, F, F'] (P times the frames) with context frames.
+    ``contexts`` and ``cross`` [V, F, F'] (P times the frames) exist with context frames.
     """
 
     videos: VideoFactors
@@ -102,7 +102,7 @@ class IncrementFactors(Factors[IncrementGallery]):
         return scores
 
     def _maps_in(self, dtype: torch.dtype) -> PsiMaps | None:
-        """Psi as maps; None for a model without an increment."""
+        """Return psi as maps; None for a model without an increment."""
         if self._head.psi is None:
             return None
         if dtype not in self._maps:
@@ -110,7 +110,7 @@ class IncrementFactors(Factors[IncrementGallery]):
         return self._maps[dtype]
 
     def _read(self, texts: Texts, gallery: IncrementGallery) -> Texts:
-        """Texts in the gallery's precision, with words where scoring reads them."""
+        """Convert texts to the gallery's precision, with words if scoring reads them."""
         dtype = gallery.videos.mean.dtype
         if not self._by_words:
             return Texts(texts.text.to(dtype))
@@ -118,7 +118,7 @@ class IncrementFactors(Factors[IncrementGallery]):
         return Texts(texts.text.to(dtype), words.to(dtype), mask)
 
     def _blocks(self, gallery: IncrementGallery, texts: Texts) -> Iterator[Block]:
-        """(texts, videos, (cosines [v, b], distrust [v, b])) over the grid; each context's factors are made once."""
+        """Yield (texts, videos, (cosines [v, b], distrust [v, b])) over the grid; a context's factors are made once."""
         maps, cell = self._maps_in(texts.text.dtype), self._cell
         sizes = CPU_BLOCK if texts.text.device.type == "cpu" else CUDA_BLOCK
         video_block, text_block = sizes["words" if self._by_words else "frames"]

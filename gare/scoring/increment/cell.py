@@ -1,7 +1,7 @@
-"""The equation of a pair, once: s = cos(t + D, p) or cos(t, p + D), D = psi(q; context) (the method's section 2).
+"""Define the equation of a pair: s = cos(t + D, p) or cos(t, p + D), D = psi(q; context) (the method's section 2).
 
-``base``, ``query`` and ``sides`` make vectors, for the dense form; ``bases``, ``query_scale`` and ``cosines`` make the
-same of inner products, for the two algebraic ones.
+``base``, ``query`` and ``sides`` compute vectors for the dense form; ``bases``, ``query_scale`` and ``cosines`` compute
+the same from inner products for the two algebraic forms.
 """
 
 from __future__ import annotations
@@ -17,49 +17,51 @@ from gare.config.experiment import ModelConfig
 from gare.scoring.increment.psi import NORM_EPS
 
 COSINE_EPS = 1e-8
-"""Least norm in a cosine, torch's own."""
+"""Least norm in a cosine, the same as torch's."""
 
 QUERY_TRUST = 1e-3
-"""Least LN1 variance, over that of its two parts, at which a float32 pair is trusted.
+"""Least LN1 variance, relative to that of its two parts, at which a float32 pair is trusted.
 
-The variance itself is exact (its one inner product runs in float64); what is left is the float32 numerator
-<vbar - t, Kc>, off by eps / sqrt(ratio): 4e-6 of a logit's size at 1e-3."""
+The variance itself is exact (its one inner product runs in float64); the remaining error is that of the float32
+numerator <vbar - t, Kc>, eps / sqrt(ratio): 4e-6 of a logit's size at 1e-3.
+"""
 
 NORM_TRUST = 3e-2
-"""Least ||t + D||^2 (or ||p + D||^2), over ||t||^2 + ||D||^2, at which a float32 pair is trusted.
+"""Least ||t + D||^2 (or ||p + D||^2), relative to ||t||^2 + ||D||^2, at which a float32 pair is trusted.
 
-The three float32 terms are off by about 2e-7 of the parts, so the norm by 1e-7 / ratio: 3e-6 at 3e-2."""
+The three float32 terms have an error of about 2e-7 of the parts, so the norm one of 1e-7 / ratio: 3e-6 at 3e-2.
+"""
 
 
 @dataclass(frozen=True)
 class PairCell:
-    """What the settings make of a pair, whichever form computes it.
+    """The settings' choices for a pair, shared by all forms that compute it.
 
-    Dense: ``text`` is [B, D], against all videos, or [1, P, D], text p against video p; the result's first two axes
-    are [B, V] or [1, P].
+    Dense: ``text`` is [B, D], against all videos, or [1, P, D], text p against video p; the result's first two axes are
+    [B, V] or [1, P].
     """
 
     config: ModelConfig
 
     @property
     def factorises(self) -> bool:
-        """Whether increments are sums over a few vectors per context; those of the residual queries are not."""
+        """True if increments are sums over a few vectors per context; those of the residual queries are not."""
         return self.config.query in {"gap", "text"}
 
     def check_factorises(self) -> None:
-        """ConfigError for a query whose increments do not factorise."""
+        """Raise ConfigError for a query whose increments do not factorise."""
         if not self.factorises:
             query = self.config.query
             raise ConfigError(f"model.query {query} has no factorised increments; set train.increments to dense.")
 
     def words(self, words: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Words and their mask where the context is words; ConfigError where they are missing."""
+        """Return words and their mask for context words; ConfigError if they are missing."""
         if words is None or mask is None:
             raise ConfigError("model.context is words: scoring needs words and word_mask.")
         return words, mask
 
     def base(self, text: Tensor, frames_VFD: Tensor, mask_VF: Tensor, mean_VD: Tensor) -> Tensor:
-        """The video vector that is scored, [B, V, D]: pooled by the text, or the mean."""
+        """Return the scored video vector, [B, V, D]: pooled by the text, or the mean."""
         if self.config.video_base == "mean":
             return mean_VD.expand(len(text), -1, -1)
         rows = "bd" if text.ndim == 2 else "bvd"
@@ -67,30 +69,30 @@ class PairCell:
         return torch.einsum("bvf,vfd->bvd", weights, frames_VFD)
 
     def bases(self, frames_VFD: Tensor, mask_VF: Tensor, mean_VD: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors [V, G, D] with mask [V, G] that ``pooling`` sums into ``base``: the frames, or the mean alone."""
+        """Return vectors [V, G, D] and mask [V, G] that ``pooling`` sums into ``base``: frames, or the mean alone."""
         if self.config.video_base == "mean":
             return mean_VD[:, None], mask_VF.any(dim=1, keepdim=True)
         return frames_VFD, mask_VF
 
     def pooling(self, dots: Tensor, mask: Tensor, *, dim: int) -> Tensor:
-        """Weights over the vectors a text pools, from their inner products with it."""
+        """Return weights over the vectors that a text pools, from their inner products with it."""
         return (dots / self.config.pool_temperature).masked_fill_(~mask, float("-inf")).softmax(dim)
 
     def query(self, text: Tensor, mean_VD: Tensor) -> Tensor:
-        """The query [B, V, D] of psi: eta (vbar - t), or t."""
+        """Return psi's query [B, V, D]: eta (vbar - t), or t."""
         if self.config.query == "gap":
             return self.config.gap_sign * (mean_VD[None] - beside_videos(text))
         return beside_videos(text).expand(-1, len(mean_VD), -1)
 
     def query_parts(self) -> tuple[float, float]:
-        """``query`` as a sum: the factors of vbar and t."""
+        """Return ``query`` as a sum: the factors of vbar and t."""
         sign = float(self.config.gap_sign)
         return (sign, -sign) if self.config.query == "gap" else (0.0, 1.0)
 
     def query_scale(self, text_BD: Tensor, mean_VD: Tensor) -> tuple[Tensor, Tensor]:
-        """1 / sqrt(LN1's variance + eps) of each pair's query [B, V], and where the query nearly cancels.
+        """Return 1 / sqrt(LN1's variance + eps) of each pair's query [B, V], and True where the query nearly cancels.
 
-        The variance of a difference comes from three products: in float64, as it may be a small part of them.
+        The variance of a difference comes from three products, in float64 because it may be a small part of them.
         """
         text, mean, dim = centred(text_BD.double()), centred(mean_VD.double()), text_BD.shape[-1]
         square = text.square().sum(-1)[:, None]
@@ -102,7 +104,7 @@ class PairCell:
         return (variance / dim + NORM_EPS).rsqrt().to(text_BD.dtype), variance < QUERY_TRUST * parts
 
     def sides(self, text: Tensor, base: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """The two vectors of the cosine, of the shape of ``delta``."""
+        """Return the two vectors of the cosine, in the shape of ``delta``."""
         return corrected_sides(text, base, delta, self.config.corrected)
 
     def cosines(
@@ -115,7 +117,7 @@ class PairCell:
         text_delta: Tensor,
         base_delta: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cosines of ``sides`` from inner products; the corrected side's square and its parts, for ``cancels``."""
+        """Return the cosines of ``sides`` from inner products, and the corrected side's square and its parts."""
         if self.config.corrected == "text":
             parts, along, dot = text_square + delta_square, text_delta, text_base + base_delta
             square = parts + 2 * along
@@ -133,22 +135,22 @@ def cancels(square: Tensor, parts: Tensor) -> Tensor:
 
 
 def beside_videos(text: Tensor) -> Tensor:
-    """Texts [B, D] as [B, 1, D], and matched texts [1, P, D] as they are."""
+    """Return texts [B, D] as [B, 1, D], and matched texts [1, P, D] unchanged."""
     return text[:, None] if text.ndim == 2 else text
 
 
 def corrected_sides(
     text: Tensor, video: Tensor, delta: Tensor, corrected: Literal["text", "video"]
 ) -> tuple[Tensor, Tensor]:
-    """The text's and the video's vector, one of them with the increment."""
+    """Return the text's and the video's vector, one of them with the increment added."""
     return (text + delta, video) if corrected == "text" else (text, video + delta)
 
 
 def norm(square: Tensor) -> Tensor:
-    """The norm of a squared norm, at least what torch's cosine takes."""
+    """Return the norm from its square, at least the minimum of torch's cosine."""
     return square.clamp(min=COSINE_EPS**2).sqrt()
 
 
 def centred(x: Tensor) -> Tensor:
-    """Without the mean over the last axis."""
+    """Subtract the mean over the last axis."""
     return x - x.mean(dim=-1, keepdim=True)

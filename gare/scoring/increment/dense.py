@@ -1,4 +1,4 @@
-"""The paper's head with a vector for every pair: pooling, increment and cosine as the equations have them."""
+"""The paper's head with a vector for every pair: pooling, increment and cosine, written as in the equations."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ GATHERED_NUMBERS = 2**21
 
 
 class DenseHead(PairHead):
-    """Pooling, increment and cosine for every text-video pair.
+    """A head that computes pooling, increment and cosine for every text-video pair.
 
-    ``psi`` is None with ``model.increment`` none; ``radius`` (frame similarities to the logarithm of a length) is
-    there with ``model.query`` residual_scaled only.
+    ``psi`` is None with ``model.increment`` none. ``radius`` (frame similarities to the logarithm of a length) exists
+    only with ``model.query`` residual_scaled.
     """
 
     def __init__(self, dim: int, config: ModelConfig) -> None:
@@ -42,7 +42,7 @@ class DenseHead(PairHead):
         word_mask: Tensor | None = None,
         dropout: PairDropout | None = None,
     ) -> PairScores:
-        """Texts [B, D] against all videos, or texts [1, P, D] (and words [P, W, D]) each against its own video."""
+        """Score texts [B, D] with all videos, or texts [1, P, D] (and words [P, W, D]) each with its own video."""
         cell, mean_VD = self.cell, masked_mean(frames_VFD, frame_mask_VF)
         base_BVD = cell.base(text, frames_VFD, frame_mask_VF, mean_VD)
         if self.psi is None:
@@ -63,9 +63,9 @@ class DenseHead(PairHead):
 class Radius(nn.Module):
     """The length R_ij = exp(linear(cosines of t_i with the frames v_jf, padded ones 0)) of residual_scaled.
 
-    The linear layer has a weight for each of ``model.max_frames`` places, so that the same weights serve every
-    number of frames: places beyond a clip are padded ones. Cosines, as for the stochastic text radius this form is
-    taken from, keep the exponential within bounds whatever the scale of the vectors.
+    The linear layer has a weight for each of ``model.max_frames`` positions, so that the same weights serve every
+    number of frames: positions after the clip's end count as padded. Cosines, as in the stochastic text radius that
+    this form is taken from, bound the exponential for vectors of any scale.
     """
 
     def __init__(self, max_frames: int) -> None:
@@ -75,7 +75,7 @@ class Radius(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, text: Tensor, frames_VFD: Tensor, mask_VF: Tensor) -> Tensor:
-        """Lengths [B, V] of texts ([B, D], or matched [1, V, D]) and frames [V, F, D]; F at most ``max_frames``."""
+        """Return lengths [B, V] for texts ([B, D], or matched [1, V, D]) and frames [V, F, D], F <= ``max_frames``."""
         count = frames_VFD.shape[1]
         if count > self.linear.in_features:
             raise ConfigError(f"{count} frames are more than model.max_frames, {self.linear.in_features}.")
@@ -86,9 +86,9 @@ class Radius(nn.Module):
 
 
 def score_listed(head: DenseHead, texts: Texts, videos: Videos, pairs_P2: Tensor) -> Tensor:
-    """Cosines [P] of the pairs (text, video) listed in ``pairs_P2``, by the same equations.
+    """Return cosines [P] of the pairs (text, video) listed in ``pairs_P2``, by the same equations.
 
-    Memory: 8 MB a gathered tensor, whatever P is.
+    Memory: 8 MB per gathered tensor, whatever P is.
     """
     longest = max(x.shape[1] for x in (videos.frames, texts.words) if x is not None)
     block = max(1, GATHERED_NUMBERS // (longest * texts.text.shape[1]))

@@ -1,11 +1,10 @@
-"""The pair head for training without a vector per pair (the method's section 6): the same loss, a fraction of the work.
+"""Train the pair head without a vector per pair (the method's section 6): the same loss for a fraction of the work.
 
-Per context (a video's frames, or a text's words) psi's output lies in the span of its L positions and two shared
-rows. What is left per pair is an attention over L and a few products with L x L Gram matrices.
-
-Dropout is drawn per context and shared by all pairs that have it. Pairs of one text and several videos (with words as
-context: of one video and several texts) are then drawn as independently as in the dense form. What the dense form's
-own mask per pair adds to the spread within a context is known in closed form (``PairSpread``).
+Per context (a video's frames, or a text's words) psi's output lies in the span of its L positions and two shared rows.
+Each pair then needs only an attention over L and a few products with L x L Gram matrices.
+Dropout is drawn per context and shared by all its pairs. Pairs of one text and several videos (with words as context:
+of one video and several texts) are then drawn as independently as in the dense form. The dense form draws a mask per
+pair, which adds to the spread within a context; that part is known in closed form (``PairSpread``).
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from gare.scoring.increment.psi import NORM_EPS, Increment
 
 @dataclass(frozen=True)
 class _Context:
-    """Per context: keys [C, L, D] (centred, LN1's gain in them), their bias [C, L], and psi's stages as bases.
+    """Per context: keys [C, L, D] (centred, LN1's gain included), their bias [C, L], and psi's stages as bases.
 
-    ``rows`` and ``inner`` [C, L + 1, D]: LN2's output, and what dropout acts on; ``rate``: of that dropout.
+    ``rows`` and ``inner`` [C, L + 1, D]: LN2's output, and the vectors that dropout acts on; ``rate``: of that dropout.
     """
 
     keys: Tensor
@@ -55,8 +54,8 @@ def factorised_scores(
 ) -> PairScores:
     """Score every text against every video, in float32, with gradients.
 
-    Equal to ``head`` up to rounding when nothing is dropped; pairs whose sums cancel are computed from their vectors.
-    ``dropout.first_text`` counts for words as context only.
+    The result equals that of ``head`` up to rounding if nothing is dropped; pairs whose sums cancel are computed from
+    their vectors. ``dropout.first_text`` only matters with words as context.
     Raises ConfigError for settings whose increments do not factorise.
     """
     cell = head.cell
@@ -101,11 +100,11 @@ def _increments(
     *,
     per_text: bool,
 ) -> FactorisedIncrements:
-    """Coefficients of every pair over the basis of its context: its text's words (``per_text``), or its video."""
+    """Return coefficients of all pairs over their context's basis: of the text's words (``per_text``), or the video."""
     context = _context(psi, context_CLD, mask_CL, dropout, first=dropout.first_text if dropout and per_text else 0)
 
     def to_keys(vectors: Tensor, *, own: bool) -> Tensor:
-        """Inner products with every context's keys, [C, 1, L] of its own vector and [C, N, L] of all others."""
+        """Return products with every context's keys: [C, 1, L] of its own vector, or [C, N, L] of all others."""
         return torch.bmm(vectors[:, None], context.keys.mT) if own else torch.matmul(vectors, context.keys.mT)
 
     text_part = to_keys(text_BD, own=per_text)
@@ -127,10 +126,10 @@ def _increments(
 def _context(
     psi: Increment, context_CLD: Tensor, mask_CL: Tensor, dropout: PairDropout | None, *, first: int
 ) -> _Context:
-    """The algebra of psi, once per context; masked positions have no weight and zero rows."""
+    """Compute psi's algebra once per context; masked positions have no weight and zero rows."""
     keep = mask_CL[..., None]
     normed = psi.layer_norm1(context_CLD.masked_fill(~keep, 0))
-    # Two D x D products a position in place of four: a product of weights costs less than one of all positions.
+    # Two D x D products per position instead of four: multiplying weights costs less than multiplying all positions.
     query, gain = psi.q_proj.weight.T, psi.layer_norm1.weight
     to_keys, keys_shift = query @ psi.k_proj.weight, query @ psi.k_proj.bias
     to_bias = to_keys.T @ psi.layer_norm1.bias + psi.k_proj.weight.T @ psi.q_proj.bias
@@ -149,7 +148,7 @@ def _context(
 
 
 def _projected(psi: Increment, hidden_CKD: Tensor) -> Tensor:
-    """What LN3 and the last projection make of a basis [C, K, D], with their shared row: [C, K + 1, D]."""
+    """Apply LN3 and the last projection to a basis [C, K, D], and append their shared row: [C, K + 1, D]."""
     norm, project = psi.layer_norm3, psi.mean_proj
     shared = F.linear(norm.bias, project.weight, project.bias).expand(len(hidden_CKD), 1, -1)
     return torch.cat([F.linear(norm.weight * hidden_CKD, project.weight), shared], dim=1)
@@ -158,7 +157,7 @@ def _projected(psi: Increment, hidden_CKD: Tensor) -> Tensor:
 def _coefficients(
     psi: Increment, context: _Context, logits_CNL: Tensor
 ) -> tuple[Tensor, Callable[[], PairSpread] | None]:
-    """Coefficients [C, N, L + 2] over the basis, through both inner LayerNorms; with dropout what makes the spread."""
+    """Return coefficients [C, N, L + 2] over the basis, through both inner LayerNorms; with dropout, their spread."""
     dim = context.values.shape[-1]
     attention = ((logits_CNL + context.bias[:, None]) / math.sqrt(dim)).softmax(-1)
     variance = _quadratic(attention, torch.bmm(context.values, context.values.mT) / dim)
@@ -169,10 +168,10 @@ def _coefficients(
 
 
 def _pair_spread(psi: Increment, context: _Context, first_CNL: Tensor) -> PairSpread:
-    """Means and spread of increments whose dropout is drawn per pair.
+    """Return means and spread of increments as if dropout were drawn per pair.
 
-    The noise of a pair is what LN3 and the last projection make of (mask - 1) * hidden, whose variance is
-    rate / (1 - rate) hidden^2 a dimension. LN3 divides by a sum over D dimensions, which is taken at its mean.
+    A pair's noise is LN3 and the last projection applied to (mask - 1) * hidden, whose variance is rate / (1 - rate)
+    hidden^2 per dimension. LN3 divides by a sum over D dimensions, which is replaced by its mean.
     """
     dim, odds = context.inner.shape[-1], context.rate / (1 - context.rate)
     hidden = centred(context.rows + context.inner)
@@ -184,7 +183,7 @@ def _pair_spread(psi: Increment, context: _Context, first_CNL: Tensor) -> PairSp
 
 
 def _dot_texts(increments: FactorisedIncrements, text_BD: Tensor) -> Tensor:
-    """<t_i, D_ij>, [B, V]."""
+    """Return <t_i, D_ij>, [B, V]."""
     coefficients, basis = increments.coefficients_BVK, increments.basis_CKD
     if increments.per_text:
         return torch.bmm(coefficients, torch.bmm(basis, text_BD[..., None]))[..., 0]
@@ -192,7 +191,7 @@ def _dot_texts(increments: FactorisedIncrements, text_BD: Tensor) -> Tensor:
 
 
 def _dot_bases(increments: FactorisedIncrements, base_VGD: Tensor, weights_VBG: Tensor) -> Tensor:
-    """<D_ij, sum_g w_ijg base_jg>, [B, V]; blocks of [b, V, D] with words as context, none with frames."""
+    """Return <D_ij, sum_g w_ijg base_jg>, [B, V]; blocks of [b, V, D] with words as context, none with frames."""
     if not increments.per_text:
         cross_VKG = torch.bmm(increments.basis_CKD, base_VGD.mT)
         return (torch.bmm(increments.coefficients_BVK.transpose(0, 1), cross_VKG) * weights_VBG).sum(-1).T
@@ -206,14 +205,14 @@ def _dot_bases(increments: FactorisedIncrements, base_VGD: Tensor, weights_VBG: 
 
 
 def _context_dropout(dropout: PairDropout, first: int, values_CLD: Tensor) -> Tensor | None:
-    """One mask [C, 1, D] per context, drawn from its global number."""
+    """Draw one mask [C, 1, D] per context from its global number."""
     contexts, _, dim = values_CLD.shape
     shared = PairDropout(dropout.rate, dropout.seed, dropout.step, first_text=first)
     return shared.mask(values_CLD.new_empty(contexts, 1, dim))
 
 
 def _quadratic(rows_CNK: Tensor, gram_CKK: Tensor) -> Tensor:
-    """Rows times Gram matrix times row, at least 0, [C, N]."""
+    """Multiply row, Gram matrix and row, at least 0, [C, N]."""
     return (torch.bmm(rows_CNK, gram_CKK) * rows_CNK).sum(-1).clamp(min=0)
 
 
@@ -222,14 +221,14 @@ GATHERED_NUMBERS = 2**24
 
 
 def pairs_where(doubtful: Tensor) -> Tensor:
-    """The pairs [P, 2] at which a matrix is true; none where it has no data, as in a dry run."""
+    """Return the pairs [P, 2] at which a matrix is true; none if it has no data, as in a dry run."""
     if type(doubtful) is not Tensor:
         return torch.empty(0, 2, dtype=torch.int64, device=doubtful.device)
     return doubtful.detach().nonzero()
 
 
 def direct_logits(pairs_P2: Tensor, mean_VD: Tensor, text_BD: Tensor, keys_CLD: Tensor, context_P: Tensor) -> Tensor:
-    """<vbar_j - t_i, keys> [P, L] of the pairs (text, video), each with the keys of its own context."""
+    """Return <vbar_j - t_i, keys> [P, L] of the pairs (text, video), each with the keys of its own context."""
 
     def block(part: slice) -> Tensor:
         text_of, video_of = pairs_P2[part].unbind(1)
@@ -246,7 +245,7 @@ def direct_cosines(
     weights_VBG: Tensor,
     increments: FactorisedIncrements,
 ) -> Tensor:
-    """Cosines [P] of the pairs (text, video) from their vectors, the increment and the pooled video formed."""
+    """Return cosines [P] of the pairs (text, video) from vectors: increment and pooled video are formed explicitly."""
     basis = increments.basis_CKD
 
     def block(part: slice) -> Tensor:
@@ -260,12 +259,12 @@ def direct_cosines(
 
 
 def replaced(values: Tensor, pairs_P2: Tensor, with_P: Tensor) -> Tensor:
-    """``values`` [N, M, ...] with those of some pairs replaced."""
+    """Return ``values`` [N, M, ...] with those of some pairs replaced."""
     return values.index_put(tuple(pairs_P2.unbind(1)), with_P) if len(pairs_P2) else values
 
 
 def _in_blocks(block: Callable[[slice], Tensor], pairs: int, gathered: Tensor) -> Tensor:
-    """``block`` of all pairs; what it gathers, of the size of ``gathered`` a pair, is never there for all of them."""
+    """Apply ``block`` to all pairs, a part at a time: one pair gathers as much memory as ``gathered``."""
     size = max(1, GATHERED_NUMBERS // gathered.numel())
     cuts = [slice(start, start + size) for start in range(0, pairs, size)]
     parts = [checkpoint(block, cut, use_reentrant=False, preserve_rng_state=False) for cut in cuts]

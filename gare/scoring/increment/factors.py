@@ -1,4 +1,4 @@
-"""What factorised scoring computes once: maps of psi, factors of each context, factors of each video."""
+"""Precompute the factors of factorised scoring: maps of psi, factors of each context, factors of each video."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class PsiMaps:
     """psi as affine maps of LN1(context), [D, D] and [D] each, multiplied out once in float64.
 
     ``keys``: Kc = center(g1 (Wk x + bk) Wq), so that its inner product with a query needs no LayerNorm gain.
-    ``key_bias``: the part of a logit that does not depend on the query. ``values``: O. ``hidden``: A.
-    ``increments``: P. ``hidden_shared``, ``shared_a``, ``shared_b``: the rows of A and P every context has.
+    ``key_bias``: the part of a logit that does not depend on the query. ``values``: O. ``hidden``: A. ``increments``:
+    P. ``hidden_shared``, ``shared_a``, ``shared_b``: the rows of A and P that all contexts share.
     """
 
     norm: tuple[Tensor, Tensor]
@@ -37,7 +37,7 @@ class PsiMaps:
     @classmethod
     @torch.no_grad()
     def of(cls, psi: Increment, dtype: torch.dtype) -> PsiMaps:
-        """Maps of psi's present weights, rounded to ``dtype`` at the end."""
+        """Compute the maps of psi's present weights; they are rounded to ``dtype`` at the end."""
         parameters = {name: parameter.double() for name, parameter in psi.named_parameters()}
 
         def weight(name: str) -> Tensor:
@@ -78,11 +78,11 @@ class PsiMaps:
 class ContextFactors(Rows):
     """One row per context sequence.
 
-    ``keys`` [C, L, D]: times a vector of the other side, its part of the logits; sign and 1/sqrt(D) are in it.
-    ``own_logits`` [C, L]: the part of the context's own side. ``key_bias`` [C, L]: -inf where masked.
-    ``increments`` [C, L, D]: P without its two shared rows. ``mixing`` [C, 3L + 3, L]: triangular factors of the
-    three Gram matrices, one above another, so that every norm is that of ``mixing @ attention``. ``corner``
-    [C, 4]: what the shared rows add to them.
+    ``keys`` [C, L, D]: the product with a vector of the other side is its part of the logits; sign and 1/sqrt(D) are
+    included. ``own_logits`` [C, L]: the part of the context's own side. ``key_bias`` [C, L]: -inf where masked.
+    ``increments`` [C, L, D]: P without its two shared rows. ``mixing`` [C, 3L + 3, L]: triangular factors of the three
+    Gram matrices, stacked, so that every norm is that of ``mixing @ attention``. ``corner`` [C, 4]: what the shared
+    rows add to them.
     """
 
     keys: Tensor
@@ -102,7 +102,7 @@ class ContextFactors(Rows):
         cell: PairCell,
         storage: torch.dtype | None = None,
     ) -> ContextFactors:
-        """Factors of context sequences with mask; ``own_CD``: the same side's vector (vbar, or t for words)."""
+        """Compute the factors of context sequences with mask; ``own_CD``: that side's vector (vbar, or t for words)."""
         dim = context_CLD.shape[-1]
         normed = F.layer_norm(context_CLD.masked_fill(~mask_CL[..., None], 0), (dim,), *maps.norm, NORM_EPS)
         keep = mask_CL[..., None].to(normed.dtype)
@@ -131,11 +131,11 @@ class ContextFactors(Rows):
 
 @dataclass(frozen=True)
 class VideoFactors(Rows):
-    """One row per video: what its part of the cosine needs, and its frames for the pairs scored densely.
+    """One row per video: its part of the cosine, and its frames for the pairs scored densely.
 
     ``frames`` [V, F, D], zero where masked; ``frame_mask`` [V, F]; ``mean`` [V, D]. ``pool_gram`` [V, F', F']:
-    triangular, ``||p|| = ||pool_gram @ weights||``; ``shared`` [V, 2, F']: P's shared rows times the frames.
-    F' is F, or 1 with model.video_base mean: pooling over the one vector vbar.
+    triangular, ``||p|| = ||pool_gram @ weights||``; ``shared`` [V, 2, F']: P's shared rows times the frames. F' is F,
+    or 1 with model.video_base mean: pooling over the one vector vbar.
     """
 
     frames: Tensor
@@ -153,7 +153,7 @@ class VideoFactors(Rows):
         cell: PairCell,
         storage: torch.dtype | None = None,
     ) -> VideoFactors:
-        """Factors of frame vectors with mask; ``storage`` is the type the frames are kept in."""
+        """Compute the factors of frame vectors with mask; ``storage`` is the type that the frames are kept in."""
         frames = frames_VFD.masked_fill(~mask_VF[..., None], 0)
         mean = masked_mean(frames, mask_VF)
         base, _ = cell.bases(frames, mask_VF, mean)
@@ -165,17 +165,17 @@ class VideoFactors(Rows):
         return cls(frames.to(storage or frames.dtype), mask_VF, mean, gram, shared)
 
     def bases(self, cell: PairCell) -> tuple[Tensor, Tensor]:
-        """Vectors [V, F', D] and mask [V, F'] that are pooled into the scored video vector."""
+        """Return vectors [V, F', D] and mask [V, F'] that are pooled into the scored video vector."""
         return cell.bases(self.frames.to(self.mean.dtype), self.frame_mask, self.mean)
 
 
 def triangular(rows_CRD: Tensor, *shared_D: Tensor) -> Tensor:
-    """Upper triangular float64 R [C, S, S] with R'R the Gram matrix of the rows, the shared vectors first.
+    """Return an upper triangular float64 R [C, S, S], R'R the Gram matrix of the rows, the shared vectors first.
 
-    A norm is then that of R @ coefficients, which loses eps / ratio of its parts where the quadratic form of the
-    Gram matrix itself would lose eps / ratio squared. Gram and Cholesky run in float64; 4 S eps of each row's own
-    square is added to the diagonal, as equal rows are ordinary (its own, because a small row may be scaled up
-    later). A matrix that still has no factor comes out as NaN, and its pairs are then scored densely.
+    A norm is then that of R @ coefficients, which loses eps / ratio of its parts, while the quadratic form of the Gram
+    matrix itself would lose eps / ratio squared. Gram and Cholesky run in float64. Because equal rows are common, 4 S
+    eps of each row's own square is added to the diagonal (its own, because a small row may be scaled up later). A
+    matrix that still has no factor becomes NaN, and its pairs are then scored densely.
     """
     first = [vector.expand(len(rows_CRD), 1, -1) for vector in shared_D]
     rows = torch.cat([*first, rows_CRD], dim=1).double()
@@ -188,5 +188,5 @@ def triangular(rows_CRD: Tensor, *shared_D: Tensor) -> Tensor:
 
 
 def _centred(x: Tensor) -> Tensor:
-    """Without its mean over the outputs, the first axis."""
+    """Subtract the mean over the outputs, the first axis."""
     return x - x.mean(dim=0, keepdim=True)

@@ -13,11 +13,11 @@ from gare.scoring.increment.factorised import factorised_scores
 
 
 class GareHead(DenseHead):
-    """An increment for every pair (the method's section 2)."""
+    """A head with an increment for every pair (the method's section 2)."""
 
     @override
     def factors(self) -> IncrementFactors | None:
-        """None for the residual queries, whose increments do not factorise."""
+        """Return the algebra; None for the residual queries, whose increments do not factorise."""
         return IncrementFactors(self) if self.cell.factorises else None
 
     @override

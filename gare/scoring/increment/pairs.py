@@ -1,6 +1,6 @@
-"""Scores of pairs from factors made before: exact in blocks, and a first stage that takes D0 for every increment.
+"""Score pairs from precomputed factors, exactly, in blocks.
 
-All arrays of a block end in the other side's axis.
+The last axis of all arrays in a block is the other side's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Queries:
 
     @classmethod
     def of(cls, text_BD: Tensor) -> Queries:
-        """Of text vectors."""
+        """Compute the squared norms of text vectors."""
         return cls(text_BD, text_BD.double().square().sum(-1).to(text_BD.dtype))
 
 
@@ -49,7 +49,7 @@ class Mixed:
 
 
 def pool(videos: VideoFactors, queries: Queries, cell: PairCell) -> Pooled:
-    """Text-conditioned pooling; with model.video_base mean the softmax is over one vector."""
+    """Pool each video by each text; with model.video_base mean the softmax is over one vector."""
     base, mask = videos.bases(cell)
     dots = times(base, queries.text)
     weights = cell.pooling(dots, mask[..., None], dim=1)
@@ -58,7 +58,7 @@ def pool(videos: VideoFactors, queries: Queries, cell: PairCell) -> Pooled:
 
 
 def mix(contexts: ContextFactors, other_dots_CLN: Tensor, scale_CN: Tensor) -> Mixed:
-    """Attention and coefficients of each pair, from <other side, keys> [C, L, N] and LN1's scale [C, N]."""
+    """Compute attention and coefficients of each pair from <other side, keys> [C, L, N] and LN1's scale [C, N]."""
     length = contexts.key_bias.shape[1]
     gap = other_dots_CLN.add_(contexts.own_logits[..., None])
     attention = gap.mul_(scale_CN[:, None]).add_(contexts.key_bias[..., None]).softmax(dim=1)
@@ -77,7 +77,7 @@ def mix(contexts: ContextFactors, other_dots_CLN: Tensor, scale_CN: Tensor) -> M
 
 
 def times(rows_CLD: Tensor, others_ND: Tensor) -> Tensor:
-    """Inner products [C, L, N]."""
+    """Return inner products [C, L, N]."""
     return (rows_CLD.flatten(0, 1) @ others_ND.T).view(*rows_CLD.shape[:2], len(others_ND))
 
 
@@ -90,9 +90,9 @@ def frames_block(
     cell: PairCell,
     products: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cosines [V, B] and distrust [V, B] where the context is the frames; ``cross`` [V, L, F'] is P times V'.
+    """Return cosines [V, B] and distrust [V, B] for frames as context; ``cross`` [V, L, F'] is P times V'.
 
-    ``products``: the keys and the increments, each times the texts [V, L, B], of who knows them without the vectors.
+    ``products``: keys and increments, each times the texts [V, L, B], for callers that do not have the vectors.
     """
     dtype = queries.text.dtype
     if products is None:
@@ -113,7 +113,7 @@ def frames_block(
 def words_block(
     maps: PsiMaps, videos: VideoFactors, contexts: ContextFactors, queries: Queries, cell: PairCell
 ) -> tuple[Tensor, Tensor]:
-    """Cosines [V, B] and distrust [V, B] where the context is the words; makes one [B, V, D] of the block."""
+    """Return cosines [V, B] and distrust [V, B] for words as context; allocates one [B, V, D] of the block."""
     dtype = queries.text.dtype
     scale, doubtful = cell.query_scale(queries.text, videos.mean)
     mixed = mix(contexts, times(contexts.keys.to(dtype), videos.mean), scale)
@@ -130,7 +130,7 @@ def words_block(
 
 
 def plain_block(videos: VideoFactors, queries: Queries, cell: PairCell) -> tuple[Tensor, None]:
-    """Cosines [V, B] of the baseline without an increment."""
+    """Return cosines [V, B] of the baseline without an increment."""
     pooled = pool(videos, queries, cell)
     return pooled.text_dot / (norm(pooled.square) * norm(queries.square)), None
 
@@ -144,7 +144,7 @@ def _cosines(
     delta_square: Tensor,
     doubtful: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Cosines [V, B] from <t, D>, <p, D> and ||D||^2 [V, B], and where they are not to be trusted."""
+    """Return cosines [V, B] from <t, D>, <p, D> and ||D||^2 [V, B], and True where they are not to be trusted."""
     scores, square, parts = cell.cosines(
         text_square=queries.square,
         base_square=pooled.square,

@@ -15,8 +15,8 @@ NORM_EPS = 1e-5
 class Increment(nn.Module):
     """psi, with keys and values projected once per context position, never per pair.
 
-    <Wq q + bq, k> is <q, k Wq> + <bq, k>, and out_proj commutes with the attention's weighted sum because the
-    weights sum to 1.
+    <Wq q + bq, k> is <q, k Wq> + <bq, k>, and out_proj commutes with the attention's weighted sum because the weights
+    sum to 1.
     """
 
     def __init__(self, dim: int) -> None:
@@ -38,11 +38,11 @@ class Increment(nn.Module):
     def forward(
         self, query_BVD: Tensor, context: Tensor, context_mask: Tensor, *, per_text: bool, dropout: Tensor | None
     ) -> Tensor:
-        """Increments [B, V, D].
+        """Return increments [B, V, D].
 
-        ``query_BVD``: the pair's query before LayerNorm. ``context`` [V, F, D] (frames) or, with ``per_text``,
-        [B, W, D] (words), with its mask (every row has a valid position). ``dropout`` [B, V, D]: 0 or
-        1 / (1 - rate), None for none.
+        ``query_BVD``: the pair's query before LayerNorm. ``context`` [V, F, D] (frames) or, with ``per_text``, [B, W,
+        D] (words), with its mask (every row has a valid position). ``dropout`` [B, V, D]: 0 or 1 / (1 - rate), None for
+        none.
         """
         owner, position = ("b", "w") if per_text else ("v", "w")
         normed = self.layer_norm1(context)

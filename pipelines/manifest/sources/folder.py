@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gare.common.console import meter
 from gare.common.errors import InputError
 from gare.config.prepare import PrepareConfig
-from pipelines.decode import DecodeError
-from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest.files import UNREADABLE, as_text, files_below
 from pipelines.manifest.sources.options import Made, SourceOptions
 from pipelines.manifest.sources.tables import SOURCE, Row, clip_id, distinct_ids, group, without_suffix
+
+if TYPE_CHECKING:
+    from pipelines.decode.isolated.decoder import Decoder
 
 MOST_PROCESSES: Final = 8
 
@@ -33,6 +34,9 @@ def durations(files: Sequence[str]) -> Iterator[float | str]:
 
     Files are opened in other processes, with the limits and the protection of decoding.
     """
+    from pipelines.decode import DecodeError  # these two load PyAV
+    from pipelines.decode.isolated.decoder import Decoder
+
     count = min(len(files), MOST_PROCESSES, os.cpu_count() or 1)
     with ExitStack() as stack:
         idle: SimpleQueue[Decoder] = SimpleQueue()

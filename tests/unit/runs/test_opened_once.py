@@ -100,6 +100,21 @@ def test_on_ray_the_driver_opens_everything_once_and_so_does_each_worker(toy_run
     assert len(json.dumps(without_ray)) < 20_000
 
 
+def test_a_worker_that_cannot_open_the_copy_on_storage_ends_the_run_at_once(toy_run, without_ray, monkeypatch):
+    from gare.launch import ray_train
+
+    run = Run.open(toy_run("train.epochs=1"))
+    description = run.description()
+
+    def cannot(*_):
+        raise InputError("No storage here.")
+
+    monkeypatch.setattr("gare.runs.run.RunStorage", cannot)
+    with pytest.raises(InputError):
+        ray_train._worker({"run": description, "device": "cpu"})
+    assert json.loads((run.folder / ray_train.FAILURE_FILE).read_text())["message"] == "No storage here."
+
+
 def test_a_worker_that_finds_other_shards_than_the_driver_says_so(toy_run, tmp_path):
     from tests import toy
 

@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_videos(toy_run)
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [
-        ("train.global_batch=64", InputError, "less than one batch"),
+        ("train.global_batch=64", InputError, "less than one batch of train.global_batch = 64; lower it"),
         ("data.dev_split=val", InputError, "has no split 'val'; its splits are: dev, test, train"),
         ("runtime.shards=/nowhere", InputError, "There is no folder /nowhere"),
         ("runtime.shards=null", ConfigError, "No shards are named"),
