@@ -84,7 +84,7 @@ def gare_command(name: str, **settings: Any) -> Callable[[Callable[..., Result]]
 
 
 def _on_paths(function: Callable[..., Result], arguments: Mapping[str, Any]) -> Result:
-    """Call a command whose paths are paths: one that takes addresses too gets them as text."""
+    """Call a command. Raises InputError if a Path is an address; arguments that accept addresses are text."""
     for name, value in arguments.items():
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, Path):
