@@ -26,7 +26,7 @@ ERROR = "error: "
 
 
 class JobError(GareError):
-    """A job failed. The exit code is that of its command."""
+    """A job failed or was stopped. The exit code is its command's, if that gave one."""
 
     def __init__(self, message: str, exit_code: int, *, result: dict[str, Any]) -> None:
         super().__init__(message, result=result)
