@@ -1,18 +1,18 @@
-"""Decoding against decord, torchcodec and a plain PyAV loop: the same clips, the same frames, in one run.
+"""Compare decoding with decord, torchcodec and a plain PyAV loop: the same clips, the same frames, in one run.
 
     python benchmarks/decoding.py [--clips DIR] [--resize torch] [--quick]
 
 Every decoder keeps 12 frames a clip: candidates at one per second thinned by linspace, shorter side 224 (bicubic,
-antialiased), centre square, uint8 RGB. All resize with PIL, so that decoding is what differs; torch's own resize makes
-the peers faster by a tenth, at 0.004 grey levels from PIL's. Each measurement is a process of its own, one at a time
-and in turns, so that noise hits all alike. Ratios are of the same turn: their median, and the range. A ratio above 1
+antialiased), centre square, uint8 RGB. All resize with PIL, so that only the decoding differs; torch's own resize makes
+the peers faster by a tenth, at 0.004 grey levels from PIL's. Each measurement is a separate process, one at a time and
+in turns, so that noise affects all equally. Ratios are of the same turn: their median, and the range. A ratio above 1
 says how much longer the peer takes. "same times" is the share of picked frames shown at the same time as those of the
 plain PyAV loop, and "difference" the mean absolute difference to its frames after the resize, in grey levels of 255,
-over those: ours are converted exactly, the plain loop's by FFmpeg's quick conversion, which is a level or two too
-dark. Memory is the peak above what the process holds after its imports.
+over those: ours are converted exactly, the plain loop's by FFmpeg's fast conversion, which is a level or two too dark.
+Memory is the peak above that of the process after its imports.
 
-The peers come with ``pip install 'gare-ray[bench]'``, which ``make bench`` does; torchcodec also needs FFmpeg's
-shared libraries, version 4 to 8 (Debian and Ubuntu: ``apt-get install ffmpeg``). A peer that is missing is named.
+The peers come with ``pip install 'gare-ray[bench]'``, which ``make bench`` runs; torchcodec also needs FFmpeg's shared
+libraries, version 4 to 8 (Debian and Ubuntu: ``apt-get install ffmpeg``). The output names a peer that is missing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LONG_GOPS = (30, GOP)
 
 @dataclass
 class Turns:
-    """What a decoder took for a group, a value per turn: seconds and MB."""
+    """A decoder's cost for a group, a value per turn: seconds and MB."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -54,10 +54,10 @@ class Agreement:
 
 
 def decode_here(name: str, resize: str, warm_up: Path, clips: Sequence[Path], frames: Path | None) -> None:
-    """In the process of its own: decode all clips, print seconds, memory and what failed; write the frames if asked."""
+    """Decode all clips in this process, print seconds, memory and failures; write the frames if requested."""
     try:
         decode = load(name, resize)
-    except Exception as error:  # noqa: BLE001 - what the other process prints as the reason
+    except Exception as error:  # noqa: BLE001 - the other process prints it as the reason
         sys.exit(first_line(error))
     memory = PeakMemory()
     decode(warm_up)
@@ -66,7 +66,7 @@ def decode_here(name: str, resize: str, warm_up: Path, clips: Sequence[Path], fr
     for number, clip in enumerate(clips):
         try:
             picked = decode(clip)
-        except Exception as error:  # noqa: BLE001 - a peer's errors are its own; they are told
+        except Exception as error:  # noqa: BLE001 - a peer may raise anything; it is reported
             failed[str(clip)] = first_line(error)
             continue
         if frames is not None:
@@ -78,12 +78,12 @@ def decode_here(name: str, resize: str, warm_up: Path, clips: Sequence[Path], fr
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line."""
+    """Format an error in one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:160]
 
 
 class Comparison:
-    """The decoders that work here, and the folder of what is measured."""
+    """The decoders that work here, and the folder for measurements."""
 
     def __init__(self, folder: Path, warm_up: Path, resize: str) -> None:
         self.folder, self.warm_up, self.resize = folder, warm_up, resize
@@ -99,7 +99,7 @@ class Comparison:
             raise SystemExit(f"Nothing can be compared without {OURS} and {REFERENCE}.")
 
     def run(self, name: str, clips: Sequence[Path], frames: Path | None = None) -> dict[str, float]:
-        """One measurement; also {"failed": clip -> reason}."""
+        """Make one measurement; it includes {"failed": clip -> reason}."""
         listed = self.folder / "clips.json"
         listed.write_text(json.dumps([str(clip) for clip in clips]), encoding="utf-8")
         asked = ["--list", listed, "--warm-up", self.warm_up, "--resize", self.resize]
@@ -137,7 +137,7 @@ class Comparison:
         print_table(turns, agreements, len(clips))
 
     def frames_file(self, name: str) -> Path:
-        """Where the frames of a decoder are kept until they are compared."""
+        """Return the file of a decoder's frames until they are compared."""
         return self.folder / f"frames-{list(DECODERS).index(name)}.npz"
 
     def agreements(self, names: Sequence[str], numbers: Sequence[int]) -> dict[str, Agreement]:
@@ -162,7 +162,7 @@ class Comparison:
 
 
 def print_table(turns: dict[str, Turns], agreements: dict[str, Agreement], clips: int) -> None:
-    """A row per decoder: medians, and ratios to ours within a turn."""
+    """Print a row per decoder: medians, and ratios to ours within a turn."""
     print(
         f"  {'':24s}{'wall s/clip':>12s}{'CPU s/clip':>12s}   {'wall':22s}{'CPU':22s}{'memory':>8s}"
         f"{'same times':>12s}{'difference':>12s}"
@@ -178,7 +178,7 @@ def print_table(turns: dict[str, Turns], agreements: dict[str, Agreement], clips
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
-    """The median ratio of the turns, and their range."""
+    """Format the median ratio of the turns, and their range."""
     ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
     return f"{statistics.median(ratios):5.2f} x ({min(ratios):.2f}-{max(ratios):.2f})"
 
@@ -201,7 +201,7 @@ def groups(options: argparse.Namespace, folder: Path) -> list[Group]:
 
 
 def bit_rate(clips: Sequence[Path], seconds: float) -> str:
-    """The mean bit rate of some files."""
+    """Format the mean bit rate of some files."""
     return f"{8 * sum(clip.stat().st_size for clip in clips) / seconds / 1000:.0f} kbit/s"
 
 

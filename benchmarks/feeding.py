@@ -1,13 +1,13 @@
-"""Feeding: batches from shards against decoding each caption's clip anew, as the released recipe does.
+"""Compare batches from shards with decoding each caption's clip again, as the released recipe does.
 
     python benchmarks/feeding.py [--quick]
 
-The same made-up clips (10 to 30 s, 320x240, 25 fps, x264, 20 captions each), the same batches of 12 frames of 224 x 224
-and 32 words in the same order, the same feed with one reading thread; only where the frames come from differs. The
-clips are decoded by this project's decoder, the quickest of those in benchmarks/decoding.py: as they are, and as the
+All ways use the same synthetic clips (10 to 30 s, 320x240, 25 fps, x264, 20 captions each), the same batches of 12
+frames of 224 x 224 and 32 words in the same order, and the same feed with one reading thread; only the source of the
+frames differs. This project's decoder, the fastest in benchmarks/decoding.py, decodes the clips: unchanged, and as the
 released recipe stores them, re-encoded beforehand at 3 fps and a width of 224, which makes them cheap to decode. Frames
-of clips as they are come out equal, which is checked. The files lie in the page cache for all. Ways are taken in turns;
-the median ratio of samples per second and its range are printed.
+of unchanged clips are checked to be equal. All files are in the page cache. Ways are measured in turns; the output is
+the median ratio of samples per second and its range.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SMALL_FPS, SMALL_WIDTH = 3, 224
 
 
 class DecodingSplit(Split):
-    """A split whose frames are decoded from the video files each time they are asked for."""
+    """A split whose frames are decoded from the video files on each request."""
 
     def __init__(self, split: Split, config: Config, place: Callable[[str], Path]) -> None:
         self.__dict__.update(vars(split))
@@ -55,18 +55,18 @@ class DecodingSplit(Split):
         self._last: tuple[int, Sequence[NDArray[np.uint8]]] = (-1, [])
 
     def count(self, index: int) -> int:
-        """Decode, and how many frames that gave."""
+        """Decode a video and return its number of frames."""
         self._last = index, decode_video(self._place(self.videos[index].uri), recipe=self._recipe).frames
         return len(self._last[1])
 
     def pictures(self, index: int, picks: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """The picked ones of the frames that ``count`` decoded."""
+        """Return the picked ones of the frames that ``count`` decoded."""
         assert self._last[0] == index
         return [self._last[1][i] for i in picks]
 
 
 def prepared(folder: Path, clips: Sequence[Path]) -> Config:
-    """Prepare the clips without Ray, each with ``CAPTIONS`` captions; the settings to train on them."""
+    """Prepare the clips without Ray, each with ``CAPTIONS`` captions; return the settings to train on them."""
     rows = [
         {
             "video_id": clip.stem,
@@ -87,7 +87,7 @@ def prepared(folder: Path, clips: Sequence[Path]) -> Config:
 
 
 def made_small(clip: Path, folder: Path) -> Path:
-    """The clip at 3 fps and a width of 224, as the released recipe stores its sources."""
+    """Re-encode the clip at 3 fps and a width of 224, as the released recipe stores its sources."""
     path = folder / clip.name
     with av.open(str(clip)) as source, av.open(str(path), "w") as target:
         came = source.streams.video[0]
@@ -128,14 +128,14 @@ class Feeding:
         return Feed(self.ways[way], batches, self.tokenizer, self.config, SIDE, 0, slice(None), device)
 
     def check(self) -> None:
-        """The first batch from shards is the one from the clips, to the last bit."""
+        """Check that the first batch from shards equals the one from the clips, to the last bit."""
         first = self.data.batches(self.config, 0)[:1]
         one, other = (next(self.feed(way, first)) for way in list(self.ways)[:2])
         assert torch.equal(one.frames, other.frames), "the shards hold other frames than decoding gives"
         assert one.video_ids == other.video_ids
 
     def rate(self, way: str, batches: int) -> float:
-        """Samples per second over the first batches of the epoch, from the first next() to the last."""
+        """Return samples per second over the first batches of the epoch, from the first next() to the last."""
         order = self.data.batches(self.config, 0)
         chosen = [order[i % len(order)] for i in range(batches)]
         started = time.perf_counter()

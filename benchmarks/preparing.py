@@ -1,22 +1,21 @@
-"""The data job against the bare sampler in as many processes, small jobs, clips of one film, a million rows.
+"""Compare the data job with the bare sampler in as many processes; small jobs, clips of one film, a million rows.
 
     python benchmarks/preparing.py [--videos 1008] [--workers N] [--small 1 100] [--film 20] [--rows 10000 1000000]
 
-First: every video of a corpus (made-up clips of 10 to 30 s, each under many ids) is decoded once by plain processes
-that throw the frames away, each taking every N-th video, and once by the Ray job, which also isolates the decoder,
-digests the sources and writes shards and ledger. Both are timed from the first to the last video, start-up aside, in
-turns, and at the niceness that Ray gives its workers. The job is heard of by units only, so its start is the end of the
-first unit less what that unit's decoding took. The ratio says how much of the bare rate the job delivers, and the
-figures beside it where the rest goes: what the job's processes spend on a video's decoding and digest, and on
-everything else.
+First: every video of a corpus (synthetic clips of 10 to 30 s, each under many ids) is decoded once by plain processes
+that discard the frames, each taking every N-th video, and once by the Ray job, which also isolates the decoder, digests
+the sources and writes shards and ledger. Both are timed from the first to the last video, without start-up, in turns,
+and at the niceness that Ray gives its workers. The job only reports units, so its start is the end of the first unit
+less that unit's decoding time. The ratio says how much of the bare rate the job delivers, and the figures next to it
+show where the rest goes: what the job's processes spend on a video's decoding and digest, and on everything else.
 
 Second (--small): the command, from its start to its end, for a few short videos, with --local and with Ray.
 
-Third (--film): clips of ten seconds, side by side, of one film of so many minutes: what decoding them costs in the job,
-against reading the film once, its digest and every frame in order by PyAV on one thread, in the same process.
+Third (--film): adjacent clips of ten seconds of one film of so many minutes: the cost of decoding them in the job,
+compared with reading the film once, its digest and every frame in order by PyAV on one thread, in the same process.
 
-Fourth (--rows): the job with a decoder that gives one small picture without looking, over manifests of more and more
-rows: seconds per row, and the driver's peak memory beyond what it held at the start. Takes half an hour for a million.
+Fourth (--rows): the job with a decoder that returns one small picture without decoding, over manifests of more and more
+rows: seconds per row, and the driver's peak memory beyond that at the start. Takes half an hour for a million.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ RAY_NICENESS = 15
 
 
 def bare(manifest: Path, start: int, step: int) -> None:
-    """In a process of its own: decode every ``step``-th video; prints when each was finished."""
+    """Decode every ``step``-th video in this process and print when each was finished."""
     from pipelines.decode import decode_video
 
     os.nice(RAY_NICENESS)
@@ -63,7 +62,7 @@ def bare(manifest: Path, start: int, step: int) -> None:
 
 
 def bare_rate(manifest: Path, workers: int) -> float:
-    """Videos per second of plain processes."""
+    """Return the videos per second of plain processes."""
     command = [sys.executable, __file__, "--bare", str(manifest)]
     processes = [
         subprocess.Popen([*command, str(start), str(workers)], stdout=subprocess.PIPE, text=True)
@@ -74,7 +73,7 @@ def bare_rate(manifest: Path, workers: int) -> float:
 
 
 def job(manifest: Path, out: Path, workers: int) -> None:
-    """In a process of its own: the Ray job; prints its rate and what its processes' time went to."""
+    """Run the Ray job in this process; print its rate and how its processes spent their time."""
     import ray
 
     from pipelines.prepare import job as shards
@@ -94,7 +93,7 @@ def job(manifest: Path, out: Path, workers: int) -> None:
 
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
-    """The first part."""
+    """Run the first part."""
     clips = short_clips(options.folder or folder, CLIPS)
     manifest = written(folder / "manifest.parquet", [(clips[n % CLIPS], None, None) for n in range(options.videos)])
     print(f"{options.videos} videos, {options.workers} processes, {options.turns} turns")
@@ -116,7 +115,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
 
 
 class NoDecoder:
-    """Gives one small grey picture for every address, at once."""
+    """A decoder that returns one small grey picture for every address, at once."""
 
     def decode_clips(self, uri: str, *, clips: Sequence[object], **_: object) -> Iterator[object]:
         """Decode nothing."""
@@ -127,14 +126,14 @@ class NoDecoder:
 
 
 def without_decoding(output: Output, unit: int, again: object = None) -> object:
-    """What a task does with a unit, without decoding."""
+    """Process a unit like a task, without decoding."""
     from pipelines.prepare.process_unit import process_unit
 
     return process_unit(output, unit, NoDecoder(), again=again)  # type: ignore[arg-type]
 
 
 def many_rows(rows: int, workers: int) -> None:
-    """In a process of its own: the job over a made-up manifest; prints seconds and the driver's memory."""
+    """Run the job over a synthetic manifest in this process; print seconds and the driver's memory."""
     import ray
 
     from pipelines.prepare import job as shards
@@ -161,7 +160,7 @@ def many_rows(rows: int, workers: int) -> None:
 
 
 def small(options: argparse.Namespace, folder: Path) -> None:
-    """The second part."""
+    """Run the second part."""
     clips = short_clips(options.folder or folder, CLIPS)
     print("\nThe whole command, seconds (median of the turns)")
     print(f"  {'videos':>10s}{'--local':>10s}{'Ray':>10s}")
@@ -182,7 +181,7 @@ def small(options: argparse.Namespace, folder: Path) -> None:
 
 
 def film(minutes: float, folder: Path, keep: Path | None) -> None:
-    """The third part."""
+    """Run the third part."""
     path, count = long_clip(keep or folder, minutes, GOP), round(6 * minutes)
     manifest = written(folder / "film.parquet", [(path, 10.0 * n, 10.0 * (n + 1)) for n in range(count)])
     once, clips = json.loads(own_process(__file__, "--once", path, manifest, folder / "film").splitlines()[-1])
@@ -192,7 +191,7 @@ def film(minutes: float, folder: Path, keep: Path | None) -> None:
 
 
 def once_and_in_clips(path: Path, manifest: Path, out: Path) -> None:
-    """In a process of its own: seconds of one pass over a film, and of the clips of a manifest."""
+    """Print the seconds of one pass over a film, and of the clips of a manifest, in this process."""
     import av
 
     from gare.common.files import file_digest
@@ -216,7 +215,7 @@ def once_and_in_clips(path: Path, manifest: Path, out: Path) -> None:
 
 
 def written(path: Path, videos: Sequence[tuple[Path, float | None, float | None]]) -> Path:
-    """A manifest of videos and their clips."""
+    """Write a manifest of videos and their clips."""
     rows = [
         {"video_id": f"{n:05d}", "uri": str(uri.absolute()), "split": "train", "captions": ["a scene"]}
         | {"start_s": start, "end_s": end}
@@ -227,7 +226,7 @@ def written(path: Path, videos: Sequence[tuple[Path, float | None, float | None]
 
 
 def grow(options: argparse.Namespace) -> None:
-    """The fourth part."""
+    """Run the fourth part."""
     print("\nA decoder that gives one small picture; microseconds per row, and the driver's memory")
     print(f"  {'rows':>10s}{'opening':>10s}{'job':>10s}{'opening again':>15s}{'memory':>12s}")
     for rows in options.rows:
@@ -237,7 +236,7 @@ def grow(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run what is asked for."""
+    """Run the requested parts."""
     if arguments[:1] == ["--bare"]:
         return bare(Path(arguments[1]), int(arguments[2]), int(arguments[3]))
     if arguments[:1] == ["--job"]:

@@ -1,12 +1,12 @@
-"""Time and memory of a whole evaluation against the plain way over a score matrix, each in a fresh process.
+"""Compare time and memory of a whole evaluation with a plain score matrix, each in a fresh process.
 
     python benchmarks/ranking.py [--texts 10000 --videos 10000 --captions 1 --dim 64] [--full]
 
-The evaluation is that of ``gare evaluate`` over embeddings that are there already: raw rankings, dual softmax, QB-Norm
-with a bank of 1,000, and the first answers of every query. The plain way makes the matrix of cosines and compares it
-with the own scores, once for each direction, and nothing else. Peak memory is that of the whole process, interpreter
-and embeddings included. Ranks may differ where two products round differently: both are float32. ``--full`` evaluates
-100,000 x 100,000, whose matrix would take 40 GB, without the plain way.
+The evaluation is that of ``gare evaluate`` over existing embeddings: raw rankings, dual softmax, QB-Norm with a bank of
+1,000, and the first answers of every query. The plain way makes the matrix of cosines and compares it with the own
+scores, once for each direction, and nothing else. Peak memory is that of the whole process, interpreter and embeddings
+included. Ranks may differ where two products round differently: both are float32. ``--full`` evaluates 100,000 x
+100,000, whose matrix would take 40 GB, without the plain way.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BANK = 1000
 
 @dataclass
 class Embedded:
-    """The face of a split whose captions are numbers of embeddings."""
+    """A split whose captions are numbers of embeddings."""
 
     name: str
     videos: list[VideoInfo]
@@ -47,7 +47,7 @@ class Embedded:
 
 
 class Embeddings:
-    """Scores by the cosine of embeddings of width D; a split of another name has others."""
+    """A scorer by the cosine of embeddings of width D; splits of other names have other embeddings."""
 
     scale = 100.0
 
@@ -60,33 +60,33 @@ class Embeddings:
         self.others = _unit(random.standard_normal((BANK, dim), np.float32))
 
     def split(self) -> Embedded:
-        """The split that is evaluated."""
+        """Return the split to evaluate."""
         captions: list[list[str]] = [[] for _ in range(len(self.videos))]
         for number, video in enumerate(self.owner.tolist()):
             captions[video].append(str(number))
         return Embedded("test", [VideoInfo(f"v{n}", f"v{n}", own, {}) for n, own in enumerate(captions)])
 
     def bank(self) -> Embedded:
-        """The split that the query bank is drawn from."""
+        """Return the split that the query bank is drawn from."""
         return Embedded("train", [VideoInfo(f"b{n}", f"b{n}", [f"b{n}"], {}) for n in range(BANK)])
 
     def encode_texts(self, texts: Any) -> Tensor:
-        """Embeddings of captions [N, D]."""
+        """Return embeddings of captions [N, D]."""
         if str(texts[0]).startswith("b"):
             return torch.from_numpy(self.others)
         return torch.from_numpy(self.texts)
 
     def encode_videos(self, split: Any, _: Any) -> Tensor:
-        """Embeddings of videos [V, D]."""
+        """Return embeddings of videos [V, D]."""
         return torch.from_numpy(self.others if split.name == "train" else self.videos)
 
     def score(self, texts: Tensor, videos: Tensor) -> Tensor:
-        """Cosines [N, V]."""
+        """Return cosines [N, V]."""
         return texts @ videos.T
 
 
 def plain(case: Embeddings) -> dict[str, NDArray[Any]]:
-    """Ranks of both directions by whole matrices, ties pessimistic."""
+    """Return the ranks of both directions by whole matrices, ties pessimistic."""
     owner, scores = case.owner, case.texts @ case.videos.T
     own = scores[np.arange(len(scores)), owner]
     captioned, first = np.unique(owner, return_index=True)
@@ -98,7 +98,7 @@ def plain(case: Embeddings) -> dict[str, NDArray[Any]]:
 
 
 def evaluated(case: Embeddings) -> dict[str, NDArray[Any]]:
-    """Ranks of all rankings of an evaluation."""
+    """Return the ranks of all rankings of an evaluation."""
     split: Any = case.split()
     train: Any = case.bank()
     found = measure(case, split, bank=draw_bank(train, split, BANK, 0), resamples=0)
@@ -106,7 +106,7 @@ def evaluated(case: Embeddings) -> dict[str, NDArray[Any]]:
 
 
 def one_way(options: argparse.Namespace) -> None:
-    """In the fresh process: rank one way, write the ranks, print seconds, those of the processor and the peak in MB."""
+    """Rank one way in this fresh process: write the ranks, print seconds, processor seconds and peak in MB."""
     case = Embeddings(options.texts, options.videos, options.captions, options.dim)
     start, processor = time.perf_counter(), time.process_time()
     found = plain(case) if options.way == "plain" else evaluated(case)
@@ -157,7 +157,7 @@ def main() -> None:
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length 1, [N, D]."""
+    """Scale rows to length 1, [N, D]."""
     return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 

@@ -1,12 +1,12 @@
-"""What a corpus costs to prepare, to keep and to train on, from the unit costs in benchmarks/scale/costs.py.
+"""Show what a corpus costs to prepare, keep and train on, from the unit costs in benchmarks/scale/costs.py.
 
     python benchmarks/scale_costs.py prepare [--videos 10e6] [--cores 16 160 1600] [--unit-videos 64] [--storage raw]
     python benchmarks/scale_costs.py files [--videos 10e6] ...
     python benchmarks/scale_costs.py train [--gpus 1 8 64] [--rows 128] [--step-s S] ...
     python benchmarks/scale_costs.py score
 
-Any unit cost or assumption is replaced by ``--set name=value`` (``--set core_hour=0.031``). docs/scale.md shows these
-tables; a test compares them.
+``--set name=value`` replaces any unit cost or assumption (``--set core_hour=0.031``). docs/scale.md shows these tables;
+a test compares them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Told = argparse.Namespace
 
 
 def show_prepare(told: Told, measured: Measured, assumed: Assumed) -> None:
-    """What prepare takes on more and more cores."""
+    """Show prepare on more and more cores."""
     print(f"{told.videos:.0f} videos, units of {told.unit_videos}, stored {told.storage}")
     print(
         f"{'cores':>7s}{'nodes':>7s}{'videos/s':>10s}{'hours':>9s}{'efficiency':>12s}{'price':>9s}{'read GB/s':>11s}"
@@ -52,7 +52,7 @@ def show_prepare(told: Told, measured: Measured, assumed: Assumed) -> None:
 
 
 def show_files(told: Told, measured: Measured, assumed: Assumed) -> None:
-    """What is left, and what opening it takes."""
+    """Show the files, and the cost of opening them."""
     print(f"{told.videos:.0f} videos, stored {told.storage}")
     cases = list(zip(told.unit_videos, told.shard_mib, strict=True))
     made = [files(told.videos, units, mib * 2**20, told.storage, measured, assumed) for units, mib in cases]
@@ -78,7 +78,7 @@ def show_files(told: Told, measured: Measured, assumed: Assumed) -> None:
 
 
 def show_train(told: Told, measured: Measured, assumed: Assumed) -> None:
-    """A step, an epoch and a run on more and more GPUs."""
+    """Show a step, an epoch and a run on more and more GPUs."""
     print(
         f"{told.videos:.0f} videos, {told.epochs} epochs, {told.rows} a GPU, stored {told.storage}, increments "
         f"{told.increments}, {assumed.peak / 1e12:.0f} TFLOP/s x {assumed.utilisation:.0%}, "
@@ -100,7 +100,7 @@ def show_train(told: Told, measured: Measured, assumed: Assumed) -> None:
 
 
 def show_score(_: Told, measured: Measured, assumed: Assumed) -> None:
-    """Scoring a gallery, and a checkpoint."""
+    """Show the cost of scoring a gallery, and of a checkpoint."""
     print(f"a checkpoint: {checkpoint_bytes(measured) / GB:.2f} GB, {checkpoint_bytes(measured) / GB:.1f} s at 1 GB/s")
     print(f"{'texts x videos':>16s}{'pairs':>10s}{'GPU-hours dense':>17s}{'factorised':>12s}")
     for count in (1_000, 10_000, 100_000, 10_000_000):
@@ -129,7 +129,7 @@ def _replaced(measured: Measured, assumed: Assumed, settings: Sequence[str]) -> 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the table that is asked for; all of them without arguments."""
+    """Print the requested table; all of them without arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parts = parser.add_subparsers(dest="part")
     for part, show in SHOW.items():

@@ -1,12 +1,12 @@
-"""The unit costs that benchmarks/scale/costs.py reckons with and no other benchmark measures.
+"""Measure the unit costs in benchmarks/scale/costs.py that no other benchmark measures.
 
     python benchmarks/scale_units.py [--units 500] [--folder CLIPS]
 
-- bytes: what prepare stores of a made-up clip of 10 to 30 s (320x240), raw and as JPEG, and what its source has, and
-  how long one core reads its frames from a shard that is in memory;
-- files: seconds and bytes per ledger row, ledger part and shard of a folder of many small ones, on this machine's
-  disk: what gare prepare does before and after decoding (open, look what is to do, write the dataset manifest), and
-  what a training rank does when it starts (open the shards, list the videos, order an epoch);
+- bytes: what prepare stores of a synthetic clip of 10 to 30 s (320x240), raw and as JPEG, the size of its source, and
+  how long one core reads its frames from a shard in memory;
+- files: seconds and bytes per ledger row, ledger part and shard of a folder of many small ones, on this machine's disk:
+  what gare prepare does before and after decoding (open, find the remaining work, write the dataset manifest), and what
+  a training rank does when it starts (open the shards, list the videos, order an epoch);
 - step: floating-point operations of a training step of the real recipe (configs/msrvtt.yaml), counted by torch on
   tensors without data, for several numbers of ranks with 128 videos each.
 """
@@ -45,7 +45,7 @@ RECIPE = Path(__file__).parents[1] / "configs" / "msrvtt.yaml"
 
 
 def stored_bytes(folder: Path, clips: list[Path]) -> None:
-    """What is stored of a video."""
+    """Measure the stored bytes of a video."""
     rows = [
         {"video_id": f"{n}", "uri": str(clip.absolute()), "split": "train", "captions": ["what is in it"] * 5}
         for n, clip in enumerate(clips)
@@ -70,7 +70,7 @@ def stored_bytes(folder: Path, clips: list[Path]) -> None:
 
 @contextmanager
 def timed(says: str, count: int, of: str, *, memory: bool = False) -> Iterator[None]:
-    """Print what the block took per one of ``count``."""
+    """Print the block's time per one of ``count``."""
     with OwnMemory() as held:
         began, used = time.perf_counter(), time.process_time()
         yield
@@ -80,7 +80,7 @@ def timed(says: str, count: int, of: str, *, memory: bool = False) -> Iterator[N
 
 
 def files(folder: Path, units: int) -> None:
-    """What many files cost, without decoding, and without what is paid once in a process."""
+    """Measure many files, without decoding, and without what a process pays once."""
     with redirect_stdout(StringIO()):
         _files(folder / "few", units // 10 + 1)
     _files(folder / "many", units)
@@ -117,7 +117,7 @@ def _files(folder: Path, units: int) -> None:
 
 
 def steps() -> None:
-    """Operations of a step."""
+    """Count the operations of a step."""
     print(f"{'ranks':>7s}{'batch':>8s}{'increments':>12s}{'TFLOP a rank':>14s}{'of them pairs':>15s}")
     for increments in ("dense", "factorised"):
         for ranks in RANKS:
@@ -128,7 +128,7 @@ def steps() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure what is asked for."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--units", type=int, default=500, help="work units of the made-up folder")
     parser.add_argument("--folder", type=Path, help="keep the made clips here, and take those that are there")

@@ -1,23 +1,23 @@
-"""The data job and training on many logical nodes, with real Ray scheduling and work that sleeps.
+"""Run the data job and training on many logical nodes, with real Ray scheduling and work that sleeps.
 
     python benchmarks/scaling.py [--nodes 1 2 4 8 16] [--slots 2] [--units 6] [--quick] [--part prepare train dispatch]
-                                 [--portion UNITS]
+        [--portion UNITS]
 
-Every node is a raylet of its own on this machine with ``--slots`` CPUs, beside a head without any. Each size is
-measured in a process and on a cluster of its own.
+Every node is a separate raylet on this machine with ``--slots`` CPUs, next to a head without any. Each size is measured
+in its own process and cluster.
 
-prepare: gare's data job (pipelines/prepare/job.py) does ``--units`` work units of 64 videos per slot. All is real,
-shards and ledger too, but for the decoding, which sleeps the measured time of a video. Start-up is left out: worker
-processes are there before, and the rate is taken from the moment when all slots are at work to the one when the last
-unit begins. Efficiency is that rate over N times the rate of one node; it holds what happens between two executions
-of the job too, whose size ``--portion`` sets in place of the job's own rule. The tail, in which slots have nothing
-left to do, and the whole job, start and tail included, have columns of their own.
+prepare: gare's data job (pipelines/prepare/job.py) does ``--units`` work units of 64 videos per slot. Everything is
+real, shards and ledger too, except the decoding, which sleeps the measured time of a video. Start-up is excluded:
+worker processes exist before, and the rate is measured from the moment when all slots are busy to the one when the last
+unit begins. Efficiency is that rate over N times the rate of one node; it includes what happens between two executions
+of the job, whose size ``--portion`` sets instead of the job's own rule. The tail, in which slots have nothing left to
+do, and the whole job, start and tail included, have columns of their own.
 
-dispatch: the same job with units of one video that takes no time, on all slots of the largest size: how many units
-per second one driver can hand out, and what a unit costs it in CPU and memory.
+dispatch: the same job with units of one video that takes no time, on all slots of the largest size: how many units per
+second one driver can hand out, and what a unit costs it in CPU and memory.
 
-train: Ray Train with one rank per node and steps that sleep: what an epoch's report costs beside the steps, and how
-long ranks take to start. Nothing of a real step goes through Ray, so the collective's own time is not in here.
+train: Ray Train with one rank per node and steps that sleep: what an epoch's report costs in addition to the steps, and
+how long ranks take to start. Nothing of a real step goes through Ray, so the collective's own time is not included.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ EPOCHS, STEPS, STEP_S = 6, 10, 0.25
 
 
 def prepare(nodes: int, slots: int, units: int, unit_videos: int, portion: int, video_s: float) -> dict[str, Any]:
-    """In a process of its own: the job on so many nodes, ``units`` per slot; ``portion``: units per execution, or 0."""
+    """Run the job on so many nodes in this process, ``units`` per slot; ``portion``: units per execution, or 0."""
     from gare.config import PrepareConfig
     from pipelines.prepare import job as shards
     from pipelines.prepare import ray_units
@@ -64,7 +64,7 @@ def prepare(nodes: int, slots: int, units: int, unit_videos: int, portion: int, 
         began = time.time()
         warm_up(nodes * slots)
         started = time.time() - began
-        if not video_s:  # what the first job of a process imports and holds is not a unit's
+        if not video_s:  # excludes what the first job of a process imports and holds
             few = made_manifest(Path(folder) / "few.parquet", nodes * slots)
             with shards.open_job(few, Path(folder) / "few", recipe) as opened:
                 (Path(folder) / "few" / SPANS).mkdir()
@@ -91,7 +91,7 @@ def prepare(nodes: int, slots: int, units: int, unit_videos: int, portion: int, 
 
 
 def show_prepare(options: argparse.Namespace) -> None:
-    """The table of the data job."""
+    """Print the table of the data job."""
     print(
         f"prepare: units of {options.unit_videos} videos x {VIDEO_S * 1e3:.0f} ms in the mean, {options.slots} slots "
         f"per node,\n{options.units} units per slot, on {psutil.cpu_count()} cores"
@@ -124,7 +124,7 @@ def show_prepare(options: argparse.Namespace) -> None:
 
 
 def show_dispatch(options: argparse.Namespace) -> None:
-    """How fast one driver hands out units."""
+    """Measure how fast one driver hands out units."""
     nodes = max(options.nodes)
     arguments = (nodes, options.slots, options.handed, 1, options.portion, 0.0)
     made = json.loads(own_process(__file__, "--own-prepare", *arguments).splitlines()[-1])
@@ -137,7 +137,7 @@ def show_dispatch(options: argparse.Namespace) -> None:
 
 
 def show_train(options: argparse.Namespace) -> None:
-    """The table of training."""
+    """Print the table of training."""
     print(f"\ntrain: {EPOCHS} epochs of {STEPS} steps of {STEP_S} s, one rank per node, a report after each epoch")
     print(f"{'ranks':>7s}{'start':>9s}{'efficiency':>12s}{'report':>12s}{'apart':>10s}{'end':>8s}")
     for nodes in options.nodes:
@@ -155,7 +155,7 @@ def show_train(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run what is asked for."""
+    """Run the requested parts."""
     if arguments[:1] == ["--own-prepare"]:
         nodes, slots, units, unit_videos, portion = (int(value) for value in arguments[1:6])
         return print(json.dumps(prepare(nodes, slots, units, unit_videos, portion, float(arguments[6]))))

@@ -1,12 +1,12 @@
-"""Exact factorised scoring against a dense transcription of the published computation, in one run.
+"""Compare exact factorised scoring with a dense transcription of the published computation, in one run.
 
     python benchmarks/scoring.py [--texts 1000 --videos 1000 --frames 12 --words 32 --dim 512]
 
 The dense peer is written as published: texts in blocks of 16 against all videos, the query, output, feed-forward and
-increment layers applied to every pair; keys and values once per context. It is timed on evenly spread blocks of
-texts and scaled to all of them. "4 products" runs the four D x D layers a score depends on; "5 products" also the
-layer the released code evaluates per pair and drops (``log_std_proj``). Random weights and inputs; the difference of
-the scores is printed beside every ratio.
+increment layers applied to every pair; keys and values once per context. It is timed on evenly spread blocks of texts
+and scaled to all of them. "4 products" runs the four D x D layers that a score depends on; "5 products" also the layer
+that the released code evaluates per pair and discards (``log_std_proj``). Weights and inputs are random; the difference
+of the scores is printed with every ratio.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Published(nn.Module):
         self.dropped_layer = dropped_layer
 
     def forward(self, text: Tensor, frames: Tensor, words: Tensor) -> Tensor:
-        """Cosines [b, V]; every frame and word valid."""
+        """Return cosines [b, V]; every frame and word is valid."""
         weights = torch.einsum("bd,vfd->bvf", text, frames).div(self.config.pool_temperature).softmax(dim=-1)
         pooled = torch.einsum("bvf,vfd->bvd", weights, frames)
         delta = self.increment(frames.mean(dim=1)[None] - text[:, None], frames if self.frames else words)
@@ -63,11 +63,11 @@ class Published(nn.Module):
 
     @property
     def frames(self) -> bool:
-        """Whether the context is the video's frames."""
+        """Return True if the context is the video's frames."""
         return self.config.context == "frames"
 
     def increment(self, query: Tensor, context: Tensor) -> Tensor:
-        """Increments [b, V, D] of queries [b, V, D] on contexts [V, L, D] or [b, L, D]."""
+        """Return increments [b, V, D] of queries [b, V, D] on contexts [V, L, D] or [b, L, D]."""
         psi, owner = self.psi, "v" if self.frames else "b"
         normed = psi.layer_norm1(context)
         projected = psi.q_proj(psi.layer_norm1(query))
@@ -82,7 +82,7 @@ class Published(nn.Module):
 
 
 def make_case(texts: int, videos: int, frames: int, words: int, dim: int) -> Case:
-    """Random vectors, every position valid."""
+    """Make random vectors, every position valid."""
     torch.manual_seed(0)
     return Case(
         torch.randn(texts, dim),
@@ -94,13 +94,13 @@ def make_case(texts: int, videos: int, frames: int, words: int, dim: int) -> Cas
 
 
 def make_model(dim: int, context: str) -> SimpleNamespace:
-    """A model that is only a pair head, with untrained weights."""
+    """Make a model that is only a pair head, with untrained weights."""
     torch.manual_seed(1)
     return SimpleNamespace(head=GareHead(dim, ModelConfig(context=context)))  # type: ignore[arg-type]
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall time of one run."""
+    """Return the wall time of one run."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -136,13 +136,13 @@ def compare(case: Case, context: str, options: argparse.Namespace) -> None:
 
 
 def peak(options: argparse.Namespace, context: str, texts: int) -> float:
-    """MB a fresh process holds at its peak while scoring, the texts and the scores themselves aside."""
+    """Return the peak MB of a fresh process while scoring, without the texts and the scores themselves."""
     sizes = ["--videos", options.videos, "--frames", options.frames, "--words", options.words, "--dim", options.dim]
     return float(own_process(__file__, "--memory-of", context, "--texts", texts, *sizes))
 
 
 def print_peak(case: Case, context: str) -> None:
-    """In the fresh process: build, score, print the peak resident memory of the scoring."""
+    """Build and score in this fresh process, and print the peak resident memory of the scoring."""
     index = VideoIndex.build(make_model(case.text.shape[1], context), case.frames, case.frame_mask)
     memory = PeakMemory()
     scores = index.score(case.text, words=case.words, word_mask=case.word_mask)
@@ -177,7 +177,7 @@ def main() -> None:
 
 
 def memory_counts(texts: int) -> list[int]:
-    """Half, once and twice the texts."""
+    """Return half, once and twice the texts."""
     return [max(1, texts // 2), texts, 2 * texts]
 
 

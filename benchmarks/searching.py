@@ -1,8 +1,8 @@
-"""Search in a large index: the first stage against FAISS, records read by threads against a memory map, a whole query.
+"""Measure search in a large index: the first stage and FAISS, records read by threads and a memory map, a whole query.
 
     python benchmarks/searching.py [--videos 1000000 --records 100000 --folder DIR]
 
-Codes and records are made up: vectors in clusters whose spread falls off as that of distilled scores does. The first
+Codes and records are synthetic: vectors in clusters whose spread falls off like that of distilled scores. The first
 stage scans int8 codes; the peer is FAISS's IVF1024,SQ8 by inner product, probing as many lists as its recall needs.
 Recall is that of the exact ten best among 200 candidates. "Cold" drops the file from the page cache first. The text
 tower is a ViT-B/32's with random weights. Times are p50 and p99 in ms; ratios are of the p50.
@@ -34,7 +34,7 @@ ENOUGH = 0.99
 
 
 def timed(work: Callable[[], object], times: int, before: Callable[[], object] = lambda: None) -> tuple[float, float]:
-    """Median and 99th percentile in ms; ``before`` is not timed."""
+    """Return median and 99th percentile in ms; ``before`` is not timed."""
     found = []
     for _ in range(times):
         before()
@@ -50,7 +50,7 @@ def say(what: str, times: tuple[float, float], more: str = "") -> None:
 
 
 def made_vectors(count: int, seed: int) -> torch.Tensor:
-    """Vectors [count, RANK] in 2,000 clusters."""
+    """Make vectors [count, RANK] in 2,000 clusters."""
     random = torch.Generator().manual_seed(seed)
     centres = torch.randn(2000, RANK, generator=torch.Generator().manual_seed(0))
     found = centres[torch.randint(0, 2000, (count,), generator=random)]
@@ -58,12 +58,12 @@ def made_vectors(count: int, seed: int) -> torch.Tensor:
 
 
 def recall(exact: torch.Tensor, found: torch.Tensor) -> float:
-    """Share of the exact rows [B, TOP] among the found [B, K]."""
+    """Return the share of the exact rows [B, TOP] among the found [B, K]."""
     return float((exact[:, :, None] == found[:, None]).any(-1).double().mean())
 
 
 def first_stage(videos: int, times: int) -> float:
-    """Scan and peer; returns the p50 of one query."""
+    """Measure the scan and its peer; return the p50 of one query."""
     vectors, queries = made_vectors(videos, 1), made_vectors(32, 2)
     start = time.perf_counter()
     scale = vectors.abs().amax(1) / 127
@@ -83,7 +83,7 @@ def first_stage(videos: int, times: int) -> float:
 
 
 def peer(vectors: torch.Tensor, queries: torch.Tensor, exact: torch.Tensor, ours: float, times: int) -> None:
-    """FAISS on the same vectors."""
+    """Measure FAISS on the same vectors."""
     try:
         import faiss
     except ImportError:
@@ -106,7 +106,7 @@ def peer(vectors: torch.Tensor, queries: torch.Tensor, exact: torch.Tensor, ours
 
 
 def records(folder: Path, count: int, times: int) -> float:
-    """Reading and scoring of candidates; returns the p50 of reading 200 warm ones and scoring them."""
+    """Measure reading and scoring candidates; return the p50 of reading and scoring 200 warm ones."""
     torch.manual_seed(0)
     factors = record_factors(GareHead(DIM, ModelConfig()))
     frames = torch.randn(1000, FRAMES, DIM) * 0.4 + 0.3 * torch.randn(1000, 1, DIM)
@@ -147,7 +147,7 @@ def records(folder: Path, count: int, times: int) -> float:
 
 
 def text_tower(times: int) -> float:
-    """One query through the text tower of a ViT-B/32; its p50."""
+    """Run one query through the text tower of a ViT-B/32; return its p50."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     model = CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=DIM)).eval()
@@ -159,7 +159,7 @@ def text_tower(times: int) -> float:
 
 
 def main() -> None:
-    """Measure all of it."""
+    """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=1_000_000, help="codes of the first stage")
     parser.add_argument("--records", type=int, default=100_000, help="records on disk, 14.5 kB each")

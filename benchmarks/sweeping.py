@@ -1,11 +1,11 @@
-"""Sweeps: how much of the time is not training.
+"""Measure how much of a sweep's time is not training.
 
     python benchmarks/sweeping.py [--trials N] [--epochs N] [--slots N] [--scheduler asha] [--tracking]
 
-A real ``gare sweep`` of the demo's model and settings on shards of noise, trials of one worker, as many at a time as
-``--slots`` says. Overhead is wall x slots / the sum of the trials' training time - 1, with the wall time of the whole
-command, Ray's own start included; training time is what each run's own record says, evaluation included. Beside it:
-the seconds per trial that are not training, and how many of them lie between a trial's start and its end, by the
+A real ``gare sweep`` of the demo's model and settings on shards of noise, with trials of one worker, ``--slots`` of
+them at a time. Overhead is wall x slots / the sum of the trials' training time - 1, with the wall time of the whole
+command, Ray's own start included; training time comes from each run's own record, evaluation included. The script also
+prints the seconds per trial that are not training, and how many of them lie between a trial's start and its end, by the
 sweep's record; the others are paid once or wait for a trial's process. Run the script of an earlier commit to compare.
 """
 
@@ -31,7 +31,7 @@ VIDEOS, DEV_VIDEOS = 320, 32
 
 
 def settings(folder: Path, options: argparse.Namespace) -> list[str]:
-    """The sweep: one weight at random, trials of one worker on a CPU."""
+    """Return the sweep's settings: one weight at random, trials of one worker on a CPU."""
     return [
         f"model.clip={folder / 'clip'}",
         f"runtime.shards={folder / 'shards'}",
@@ -48,7 +48,7 @@ def settings(folder: Path, options: argparse.Namespace) -> list[str]:
 
 
 def measured(folder: Path, options: argparse.Namespace) -> tuple[float, list[dict[str, Any]]]:
-    """Wall seconds of the command, and the trials of its record, each with its run's own training time."""
+    """Return the command's wall seconds, and the trials of its record, each with its run's own training time."""
     program = "from gare.cli import main; main()"
     command = [sys.executable, "-c", program, "sweep", str(DEMO)]
     for setting in settings(folder, options):

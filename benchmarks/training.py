@@ -1,17 +1,17 @@
-"""Training: what the workers' collective work costs, and how long a step waits for its data.
+"""Measure training: the cost of the workers' collective work, and how long a step waits for its data.
 
     python benchmarks/training.py [--quick]
 
 On CPUs: the demo's model and settings (configs/demo.yaml) on shards of noise. Two 1-thread Ray Train workers share a
-batch of 64, against one 1-thread plain process (``gare train --local``) with a batch of 32, so that each worker has as
-many samples as the plain process; and against two such processes that know nothing of each other, which shows what
-the machine itself loses when both of its cores are at work. The loop is the same in all three. Steps are timed one by
-one as the run's history records them; start-up, the first steps, evaluation and checkpoints are left out. Rounds are
+batch of 64. They are compared with one 1-thread plain process (``gare train --local``) with a batch of 32, so that each
+worker has as many samples as the plain process; and with two such processes that are independent of each other, which
+shows what the machine itself loses when both of its cores are busy. The loop is the same in all three. The run's
+history records the time of each step; start-up, the first steps, evaluation and checkpoints are left out. Rounds are
 taken in turns, and the median ratio and its range are printed.
 
-With a GPU: ViT-B/32 (random weights), a batch of 128 videos x 12 frames read from shards, in bf16, against the plain
-loop: batches made in the loop, normalised on the host and sent as float32, every frame encoded, padded ones too,
-attention without fused kernels, all in float32. Without a GPU this part is named as absent.
+With a GPU: ViT-B/32 (random weights), a batch of 128 videos x 12 frames read from shards, in bf16, compared with the
+plain loop: batches made in the loop, normalised on the host and sent as float32, every frame encoded, padded ones too,
+attention without fused kernels, all in float32. Without a GPU this part is reported as absent.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ GPU_WAYS = {
 
 
 def demo_config(folder: Path, workers: int, epochs: int) -> Config:
-    """The demo's settings on made shards, each worker with as many samples."""
+    """Return the demo's settings on synthetic shards, with the same number of samples for each worker."""
     return load_config(
         DEMO,
         [
@@ -84,7 +84,7 @@ def demo_config(folder: Path, workers: int, epochs: int) -> Config:
 
 
 def train_here(way: str, folder: Path, epochs: int) -> None:
-    """In a process of its own: train, and print samples/s per worker and the share of the time waited for data."""
+    """Train in this process, and print samples/s per worker and the share of the time waited for data."""
     if way == "ray":
         from gare.launch.ray_session import ray_session
         from gare.launch.ray_train import fit
@@ -101,7 +101,7 @@ def train_here(way: str, folder: Path, epochs: int) -> None:
 
 
 def measured(way: str, folder: Path, epochs: int) -> tuple[float, float]:
-    """Samples/s per worker and the share of the time waited for data; of the slower one of two processes."""
+    """Return samples/s per worker and the share of the time waited for data; of the slower of two processes."""
     printed = own_processes(2 if way == "two" else 1, __file__, "--way", way, "--folder", folder, "--epochs", epochs)
     rates, waits = zip(*([float(word) for word in text.split()] for text in printed), strict=True)
     return min(rates), max(waits)
@@ -136,7 +136,7 @@ def on_cpus(videos: int, epochs: int, rounds: int) -> None:
 
 
 def gpu_config(folder: Path, way: str, device: str, batch: int) -> Config:
-    """The published recipe on made shards; ``way`` is one of GPU_WAYS."""
+    """Return the published recipe on synthetic shards; ``way`` is one of GPU_WAYS."""
     side = GPU_SIDE if device == "cuda" else 64
     return load_config(
         None,
@@ -160,9 +160,9 @@ def gpu_config(folder: Path, way: str, device: str, batch: int) -> Config:
 
 
 def on_gpu(device: str, batch: int) -> None:
-    """Print the table of the GPU part; each way in a process of its own, one after the other.
+    """Print the table of the GPU part; each way runs in its own process, one after the other.
 
-    On a CPU with a small model, to see that it runs.
+    On a CPU it uses a small model, to check that it runs.
     """
     real = device == "cuda"
     videos, captions, side = (GPU_VIDEOS, 20, GPU_SIDE) if real else (2 * batch, 8, 64)

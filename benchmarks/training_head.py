@@ -1,4 +1,4 @@
-"""The training head, forward and backward: factorised against the published computation, in one run.
+"""Compare the factorised training head with the published computation, forward and backward, in one run.
 
 The peer is the published computation written plainly: every pair through psi's query, output, hidden and mean
 projections, videos in blocks of 16, all activations kept. Both compute the published recipe's whole loss.
@@ -26,7 +26,7 @@ FRAMES = 12
 
 
 def published(head: GareHead, text: Tensor, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores and increments as the paper's code computes them: all projections per pair."""
+    """Return scores and increments like the paper's code: all projections per pair."""
     psi = head.psi
     assert psi is not None
     scores, deltas = [], []
@@ -44,7 +44,7 @@ def published(head: GareHead, text: Tensor, frames: Tensor, mask: Tensor) -> tup
 
 
 def run(path: str, batch: int, dim: int, repeats: int) -> list[float]:
-    """Seconds of forward and backward, ``repeats`` times after one to warm up."""
+    """Return the seconds of forward and backward, ``repeats`` times after one to warm up."""
     torch.manual_seed(0)
     head, config, scale = GareHead(dim, ModelConfig()), ObjectiveConfig(), torch.tensor(100.0)
     text, frames = torch.randn(batch, dim, requires_grad=True), torch.randn(batch, FRAMES, dim, requires_grad=True)
@@ -66,7 +66,7 @@ def run(path: str, batch: int, dim: int, repeats: int) -> list[float]:
 
 
 def measured(path: str, batch: int, dim: int, repeats: int) -> tuple[float, float]:
-    """Median seconds and the peak memory in GiB beyond an idle process, in a process of its own."""
+    """Return median seconds and the peak memory in GiB beyond an idle process, in a separate process."""
     sizes = ["--batch", batch, "--dim", dim, "--repeats", repeats]
     out = own_process(__file__, "--path", path, *sizes).split()
     return float(out[0]), float(out[1])

@@ -1,4 +1,4 @@
-"""ViT-B/32 trained for an epoch on a device: by ``gare train --local``, and by a plain loop around the same model."""
+"""Train ViT-B/32 for an epoch on a device: by ``gare train --local``, and by a plain loop around the same model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEFT_OUT = 10
 
 @dataclass(frozen=True)
 class Taken:
-    """Samples/s, share of the time waited for data, and the most GiB torch held on the device."""
+    """Samples/s, share of the time waited for data, and torch's peak memory on the device in GiB."""
 
     rate: float
     wait: float
@@ -35,7 +35,7 @@ class Taken:
 
 
 def make_vit_b_32(captions: Sequence[str], folder: Path) -> None:
-    """A CLIP of ViT-B/32's sizes with random weights, and a tokenizer: speed does not depend on what they are."""
+    """Make a CLIP of ViT-B/32's sizes with random weights, and a tokenizer: the speed does not depend on them."""
     from transformers import CLIPConfig, CLIPModel
     from transformers.utils import logging
 
@@ -48,7 +48,7 @@ def make_vit_b_32(captions: Sequence[str], folder: Path) -> None:
 
 
 def of_history(summary: RunSummary, samples: int, left_out: int) -> Taken:
-    """What the history of a run with ``samples`` a step says of its steps but the first ``left_out``."""
+    """Summarise a run's history with ``samples`` a step, without its first ``left_out`` steps."""
     history = read_history(Path(summary.directory) / HISTORY_FILE)
     rows = [row for row in history if "train/loss" in row][left_out:]
     seconds = sum(row["speed/step_seconds"] for row in rows)
@@ -57,12 +57,12 @@ def of_history(summary: RunSummary, samples: int, left_out: int) -> Taken:
 
 
 def ours(config: Config) -> Taken:
-    """An epoch of the product's own loop, as its history tells it."""
+    """Train an epoch with the product's own loop; its history has the figures."""
     return of_history(fit_local(config, quiet=True), config.train.global_batch, LEFT_OUT)
 
 
 def plain(config: Config) -> Taken:
-    """An epoch of the plain loop: batches made and normalised in it, all in float32, every frame encoded."""
+    """Train an epoch with the plain loop: batches made and normalised in it, all in float32, every frame encoded."""
     data, device = open_data(config), choose_device(config.runtime.device)
     torch.manual_seed(config.train.seed)
     model = GareModel.from_clip(config.model.clip, config.model)
@@ -102,4 +102,4 @@ def _plain_step(
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.max_grad_norm)
     optimiser.step()
     model.clamp_logit_scale()
-    return float(terms.share.detach())  # waits for the device, as a loop that logs its loss does
+    return float(terms.share.detach())  # waits for the device, like a loop that logs its loss

@@ -1,4 +1,4 @@
-"""``gare sweep --dry-run``: the trials there would be, how many at a time and why, and how long it would take."""
+"""Plan a sweep (``gare sweep --dry-run``): its trials, how many run at a time and why, and the time needed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tune.opening import missing, open_record, resolved
 from tune.space import Overrides, Planned, repeated
 
 START_SECONDS = 6.0
-"""What a trial takes beside its own work: its processes start and import, its checkpoints and records are written.
+"""A trial's time in addition to its own work: processes start and import, checkpoints and records are written.
 
 A round figure for two CPU cores, which a dry run does not measure; ``benchmarks/sweeping.py`` does.
 """
 COUNTED = ("train.epochs", "train.global_batch", "data.captions", "data.repeat_videos", "data.train_split")
-"""What the number of steps depends on, of the keys a trial may change."""
+"""The keys that a trial may change and that determine the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class Slots:
-    """How many trials run at a time. ``resources``: what one of them asks for, by Ray's names."""
+    """The number of trials at a time. ``resources``: what one of them requests, by Ray's names."""
 
     at_once: int
     resources: dict[str, float]
@@ -51,7 +51,7 @@ class Slots:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep would do. ``suggested``: trials whose settings the searcher chooses as it goes.
+    """The plan of a sweep. ``suggested``: trials whose settings the searcher chooses during the sweep.
 
     ``done``: trials of an earlier start of this sweep, which are not trained again. ``seconds``: estimated wall time.
     """
@@ -68,16 +68,16 @@ class SweepPlan:
     remarks: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """Give the plan as plain values."""
+        """Return the plan as plain values."""
         return asdict(self)
 
 
 def make_plan(
     config: Config, nodes: Nodes, *, extend: int = 0, measured: Callable[[Config], TrainingCost] = measure_cost
 ) -> SweepPlan:
-    """Plan the sweep on the nodes, or what is left of it; nothing is written.
+    """Plan the sweep on the nodes, or the rest of it; nothing is written.
 
-    Raises what the sweep would: ConfigError for what makes no sense, RunError when not even one trial fits.
+    Raises the sweep's own errors: ConfigError for invalid settings, RunError if not even one trial fits.
     """
     config = resolved(config)
     folder = Path(config.runtime.output) / config.run_name()
@@ -109,7 +109,7 @@ def make_plan(
 
 
 def make_slots(config: Config, nodes: Nodes) -> Slots:
-    """Count the trials that fit at the same time, with the arithmetic in words; RunError when not even one does."""
+    """Count the trials that fit at the same time, and explain the arithmetic; RunError if not even one does."""
     runtime, sweep = config.runtime, config.sweep
     zones = group_zones(runtime, nodes, "A trial")
     fit = len(zones)
@@ -129,7 +129,7 @@ def make_slots(config: Config, nodes: Nodes) -> Slots:
 
 
 def makespan(seconds: Sequence[float], at_once: int) -> float:
-    """Wall time of trials that start in order, each as soon as one of ``at_once`` places is free."""
+    """Return the wall time of trials that start in order, each as soon as one of ``at_once`` slots is free."""
     free = [0.0] * at_once
     for duration in seconds:
         heapq.heapreplace(free, free[0] + duration)
@@ -137,14 +137,14 @@ def makespan(seconds: Sequence[float], at_once: int) -> float:
 
 
 class _Costs:
-    """Trials in seconds: steps by what a pair of a step took, and an evaluation for every epoch."""
+    """Trial times: steps at the measured time per pair, and an evaluation for every epoch."""
 
     def __init__(self, config: Config, cost: TrainingCost) -> None:
         self._config, self._cost = config, cost
         self._per_epoch: dict[str, int] = {}
 
     def of(self, name: str, planned: Planned, stage: str) -> PlannedTrial:
-        """Count a trial's steps from the shards, and estimate it."""
+        """Count a trial's steps from the shards, and estimate its time."""
         config = with_overrides(self._config, planned.overrides)
         own, workers = config.train, config.runtime.fewest_workers
         steps = self._steps(config, planned.overrides)
@@ -161,7 +161,7 @@ class _Costs:
 
 
 def _suggested(config: Config, searched: int) -> list[str]:
-    """The stages of the trials that a searcher is still to name."""
+    """List the stages of the trials that a searcher has yet to choose."""
     sweep = config.sweep
     if sweep.search == "random":
         return []

@@ -1,4 +1,4 @@
-"""One launch of Ray Tune over trials that the sweep's record knows. Tune's own state is not kept."""
+"""Launch Ray Tune once over trials in the sweep's record; Tune's own state is not kept."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ TUNE_FOLDER = ".tune"
 HALVING = 2
 # A trial's own process only waits for its workers: it takes no CPU, and Tune refuses a request for nothing at all.
 ACTOR_RESOURCES = {"memory": 1}
-# Times a trial whose own process died is started again, from its last checkpoint.
+# How often a trial is restarted from its last checkpoint if its own process died.
 RESTARTS = 1
 EPOCHS = "train.epochs"
 
 
 class Listed(Searcher):  # type: ignore[misc]
-    """Suggests the trials of a list, in order; each is opened only when its turn comes."""
+    """A searcher that suggests the trials of a list, in order; each is opened only when its turn comes."""
 
     def __init__(self, todo: Sequence[int], chosen: Callable[[int], dict[str, Any]]) -> None:
         super().__init__()
         self._todo, self._chosen = list(todo), chosen
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """Give the next one."""
+        """Return the next one."""
         del trial_id
         return self._chosen(self._todo.pop(0)) if self._todo else str(self.FINISHED)
 
     def on_trial_complete(self, *event: Any, **named: Any) -> None:
-        """Learn nothing."""
+        """Do nothing: the list is fixed."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Write nothing: the sweep's record is the truth."""
+        """Write nothing: the sweep's record is authoritative."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Read nothing."""
@@ -68,9 +68,9 @@ def launch(
     callback: TuneCallback,
     folder: Path,
 ) -> None:
-    """Run ``count`` trials as ``searcher`` suggests them, ``at_once`` at a time, each process used again and again.
+    """Run ``count`` trials as ``searcher`` suggests them, ``at_once`` at a time; processes are reused.
 
-    Their processes are placed on the nodes that ranks may run on.
+    They are placed on the nodes that ranks may run on.
     """
     selector = rank_selector(build(plan.config).runtime)
     resources = ray_tune.PlacementGroupFactory([ACTOR_RESOURCES], bundle_label_selector=[selector])
@@ -100,9 +100,9 @@ def launch(
 
 
 def asha(config: Config, record: SweepRecord) -> Any:
-    """Tune's scheduler that stops weak trials, told of the epochs of those that ended before; None without one.
+    """Return Tune's scheduler that stops weak trials, with the epochs of earlier trials; None if none is configured.
 
-    Raises ConfigError when it could stop none.
+    Raises ConfigError if it could not stop any.
     """
     if config.sweep.scheduler == "none":
         return None
@@ -134,7 +134,7 @@ def _most_epochs(config: Config, record: SweepRecord) -> int:
 
 
 def _tell(scheduler: Any, name: str, folder: Path) -> None:
-    """Let the scheduler see the epochs of a trial of an earlier launch, as if they came now."""
+    """Show the scheduler the epochs of a trial of an earlier launch, as if they came now."""
     rows = [row for row in read_history(folder / HISTORY_FILE) if "epoch" in row]
     if rows:
         past = SimpleNamespace(trial_id=name)
@@ -150,14 +150,14 @@ def _name(trial: Any) -> str:
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Keep Tune's own tables, files and log lines away: the recorder says what happens."""
+    """Silence Tune's own tables, files and log lines: the recorder reports the progress."""
     wanted = {
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the command's own, as in every other one
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the command handles Ctrl-C itself, like all others
     }
     before = {name: os.environ.get(name) for name in wanted}
     logger = logging.getLogger("ray.tune")

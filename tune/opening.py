@@ -1,4 +1,4 @@
-"""A sweep's folder, new or taken up again, and the trials its record still lacks."""
+"""Open a sweep's folder, new or existing, and find the trials that its record still lacks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_THE_SWEEP = {"max_concurrent"}
 
 
 def sweep_name(config: Config) -> str:
-    """``runtime.name``, or a name from the experiment and the sweep around it."""
+    """Return ``runtime.name``, or a name from the experiment and the sweep around it."""
     return config.runtime.name or f"sweep-{_digest(config, NOT_THE_SWEEP)}"
 
 
@@ -35,10 +35,10 @@ def resolved(config: Config) -> Config:
 
 
 def open_record(config: Config, folder: Path, dataset: dict[str, str], extend: int = 0) -> tuple[SweepRecord, Config]:
-    """Take up the folder's record, with ``extend`` more of ``sweep.trials``, or make a new one without rows.
+    """Open the folder's record, with ``extend`` more of ``sweep.trials``, or make a new one without rows.
 
-    Gives the settings of all trials beside it. Raises ConfigError when the folder holds another sweep, a training run
-    or a sweep over other shards, and when there is nothing to extend.
+    Returns it with the settings of all trials. Raises ConfigError if the folder holds another sweep, a training run or
+    a sweep over other shards, and if there is nothing to extend.
     """
     if lies_in(folder) != "a sweep":
         if extend:
@@ -62,13 +62,13 @@ def open_record(config: Config, folder: Path, dataset: dict[str, str], extend: i
 
 
 def missing(config: Config, record: SweepRecord) -> list[Planned]:
-    """The trials that are known up front and that the record does not have yet, in order."""
+    """List the trials that are known in advance and that the record does not have yet, in order."""
     have = {_identity(trial.case, trial.overrides) for trial in record.trials}
     return [planned for planned in expand(config) if _identity(planned.case, planned.overrides) not in have]
 
 
 def _refuse_other(config: Config, before: Config, record: SweepRecord, folder: Path) -> None:
-    # Compared as settings, not by the recorded key: what a key is made of changes with the version.
+    # Compared as settings, not by the recorded key: the key's content changes with the version.
     if _key(config) != _key(before):
         keys = ", ".join(_changed(config, before)[:5])
         raise ConfigError(f"{folder} holds another sweep ({keys} differ); choose another runtime.name.")
@@ -95,7 +95,7 @@ def _refuse_other_data(
 
 
 def _refuse_older_trials(config: Config, record: SweepRecord) -> None:
-    """Trials of two ways to compute are not put into one comparison."""
+    """Refuse to combine trials of two versions of the computation in one comparison."""
     if all(trial.settled for trial in record.trials) and not missing(config, record):
         return
     for trial in record.trials:
@@ -135,11 +135,11 @@ def _identity(case: str | None, overrides: Overrides) -> str:
 
 
 def searcher(config: Config, folder: Path, record: SweepRecord, add: Add, chosen: Chosen) -> StudySearch | None:
-    """What suggests the trials of the search stage, for ``ray.tune.TuneConfig(search_alg=...)``; None for random.
+    """Return the searcher of the search stage, for ``ray.tune.TuneConfig(search_alg=...)``; None for random.
 
-    The record is the truth, and the study in the sweep's ``folder`` is brought up to it. Rows that have not ended are
-    suggested first, as they are; then ``sweep.trials`` less the rows there are, new ones, each handed to ``add``
-    before Tune hears of it. ``remaining`` of the answer is the ``num_samples`` Tune needs.
+    The record is authoritative, and the study in the sweep's ``folder`` is updated to match it. Rows that have not
+    ended are suggested first, unchanged; then new ones, ``sweep.trials`` less the existing rows, each handed to ``add``
+    before Tune sees it. ``remaining`` of the result is the ``num_samples`` that Tune needs.
     """
     if config.sweep.search == "random":
         return None
@@ -149,10 +149,10 @@ def searcher(config: Config, folder: Path, record: SweepRecord, add: Add, chosen
 
 
 def confirmations(config: Config, record: SweepRecord) -> list[Planned]:
-    """The trials of the confirm stage: the best ``sweep.confirm`` settings of a search with each of ``sweep.seeds``.
+    """List the trials of the confirm stage: a search's best ``sweep.confirm`` settings with each of ``sweep.seeds``.
 
-    Settings stopped early come after those that were trained to the end, whatever their metric. What was trained to the
-    end while searching is not planned again: the same settings and seed give the same run.
+    Settings stopped early come after those that were trained to the end, whatever their metric. A trial that the search
+    trained to the end is not planned again: the same settings and seed give the same run.
     """
     sweep = config.sweep
     sign = -1.0 if sweep.mode == "max" else 1.0

@@ -1,6 +1,6 @@
-"""The record of a sweep, ``sweep.json``: its settings and what became of every trial. It is the truth about the sweep.
+"""The authoritative record of a sweep, ``sweep.json``: its settings and the state of every trial.
 
-Ray Tune's own state is thrown away with each launch: a sweep goes on from this file and its trials' run folders alone.
+Ray Tune's own state is discarded with each launch: a sweep continues from this file and its trials' run folders alone.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ Stage = Literal["search", "confirm"]
 class Trial:
     """One trial.
 
-    ``metrics``: of its best checkpoint, keys like ``dev/t2v/R@1``, NaN left out. ``seconds``: wall time over
-    its attempts. ``stopped``: ended early by the scheduler; ``failed``: ``error`` says why, in one line.
-    ``stage``: ``confirm`` for the best settings of a search, trained over all seeds. ``attempts``: times it was
-    started. ``train_s``: seconds of training alone, and ``epochs``: whole ones done, both by its run's own record.
+    ``metrics``: of its best checkpoint, keys like ``dev/t2v/R@1``, NaN left out. ``seconds``: wall time over its
+    attempts. ``stopped``: ended early by the scheduler; ``failed``: ``error`` says why, in one line. ``stage``:
+    ``confirm`` for the best settings of a search, trained over all seeds. ``attempts``: number of starts. ``train_s``:
+    seconds of training alone, and ``epochs``: complete ones, both from its run's own record.
     """
 
     __pydantic_config__ = STRICT
@@ -63,18 +63,18 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen to it, now."""
+        """Return True if this launch is done with it."""
         return self.status in {"done", "stopped", "failed"}
 
     @property
     def settled(self) -> bool:
-        """Whether it ended well, so that it is not trained again."""
+        """Return True if it ended well, so that it is not trained again."""
         return self.status in {"done", "stopped"}
 
 
 @dataclass
 class Launch:
-    """A time the sweep was at work: its wall time so far, in seconds, and how many trials ran at a time."""
+    """One launch of the sweep: its wall time so far, in seconds, and the number of trials at a time."""
 
     __pydantic_config__ = STRICT
 
@@ -84,10 +84,10 @@ class Launch:
 
 @dataclass
 class SweepRecord:
-    """A sweep: the settings all trials share, as a plain tree, and its trials in order.
+    """A sweep: the settings that all trials share, as a plain tree, and its trials in order.
 
-    ``extended``: how many of ``sweep.trials`` were asked for later. ``dataset``: the digests of the shards that all
-    trials read, empty in records of version 1.
+    ``extended``: how many of ``sweep.trials`` were added later. ``dataset``: the digests of the shards that all trials
+    read, empty in records of version 1.
     """
 
     __pydantic_config__ = STRICT
@@ -103,7 +103,7 @@ class SweepRecord:
     version: int = VERSION
 
     def settings(self) -> Config:
-        """Rebuild the settings all trials share; ConfigError when this version no longer has them."""
+        """Rebuild the settings that all trials share; ConfigError if this version no longer has them."""
         return build_saved(self.config, f"the settings in {SWEEP_FILE}")
 
     def write(self, folder: Path) -> None:
@@ -111,16 +111,16 @@ class SweepRecord:
         write_json(folder / SWEEP_FILE, asdict(self))
 
     def overhead(self) -> float | None:
-        """Wall time x slots / the trials' training time - 1, over all launches; None where it is not known."""
+        """Return wall time x slots / the trials' training time - 1, over all launches; None if unknown."""
         training = sum(trial.train_s for trial in self.trials)
         spent = sum(launch.wall_s * launch.slots for launch in self.launches)
         return spent / training - 1 if training > 0 and spent > 0 else None
 
     @classmethod
     def read(cls, folder: Path) -> SweepRecord:
-        """Read the record of a sweep's folder, of version 1 too, with its places as they are after a move.
+        """Read the record of a sweep's folder, in version 1 too, with its places updated after a move.
 
-        Raises InputError when it has none or a damaged one.
+        Raises InputError if it has none or a damaged one.
         """
         path = folder / SWEEP_FILE
         text = read_file(path)

@@ -1,4 +1,4 @@
-"""The driver's view of a sweep: keeps ``sweep.json`` and the records for trackers as trials start and end."""
+"""Record a sweep in the driver: update ``sweep.json`` and the trackers' records as trials start and end."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ STATUS: dict[str, Status] = {"done": "FINISHED", "stopped": "KILLED", "failed": 
 WRITE_SECONDS = 15.0
 
 OnProgress = Callable[[Trial, int, int], None]
-"""Called when a trial ended, with how many have and how many there are."""
+"""Called when a trial ended, with the number of ended trials and of all trials."""
 
 
 class Recorder:
-    """Writes down what happens, and says where a trial runs.
+    """Writes down what happens, and decides where a trial runs.
 
-    ``expected``: trials there will be in all.
+    ``expected``: the total number of trials.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Recorder:
         self._began = self._written = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles what it is given; no copy is ever used."""
+        """Return nothing: Tune pickles the recorder, but never uses the copy."""
         return {}
 
     def start(self, slots: int, began: float) -> None:
-        """Open the parent run and take up what was interrupted or failed; ``began``: when, by the monotonic clock."""
+        """Open the parent run and reset interrupted or failed trials; ``began``: the start by the monotonic clock."""
         for trial in self._record.trials:
             if not trial.settled:
                 trial.status, trial.error, trial.metrics = "pending", None, {}
@@ -68,12 +68,12 @@ class Recorder:
         self.write()
 
     def add(self, planned: Planned) -> int:
-        """Take up one more trial of the search and give its index."""
+        """Add one more trial of the search and return its index."""
         self.add_all([planned])
         return len(self._record.trials) - 1
 
     def add_all(self, planned: Sequence[Planned], stage: Stage = "search") -> None:
-        """Take up more trials."""
+        """Add more trials."""
         for one in planned:
             self._add(one, stage)
         self.expected = max(self.expected, len(self._record.trials))
@@ -93,7 +93,7 @@ class Recorder:
         self._record.trials.append(row)
 
     def chosen(self, index: int) -> dict[str, Any]:
-        """Begin a trial's record, the same as before where it had one, and give what Tune hands to the trial."""
+        """Begin a trial's record, or continue its earlier one, and return the trial's input from Tune."""
         trial = self._record.trials[index]
         trial.attempts += 1
         self._begin_child(trial)
@@ -116,7 +116,7 @@ class Recorder:
         trial.epochs = int(metrics.get("epoch", trial.epochs))
 
     def trial_broke(self, index: int, *, again: bool) -> None:
-        """Note that a trial's own process is gone, and free what its workers had, before it is started ``again``."""
+        """Note that a trial's own process is gone, and free its workers' resources, before it is started ``again``."""
         trial = self._record.trials[index]
         release(Path(trial.directory))
         trial.seconds += self._since(index)
@@ -125,7 +125,7 @@ class Recorder:
         self.write()
 
     def trial_ended(self, index: int, outcome: Mapping[str, Any]) -> None:
-        """Note that a trial ended: ``outcome`` as it reported it, empty when the scheduler stopped it."""
+        """Note that a trial ended: ``outcome`` as it reported it, empty if the scheduler stopped it."""
         self._zones.give_back(index)
         trial = self._record.trials[index]
         trial.status = outcome.get("status", "stopped")
@@ -148,7 +148,7 @@ class Recorder:
         self._on_progress(trial, ended, self.expected)
 
     def look(self) -> None:
-        """Write the record from time to time, so that a killed sweep's says how long it was at work."""
+        """Write the record from time to time, so that a killed sweep's record shows how long it ran."""
         if time.monotonic() - self._written > WRITE_SECONDS:
             self.write()
 
@@ -160,7 +160,7 @@ class Recorder:
         self._record.write(self._folder)
 
     def close(self) -> None:
-        """End what was interrupted: no trial runs any more."""
+        """Mark interrupted trials: no trial runs any more."""
         for trial in self._record.trials:
             if trial.status == "running":
                 _take_up(trial)
@@ -168,7 +168,7 @@ class Recorder:
                 note_down(Path(trial.directory), status="KILLED")
                 self._sync(trial)
             elif trial.status == "stopped":
-                _take_up(trial)  # it may have ended another epoch before it heard
+                _take_up(trial)  # it may have ended another epoch before it received the stop
         self.write()
         failed = all(trial.status == "failed" for trial in self._record.trials)
         note_down(self._folder, status="FAILED" if failed else "KILLED")
@@ -179,7 +179,7 @@ class Recorder:
         if self._is_unrecorded(self._folder, self._record.run_id):
             self._begin_parent("FINISHED")
         self._sync(again=True)
-        for trial in self._record.trials:  # what they could not send in their time, too
+        for trial in self._record.trials:  # includes what could not be sent before
             if self._is_unrecorded(Path(trial.directory), trial.run_id):
                 self._begin_child(trial, STATUS.get(trial.status, "KILLED"))
             self._sync(trial)
@@ -200,7 +200,7 @@ class Recorder:
         return time.monotonic() - self._started.pop(index, time.monotonic())
 
     def _sync(self, trial: Trial | None = None, *, again: bool = False) -> None:
-        """Bring the tracker up to date with a trial, or with the sweep, and note the id that it has there."""
+        """Bring the tracker up to date with a trial, or with the sweep, and note its id there."""
         row = trial or self._record
         folder = self._folder if trial is None else Path(trial.directory)
         if self._config.runtime.tracking:
@@ -209,7 +209,7 @@ class Recorder:
             row.run_id = row.run_id if handle is None else handle.run_id
 
     def _is_unrecorded(self, folder: Path, run_id: str | None) -> bool:
-        """Whether a former version told the tracker of a run, and may have left something waiting in its folder."""
+        """Return True if an earlier version recorded a run in the tracker, and may have left something to send."""
         return self._config.runtime.tracking and run_id is not None and read_record(folder) is None
 
     def _begin_parent(self, ended: Status | None = None) -> None:
@@ -246,7 +246,7 @@ class Recorder:
 
 
 def _take_up(trial: Trial) -> None:
-    """What a trial's run folder says, which knows of attempts before this one too."""
+    """Update a trial from its run folder, which includes earlier attempts."""
     state = read_state(Path(trial.directory))
     if state is None:
         return
@@ -261,13 +261,13 @@ def _best(trial: Trial) -> dict[str, float]:
 
 
 class TuneCallback(ray_tune.Callback):  # type: ignore[misc]
-    """Hands Tune's events to the recorder."""
+    """A callback that passes Tune's events to the recorder."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Keep the record young."""
+        """Keep the record up to date."""
         del iteration, trials, info
         self._recorder.look()
 
@@ -295,14 +295,14 @@ class TuneCallback(ray_tune.Callback):  # type: ignore[misc]
         self._recorder.trial_broke(trial.config["trial"], again=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that the trial's process is gone for good; an exception inside it is an outcome it reports itself."""
+        """Note that the trial's process is gone for good; exceptions inside a trial are outcomes that it reports."""
         del iteration, trials, info
         self._recorder.trial_broke(trial.config["trial"], again=False)
         self._recorder.trial_ended(trial.config["trial"], {"status": "failed", "error": _why(trial.error_file)})
 
 
 def _why(error_file: str | None) -> str:
-    """What Tune wrote down when a trial's process failed."""
+    """Return Tune's message about the failure of a trial's process."""
     text = Path(error_file).read_text(encoding="utf-8", errors="replace") if error_file else ""
     if "actor is dead" in text or "actor died" in text or not text.strip():
         return "The trial's own process died (killed or out of memory) or could not start."

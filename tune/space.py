@@ -1,7 +1,7 @@
-"""What the trials of a sweep change: its space, its cases and its seeds, checked and drawn before anything starts.
+"""Determine what the trials of a sweep change: check and draw its space, cases and seeds before anything starts.
 
-Without a searcher the whole list of trials is known up front: a sweep can be printed, repeated and taken up again by
-its trials alone.
+Without a searcher the whole list of trials is known in advance: its trials alone suffice to print, repeat or continue a
+sweep.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Dimension:
 
     @property
     def points(self) -> float:
-        """How many values it has."""
+        """Return the number of its values."""
         if self.form in LISTS:
             return len(self.values)
         return self.values[1] - self.values[0] + 1 if self.form == "int" else math.inf
 
     def draw(self, random: np.random.Generator) -> Any:
-        """One value; numbers to four significant digits, so that a trial can be repeated by hand."""
+        """Draw a value; numbers have four significant digits, so that you can repeat a trial by hand."""
         if self.form in LISTS:
             return self.values[int(random.integers(len(self.values)))]
         low, high = self.values
@@ -62,18 +62,18 @@ class Dimension:
         return self.rounded(math.exp(float(random.uniform(math.log(low), math.log(high)))))
 
     def rounded(self, value: float) -> float:
-        """Keep four significant digits of a number, inside the bounds."""
+        """Round a number to four significant digits, inside the bounds."""
         low, high = self.values
         return float(min(max(float(f"{value:.{SIGNIFICANT_DIGITS}g}"), low), high))
 
 
 def stream(seed: int, key: str) -> np.random.Generator:
-    """Make the random stream of one key: adding a key leaves the draws of the others as they were."""
+    """Make the random stream of one key: adding a key does not change the draws of the others."""
     return np.random.default_rng([seed, int(digest_of(key), 16)])
 
 
 def check_sweepable(key: str, where: str) -> None:
-    """Refuse a key that is no setting, naming the nearest one, or that trials cannot differ in."""
+    """Refuse a key that is not a setting, naming the nearest one, or in which trials cannot differ."""
     section = key.partition(".")[0]
     if section in FIXED:
         raise ConfigError(f"{where}: {key} cannot be swept: {section}.* {FIXED[section]}.")
@@ -86,7 +86,7 @@ def check_sweepable(key: str, where: str) -> None:
 
 
 def parse_dimension(key: str, spec: Any) -> Dimension:
-    """Read one entry of ``sweep.space``; ConfigError naming the key for anything else than the five forms."""
+    """Read one entry of ``sweep.space``; ConfigError naming the key for anything other than the five forms."""
     check_sweepable(key, "sweep.space")
     if not isinstance(spec, Mapping) or len(spec) != 1 or next(iter(spec)) not in (*LISTS, *RANGES):
         raise ConfigError(f"sweep.space: {key} is {spec!r}; write one of {FORMS}.{_nearest_form(spec)}")
@@ -125,26 +125,26 @@ SEED = "train.seed"
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial to be: its case by name, None without cases, and what it changes, with its seed where seeds are given."""
+    """A planned trial: the name of its case, None without cases, and its changes, including any seed."""
 
     case: str | None
     overrides: Overrides
 
 
 Add = Callable[[Planned], int]
-"""Takes up a trial that was just suggested: writes its row into the record, and gives its index there."""
+"""Adds a trial that was just suggested: writes its row into the record, and returns its index there."""
 Chosen = Callable[[int], dict[str, Any]]
-"""What Tune hands the trial function for the record's trial of this index."""
+"""Returns what Tune passes to the trial function for the record's trial of this index."""
 
 
 def expand(config: Config) -> list[Planned]:
-    """Draw every trial; none with a searcher, which chooses them one by one.
+    """Draw every trial; empty with a searcher, which chooses them one by one.
 
     There are ``sweep.trials`` samples, each with every seed, in every case and under every combination of the grids, in
-    this order: more samples go to the end. A sample's drawn values are the same over all of them, so that they can be
-    compared pair by pair. Each key has its own stream from ``sweep.seed``: adding a key leaves the draws of the others
-    as they were. Equal trials are kept once. Raises ConfigError for whatever makes no sense, as ``parse_space`` and
-    ``check_cases`` do, and when the values of a trial do not fit together.
+    this order, so that further samples come last. A sample's drawn values are the same over all of them, so that they
+    can be compared pair by pair. Each key has its own stream from ``sweep.seed``: adding a key does not change the
+    draws of the others. Equal trials are kept once. Raises ConfigError for invalid settings, as ``parse_space`` and
+    ``check_cases`` do, and if the values of a trial do not fit together.
     """
     dimensions = parse_space(config)
     check_cases(config, dimensions)
@@ -164,16 +164,16 @@ def expand(config: Config) -> list[Planned]:
 
 
 def setting(overrides: Overrides) -> Overrides:
-    """Leave the seed out: what trials share that differ in nothing else."""
+    """Remove the seed, which leaves what repeats of a trial have in common."""
     return {key: value for key, value in overrides.items() if key != SEED}
 
 
 def parse_space(config: Config) -> list[Dimension]:
     """Read ``sweep.space``, by key.
 
-    Raises ConfigError naming the key when it is no setting that can vary, its form is unknown or does not go with the
-    searcher, or one of its values or bounds does not make a valid config; with a searcher, whose trials are not known
-    up front, also when two values do not fit together.
+    Raises ConfigError naming the key if it is not a setting that can vary, if its form is unknown or does not go with
+    the searcher, or if one of its values or bounds does not make a valid config; with a searcher, whose trials are not
+    known in advance, also if two values do not fit together.
     """
     sweep = config.sweep
     searched = sweep.search == "optuna"
@@ -201,7 +201,7 @@ def parse_space(config: Config) -> list[Dimension]:
 
 
 def check_cases(config: Config, dimensions: Sequence[Dimension]) -> None:
-    """Refuse a case that changes what cannot vary or varies already, that makes no valid config, or that is another."""
+    """Refuse a case that changes a key that cannot vary or already does, is not valid, or repeats another case."""
     swept = {dimension.key for dimension in dimensions}
     seen: dict[str, str] = {}
     for name, changes in config.sweep.cases.items():
@@ -224,7 +224,7 @@ def check_cases(config: Config, dimensions: Sequence[Dimension]) -> None:
 
 
 def shown(overrides: Overrides) -> str:
-    """Write overrides as they would be typed."""
+    """Format overrides as you would type them."""
     return ", ".join(f"{key}={value}" for key, value in overrides.items())
 
 

@@ -1,4 +1,4 @@
-"""Optuna through Ray Tune: a study in the sweep's folder that follows the sweep's own record."""
+"""Run Optuna through Ray Tune: a study in the sweep's folder that follows the sweep's own record."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ TRIAL = "gare.trial"
 MOST_AT_RANDOM = 10
 ATTEMPTS = 50
 DAMAGE = (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ValueError, LookupError, TypeError)
-"""What SQLAlchemy and Optuna raise for a file that holds something else than a study, when it is opened or read."""
+"""Errors of SQLAlchemy and Optuna for a file that is not a study, when it is opened or read."""
 STATES = {"done": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 class StudySearch(OptunaSearch):  # type: ignore[misc]
-    """Suggests what has not ended, and then what Optuna's TPE chooses.
+    """A searcher that suggests trials that have not ended, and then those chosen by Optuna's TPE.
 
-    The first third of the trials, at most ten, are the draws of a random search with the same ``sweep.seed``; each
-    later one depends on that seed, its number and the results told by then, so that nothing but the order in which
-    trials end makes two sweeps differ. A trial that was stopped early is told as pruned.
+    The first third of the trials, at most ten, are the draws of a random search with the same ``sweep.seed``. Each
+    later one depends on that seed, its number and the results reported by then, so that only the order in which trials
+    end makes two sweeps differ. A trial that was stopped early is reported as pruned.
     """
 
     def __init__(self, config: Config, folder: Path, record: SweepRecord, add: Add, chosen: Chosen) -> None:
@@ -61,7 +61,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
                 self._open(path)
 
     def _open(self, path: Path) -> None:
-        """Take up the study in a file, made if missing, and bring it up to the record."""
+        """Open the study in a file, made if missing, and update it from the record."""
         super().__init__(
             space={dimension.key: distribution(dimension) for dimension in self._dimensions},
             metric=self._config.sweep.metric,
@@ -74,12 +74,12 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     @property
     def remaining(self) -> int:
-        """How many suggestions are left: rows that have not ended, and those still to be drawn."""
+        """Return the number of remaining suggestions: rows that have not ended, and those still to be drawn."""
         wanted = min(self._config.sweep.trials, self._points())
         return len(self._again) + max(0, int(wanted) - len(_searched(self._record)))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """Give the next trial's config for Tune; ``FINISHED`` when there is none."""
+        """Return the next trial's config for Tune; ``FINISHED`` if there is none."""
         with _quiet():
             if self._again:
                 index = self._again.pop(0)
@@ -98,7 +98,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         return self._chosen(index)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Tell the study an epoch's metric; what stopped trials are compared by."""
+        """Report an epoch's metric to the study, which compares stopped trials by it."""
         value, epoch = result.get(self._config.sweep.metric), result.get("epoch")
         steps = self._reported.setdefault(trial_id, set())
         if _outcome(result) is None and _finite(value) and isinstance(epoch, int) and epoch not in steps:
@@ -106,7 +106,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             self._ot_trials[trial_id].report(value, epoch)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Tell the study how a trial ended."""
+        """Report to the study how a trial ended."""
         asked = self._ot_trials.pop(trial_id, None)
         if asked is None:
             return
@@ -121,7 +121,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         """Write nothing: the sweep's record and the study's own storage hold everything, and nothing is pickled."""
 
     def _new(self) -> tuple[optuna.Trial, Overrides] | None:
-        """Ask for a trial unlike all before that fits together; None when there is none, or none was found."""
+        """Ask for a new trial that is valid and unlike all before; None if none exists or none was found."""
         rows = _searched(self._record)
         seen = {canonical_json(setting(row.overrides)) for row in rows}
         if len(seen) >= self._points():
@@ -136,11 +136,11 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         return None
 
     def _points(self) -> float:
-        """How many different trials there can be."""
+        """Return the number of different trials that are possible."""
         return math.prod(dimension.points for dimension in self._dimensions)
 
     def _first_draw(self, number: int, attempt: int) -> dict[str, Any] | None:
-        """What a random search draws for this trial, while the study knows too little to choose."""
+        """Return a random search's draw for this trial, while the study knows too little to choose."""
         if attempt or number >= max(1, min(MOST_AT_RANDOM, self._config.sweep.trials // 3)):
             return None
         drawn = {}
@@ -174,7 +174,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         return True
 
     def _catch_up(self) -> None:
-        """Bring the study up to the record: what ended counts as told, and nothing else stays running."""
+        """Update the study from the record: report what ended, and leave nothing running."""
         study = self._ot_study
         while any(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
             study.ask()
@@ -193,14 +193,14 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
                 study.add_trial(self._as_told(row))
 
     def _verdict(self, row: Trial | None) -> tuple[TrialState, float | None]:
-        """What the study is told of a row, and its metric; a trial without an end or a metric counts as failed."""
+        """Return a row's state for the study, and its metric; a trial without an end or a metric counts as failed."""
         value = row.metrics.get(self._config.sweep.metric) if row is not None else None
         if row is None or not row.ended or not _finite(value):
             return TrialState.FAIL, None
         return STATES[row.status], value
 
     def _as_told(self, row: Trial) -> FrozenTrial:
-        """Make the study's trial of a row that ended and that the study does not know of."""
+        """Make the study's trial for a row that ended and that the study does not have."""
         state, value = self._verdict(row)
         return create_trial(
             state=state,
@@ -213,7 +213,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
 
 def _set_aside(path: Path, error: Exception) -> None:
-    """Rename a damaged study, since the record holds all it held; RunError if it is the disk or a lock that fails."""
+    """Rename a damaged study, since the record holds all its content; RunError if the disk or a lock fails."""
     if isinstance(error, OperationalError) or isinstance(error.__cause__, OperationalError):
         raise RunError(f"Cannot use {path}: {first_line(error.__cause__ or error)}.") from None
     aside = path.with_name(path.name + ".damaged")
@@ -226,7 +226,7 @@ def _searched(record: SweepRecord) -> list[Trial]:
 
 
 def _outcome(result: Mapping[str, Any]) -> str | None:
-    """How a trial says it ended; None in the report of an epoch. Tune flattens mappings in results."""
+    """Return how a trial reports that it ended; None for an epoch's report. Tune flattens mappings in results."""
     nested = result.get(OUTCOME)
     status = nested.get("status") if isinstance(nested, Mapping) else result.get(f"{OUTCOME}/status")
     return None if status is None else str(status)
@@ -238,7 +238,7 @@ def _finite(value: Any) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Optuna's log lines and its warnings about new features away."""
+    """Silence Optuna's log lines and its warnings about new features."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -246,19 +246,19 @@ def _quiet() -> Iterator[None]:
 
 
 class RoundedTpe(TPESampler):
-    """TPE whose values have four significant digits, as drawn ones do: the study holds what was trained."""
+    """A TPE whose values have four significant digits, like drawn ones: the study holds what was trained."""
 
     def __init__(self, dimensions: Mapping[str, Dimension], seed: int) -> None:
         super().__init__(seed=seed, n_startup_trials=1, constant_liar=True)
         self._dimensions = dimensions
 
     def sample_relative(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Round what is sampled together."""
+        """Round jointly sampled values."""
         sampled = super().sample_relative(*args, **kwargs)
         return {key: self._rounded(key, value) for key, value in sampled.items()}
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        """Round what is sampled alone."""
+        """Round an independently sampled value."""
         return self._rounded(param_name, super().sample_independent(study, trial, param_name, param_distribution))
 
     def _rounded(self, key: str, value: Any) -> Any:
@@ -267,9 +267,9 @@ class RoundedTpe(TPESampler):
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
-    """Say a dimension in Optuna's terms."""
+    """Convert a dimension to Optuna's distribution."""
     if dimension.form in LISTS:
-        # As texts: Optuna takes 1, 1.0 and true for the same choice, and no lists.
+        # As texts: Optuna treats 1, 1.0 and true as the same choice, and does not accept lists.
         return CategoricalDistribution([canonical_json(value) for value in dimension.values])
     low, high = dimension.values
     if dimension.form == "int":
@@ -278,12 +278,12 @@ def distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def encoded(dimension: Dimension, value: Any) -> Any:
-    """Turn a setting's value into that of the distribution."""
+    """Convert a setting's value to the distribution's."""
     return canonical_json(value) if dimension.form in LISTS else value
 
 
 def decoded(dimension: Dimension, value: Any) -> Any:
-    """Turn a distribution's value into that of the setting."""
+    """Convert a distribution's value to the setting's."""
     if dimension.form not in LISTS:
         return value
     return next(listed for listed in dimension.values if canonical_json(listed) == value)

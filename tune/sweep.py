@@ -1,6 +1,6 @@
-"""Ray Tune over Ray Train runs. Ray is initialised by the caller.
+"""Run Ray Tune over Ray Train runs; the caller initialises Ray.
 
-The driver alone writes the sweep's record and ends the MLflow runs; a trial trains and says how it ended.
+Only the driver writes the sweep's record and ends the MLflow runs; a trial trains and reports how it ended.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from tune.trial import Plan, Trainer, Zones, train_with_ray
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep came to: its folder, its record and the comparison of its trials."""
+    """The result of a sweep: its folder, its record and the comparison of its trials."""
 
     directory: Path
     record: SweepRecord
     comparison: Comparison
 
     def as_json(self) -> dict[str, Any]:
-        """Give the comparison as plain values, with the sweep's folder and its run in MLflow."""
+        """Return the comparison as plain values, with the sweep's folder and its run in MLflow."""
         return self.comparison.as_json() | {"directory": str(self.directory), "mlflow_run": self.record.run_id}
 
 
@@ -44,9 +44,8 @@ def run_sweep(
 ) -> SweepReport:
     """Train every trial of ``config.sweep`` that is not done yet, with ``extend`` more samples, and compare them.
 
-    A trial that fails is recorded and the others go on. Raises ConfigError for a space that makes no sense,
-    RunError when a trial cannot fit the cluster, when all fail, when the sweep was interrupted, or when another process
-    is at it.
+    A trial that fails is recorded and the others continue. Raises ConfigError for an invalid space, RunError if a trial
+    cannot fit the cluster, if all fail, if the sweep was interrupted, or if another process is running it.
     """
     began = time.monotonic()
     check_metric(config)
@@ -77,7 +76,7 @@ def run_sweep(
 
 
 def _lacking(runtime: RuntimeConfig, first: Nodes, nodes: Nodes) -> str | None:
-    """Say that no trial fits any more. ``first``: the nodes by which it was decided whether ranks get GPUs."""
+    """Report that no trial fits any more. ``first``: the nodes that decided whether ranks get GPUs."""
     device = "cuda" if uses_gpu(runtime, first) else "cpu"
     decided = runtime.model_copy(update={"device": device})
     return capacity_message(decided, nodes, runtime.fewest_workers, "Trials go on from their last checkpoints")
@@ -85,7 +84,7 @@ def _lacking(runtime: RuntimeConfig, first: Nodes, nodes: Nodes) -> str | None:
 
 @dataclass(frozen=True)
 class _Stages:
-    """The two stages of a sweep: all trials, or a search; and the confirmation of what a search found."""
+    """The two stages of a sweep: all trials, or a search; and the confirmation of a search's best settings."""
 
     config: Config
     folder: Path
@@ -95,17 +94,17 @@ class _Stages:
     at_once: int
 
     def add_missing(self) -> None:
-        """Take up the rows that are known up front."""
+        """Add the rows that are known in advance."""
         self.recorder.add_all(missing(self.config, self.record))
 
     def work_left(self) -> bool:
-        """Whether any trial is still to be trained, or to be chosen."""
+        """Return True if any trial remains to be trained, or to be chosen."""
         searched = sum(trial.stage == "search" for trial in self.record.trials)
         more = self.config.sweep.search != "random" and searched < self.config.sweep.trials
         return more or bool(self._open("search") or self._open("confirm") or self._unconfirmed())
 
     def search(self, scheduler: Any) -> None:
-        """Train what is listed, or what the searcher suggests."""
+        """Train the listed trials, or those that the searcher suggests."""
         found = searcher(self.config, self.folder, self.record, self.recorder.add, self.recorder.chosen)
         if found is not None:
             self._launch(found, found.remaining, scheduler)
@@ -148,7 +147,7 @@ class _Stages:
 
 
 def _expected(config: Config) -> int:
-    """Trials there will be with a searcher; else the record's rows say it."""
+    """Return the number of trials with a searcher; otherwise 0, because the record's rows determine it."""
     if config.sweep.search == "random":
         return 0
     return config.sweep.trials + config.sweep.confirm * (len(config.sweep.seeds or [0]) - 1)

@@ -1,4 +1,4 @@
-"""What happens inside one trial: a training run, its epochs told to Tune, and one last report of how it ended."""
+"""Run one trial: a training run whose epochs are reported to Tune, with a last report of how it ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ END_SECONDS = 60.0
 
 
 class Trainer(Protocol):
-    """What trains a trial: ``gare.launch.ray_train.fit``, or a stand-in for it."""
+    """A trial's training function: ``gare.launch.ray_train.fit``, or a replacement for it."""
 
     def __call__(
         self,
@@ -34,15 +34,15 @@ class Trainer(Protocol):
         stop: threading.Event,
         **place: str,
     ) -> RunSummary:
-        """Train to the end and say what the run came to; raise when asked to stop before.
+        """Train to the end and return the run's summary; raise if asked to stop before.
 
-        ``place``: its ``zone``, where there are several.
+        ``place``: its ``zone``, if there are several.
         """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials share, sent to each process once.
+    """Data that all trials share, sent to each process once.
 
     ``config``: the sweep's settings.
     """
@@ -51,12 +51,12 @@ class Plan:
 
 
 def chosen(index: int, name: str, overrides: Mapping[str, Any], zone: str | None = None) -> dict[str, Any]:
-    """Make what Tune hands to a trial: as text where Tune would read something into it."""
+    """Make a trial's input from Tune, with the overrides as text because Tune would interpret them."""
     return {"trial": index, "name": name, "overrides": json.dumps(overrides), "zone": zone}
 
 
 def trial_config(config: Config, name: str, overrides: Mapping[str, Any]) -> Config:
-    """Build the settings of one trial: an ordinary experiment, in a folder of its own inside the sweep's."""
+    """Build the settings of one trial: an ordinary experiment, in its own folder inside the sweep's."""
     values = with_overrides(config, overrides).model_dump(mode="json")
     values["runtime"]["name"] = f"{config.run_name()}/{name}"
     del values["sweep"]
@@ -71,7 +71,7 @@ def train_with_ray(
     stop: threading.Event,
     **place: str,
 ) -> RunSummary:
-    """Train with Ray Train workers. This process, which tells the tracker of the run, ends where its workers do."""
+    """Train with Ray Train workers. This process, which reports the run to the tracker, ends with its workers."""
     from gare.launch.ray_controller import LIGHTER
     from gare.launch.ray_ranks import ending_without_head
 
@@ -84,31 +84,31 @@ def train_with_ray(
 
 
 class TrialActor(ray_tune.Trainable):  # type: ignore[misc]
-    """The process of a trial, and of those after it: it has imported everything when the next one starts.
+    """The process of a trial, reused for later ones, which then find everything imported.
 
     Training runs in a thread, so that Tune can end it at any time; every step waits for an epoch or for the end.
     """
 
     def setup(self, config: dict[str, Any], plan: Plan, trainer: Trainer) -> None:
-        """Be ready for the first trial."""
+        """Prepare for the first trial."""
         self._plan, self._trainer = plan, trainer
         self._next: dict[str, Any] | None = dict(config)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Be ready for the next trial, the one before it ended."""
+        """Prepare for the next trial after the previous one ended."""
         self.cleanup()
         self._next = dict(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for what training says next."""
+        """Wait for the next report from training."""
         self.begin()
         return self._events.get()
 
     def cleanup(self) -> None:
-        """End training. A process that cannot is not used again."""
+        """End training. If that fails, the process exits and is not used again."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=END_SECONDS)
@@ -116,9 +116,10 @@ class TrialActor(ray_tune.Trainable):  # type: ignore[misc]
                 os._exit(1)
 
     def begin(self) -> None:
-        """Start training, unless it has.
+        """Start training, unless it has started.
 
-        Not before the first step: Tune makes a process for a trial that it then gives to another one that became free.
+        This waits for the first step because Tune makes a process for a trial that it then gives to another one that
+        became free.
         """
         if self._next is None:
             return
@@ -136,7 +137,7 @@ def run_trial(
     tell: Callable[[dict[str, Any]], None],
     stop: threading.Event,
 ) -> None:
-    """Train what was ``chosen`` and tell its epochs and, last, its outcome.
+    """Train the ``chosen`` trial and report its epochs and, last, its outcome.
 
     A failure is an outcome too: an exception would reach the driver as pages of Ray's traceback.
     """
@@ -144,12 +145,12 @@ def run_trial(
     settings = trial_config(sweep, config["name"], json.loads(config["overrides"]))
     metric = sweep.sweep.metric
     outcome: dict[str, Any]
-    value = math.nan  # the one value with which asha compares no other trial
+    value = math.nan  # the one value that asha compares with no other trial
     try:
         callbacks = [_epoch_reports(settings.train.epochs, tell)]
         place = {"zone": config["zone"]} if config.get("zone") is not None else {}
         summary = trainer(settings, callbacks=callbacks, quiet=True, stop=stop, **place)
-    except Exception as error:  # noqa: BLE001 - whatever it was, it ends this trial and not the sweep
+    except Exception as error:  # noqa: BLE001 - any error ends this trial, not the sweep
         first = (str(error).strip() or "no message").splitlines()[0]
         outcome = {"status": "failed", "error": f"{type(error).__name__}: {first}"}
     else:
@@ -171,13 +172,13 @@ def _epoch_reports(epochs: int, tell: Callable[[dict[str, Any]], None]) -> Any:
     from ray.train import UserCallback
 
     class EpochReports(UserCallback):  # type: ignore[misc]
-        """Tells the metrics of every epoch but the last.
+        """A callback that reports the metrics of every epoch but the last.
 
         At the last one asha would stop the trial before its outcome is known.
         """
 
         def __reduce__(self) -> Any:
-            """Ray sends its settings to the workers too, where this one has nothing to do."""
+            """Return an empty callback: Ray sends its settings to the workers too, where it has nothing to do."""
             return UserCallback, ()
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
@@ -189,11 +190,11 @@ def _epoch_reports(epochs: int, tell: Callable[[dict[str, Any]], None]) -> Any:
 
 
 class Zones:
-    """Hands out the places of trials that run at the same time.
+    """Assigns zones to trials that run at the same time.
 
-    ``places``: the zone of each; None where there are no zones. Tune does not count the workers that a trial starts,
-    and trials that looked for room themselves at the same moment would all find the same. Ray may still place a trial
-    elsewhere, when its zone has lost nodes.
+    ``places``: the zone of each; None if there are no zones. Tune does not count the workers that a trial starts, and
+    trials that looked for capacity themselves at the same moment would all find the same. Ray may still place a trial
+    elsewhere if its zone has lost nodes.
     """
 
     def __init__(self, places: Sequence[str | None]) -> None:
@@ -202,7 +203,7 @@ class Zones:
 
     @property
     def slots(self) -> int:
-        """How many trials fit at the same time."""
+        """Return the number of trials that fit at the same time."""
         return self._places.total()
 
     def take(self, trial: int) -> str | None:
@@ -214,5 +215,5 @@ class Zones:
         return zone
 
     def give_back(self, trial: int) -> None:
-        """Free a trial's place; nothing happens where it has none."""
+        """Free a trial's place; does nothing if it has none."""
         self._taken.pop(trial, None)

@@ -1,1 +1,1 @@
-"""What the benchmark scripts share."""
+"""Code shared by the benchmark scripts."""

@@ -1,4 +1,4 @@
-"""A decoder that does not look: what the data job costs beside decoding."""
+"""A decoder that does not decode, to measure the data job's other costs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TINY = 8
 
 
 def grey_video(uri: str) -> Decoded:
-    """One small grey picture for any address, at once."""
+    """Return one small grey picture for any address, at once."""
     video = DecodedVideo(
         frames=[np.full((TINY, TINY, 3), 128, np.uint8)],
         timestamps_s=[0.0],

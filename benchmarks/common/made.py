@@ -1,4 +1,4 @@
-"""Shards of made-up videos: frames of noise, which no codec or cache can make smaller than they are."""
+"""Make shards of synthetic videos: frames of noise, which no codec or cache can shrink."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def made_shards(
     captions: int = 1,
     dev: int = 0,
 ) -> Path:
-    """A folder as gare prepare leaves it: ``videos`` of the split train, frames of side x side pixels stored raw.
+    """Write a folder like gare prepare's: ``videos`` of the split train, frames of side x side pixels stored raw.
 
-    ``shortest``: videos have from this many frames up to ``frames``; all of them when None. ``captions``: of a video.
-    ``dev``: how many more there are of the split dev.
+    ``shortest``: videos have from this many frames up to ``frames``; all have ``frames`` if None. ``captions``: per
+    video. ``dev``: additional videos of the split dev.
     """
     random = np.random.default_rng(0)
     recipe = {"crop": side, "short_side": side, "max_frames": frames}
@@ -59,7 +59,7 @@ def _counts(videos: int, captions: int) -> dict[str, int]:
 
 
 def caption(number: int) -> str:
-    """A caption of a dozen words."""
+    """Return a caption of a dozen words."""
     return " ".join(np.random.default_rng(number).choice(WORDS, 12))
 
 

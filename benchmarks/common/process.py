@@ -1,4 +1,4 @@
-"""Measuring in a process of its own: what one part leaves in memory, caches and threads is not the next one's."""
+"""Measure in a separate process, so that memory, caches and threads of one part do not affect the next."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 
 class OwnProcessError(Exception):
-    """The process ended with an error; the message is the last line it wrote."""
+    """An error in the process; the message is the last line it wrote."""
 
 
 def own_process(script: str, *arguments: object) -> str:
-    """Run ``python script arguments`` and return what it prints; OwnProcessError when it fails."""
+    """Run ``python script arguments`` and return what it prints; OwnProcessError if it fails."""
     return own_processes(1, script, *arguments)[0]
 
 
 def own_processes(count: int, script: str, *arguments: object) -> list[str]:
-    """What each of ``count`` such processes prints, all at work at once; OwnProcessError when one fails."""
+    """Run ``count`` such processes at once and return what each prints; OwnProcessError if one fails."""
     command = [sys.executable, script, *(str(argument) for argument in arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = [subprocess.Popen(command, text=True, **pipes) for _ in range(count)]  # type: ignore[call-overload]
@@ -31,28 +31,28 @@ def own_processes(count: int, script: str, *arguments: object) -> list[str]:
 
 
 class PeakMemory:
-    """Peak resident memory of this process from when this is made, in MB of 2^20 bytes (Linux).
+    """Peak resident memory of this process since this was made, in MB of 2^20 bytes (Linux).
 
-    ``ru_maxrss`` would not do: a started process inherits the peak of the one that started it.
+    ``ru_maxrss`` does not work here: a process inherits the peak of the one that started it.
     """
 
     def __init__(self) -> None:
         self._before = _resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
 
     def whole(self) -> float:
-        """All the process held at its peak."""
+        """Return the process's memory at its peak."""
         return _resident("VmHWM")
 
     def added(self) -> float:
-        """What it held at its peak beyond what it held at first."""
+        """Return the peak less the memory at the start."""
         return max(0.0, self.whole() - self._before)
 
 
 class OwnMemory:
-    """Peak of what this process alone holds while the block runs, in MB of 2^20 bytes (Linux); ten looks a second.
+    """Peak of this process's private memory while the block runs, in MB of 2^20 bytes (Linux); ten samples a second.
 
-    Pages of mapped files, which the system takes back when it needs them, do not count.
+    Pages of mapped files, which the system can take back, do not count.
     """
 
     def __enter__(self) -> OwnMemory:
@@ -67,7 +67,7 @@ class OwnMemory:
         self._thread.join()
 
     def added(self) -> float:
-        """What it held at its peak beyond what it held at first."""
+        """Return the peak less the memory at the start."""
         return self.peak - self.before
 
     def _look(self) -> None:

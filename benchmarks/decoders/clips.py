@@ -1,4 +1,4 @@
-"""Made-up clips that cost as much to decode as real ones: a textured scene that pans, things that move, and noise."""
+"""Make clips that cost as much to decode as real ones: a panning textured scene, moving things, and noise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Group:
 
 
 def short_clips(folder: Path, count: int) -> list[Path]:
-    """``count`` clips of 10 to 30 s, evenly over that range, one keyframe in 250 frames."""
+    """Make ``count`` clips of 10 to 30 s, evenly over that range, one keyframe in 250 frames."""
     return [
         _encode(folder / f"short-{number:02d}-of-{count}.mp4", number, seconds, gop=GOP, preset="medium")
         for number, seconds in enumerate(short_lengths(count))
@@ -43,18 +43,18 @@ def short_clips(folder: Path, count: int) -> list[Path]:
 
 
 def short_lengths(count: int) -> list[float]:
-    """Seconds of each of ``count`` short clips."""
+    """Return the seconds of each of ``count`` short clips."""
     lengths: list[float] = np.linspace(*SHORT_S, count).tolist()
     return lengths
 
 
 def long_clip(folder: Path, minutes: float, gop: int) -> Path:
-    """One long clip, one keyframe in ``gop`` frames."""
+    """Make one long clip, one keyframe in ``gop`` frames."""
     return _encode(folder / f"long-{minutes:g}-gop-{gop}.mp4", 1000, 60 * minutes, gop=gop, preset="veryfast")
 
 
 def clips_in(folder: Path) -> list[Path]:
-    """The video files of a folder, by name."""
+    """List the video files of a folder, by name."""
     return sorted(path for path in folder.iterdir() if path.suffix[1:].lower() in VIDEO_SUFFIXES)
 
 
@@ -73,7 +73,7 @@ def _encode(path: Path, seed: int, seconds: float, *, gop: int, preset: str) -> 
 
 
 def _pictures(seed: int, count: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield yuv420p pictures [HEIGHT * 3 / 2, WIDTH]; every five seconds the camera changes its way and its speed."""
+    """Yield yuv420p pictures [HEIGHT * 3 / 2, WIDTH]; the camera changes direction and speed every five seconds."""
     random = np.random.default_rng(seed)
     luma = _texture(random, 3 * HEIGHT, 3 * WIDTH, 45)
     chroma = [_texture(random, 3 * HEIGHT // 2, 3 * WIDTH // 2, 20) for _ in range(2)]
@@ -97,7 +97,7 @@ def _pictures(seed: int, count: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def _texture(random: np.random.Generator, height: int, width: int, contrast: float) -> Plane:
-    """Noise at several scales, coarse ones stronger, as photographs have it."""
+    """Make noise at several scales, with stronger coarse ones, as in photographs."""
     total = np.zeros((height, width))
     for scale in (64, 32, 16, 8, 4):
         coarse = random.normal(0, 1, (height // scale + 2, width // scale + 2)).astype(np.float32)

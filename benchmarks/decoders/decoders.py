@@ -1,8 +1,8 @@
-"""The decoders compared, each written as someone who wants it fast would write it.
+"""The compared decoders, each written in its fastest plain form.
 
 All do the same work: candidates at one per second, thinned by linspace to 12 frames, the shorter side to 224 pixels
 (bicubic with antialias), the centre square, uint8 RGB. The peers resize with torch, which on uint8 is several times as
-quick as PIL and within a hundredth of a grey level of it, or with PIL, as the released GARE code does.
+fast as PIL and within a hundredth of a grey level of it, or with PIL, as the released GARE code does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Resize = Callable[[Any], NDArray[np.uint8]]
 
 
 def ours(_: Resize) -> Decoder:
-    """This project's decoder, as ``gare prepare`` calls it."""
+    """Make this project's decoder, as ``gare prepare`` calls it."""
     from pipelines.decode import decode_video
 
     def decode(path: Path) -> Picked:
@@ -47,7 +47,7 @@ def ours(_: Resize) -> Decoder:
 
 
 def decord(resize: Resize, threads: int) -> Decoder:
-    """Decord: times from its index, all picked frames in one batch; ``threads`` 0 leaves their number to it."""
+    """Make decord's: times from its index, all picked frames in one batch; ``threads`` 0: decord's own choice."""
     module = import_module("decord")
 
     def decode(path: Path) -> Picked:
@@ -61,7 +61,7 @@ def decord(resize: Resize, threads: int) -> Decoder:
 
 
 def torchcodec(resize: Resize, seek_mode: str) -> Decoder:
-    """Torchcodec on one thread: frame numbers from its metadata, all picked frames in one batch."""
+    """Make torchcodec's on one thread: frame numbers from its metadata, all picked frames in one batch."""
     video_decoder = import_module("torchcodec.decoders").VideoDecoder
 
     def decode(path: Path) -> Picked:
@@ -78,7 +78,7 @@ def torchcodec(resize: Resize, seek_mode: str) -> Decoder:
 
 
 def sequential(resize: Resize) -> Decoder:
-    """A plain PyAV loop on one thread: decode all, hold the candidates, convert the picked ones."""
+    """Make a plain PyAV loop on one thread: decode all, hold the candidates, convert the picked ones."""
     av = import_module("av")
 
     def decode(path: Path) -> Picked:
@@ -105,24 +105,24 @@ DECODERS: Final[dict[str, tuple[Callable[..., Decoder], Sequence[Any]]]] = {
     "torchcodec, approximate": (torchcodec, ("approximate",)),
     "PyAV, sequential": (sequential, ()),
 }
-"""Name -> what makes the decoder; ``gare`` is this project, the last one is the reference for frames."""
+"""Name -> function that makes the decoder; ``gare`` is this project, the last one is the reference for frames."""
 OURS: Final = "gare"
 REFERENCE: Final = "PyAV, sequential"
 NEEDS: Final = {
     "decord": "pip install 'gare-ray[bench]'; it has wheels for x86-64 only",
     "torchcodec": "pip install 'gare-ray[bench]'; it loads FFmpeg 4 to 8 from the system: apt-get install ffmpeg",
 }
-"""What a peer needs to be there."""
+"""Installation of each peer."""
 
 
 def load(name: str, resize: str) -> Decoder:
-    """Import what a decoder needs and make it, with one of ``RESIZES``; raises whatever that raises."""
+    """Import and make a decoder, with one of ``RESIZES``; import errors are raised unchanged."""
     make, arguments = DECODERS[name]
     return make(RESIZES[resize]() if name != OURS else None, *arguments)
 
 
 def pick(times_s: NDArray[np.float64]) -> list[int]:
-    """Numbers of the frames this work keeps."""
+    """Return the numbers of the frames to keep."""
     return sampling.sample(
         times_s, policy=RECIPE.policy, max_frames=RECIPE.max_frames, candidate_fps=RECIPE.candidate_fps
     )
@@ -135,7 +135,7 @@ def torch_resize() -> Resize:
     torch.set_num_threads(1)
 
     def resize(frames: Any) -> NDArray[np.uint8]:
-        images = torch.as_tensor(frames).permute(0, 3, 1, 2)  # channels last in memory: the quick path
+        images = torch.as_tensor(frames).permute(0, 3, 1, 2)  # channels last in memory: the fast path
         (height, width), (top, left) = resized(*images.shape[2:])
         made = torch.nn.functional.interpolate(images, (height, width), mode="bicubic", antialias=True)
         square: NDArray[np.uint8] = made[:, :, top : top + SIDE, left : left + SIDE].permute(0, 2, 3, 1).numpy()
@@ -158,7 +158,7 @@ def pil_resize() -> Resize:
 
 
 def resized(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Size after resizing the shorter side to 224, the other truncated, and top and left of its centre square."""
+    """Return the size after resizing the shorter side to 224 (the other truncated), and top and left of the square."""
     shorter = min(height, width)
     new_height, new_width = (max(SIDE, side * SIDE // shorter) for side in (height, width))
     return (new_height, new_width), (round((new_height - SIDE) / 2), round((new_width - SIDE) / 2))

@@ -1,1 +1,1 @@
-"""Scale by simulation (``benchmarks/scaling.py``) and on paper (``benchmarks/scale_costs.py``)."""
+"""Scale by simulation (``benchmarks/scaling.py``) and by calculation (``benchmarks/scale_costs.py``)."""

@@ -1,7 +1,7 @@
-"""What a corpus of any size costs to prepare and to train on: arithmetic on measured unit costs and assumed prices.
+"""Calculate the cost of preparing a corpus of any size and training on it, from measured unit costs and assumed prices.
 
-Nothing here measures anything. ``Measured`` says what was measured by which command; ``Assumed`` holds what depends on
-whose machines they are, prices too, and is to be replaced.
+Nothing here measures anything. ``Measured`` holds measured values; ``Assumed`` holds values that depend on the
+machines, prices too, and that you should replace.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ DENSE, FACTORISED = "dense", "factorised"
 
 @dataclass(frozen=True)
 class Measured:
-    """Unit costs: s, bytes and floating-point operations; where each comes from is in docs/scale.md.
+    """Unit costs: s, bytes and floating-point operations; docs/scale.md says where each comes from.
 
     ``decode_s``: a video on one core in the job. ``driver_s``: a work unit in the process that runs the job,
-    ``driver_unit_bytes``: its memory for one until an execution ends.
-    ``open_s``, ``reopen_s``: a manifest row before decoding in a new and in a finished folder; ``dataset_s``: a work
-    unit when the dataset manifest is made. ``requests``: of the store for one ledger part. ``..._shard_...``: a shard
-    in a training rank, ``..._video_...``: a video there (its row, and its place in the order of an epoch).
-    ``..._read_s``: a video's frames from a shard in memory, on one core. ``encoder_flops``: forward and backward of a
-    video with its caption; ``..._pair_flops``: of a pair of text and video; ``direction_flops``: of direction
-    diversity, for a text and an ordered pair of videos.
+    ``driver_unit_bytes``: its memory for one until an execution ends. ``open_s``, ``reopen_s``: a manifest row before
+    decoding in a new and in a finished folder; ``dataset_s``: a work unit when the dataset manifest is made.
+    ``requests``: of the store for one ledger part. ``..._shard_...``: a shard in a training rank, ``..._video_...``: a
+    video there (its row, and its place in the order of an epoch). ``..._read_s``: a video's frames from a shard in
+    memory, on one core. ``encoder_flops``: forward and backward of a video with its caption; ``..._pair_flops``: of a
+    pair of text and video; ``direction_flops``: of direction diversity, for a text and an ordered pair of videos.
     ``embedded``: floats of a video that ranks send each other.
     """
 
@@ -65,12 +64,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Assumed:
-    """Whose machines they are: every value here is an example that stands in for the reader's own.
+    """Values that depend on the machines: all are examples for you to replace.
 
     Prices in any currency: of a core-hour, a GPU-hour, a TB stored for a month, a thousand read requests.
-    ``store_write``, ``store_read``: bytes/s of the storage that all nodes share. ``answer_s``: of one request.
-    ``nic``: bytes/s of a training node's network; ``disk``: of its own disk. ``peak``: floating-point operations/s of a
-    GPU in the precision used; ``utilisation``: the part of them that a step gets.
+    ``store_write``, ``store_read``: bytes/s of the storage that all nodes share. ``answer_s``: of one request. ``nic``:
+    bytes/s of a training node's network; ``disk``: of its own disk. ``peak``: floating-point operations/s of a GPU in
+    the precision used; ``utilisation``: the part of them that a step gets.
     """
 
     core_hour: float = 0.04
@@ -89,13 +88,13 @@ class Assumed:
 
 
 def stored_bytes(storage: str, measured: Measured) -> float:
-    """Bytes that prepare stores of a video."""
+    """Return the bytes that prepare stores of a video."""
     return {"raw": measured.raw_bytes, "jpeg": measured.jpeg_bytes}[storage]
 
 
 @dataclass(frozen=True)
 class Preparing:
-    """A job on so many cores: what each part of it could do (videos/s), the least of which is the rate.
+    """A job on so many cores, with the limit of each part (videos/s), the least of which is the rate.
 
     ``driver_bytes``: memory of the driver for the units of an execution.
     """
@@ -109,39 +108,39 @@ class Preparing:
 
     @property
     def nodes(self) -> float:
-        """Machines."""
+        """Return the number of machines."""
         return math.ceil(self.cores / self.node_cores)
 
     @property
     def bottleneck(self) -> str:
-        """What holds the others up."""
+        """Return the part with the lowest limit."""
         return min(self.limits, key=self.limits.__getitem__)
 
     @property
     def rate(self) -> float:
-        """Videos per second."""
+        """Return videos per second."""
         return min(self.limits.values())
 
     @property
     def efficiency(self) -> float:
-        """Part of the cores' rate that is reached."""
+        """Return the rate as a share of the cores' rate."""
         return self.rate / self.limits["decoding"]
 
     @property
     def hours(self) -> float:
-        """How long the cores are at work."""
+        """Return how many hours the cores run."""
         return self.videos / self.rate / HOUR
 
     @property
     def price(self) -> float:
-        """Of the cores, idle or not."""
+        """Return the price of the cores, idle or not."""
         return self.hours * self.cores * self.core_hour
 
 
 def preparing(
     videos: float, cores: int, unit_videos: int, storage: str, measured: Measured, assumed: Assumed
 ) -> Preparing:
-    """What prepare comes to on so many cores, one task at a time on each."""
+    """Calculate prepare on so many cores, one task at a time on each."""
     limits = {
         "decoding": cores / measured.decode_s,
         "driver": unit_videos / measured.driver_s,
@@ -155,10 +154,10 @@ def preparing(
 
 @dataclass(frozen=True)
 class Files:
-    """What a prepared corpus is made of, and what it costs to open. Seconds are of one process.
+    """The files of a prepared corpus, and the cost of opening it. Seconds are of one process.
 
-    ``look_s``: of looking what is to do in a finished folder; ``answers_s``: what an object store's answers add to it
-    and to the dataset manifest each. ``rank_...``: of one training rank.
+    ``look_s``: of finding the remaining work in a finished folder; ``answers_s``: what an object store's answers add to
+    it and to the dataset manifest each. ``rank_...``: of one training rank.
     """
 
     units: int
@@ -180,9 +179,9 @@ class Files:
 def files(
     videos: float, unit_videos: int, shard_bytes: float, storage: str, measured: Measured, assumed: Assumed
 ) -> Files:
-    """What prepare leaves of so many videos in units of ``unit_videos`` and shards of ``shard_bytes`` at the most."""
+    """Calculate prepare's files for so many videos, units of ``unit_videos`` and shards of at most ``shard_bytes``."""
     units = math.ceil(videos / unit_videos)
-    # A unit's shard is closed once it holds that much, so the last video may reach beyond.
+    # A unit's shard is closed once it holds that much, so the last video may go beyond.
     per_shard = math.ceil(shard_bytes / stored_bytes(storage, measured))
     shards = units * math.ceil(unit_videos / per_shard)
     requests = units * measured.requests
@@ -208,7 +207,7 @@ def files(
 class Step:
     """A training step of one of ``gpus`` GPUs with ``rows`` videos each: seconds, and the bytes it needs.
 
-    ``compute_s``: operations / (peak x utilisation), or what was measured; ``reduce_s``: summing the gradients over
+    ``compute_s``: operations / (peak x utilisation), or the measured value; ``reduce_s``: summing the gradients over
     ranks, which follows the backward pass; ``gather_s``: sending embeddings and their gradients. ``read``: bytes of
     frames that a node reads for it; ``disk``: bytes/s that it can read; ``read_s``: seconds of a core for a video.
     """
@@ -225,27 +224,27 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """A step, as if nothing overlapped, waiting for its frames where they come too slowly."""
+        """Return a step's time without overlap, including the wait for frames that come too slowly."""
         return max(self.compute_s + self.reduce_s + self.gather_s, self.read / self.disk)
 
     @property
     def rate(self) -> float:
-        """Videos per second of all GPUs."""
+        """Return videos per second of all GPUs."""
         return self.gpus * self.rows / self.seconds
 
     @property
     def efficiency(self) -> float:
-        """The part of a step that is neither communication nor waiting nor the pairs that one GPU would not have."""
+        """Return the share of a step without communication, waiting, and the pairs that one GPU would not have."""
         return self.compute_s * (1 - self.pairs_share) / self.seconds
 
     @property
     def readers(self) -> float:
-        """Cores per GPU that are busy reading frames."""
+        """Return the cores per GPU that are busy reading frames."""
         return self.rate / self.gpus * self.read_s
 
     @property
     def loses_most(self) -> str:
-        """What takes the most of a step that one GPU alone would not spend; "nothing" where all of it is useful."""
+        """Return the largest part of a step that one GPU alone would not spend; "nothing" if there is none."""
         work = self.compute_s + self.reduce_s + self.gather_s
         lost = {
             "pairs": self.compute_s * self.pairs_share if self.gpus > 1 else 0.0,
@@ -266,12 +265,13 @@ def step(
     assumed: Assumed,
     step_s: float | None = None,
 ) -> Step:
-    """A step of gare train; ``step_s``: that of one GPU with so many rows, measured, in place of operations."""
+    """Calculate a step of gare train; ``step_s``: a measured step of one GPU with so many rows, if there is one."""
     encoders, pairs = rows * measured.encoder_flops, pairs_flops(gpus, rows, increments, measured)
     speed = assumed.peak * assumed.utilisation
     if step_s is not None:
         speed = (encoders + pairs_flops(1, rows, increments, measured)) / step_s
-    # A ring over nodes moves each byte over a node's network twice to sum, once to gather, but for its own share.
+    # A ring over nodes moves each byte over a node's network twice to sum and once to gather, less the node's own
+    # share.
     nodes = math.ceil(gpus / assumed.node_gpus)
     crossing = (nodes - 1) / nodes / assumed.nic
     gradients = 2 * measured.trained * FLOAT32 * crossing
@@ -291,21 +291,21 @@ def step(
 
 
 def pairs_flops(gpus: int, rows: int, increments: str, measured: Measured) -> float:
-    """Operations of one rank on the pairs of its ``rows`` texts with the videos of all ranks, forward and backward."""
+    """Return a rank's operations on pairs of its ``rows`` texts with all ranks' videos, forward and backward."""
     videos = gpus * rows
     return rows * videos * (per_pair(increments, measured) + videos * measured.direction_flops)
 
 
 def per_pair(increments: str, measured: Measured) -> float:
-    """Of a pair, direction diversity aside."""
+    """Return the operations of a pair, without direction diversity."""
     return {DENSE: measured.dense_pair_flops, FACTORISED: measured.factorised_pair_flops}[increments]
 
 
 def checkpoint_bytes(measured: Measured) -> float:
-    """Weights, and AdamW's two moments of the trained ones, in float32."""
+    """Return the bytes of the weights, and AdamW's two moments of the trained ones, in float32."""
     return (measured.parameters + 2 * measured.trained) * FLOAT32
 
 
 def scoring_hours(texts: float, videos: float, increments: str, measured: Measured, assumed: Assumed) -> float:
-    """GPU-hours to score every text with every video once, forward alone: a third of forward and backward."""
+    """Return GPU-hours to score every text with every video once, forward alone: a third of forward and backward."""
     return texts * videos * per_pair(increments, measured) / 3 / (assumed.peak * assumed.utilisation) / HOUR

@@ -1,4 +1,4 @@
-"""What a decode task does in the simulation: all that it does really, but for the decoding, which sleeps.
+"""Run a decode task in the simulation: everything is real except the decoding, which sleeps.
 
 Imported by every worker, so it imports nothing heavy.
 """
@@ -18,22 +18,22 @@ from gare.schema import MANIFEST
 from scale.spans import Span
 
 VIDEO_S = 0.093
-"""Seconds of one core that a video costs in the job: the mean of benchmarks/preparing.py on a quiet machine."""
+"""Seconds of one core per video in the job: the mean of benchmarks/preparing.py on an idle machine."""
 
 SPREAD = (0.64, 0.72, 0.79, 0.83, 0.85, 1.01, 1.05, 1.08, 1.14, 1.26, 1.31, 1.32)
-"""Decoding times of its twelve made-up clips of 10 to 30 s, as parts of their mean."""
+"""Decoding times of its twelve synthetic clips of 10 to 30 s, relative to their mean."""
 
 SPANS = "spans"
 
 
 class Sleeper:
-    """Takes as long as a decoder and gives one small picture."""
+    """A decoder that takes as long as a real one and returns one small picture."""
 
     def __init__(self, video_s: float) -> None:
         self.video_s = video_s
 
     def decode_clips(self, uri: str, *, clips: Sequence[object], **_: object) -> Iterator[object]:
-        """Sleep as long as decoding one of the clips takes; which one, the address says."""
+        """Sleep as long as decoding one of the clips takes; the address determines which one."""
         from common.grey import grey_video
 
         for _clip in clips:
@@ -42,7 +42,7 @@ class Sleeper:
 
 
 def _unit(output: Any, unit: int, again: object = None, *, video_s: float) -> object:
-    """Process a unit without decoding, and leave a note of when and where that was."""
+    """Process a unit without decoding, and note its time and node."""
     import ray
 
     from pipelines.prepare.process_unit import process_unit
@@ -55,17 +55,17 @@ def _unit(output: Any, unit: int, again: object = None, *, video_s: float) -> ob
 
 
 def sleeping(video_s: float) -> Any:
-    """The ``work`` of pipelines.prepare.job.run_job whose videos cost ``video_s`` seconds in the mean."""
+    """Return the ``work`` of pipelines.prepare.job.run_job for videos that take ``video_s`` seconds on average."""
     return partial(_unit, video_s=video_s)
 
 
 def spans_of(folder: Path) -> list[Span]:
-    """When and where each unit was done."""
+    """Return the time and node of each unit."""
     return [Span(**json.loads(path.read_text(encoding="utf-8"))) for path in (folder / SPANS).iterdir()]
 
 
 def made_manifest(path: Path, rows: int) -> Path:
-    """A manifest of so many videos that are nowhere."""
+    """Write a manifest of so many videos that do not exist."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -80,7 +80,7 @@ def made_manifest(path: Path, rows: int) -> Path:
 
 
 def warm_up(slots: int, seconds: float = 120.0) -> None:
-    """Start one worker process per slot and let it import what a task needs; until all were at work at once."""
+    """Start one worker process per slot and import what a task needs; return once all have run at the same time."""
     import ray
 
     @ray.remote(num_cpus=1)

@@ -1,6 +1,6 @@
-"""Many logical nodes on one machine: raylets with few slots each, what their processes cost, and Ray Train on them.
+"""Run many logical nodes on one machine: raylets with few slots each, their processes' cost, and Ray Train on them.
 
-The steps of the training sleep; there is no torch in its workers.
+The training's steps sleep; its workers do not use torch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Used:
 
 @contextmanager
 def logical_nodes(count: int, slots: int) -> Iterator[None]:
-    """A head without CPUs and ``count`` nodes of ``slots`` CPUs, with Ray initialised as their driver.
+    """Start a head without CPUs and ``count`` nodes of ``slots`` CPUs, with Ray initialised as their driver.
 
     All their processes are gone afterwards.
     """
@@ -66,7 +66,7 @@ def logical_nodes(count: int, slots: int) -> Iterator[None]:
 
 
 def _kill(processes: list[psutil.Process]) -> None:
-    """End what did not end by itself: a GCS outlives SIGTERM."""
+    """End the remaining processes: a GCS outlives SIGTERM."""
     for process in processes:
         with suppress(psutil.Error):
             process.kill()
@@ -74,7 +74,7 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 
 def used() -> Used:
-    """What this driver and the cluster that it started have used so far."""
+    """Return the CPU use so far of this driver and the cluster that it started."""
     driver = _cpu(psutil.Process())
     scheduler = workers = 0.0
     for process in psutil.Process().children(recursive=True):
@@ -89,7 +89,7 @@ def used() -> Used:
 
 
 def worker_memory() -> tuple[int, float]:
-    """How many worker processes there are, and the mean MB (2^20) that each holds alone."""
+    """Return the number of worker processes, and the mean MB (2^20) of their private memory."""
     held = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -104,7 +104,7 @@ def _cpu(process: psutil.Process) -> float:
 
 
 def _rank(settings: dict[str, Any]) -> None:
-    """What a rank does: as gare's training, it reports the epoch's rows, without a checkpoint of Ray's."""
+    """Run a rank: like gare's training, it reports the epoch's rows, without a checkpoint of Ray's."""
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
@@ -121,7 +121,7 @@ def _rank(settings: dict[str, Any]) -> None:
 
 
 def fake_run(ranks: int, epochs: int, steps: int, step_s: float) -> dict[str, float]:
-    """A run of so many one-CPU ranks, with Ray initialised: its start, the cost of its reports, its efficiency."""
+    """Train with so many one-CPU ranks, with Ray initialised: its start, the cost of its reports, its efficiency."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -139,7 +139,7 @@ def fake_run(ranks: int, epochs: int, steps: int, step_s: float) -> dict[str, fl
         ended = time.time()
         all_ranks = [json.loads((Path(folder) / f"{rank}.json").read_text("utf-8")) for rank in range(ranks)]
     started = [epochs_of[0]["start"] for epochs_of in all_ranks]
-    # A rank that is there first waits for the others in its first report, which is start-up too.
+    # A rank that starts early waits for the others in its first report, which counts as start-up too.
     late = [max(one["stepped"] for one in of_epoch) for of_epoch in zip(*all_ranks, strict=True)]
     reports = [
         max(one["reported"] for one in of_epoch) - stepped

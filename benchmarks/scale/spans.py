@@ -1,4 +1,4 @@
-"""Efficiency from when each slot was at work: pure arithmetic on the starts and ends of what was done."""
+"""Calculate efficiency from the times at which slots were busy: pure arithmetic on the starts and ends of units."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Span:
-    """When a unit of work began and ended (s), and the node it was done on."""
+    """Start and end of a unit of work (s), and the node that did it."""
 
     start: float
     end: float
@@ -18,11 +18,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Steady:
-    """A job between the moment when all slots were first at work and the one when the last unit began.
+    """A job between the moment when all slots were first busy and the one when the last unit began.
 
     ``begin``, ``dry``: these moments; ``end``: the last unit's end. ``rate``: units per second between ``begin`` and
     ``dry``, a unit that lies half in it counting half. ``busy``: the share of the slots' time in there that was spent
-    on units. ``gap``: seconds that a slot waits between two units. ``most``: units at work at once.
+    on units. ``gap``: seconds that a slot waits between two units. ``most``: units at the same time.
     """
 
     begin: float
@@ -35,7 +35,7 @@ class Steady:
 
 
 def steady(spans: Sequence[Span], slots: int) -> Steady:
-    """Measure a job on so many slots. Raises ValueError where they were never all at work, or no unit began after."""
+    """Measure a job on so many slots; ValueError if they were never all busy, or no unit began after that."""
     begin, most = _all_at_work(spans, slots)
     if begin is None:
         raise ValueError(f"At most {most} of {slots} slots were at work at once.")
@@ -50,7 +50,7 @@ def steady(spans: Sequence[Span], slots: int) -> Steady:
 
 
 def _all_at_work(spans: Sequence[Span], slots: int) -> tuple[float | None, int]:
-    """When so many units were at work for the first time (None: never), and the most there were at once."""
+    """Return when so many units ran at once for the first time (None: never), and the most that ever did."""
     changes = sorted([(span.start, 1) for span in spans] + [(span.end, -1) for span in spans])
     now = most = 0
     begin = None
@@ -63,11 +63,11 @@ def _all_at_work(spans: Sequence[Span], slots: int) -> tuple[float | None, int]:
 
 
 def whole(spans: Sequence[Span], slots: int, began: float) -> float:
-    """Share of the slots' time from ``began`` to the last unit's end that was spent on units: nothing left out."""
+    """Return the share of the slots' time from ``began`` to the last unit's end that was spent on units."""
     return sum(span.end - span.start for span in spans) / (slots * (max(span.end for span in spans) - began))
 
 
 def longest_pause(spans: Sequence[Span]) -> float:
-    """The longest time in which no unit began, up to the last one's beginning."""
+    """Return the longest time in which no unit began, up to the last one's beginning."""
     starts = sorted(span.start for span in spans)
     return max((after - before for before, after in pairwise(starts)), default=0.0)

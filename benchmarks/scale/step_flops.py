@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step of gare, counted by torch on tensors without data."""
+"""Count the floating-point operations of a training step of gare, with torch on tensors without data."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ RANKS = (1, 8, 16, 64)
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of one rank's step, forward and backward, and what is counted with them.
+    """Operations of one rank's step, forward and backward, and related counts.
 
     ``encoders``: those of the towers and the temporal transformer; the rest is the pair head and the objective.
-    ``parameters``: of the model; ``trained``: those of them that are.
-    Multiplications of matrices alone, two operations for each product and sum. Attention's own products, which torch
-    does not count on a CPU, are about 1 % of ViT-B/32 on top.
+    ``parameters``: of the model; ``trained``: the trained ones.
+    Only multiplications of matrices count, with two operations for each product and sum. Attention's own products,
+    which torch does not count on a CPU, are about 1 % of ViT-B/32 in addition.
     """
 
     rank: float

@@ -15,9 +15,9 @@ from gare.common.redact import shown
 
 MAX_BYTES = 2**20
 LENIENT = ConfigDict(extra="allow", strict=True)
-"""For records in which others may have written more."""
+"""Settings for records in which others may have written more."""
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""For ``__pydantic_config__`` of a dataclass: no other keys, no conversions, finite numbers."""
+"""Settings for ``__pydantic_config__`` of a dataclass: no other keys, no conversions, finite numbers."""
 
 T = TypeVar("T")
 

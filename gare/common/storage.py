@@ -83,7 +83,7 @@ class Folder:
 
     @property
     def local(self) -> Path:
-        """The path of a local folder; InputError for any other."""
+        """Return the path of a local folder; InputError for any other."""
         if not self.is_local:
             raise InputError(f"{self} is not a folder of the file system here, which is needed for this.")
         return Path(self.address)

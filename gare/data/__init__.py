@@ -1,1 +1,1 @@
-"""Shards to batches: captions, tokens, padding."""
+"""Turn shards into batches: captions, tokens, padding."""

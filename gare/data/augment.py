@@ -1,9 +1,9 @@
 """RandAugment on whole clips, on the device (``data.augment`` rand): one draw for all frames of a clip.
 
 The published recipe (the method's section 4): 4 operations drawn with replacement, each applied with probability 0.5,
-magnitude N(7, 0.5) of 10, "increasing": larger is always stronger. Warps are bicubic, and what they uncover is grey
-(128, 128, 128), as PIL does them; the other operations are kornia's. The draws are ours, one generator per sample and
-epoch, so that they depend on no batch, rank or worker.
+magnitude N(7, 0.5) of 10, "increasing": larger is always stronger. Warps are bicubic, and the pixels that they uncover
+are grey (128, 128, 128), as in PIL; the other operations are kornia's. The draws are ours, one generator per sample and
+epoch, so that they do not depend on batch, rank or worker.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gare.data.batches import Batch, draws
 from gare.data.samples import Sample
 
 AUGMENT_STREAM: Final = 0x72616E64
-"""Keeps these draws apart from the others made from the same seed and epoch."""
+"""Separates these draws from others made from the same seed and epoch."""
 
 OPERATIONS: Final = 4
 PROBABILITY: Final = 0.5
@@ -32,8 +32,8 @@ MAGNITUDE: Final = 7.0
 SPREAD: Final = 0.5
 STRONGEST: Final = 10.0
 
-# What the strongest magnitude means: of a turn in degrees, a shear, a shift as a share of the side, a colour factor's
-# distance from 1, and the grey level of 256 that solarize-add adds.
+# The strongest magnitude: a turn in degrees, a shear, a shift as a share of the side, the distance of a colour factor
+# from 1, and the grey level of 256 that solarize-add adds.
 TURN, SHEAR, SHIFT, FACTOR, ADDED = 30.0, 0.3, 0.45, 0.9, 110
 
 GREY: Final = 128 / 255
@@ -42,7 +42,7 @@ GREY: Final = 128 / 255
 
 @dataclass(frozen=True)
 class Draw:
-    """One operation on a clip: its name, its strength in [0, 1] and its sign, which some have no use for."""
+    """One operation on a clip: its name, its strength in [0, 1] and its sign, which some operations ignore."""
 
     name: str
     strength: float
@@ -50,13 +50,13 @@ class Draw:
 
 
 def check_augment(augment: str) -> None:
-    """ConfigError when ``data.augment`` needs what is not installed."""
+    """Raise ConfigError if ``data.augment`` needs a package that is not installed."""
     if augment != "none" and find_spec("kornia") is None:
         raise ConfigError(f"data.augment is {augment}, which needs kornia; pip install 'gare-ray[augment]'.")
 
 
 def augment_draws(seed: int, epoch: int, sample: Sample) -> list[Draw]:
-    """The operations on a sample's clip in an epoch, in order."""
+    """Draw the operations on a sample's clip in an epoch, in order."""
     random = draws(seed, epoch, sample, AUGMENT_STREAM)
     names = list(TABLE)
     drawn = []
@@ -71,9 +71,9 @@ def augment_draws(seed: int, epoch: int, sample: Sample) -> list[Draw]:
 
 @torch.no_grad()
 def augmented(batch: Batch, samples: Sequence[Sample], seed: int, epoch: int) -> Batch:
-    """The batch with the frames of each sample's clip changed, where they are; padded frames stay zero."""
+    """Augment the frames of each sample's clip on their device; padded frames stay zero."""
     frames = batch.frames.clone()
-    # Counted where the clips are short, so that no padded frame is worked on.
+    # Counted so that short clips' padded frames are not processed.
     lengths = batch.frame_mask.sum(dim=1).tolist()
     for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
         drawn = augment_draws(seed, epoch, sample)
@@ -83,7 +83,7 @@ def augmented(batch: Batch, samples: Sequence[Sample], seed: int, epoch: int) ->
 
 
 def apply(clip: Tensor, drawn: Sequence[Draw]) -> Tensor:
-    """A clip [F, 3, H, W] (uint8) after these operations."""
+    """Apply these operations to a clip [F, 3, H, W] (uint8)."""
     import kornia
 
     picture = clip.contiguous().float() / 255
@@ -96,7 +96,7 @@ Operation = Callable[[ModuleType, Tensor, Draw], Tensor]
 
 
 def _enhanced(name: str) -> Operation:
-    """An operation that a factor of 1 leaves as it is, and one above or below makes stronger or weaker."""
+    """Make an operation for which a factor of 1 changes nothing, and other factors weaken or strengthen."""
 
     def operation(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
         changed: Tensor = getattr(kornia.enhance, name)(x, 1 + draw.sign * FACTOR * draw.strength)
@@ -106,11 +106,11 @@ def _enhanced(name: str) -> Operation:
 
 
 Affine = tuple[float, float, float, float, float, float]
-"""a, b, c, d, e, f: where in the picture before, in pixels, a place (x, y) comes from: (ax + by + c, dx + ey + f)."""
+"""a, b, c, d, e, f: the pixel at (x, y) comes from (ax + by + c, dx + ey + f) of the original picture, in pixels."""
 
 
 def _warped(come_from: Callable[[Draw, int, int], Affine]) -> Operation:
-    """A warp of a draw, height and width."""
+    """Make a warp from a function of draw, height and width."""
 
     def operation(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
         del kornia
@@ -120,7 +120,7 @@ def _warped(come_from: Callable[[Draw, int, int], Affine]) -> Operation:
 
 
 def warp(x: Tensor, come_from: Affine) -> Tensor:
-    """Warp pictures [F, 3, H, W] as PIL's transform does: bicubic, edges repeated, grey where nothing comes from."""
+    """Warp pictures [F, 3, H, W] like PIL's transform: bicubic, edges repeated, uncovered pixels grey."""
     a, b, c, d, e, f = come_from
     height, width = x.shape[-2:]
     across = torch.arange(width, device=x.device, dtype=torch.float64) + 0.5
@@ -136,7 +136,7 @@ def warp(x: Tensor, come_from: Affine) -> Tensor:
 
 
 def _taps(places: Tensor, size: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-    """The four pixels [H, W] around each place and their weights: PIL's cubic, whose parameter is -1."""
+    """Return the four pixels [H, W] around each place and their weights: PIL's cubic, whose parameter is -1."""
     first = (places - 0.5).floor()
     t = places - 0.5 - first
     weights = (
@@ -150,7 +150,7 @@ def _taps(places: Tensor, size: int, dtype: torch.dtype) -> list[tuple[Tensor, T
 
 
 def _turn(draw: Draw, height: int, width: int) -> Affine:
-    """About the middle, counter-clockwise for a positive sign."""
+    """Turn about the middle, counter-clockwise for a positive sign."""
     angle = math.radians(draw.sign * TURN * draw.strength)
     cos, sin, x, y = math.cos(angle), math.sin(angle), width / 2, height / 2
     return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
@@ -167,7 +167,7 @@ def _solarize(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
 
 
 def _solarize_add(kornia: ModuleType, x: Tensor, draw: Draw) -> Tensor:
-    """Dark pixels are made lighter; kornia's solarize with an addition inverts the others, which is another thing."""
+    """Lighten dark pixels; kornia's solarize with an addition would also invert the others."""
     del kornia
     return torch.where(x < 128 / 255, x + int(ADDED * draw.strength) / 255, x)
 

@@ -1,4 +1,4 @@
-"""Padded batches of frames and tokens: which stored frames a sample gets, which square of each, and what fits."""
+"""Make padded batches of frames and tokens: choose a sample's stored frames, crop a square of each, check the fit."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ NO_TOKENIZER = "The model has no tokenizer, so captions cannot be read; save one
 
 
 VIEW_STREAM: Final = 0x76696577
-"""Keeps these draws apart from the others made from the same seed and epoch."""
+"""Separates these draws from others made from the same seed and epoch."""
 
 NESTED: Final = ("fps_linspace", "uniform")
-"""Policies whose frames, thinned again, can be those of thinning once."""
+"""Policies for which thinning twice can give the same frames as thinning once."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def load_frames(
     workers: Executor | None = None,
     pinned: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Frames [V, F, 3, S, S] (uint8) and mask [V, F] of videos of a split, padded with zeros to F = ``data.frames``.
+    """Load frames [V, F, 3, S, S] (uint8) and mask [V, F] of a split's videos, zero-padded to F = ``data.frames``.
 
     S: the view's size. ``random``: the draws of each video in training; None in evaluation. ``workers``: threads that
-    share the videos. ``pinned``: in page-locked memory, from which copies to a GPU need not be waited for.
+    share the videos. ``pinned``: use page-locked memory, which can be copied to a GPU asynchronously.
     """
     shape = (len(indices), view.data.frames, view.size, view.size, 3)
     frames = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
@@ -69,7 +69,7 @@ def load_frames(
 
     def fill(row: int) -> None:
         squares = view.squares(split, indices[row], random[row] if random else None)
-        # Straight from the file's pages into the batch; numpy lets go of the GIL meanwhile.
+        # Copied directly from the file's pages into the batch; numpy releases the GIL meanwhile.
         np.stack(squares, out=array[row, : len(squares)])
         array[row, len(squares) :] = 0
         mask[row, : len(squares)] = True
@@ -90,9 +90,9 @@ def make_batch(
     workers: Executor | None = None,
     pinned: bool = False,
 ) -> Batch:
-    """The batch of some (video, caption) samples of a split, as they are in an epoch of training.
+    """Make the batch of some (video, caption) samples of a split for an epoch of training.
 
-    ``epoch``: None takes what evaluation takes. ``workers`` and ``pinned``: see ``load_frames``.
+    ``epoch``: None for evaluation, without draws. ``workers`` and ``pinned``: see ``load_frames``.
     """
     random = None if epoch is None else [draws(config.train.seed, epoch, sample) for sample in samples]
     view = View(config.data, image_size)
@@ -105,9 +105,9 @@ def make_batch(
 
 
 def group(video: VideoInfo, data: DataConfig) -> int:
-    """The id of what a video is known to match: itself, or all with the same ``data.positives_attribute``.
+    """Return the id of a video's known matches: itself, or all with the same ``data.positives_attribute``.
 
-    Ids are digests, so that they say the same on every rank and in every batch.
+    Ids are digests, so that they agree between ranks and batches.
     """
     shared = video.attributes.get(data.positives_attribute or "")
     named = ["video", video.video_id] if shared is None else ["group", shared]
@@ -115,9 +115,9 @@ def group(video: VideoInfo, data: DataConfig) -> int:
 
 
 def check_fit(model: GareModel, shards: ShardSet, config: Config) -> Tokenizer:
-    """The model's tokenizer, after checking that shards and model fit together.
+    """Return the model's tokenizer, after checking that shards and model fit together.
 
-    Raises ConfigError or InputError with what does not fit and what to change.
+    Raises ConfigError or InputError that says what does not fit and what to change.
     """
     check_sizes(model, shards.side, f"The shards in {shards.folder} hold", config)
     check_sampling(shards, config)
@@ -127,7 +127,7 @@ def check_fit(model: GareModel, shards: ShardSet, config: Config) -> Tokenizer:
 
 
 def check_sizes(model: GareModel, side: int, holder: str, config: Config) -> None:
-    """ConfigError where frames of ``side`` pixels, which ``holder`` names, or ``data.words`` do not fit the model.
+    """Raise ConfigError if frames of ``side`` pixels, which ``holder`` names, or ``data.words`` do not fit the model.
 
     Larger frames fit: they are cropped.
     """
@@ -143,20 +143,20 @@ def check_sizes(model: GareModel, side: int, holder: str, config: Config) -> Non
 
 @dataclass(frozen=True)
 class View:
-    """Takes at most ``data.frames`` frames of a stored video, and of each a square of ``size`` pixels.
+    """A view of a stored video: at most ``data.frames`` frames, and of each a square of ``size`` pixels.
 
-    Draws are made in training only: ``random`` is None in evaluation, which is the same every time.
+    Draws are made in training only: ``random`` is None in evaluation, which is deterministic.
     """
 
     data: DataConfig
     size: int
 
     def clip(self, split: Split, index: int, random: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        """Frames [n, size, size, 3] of one video of a split."""
+        """Return frames [n, size, size, 3] of one video of a split."""
         return np.stack(self.squares(split, index, random))
 
     def squares(self, split: Split, index: int, random: np.random.Generator | None = None) -> list[NDArray[np.uint8]]:
-        """The frames of ``clip`` one by one; raw stored ones are views of the file, not copied yet."""
+        """Return the frames of ``clip`` as a list; raw stored ones are views of the file, not copied yet."""
         pictures = split.pictures(index, self._picks(split.count(index), random))
         height, width = pictures[0].shape[:2]
         if min(height, width) < self.size:
@@ -172,7 +172,7 @@ class View:
         return [int(random.integers(part.start, part.stop)) for part in segments(stored, self.data.frames)]
 
     def _corner(self, height: int, width: int, random: np.random.Generator | None) -> tuple[int, int]:
-        """Top and left of the square, one for all frames of a clip."""
+        """Return top and left of the square, the same for all frames of a clip."""
         free = height - self.size, width - self.size
         if random is None or self.data.crop == "centre":
             return round(free[0] / 2), round(free[1] / 2)
@@ -180,16 +180,16 @@ class View:
 
 
 def draws(seed: int, epoch: int, sample: Sample, stream: int = VIEW_STREAM) -> np.random.Generator:
-    """The random numbers of one sample in one epoch: the same for any number of workers, and after a resume."""
+    """Return the random numbers of one sample in one epoch: the same for any number of workers, and after a resume."""
     return np.random.default_rng([seed, epoch, *sample, stream])
 
 
 def check_sampling(shards: ShardSet, config: Config) -> None:
-    """Refuse to sample from stored frames what sampling the videos themselves would not give.
+    """Refuse to sample stored frames if that differs from sampling the videos themselves.
 
-    ``data.sampling`` linspace is exact where as many frames are used as stored, where every candidate is stored
-    (``ShardSet.complete``), and where thinning nests: (max_frames - 1) is a multiple of (frames - 1). random_segment
-    draws from all candidates, so every one must be stored.
+    ``data.sampling`` linspace is exact if as many frames are used as stored, if every candidate is stored
+    (``ShardSet.complete``), or if thinning nests: (max_frames - 1) is a multiple of (frames - 1). random_segment draws
+    from all candidates, so every one must be stored.
     """
     stored, used = int(shards.recipe["max_frames"]), config.data.frames
     policy = str(shards.recipe.get("policy", NESTED[0]))
@@ -216,15 +216,15 @@ def check_sampling(shards: ShardSet, config: Config) -> None:
 
 
 def unlike_prepared(pixels: Pixels, short_side: int, data: DataConfig) -> str | None:
-    """A sentence where frames were resized otherwise than the pictures CLIP learned from; None where they were not.
+    """Describe in a sentence how the frames' resizing differs from that of CLIP's training; None if it does not.
 
-    With ``data.crop`` random, frames larger than the model's images are wanted, so their size is no difference.
+    With ``data.crop`` random, frames are meant to be larger than the model's images, so their size does not count.
     """
     return pixels.unlike_prepared(None if data.crop == "random" else short_side)
 
 
 def check_random_crop(shards: ShardSet, config: Config, image_size: int) -> None:
-    """Refuse ``data.crop`` random where the stored squares are just the model's images."""
+    """Refuse ``data.crop`` random if the stored squares have the size of the model's images."""
     if config.data.crop == "random" and shards.recipe["crop"] == image_size:
         raise ConfigError(
             f"data.crop is random, but the shards in {shards.folder} hold squares of {image_size} pixels, just what "

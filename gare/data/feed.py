@@ -1,4 +1,4 @@
-"""The batches of an epoch on their device, made ahead of the loop that takes them."""
+"""Prepare the batches of an epoch on their device, ahead of the loop that takes them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ from gare.model.tokenizer import Tokenizer
 
 
 class Feed(Iterator[Batch]):
-    """This rank's batches of one epoch, in order, from batch ``start`` of it, on ``device``.
+    """This rank's batches of one epoch, in order, from batch ``start`` on, on ``device``.
 
-    A thread makes up to ``runtime.read_ahead`` of them before they are asked for; with 0 each is made when it is. The
-    batches are the same either way: those of ``make_batch``, augmented on the device where the settings say so.
-    ``own``: the rows of a global batch that are this rank's. ``waited_s``: how long the last next() took, in seconds.
-
-    An error in the thread comes out of next() as it was raised, after the batches before it. The thread ends with the
-    epoch, with ``close``, on any error in next(), and when the feed is dropped.
+    A thread makes up to ``runtime.read_ahead`` of them in advance; with 0 each is made on request. The batches are the
+    same either way: those of ``make_batch``, augmented on the device if the settings say so.
+    ``own``: this rank's rows of a global batch. ``waited_s``: how long the last next() took, in seconds.
+    next() raises an error of the thread unchanged, after the batches before it. The thread ends with the epoch, with
+    ``close``, on any error in next(), and when the feed is garbage-collected.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Feed(Iterator[Batch]):
         self._now = iter(own_rows), maker
 
     def __len__(self) -> int:
-        """Batches still to come."""
+        """Return the number of remaining batches."""
         return self._left
 
     def __next__(self) -> Batch:
@@ -78,7 +77,7 @@ class Feed(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Stop reading ahead; nothing comes after it. Waits for the batch that is being made."""
+        """Stop reading ahead and end the iteration; waits for the batch that is being made."""
         self._left = 0
         if self._ahead is not None:
             self._stop()
@@ -94,13 +93,13 @@ class Feed(Iterator[Batch]):
 
 @dataclass(frozen=True)
 class _Made:
-    """A batch, and the work on a CUDA stream after which it is there."""
+    """A batch, and the work on a CUDA stream that completes it."""
 
     batch: Batch
     event: torch.cuda.Event | None = None
 
     def ready(self) -> Batch:
-        """The batch, for kernels of the calling thread's stream."""
+        """Return the batch, for kernels of the calling thread's stream."""
         if self.event is not None:
             stream = torch.cuda.current_stream(self.batch.frames.device)
             stream.wait_event(self.event)
@@ -110,7 +109,7 @@ class _Made:
 
 
 class _Maker:
-    """Makes batches on a device; on CUDA from page-locked memory, on a stream of its own, parallel to the model's."""
+    """A maker of batches on a device; on CUDA from page-locked memory, on its own stream, parallel to the model's."""
 
     def __init__(
         self, split: Split, tokenizer: Tokenizer, config: Config, image_size: int, epoch: int, device: torch.device
@@ -121,7 +120,7 @@ class _Maker:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def make(self, samples: Sequence[Sample], workers: Executor | None = None) -> _Made:
-        """The batch of these samples, or on CUDA the work in progress that it is."""
+        """Make the batch of these samples; on CUDA it may still be in progress."""
         batch = make_batch(
             self._split,
             samples,
@@ -140,7 +139,7 @@ class _Maker:
 
 
 class _Ahead:
-    """A thread that makes batches while there is room for them. It knows the feed by nothing, so that one can go."""
+    """A thread that makes batches while there is room for them, without a reference to the feed, which can go."""
 
     def __init__(self, maker: _Maker, rows: Sequence[Sequence[Sample]], room: int) -> None:
         self._made: SimpleQueue[_Made | BaseException] = SimpleQueue()
@@ -151,7 +150,7 @@ class _Ahead:
         self._thread.start()
 
     def take(self) -> _Made:
-        """The next batch; raises what making it raised."""
+        """Return the next batch; raises the error that making it raised."""
         made = self._made.get()
         if isinstance(made, BaseException):
             raise made
@@ -159,7 +158,7 @@ class _Ahead:
         return made
 
     def stop(self) -> None:
-        """End the thread and let go of what it made."""
+        """End the thread and drop its batches."""
         self._stopped.set()
         self._room.release()
         # The garbage collector may drop a feed in the thread itself.
@@ -182,7 +181,7 @@ class _Ahead:
 
 
 def _on(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device; copies from page-locked memory are not waited for."""
+    """Copy the batch to a device; copies from page-locked memory are asynchronous."""
     if device.type == "cpu":
         return batch
     moved: dict[str, Any] = {}

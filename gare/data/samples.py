@@ -15,10 +15,10 @@ from gare.data.shards import ShardSet, Split
 from gare.schema import TAKEN_FROM
 
 NOISE_STREAM: Final = 0x6E6F6973
-"""Keeps these draws apart from the others made from the same seed."""
+"""Separates these draws from others made from the same seed."""
 
 DRAWS: Final = 1000
-"""Draws of another video's caption before giving up: all captions say the same."""
+"""Draws of another video's caption before giving up, if all captions are the same."""
 
 Sample = tuple[int, int]
 """(index of the video in its split, index of the caption of that video)"""
@@ -28,10 +28,10 @@ Captions = Literal["one_per_video", "all"]
 
 
 def trains_on(config: Config, split: str, attributes: Mapping[str, str]) -> bool:
-    """True if a run of these settings trains on a video with this split and these attributes.
+    """Return True if a run of these settings trains on a video with this split and these attributes.
 
-    With ``protocol.dev`` none that is all of train: the train split, and what the dev split had taken from it. A dev
-    split that comes with the benchmark stays out.
+    With ``protocol.dev`` none these are the train split and what the dev split had taken from it. A dev split that
+    comes with the benchmark stays out.
     """
     data = config.data
     if split == data.train_split:
@@ -41,12 +41,12 @@ def trains_on(config: Config, split: str, attributes: Mapping[str, str]) -> bool
 
 
 def training_split(shards: ShardSet, config: Config) -> Split:
-    """The videos that are trained on, in manifest order; InputError when there is no train split."""
+    """Return the training videos, in manifest order; InputError if there is no train split."""
     return shards.split(config.data.train_split, belongs=lambda split, attributes: trains_on(config, split, attributes))
 
 
 def test_cautions(config: Config) -> list[str]:
-    """A caution about the figures of a run whose ``protocol.test`` is used; nothing otherwise."""
+    """Return a caution about the figures of a run whose ``protocol.test`` is used; empty otherwise."""
     says = (
         "The run was free to train on the test split or to choose its checkpoint by it (protocol.test is used), so its "
         "figures on test say little about new videos."
@@ -60,11 +60,11 @@ def trained_on(config: Config, split: Split) -> int:
 
 
 def noisy_captions(captions: list[list[str]], share: float, seed: int) -> tuple[list[list[str]], int]:
-    """The captions of each video with round(``share`` x their number) of them replaced, and that number.
+    """Return each video's captions with round(``share`` x their number) of them replaced, and that number.
 
-    Which ones and by what is a function of the captions, ``share`` and ``seed``, the same in every epoch: wrong labels
-    stay wrong. A caption is replaced by one drawn uniformly from those of the other videos, as they were before, and
-    never by a text that its own video has. A larger share replaces the captions that a smaller one does, and more.
+    The choice depends only on the captions, ``share`` and ``seed`` and is the same in every epoch: wrong labels stay
+    wrong. A caption is replaced by one drawn uniformly from the other videos' original captions, and never by a text
+    that its own video has. A larger share replaces the captions that a smaller one does, and more.
     """
     places = [(video, caption) for video, texts in enumerate(captions) for caption in range(len(texts))]
     count = round(share * len(places))
@@ -78,7 +78,6 @@ def noisy_captions(captions: list[list[str]], share: float, seed: int) -> tuple[
 
 
 def _other(captions: list[list[str]], places: list[tuple[int, int]], video: int, random: np.random.Generator) -> str:
-    """A caption of another video."""
     for _ in range(DRAWS):
         other, caption = places[int(random.integers(len(places)))]
         text = captions[other][caption]
@@ -91,7 +90,7 @@ def _other(captions: list[list[str]], places: list[tuple[int, int]], video: int,
 
 
 def with_noise(split: Split, share: float, seed: int) -> tuple[Split, int]:
-    """A training split with that share of its captions replaced, and how many that is; its frames are the same."""
+    """Return a training split with that share of its captions replaced, and their number; its frames are the same."""
     if not share:
         return split, 0
     captions, count = noisy_captions([video.captions for video in split.videos], share, seed)
@@ -99,10 +98,10 @@ def with_noise(split: Split, share: float, seed: int) -> tuple[Split, int]:
 
 
 def steps_per_epoch(captions: Sequence[int], batch: int, mode: Captions, *, repeat_videos: bool = False) -> int:
-    """Full batches in an epoch over videos with the given caption counts c, the same for every seed and epoch.
+    """Return the number of full batches in an epoch over videos with caption counts c, whatever seed and epoch.
 
-    Without ``repeat_videos`` n batches of different videos exist just when sum_v min(c_v, n) >= n x batch, which holds
-    up to the largest such n.
+    Without ``repeat_videos``, n batches of different videos exist exactly if sum_v min(c_v, n) >= n x batch, which
+    holds up to the largest such n.
     """
     counts = _visits(captions, mode)
     full = int(counts.sum()) // batch
@@ -116,7 +115,7 @@ def steps_per_epoch(captions: Sequence[int], batch: int, mode: Captions, *, repe
 
 
 def left_out(captions: Sequence[int], batch: int, mode: Captions) -> int:
-    """Count the full batches that an epoch lacks because they would hold two captions of one video."""
+    """Count the full batches that an epoch omits because they would hold two captions of one video."""
     repeating = steps_per_epoch(captions, batch, mode, repeat_videos=True)
     return repeating - steps_per_epoch(captions, batch, mode)
 
@@ -124,11 +123,11 @@ def left_out(captions: Sequence[int], batch: int, mode: Captions) -> int:
 def epoch_batches(
     captions: Sequence[int], batch: int, mode: Captions, *, seed: int, epoch: int, repeat_videos: bool = False
 ) -> list[list[Sample]]:
-    """The full global batches of one epoch, shuffled, ``steps_per_epoch`` of them; the rest is dropped.
+    """Return the full global batches of one epoch, shuffled, ``steps_per_epoch`` of them; the rest is dropped.
 
-    ``captions``: caption count of each video; videos without any are left out. With ``all``, rounds over the
-    videos visit each caption once. A batch never holds two captions of one video, or with ``repeat_videos`` only
-    when nothing else is left.
+    ``captions``: caption count of each video; videos without any are left out. With ``all``, rounds over the videos
+    visit each caption once. A batch never holds two captions of one video, or with ``repeat_videos`` only when nothing
+    else is left.
     """
     queue = _Queue(captions, mode, np.random.default_rng([seed, epoch]))
     steps = steps_per_epoch(captions, batch, mode, repeat_videos=repeat_videos)
@@ -138,13 +137,13 @@ def epoch_batches(
 
 
 def _visits(captions: Sequence[int], mode: Captions) -> NDArray[np.int64]:
-    """How often an epoch visits each video."""
+    """Return how often an epoch visits each video."""
     counts = np.array(captions, np.int64)
     return counts if mode == "all" else np.minimum(counts, 1)
 
 
 class _Queue:
-    """The order of an epoch: rounds over the videos, each in a random order, and each video's captions in one too."""
+    """The order of an epoch: rounds over the videos in random order, with each video's captions in random order too."""
 
     def __init__(self, captions: Sequence[int], mode: Captions, random: np.random.Generator) -> None:
         captioned = [v for v, count in enumerate(captions) if count]
@@ -156,16 +155,16 @@ class _Queue:
             self._turns.extend(v for v in random.permutation(captioned).tolist() if turn < captions[v])
 
     def take(self, batch: int) -> list[Sample]:
-        """The first samples of different videos, and of the same ones where there are too few."""
+        """Take the next samples of different videos, and of repeated ones if there are too few."""
         videos = self._first_videos(batch)
         videos += [self._turns.popleft() for _ in range(batch - len(videos))]
         return self._samples(videos)
 
     def take_distinct(self, batch: int, to_go: int) -> list[Sample]:
-        """The first samples of different videos, such that the ``to_go - 1`` batches after this one can be full too.
+        """Take the next samples of different videos so that the ``to_go - 1`` batches after this one can be full too.
 
-        A video with at least ``to_go`` captions left loses one for good by staying out of this batch; ``spare`` such
-        losses can be borne. Beyond that it takes the place of a video that has fewer.
+        A video with at least ``to_go`` captions left loses one for good if it is not in this batch; at most ``spare``
+        such losses are affordable. Beyond that it replaces a video that has fewer.
         """
         spare = int(np.minimum(self._left, to_go).sum()) - to_go * batch
         urgent = self._left >= to_go
@@ -183,7 +182,7 @@ class _Queue:
         return self._samples(videos)
 
     def _first_videos(self, batch: int) -> list[int]:
-        """Take the turns of up to ``batch`` different videos from the front; those passed by keep their places."""
+        """Take the turns of up to ``batch`` different videos from the front; skipped turns keep their places."""
         taken: dict[int, None] = {}
         passed = []
         wanted = min(batch, int(np.count_nonzero(self._left)))

@@ -1,4 +1,4 @@
-"""Reading prepared shards: memory-mapped, checked against their dataset manifest, one split at a time."""
+"""Read prepared shards: memory-mapped, checked against their dataset manifest, one split at a time."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from gare.data.cache import Cache, Held, hold
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 
 LIGHT = ("video_id", "split", "captions", "attributes", "timestamps_s", "uri")
-"""Columns that take little room, in the order of SHARD: all that is needed without looking at frames."""
+"""Columns without frames, which take little space, in the order of SHARD."""
 
 Belongs = Callable[[str, dict[str, str]], bool]
-"""Decides if a row with this split and these attributes belongs."""
+"""A function that decides if a row with this split and these attributes belongs."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A shard's row of a video without its frames."""
+    """A video's row in a shard without its frames."""
 
     video_id: str
     uri: str
@@ -68,13 +68,13 @@ class Split:
         return len(self.videos)
 
     def with_captions(self, captions: Sequence[list[str]]) -> Split:
-        """The same videos with other captions, one list per video."""
+        """Return the same videos with other captions, one list per video."""
         other = copy(self)
         other.videos = [replace(video, captions=texts) for video, texts in zip(self.videos, captions, strict=True)]
         return other
 
     def first(self, count: int) -> Split:
-        """Its first videos alone."""
+        """Return only its first videos."""
         other = copy(self)
         other.videos = self.videos[:count]
         return other
@@ -85,7 +85,7 @@ class Split:
         return len(self._tables[table_number]["frames"][row])
 
     def pictures(self, index: int, picks: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """The picked stored frames [H, W, 3] of one video; raw ones are views of the file."""
+        """Return the picked stored frames [H, W, 3] of one video; raw ones are views of the file."""
         table_number, row = self._where[index]
         one = self._tables[table_number].slice(row, 1)
         stored = one["frames"][0].values
@@ -96,30 +96,29 @@ class Split:
             raise self.damaged(index, str(error)) from None
 
     def frames(self, index: int, at_most: int) -> NDArray[np.uint8]:
-        """Frames [n, H, W, 3] of one video, n <= ``at_most``; more stored ones are thinned by linspace, ends kept."""
+        """Return frames [n, H, W, 3] of one video, n <= ``at_most``; more are thinned by linspace, ends kept."""
         return np.stack(self.pictures(index, thin(self.count(index), at_most)))
 
     def damaged(self, index: int, reason: str) -> InputError:
-        """Build the error of a video whose frames are not what they should be."""
+        """Build the error for a video with damaged frames."""
         return InputError(
             f"The frames of {self.videos[index].video_id!r} in {self.folder} are damaged ({reason}); "
             "run gare prepare again, into another folder."
         )
 
     def timestamps(self, index: int) -> list[float]:
-        """Seconds of the stored frames from the first shown one."""
+        """Return the seconds of the stored frames since the first shown one."""
         table_number, row = self._where[index]
         return list(self._tables[table_number]["timestamps_s"][row].as_py())
 
 
 class ShardSet:
-    """A folder made by ``gare prepare``, or the copy of one on this node (``gare.data.cache``).
+    """A folder made by ``gare prepare``, or its copy on this node (``gare.data.cache``).
 
-    A copy is in use for as long as this or one of its splits is. Raises InputError when it is no such folder,
+    A copy stays in use as long as this or one of its splits exists. Raises InputError if the folder is not one, or
     unfinished, or its shards do not belong to its manifest.
-
-    ``frames``: False to only count and check. Then no copy is made: shards at an address are read in place, without the
-    columns that hold frames, when they are first needed.
+    ``frames``: False to only count and check. No copy is made then: shards at an address are read in place when first
+    needed, without the columns that hold frames.
     """
 
     def __init__(self, folder: str | Path, cache: Cache | None = None, *, frames: bool = True) -> None:
@@ -130,7 +129,7 @@ class ShardSet:
         self.manifest = read_dataset_file(self._place)
         self.digest: str = self.manifest["digest"]
         if self._place.is_local:
-            _ = self._tables  # what is damaged is known at once
+            _ = self._tables  # read at once, so that damage is found now
 
     @cached_property
     def _tables(self) -> list[pa.Table]:
@@ -142,29 +141,29 @@ class ShardSet:
 
     @property
     def splits(self) -> dict[str, dict[str, int]]:
-        """Split name -> videos and captions in it."""
+        """Return split name -> number of videos and captions in it."""
         return dict(self.manifest["splits"])
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The settings of ``prepare`` that made the shards, those of an older version completed."""
+        """Return the settings of ``prepare`` that made the shards, completed if they are of an older version."""
         return {**UNSAID, **BEFORE, **self.manifest["recipe"]}
 
     @property
     def side(self) -> int:
-        """Shortest side of the stored frames, in pixels; both sides where they were cropped."""
+        """Return the shortest side of the stored frames, in pixels; both sides if they were cropped."""
         return int(self.recipe["crop"] or self.recipe["short_side"])
 
     @property
     def short_side(self) -> int:
-        """Shorter side of a frame when it was resized, in pixels, before any of it was cut away."""
+        """Return the shorter side of a frame after resizing and before cropping, in pixels."""
         return int(self.recipe.get("short_side", self.side))
 
     @property
     def complete(self) -> bool:
-        """True if every frame is stored that the recipe would store without a limit to their number.
+        """Return True if every frame is stored that the recipe would store without a limit to their number.
 
-        So it is when no video fills ``prepare.max_frames``, and when the videos that do are not cut off: by policy
+        That holds if no video fills ``prepare.max_frames``, or if the videos that do are not cut off: by policy
         all_candidates, which notes what it cuts off, and by policy timestamps, which cuts off nothing.
         """
         full = self._full_rows()
@@ -187,26 +186,26 @@ class ShardSet:
         return sum(int(pc.sum(pc.greater_equal(n, self.recipe["max_frames"])).as_py() or 0) for n in lengths)
 
     def split(self, name: str, belongs: Belongs | None = None) -> Split:
-        """The rows of a split, or under its name those that ``belongs`` picks; InputError when it is not there."""
+        """Return the rows of a split, or under its name those that ``belongs`` selects; InputError if unknown."""
         if name not in self.splits:
             there = ", ".join(sorted(self.splits)) or "none"
             raise InputError(f"{self.folder} has no split {name!r}; its splits are: {there}.")
         return Split(self.folder, name, self._tables, belongs or (lambda split, _: split == name), self._held)
 
     def parts(self, name: str) -> Iterator[Split]:
-        """The rows of a split, a shard at a time, so that a caller need not hold what is known of all."""
+        """Yield the rows of a split, a shard at a time, so that the caller need not hold all of them."""
         for table in self._tables:
             part = Split(self.folder, name, [table], lambda split, _: split == name, self._held)
             if len(part):
                 yield part
 
     def rows(self) -> list[tuple[str, int, dict[str, str]]]:
-        """Split, number of captions and attributes of every video, in manifest order."""
+        """Return split, number of captions and attributes of every video, in manifest order."""
         light = [table.select(["split", "captions", "attributes"]).to_pylist() for table in self._tables]
         return [(r["split"], len(r["captions"]), dict(r["attributes"] or [])) for rows in light for r in rows]
 
     def repeated(self) -> list[str]:
-        """The ids of videos that are there more than once, which would be in two splits or twice in one."""
+        """List the ids of videos that occur more than once, in two splits or twice in one."""
         ids = Counter(video_id for table in self._tables for video_id in table["video_id"].to_pylist())
         return [video_id for video_id, count in ids.items() if count > 1]
 
@@ -226,5 +225,5 @@ class ShardSet:
 
 
 def _bounded(text: str) -> str:
-    """A text of shards made before there was a limit, cut to it."""
+    """Cut a text to the limit; shards from before the limit may exceed it."""
     return text[:LONGEST_TEXT]

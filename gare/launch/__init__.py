@@ -1,1 +1,1 @@
-"""Starting a run, in this process or on Ray; watching and recording it; planning it."""
+"""Start a run, in this process or on Ray; watch, record and plan it."""

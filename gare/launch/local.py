@@ -1,4 +1,4 @@
-"""Training in this process, without Ray: a whole run, or a few steps to measure what they cost."""
+"""Train in this process, without Ray: a whole run, or a few steps to measure their cost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fit_local(run: Run | Config, *, quiet: bool = False) -> RunSummary:
     run = Run.of(run)
     runtime, folder = run.config.runtime, run.folder
     device = choose_device(runtime.device)
-    _ = run.data  # what cannot be trained on leaves no folder
+    _ = run.data  # unusable data raises before a folder is made
     with (
         training_view(run.config.run_name(), run.take_up().epochs(run.config), quiet=quiet) as on_row,
         syncing(folder, wanted=runtime.tracking) as tracked,
@@ -53,8 +53,8 @@ class TrainingCost:
     """Seconds of one process that holds the whole global batch, on ``device``.
 
     ``set_up_s``: opening the data and building the model. ``step_s``: a step and the wait for its batch, the median of
-    ``steps`` after ``WARM_UP_STEPS`` that are left out. ``dev_s``: evaluating the dev split once, from the first
-    ``dev_videos`` of it by its size; 0 where nothing is evaluated.
+    ``steps`` after ``WARM_UP_STEPS`` that are left out. ``dev_s``: evaluating the dev split once, scaled up from its
+    first ``dev_videos``; 0 if nothing is evaluated.
     """
 
     device: str
@@ -68,7 +68,7 @@ class TrainingCost:
 def measure_cost(config: Config) -> TrainingCost:
     """Train the experiment for a few steps without a run folder: at least one, and about ten seconds of them.
 
-    Nothing is written. Raises what training would of settings, shards or a model that do not fit.
+    Nothing is written. Raises the errors of training for settings, shards or a model that do not fit.
     """
     config, device = absolute(config), choose_device(config.runtime.device)
     with numerics(config):
@@ -100,7 +100,7 @@ def measure_cost(config: Config) -> TrainingCost:
 
 
 def _batches(data: TrainingData, config: Config) -> list[list[tuple[int, int]]]:
-    """The first batches of training, of as many epochs as it takes."""
+    """Return the first batches of training, from as many epochs as needed."""
     found: list[list[tuple[int, int]]] = []
     for epoch in range(config.train.epochs):
         found += data.batches(config, epoch)

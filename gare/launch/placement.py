@@ -1,4 +1,4 @@
-"""Counts the workers that fit a cluster's nodes, so that nothing waits for room that never comes."""
+"""Count the workers that fit a cluster's nodes, so that nothing waits for capacity that never comes."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ def rank_selector(runtime: RuntimeConfig) -> dict[str, str]:
 
 
 def rank_nodes(runtime: RuntimeConfig, nodes: Nodes) -> list[Node]:
-    """The nodes that ranks may run on."""
+    """Return the nodes that ranks may run on."""
     return selected(nodes, rank_selector(runtime))
 
 
 def uses_gpu(runtime: RuntimeConfig, nodes: Nodes) -> bool:
-    """Give each worker a GPU? True if asked for, or if there are enough and the device is auto."""
+    """Return True if workers get a GPU each: on request, or if there are enough and the device is auto."""
     gpus = sum(node.resources.get("GPU", 0) for node in rank_nodes(runtime, nodes))
     return runtime.device == "cuda" or (runtime.device == "auto" and gpus >= runtime.fewest_workers)
 
 
 def rank_resources(runtime: RuntimeConfig, *, use_gpu: bool) -> dict[str, float]:
-    """The resources that one worker asks Ray for."""
+    """Return the resources that one worker asks Ray for."""
     return {"CPU": runtime.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
 
 
 def groups_that_fit(runtime: RuntimeConfig, nodes: Nodes, what: str) -> int:
     """Count the groups of ``runtime.workers`` workers that fit at the same time, each in a zone that holds it.
 
-    Raises RunError, naming ``what`` needs them and the arithmetic, when not even one does, and ConfigError for a
-    range of workers: groups that grow would take each other's room.
+    Raises RunError, naming ``what`` needs them and the arithmetic, if not even one does, and ConfigError for a range of
+    workers: growing groups would take each other's capacity.
     """
     return len(group_zones(runtime, nodes, what))
 
 
 def group_zones(runtime: RuntimeConfig, nodes: Nodes, what: str) -> list[str | None]:
-    """The zone of each group that fits at the same time, as ``groups_that_fit``; None for one that is in no zone."""
+    """Return the zone of each group that fits at the same time, as ``groups_that_fit``; None for one without a zone."""
     workers = one_number(runtime, what)
     room = _enough_room(runtime, nodes, workers, what)
     zones = zone_rooms(runtime, nodes)
@@ -49,16 +49,16 @@ def group_zones(runtime: RuntimeConfig, nodes: Nodes, what: str) -> list[str | N
 
 
 def one_number(runtime: RuntimeConfig, what: str) -> int:
-    """The number of workers; ConfigError for a range."""
+    """Return the number of workers; ConfigError for a range."""
     if not isinstance(runtime.workers, int):
         raise ConfigError(f"{what} shares the cluster with others, so runtime.workers must be one number, not a range.")
     return runtime.workers
 
 
 def workers_that_fit(config: Config, nodes: Nodes, what: str) -> int:
-    """The most workers that ``runtime.workers`` allows, that share the global batch evenly and that fit.
+    """Return the most workers that ``runtime.workers`` allows, that share the global batch evenly and that fit.
 
-    Raises RunError, naming ``what`` needs them and the arithmetic, when not even the fewest do.
+    Raises RunError, naming ``what`` needs them and the arithmetic, if not even the fewest fit.
     """
     counts = config.runtime.worker_counts(config.train.global_batch)
     room = _enough_room(config.runtime, nodes, counts[-1], what)
@@ -66,7 +66,7 @@ def workers_that_fit(config: Config, nodes: Nodes, what: str) -> int:
 
 
 def fits(runtime: RuntimeConfig, nodes: Nodes, workers: int) -> bool:
-    """True if that many workers fit."""
+    """Return True if that many workers fit."""
     return _room(runtime, rank_nodes(runtime, nodes), use_gpu=uses_gpu(runtime, nodes)) >= workers
 
 
@@ -89,9 +89,10 @@ def zone_rooms(runtime: RuntimeConfig, nodes: Nodes) -> dict[str, int]:
 def choose_zone(
     runtime: RuntimeConfig, nodes: Nodes, workers: int, *, free: Nodes = (), wanted: str | None = None
 ) -> str | None:
-    """Choose the zone that all of ``workers`` run in; None where there are no zones or none holds them.
+    """Choose the zone that all of ``workers`` run in; None if there are no zones or none holds them.
 
-    ``wanted`` if it holds them; else one that has ``free`` room for them now, then the one with most room.
+    ``wanted`` if it holds them; else one that has ``free`` capacity for them now, then the one with the largest
+    capacity.
     """
     rooms = zone_rooms(runtime, nodes)
     holding = [zone for zone, room in rooms.items() if room >= workers]
@@ -126,14 +127,14 @@ def _enough_room(runtime: RuntimeConfig, nodes: Nodes, needed: int, what: str) -
 
 
 def offered(nodes: Nodes, *, use_gpu: bool) -> str:
-    """The nodes' resources in words."""
+    """Describe the nodes' resources."""
     have = " + ".join(f"{node.resources.get('CPU', 0):g}" for node in nodes) or "0"
     gpus = sum(node.resources.get("GPU", 0) for node in nodes)
     return f"{have} CPUs" + (f", {gpus:g} GPUs" if use_gpu else "")
 
 
 def _left_out(runtime: RuntimeConfig, nodes: Nodes) -> str:
-    """The number of nodes with CPUs that are closed to ranks, in words; empty if there are none."""
+    """Describe how many nodes with CPUs are closed to ranks; empty if there are none."""
     count = sum(node.resources.get("CPU", 0) > 0 for node in nodes)
     count -= sum(node.resources.get("CPU", 0) > 0 for node in rank_nodes(runtime, nodes))
     if not count:
@@ -142,5 +143,5 @@ def _left_out(runtime: RuntimeConfig, nodes: Nodes) -> str:
 
 
 def placement_tags(workers: int, device: str) -> dict[str, str]:
-    """Tags that record where a run trains."""
+    """Return the tags that record where a run trains."""
     return {"gare.world_size": str(workers), "gare.device": device}

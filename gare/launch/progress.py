@@ -1,4 +1,4 @@
-"""Training as a person watches it."""
+"""Show training's progress to a person."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = ("t2v/R@1", "t2v/R@5", "v2t/R@1")
 
 @contextmanager
 def training_view(name: str, epochs: int, *, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield the function that shows a row of the history of a run; at the end it says what the run came to."""
+    """Yield the function that shows a row of a run's history; at the end, print a summary of the run."""
     if quiet:
         yield lambda _: None
         return
@@ -30,7 +30,7 @@ def training_view(name: str, epochs: int, *, quiet: bool) -> Iterator[Callable[[
 
 
 class TrainingView:
-    """A live line of where training is, a line per epoch, and a closing one."""
+    """A live line of training's progress, a line per epoch, and a closing one."""
 
     def __init__(self, epochs: int, shown: Meter) -> None:
         self._meter, self._epochs = shown, epochs
@@ -81,13 +81,13 @@ class TrainingView:
 
 
 class Clock:
-    """Time since the first step that was seen, which a resumed run need not have begun with."""
+    """Time since the first observed step, which is not step 0 in a resumed run."""
 
     def __init__(self) -> None:
         self._first: tuple[int, float] | None = None
 
     def left(self, step: int, total: int) -> float | None:
-        """Seconds until the last step, at the pace so far, evaluations included; None before there is one."""
+        """Return the seconds until the last step at the pace so far, evaluations included; None at first."""
         now = time.monotonic()
         if self._first is None:
             self._first = step, now
@@ -96,18 +96,18 @@ class Clock:
 
 
 def samples_per_second(rows: Sequence[Mapping[str, float]]) -> float:
-    """The rate over entries of equally many steps each."""
+    """Return the rate over entries of equally many steps each."""
     return len(rows) / sum(1 / max(row["speed/samples_per_second"], 1e-9) for row in rows)
 
 
 def data_wait(rows: Sequence[Mapping[str, float]]) -> float:
-    """Share of the time spent waiting, over entries of equally many steps each."""
+    """Return the share of the time spent waiting, over entries of equally many steps each."""
     seconds = sum(row["speed/step_seconds"] for row in rows)
     return sum(row["speed/data_wait"] * row["speed/step_seconds"] for row in rows) / max(seconds, 1e-9)
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds, and hours where there are any: 3:07, 1:02:00."""
+    """Format minutes and seconds, and hours if there are any: 3:07, 1:02:00."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -139,7 +139,7 @@ def _tail(path: Path, position: int, on_row: Callable[[dict[str, Any]], None], s
                     if not line.endswith(b"\n"):
                         break
                     position += len(line)
-                    with suppress(ValueError):  # a resumed run rewrote the file under us
+                    with suppress(ValueError):  # a resumed run rewrote the file during the read
                         on_row(json.loads(line))
         if last_look:
             return

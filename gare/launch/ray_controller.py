@@ -1,9 +1,9 @@
-"""Ray Train's controller: the nodes it waits for and places ranks on, and how it runs inside a sweep's trial.
+"""Manage Ray Train's controller: wait for nodes, place ranks, and run it inside a sweep's trial.
 
 Around its workers, Ray Train starts a controller, a cleaner that watches it and a watcher of preemptions, each a
-process that imports much before it does little. A trial already is a process of its own, which lives on for the next
-trial, so the controller can run in it: the run is a Ray Train run all the same. This file alone uses private names of
-Ray Train, of the version that ``constraints.txt`` pins.
+process that imports much before it does little. A trial is already a process, which is reused for the next trial, so
+the controller can run in it; the run is still a Ray Train run. Only this file uses private names of Ray Train, in the
+version that ``constraints.txt`` pins.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ LOOK_SECONDS = 1.0
 PLACEMENT_FILE = "placement.json"
 POLL_SECONDS = 0.2
 LIGHTER = {
-    # Looks at its workers this often: how late an epoch is heard of, and the end.
+    # How often it checks its workers, and so how soon it learns of an epoch or of the end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
-    # A worker on a node that goes away is lost and started again, announced or not.
+    # A worker on a node that disappears is lost and restarted, whether that was announced or not.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
@@ -61,9 +61,9 @@ LIGHTER = {
 
 
 def nodes_for(runtime: RuntimeConfig) -> Nodes:
-    """The nodes that are up; where the fewest workers do not fit, after ``runtime.wait_for_nodes`` at most.
+    """Return the living nodes; if the fewest workers do not fit, after at most ``runtime.wait_for_nodes``.
 
-    Meanwhile the autoscaler is asked for room for them. Whether they get GPUs is decided by the nodes that are up.
+    Meanwhile the autoscaler is asked for capacity. The present nodes decide whether the workers get GPUs.
     """
     nodes: Nodes = cluster_nodes()
     workers = runtime.fewest_workers
@@ -104,16 +104,17 @@ def capacity_message(runtime: RuntimeConfig, nodes: Nodes, workers: int, then: s
 
 
 class CloseRanks(ControllerCallback):  # type: ignore[misc]
-    """Puts all ranks of a run into one zone, chosen at each of their starts: nodes may have been lost meanwhile.
+    """A callback that puts all ranks of a run into one zone, chosen at each start because nodes may be lost in between.
 
-    Ray Train's controller asks it; ``config``: with the device decided; ``wanted``: the zone to take if it has room.
+    Ray Train's controller calls it; ``config``: with the device decided; ``wanted``: the zone to use if it has
+    capacity.
     """
 
     def __init__(self, config: Config, wanted: str | None) -> None:
         self._settings, self._wanted = config.runtime.model_dump(mode="json"), wanted
 
     def on_controller_start_worker_group(self, *, scaling_config: Any, num_workers: int) -> dict[str, str] | None:
-        """Give the labels of the nodes to start on; None leaves it to the scaling config."""
+        """Return the labels of the nodes to start on; None leaves the choice to the scaling config."""
         del scaling_config
         runtime = RuntimeConfig.model_validate(self._settings)
         zone = choose_zone(runtime, cluster_nodes(), num_workers, free=free_nodes(), wanted=self._wanted)
@@ -127,7 +128,7 @@ class StoppedError(RunError):
 
 
 class HereTrainer(TorchTrainer):  # type: ignore[misc]
-    """Like TorchTrainer, but the controller runs in the calling process, a Ray actor, and ``stop`` ends training.
+    """A TorchTrainer whose controller runs in the calling process, a Ray actor, and which ``stop`` ends.
 
     ``folder`` gets the file that ``release`` needs.
     """
@@ -137,7 +138,7 @@ class HereTrainer(TorchTrainer):  # type: ignore[misc]
         self._stop, self._folder = stop, folder
 
     def _create_default_callbacks(self) -> list[Any]:
-        # Each would start a process: the one frees what ``release`` and ``stop`` free, the other serves no data sets.
+        # Each would start a process: one frees what ``release`` and ``stop`` free, the other serves no data sets.
         needless = (PlacementGroupCleanerCallback, DatasetsCallback)
         return [one for one in super()._create_default_callbacks() if not isinstance(one, needless)]
 
@@ -145,13 +146,13 @@ class HereTrainer(TorchTrainer):  # type: ignore[misc]
         try:
             return asyncio.run(_control(self._controller(settings), self._stop))
         finally:
-            release(self._folder)  # workers that could not start leave their room reserved
+            release(self._folder)  # workers that could not start still hold their reservation
 
     def _controller(self, settings: dict[str, Any]) -> Any:
         path = self._folder / PLACEMENT_FILE
 
         class NotedGroup(WorkerGroup):  # type: ignore[misc]
-            """Writes down what it reserved: nobody else could free it when this process is killed."""
+            """A group that writes down its reservation: nobody else could free it if this process is killed."""
 
             def _create_placement_group(self, *arguments: Any, **named: Any) -> Any:
                 handle = super()._create_placement_group(*arguments, **named)
@@ -159,7 +160,7 @@ class HereTrainer(TorchTrainer):  # type: ignore[misc]
                 return handle
 
         class HereController(TrainController):  # type: ignore[misc]
-            """Makes such groups."""
+            """A controller that makes such groups."""
 
             worker_group_cls = NotedGroup
 
@@ -169,7 +170,7 @@ class HereTrainer(TorchTrainer):  # type: ignore[misc]
 
 
 async def _control(controller: Any, stop: threading.Event) -> Any:
-    """Run the controller to its end and give Ray Train's result; StoppedError when asked to stop before."""
+    """Run the controller to its end and return Ray Train's result; StoppedError if it was asked to stop before."""
     running = asyncio.ensure_future(controller.run())
     while not running.done() and not stop.is_set():
         await asyncio.wait({running}, timeout=POLL_SECONDS)
@@ -185,7 +186,7 @@ async def _control(controller: Any, stop: threading.Event) -> Any:
 
 
 def release(folder: Path) -> None:
-    """Free what a run's workers had reserved, its workers ended, where its process was killed; else nothing happens."""
+    """Free what a killed run's workers had reserved, which also ends them; otherwise do nothing."""
     path = folder / PLACEMENT_FILE
     try:
         group = PlacementGroup(PlacementGroupID.from_hex(json.loads(path.read_text(encoding="utf-8"))["id"]))

@@ -1,8 +1,8 @@
-"""Lets the ranks of a run find each other over the network of Ray's nodes, and ends those cut off from its head.
+"""Connect the ranks of a run over the network of Ray's nodes, and end those that lose the cluster's head.
 
-The cluster takes a node that is cut off from its head for lost and starts the work elsewhere, so the node's own ranks
-have to end. Ray ends them too, but only minutes later, when its own connections have timed out; until then they hold
-the run's folder and may write there.
+The cluster considers a node without connection to the head lost and restarts its work elsewhere, so the node's own
+ranks have to end. Ray ends them too, but only minutes later, when its own connections have timed out; until then they
+hold the run's folder and may write there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ray.train.torch import TorchConfig
 INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 
 _meeting: list[socket.socket] = []
-"""Rank 0's open port, from when it was chosen to when the ranks meet there."""
+"""Rank 0's open port, from when it is chosen until the ranks meet there."""
 
 
 _IP = (socket.AF_INET, socket.AF_INET6)
@@ -36,16 +36,16 @@ LOST_EXIT = 70
 
 
 class RankGroup(TorchConfig):  # type: ignore[misc]
-    """Ray Train's process group, on the node's address in the cluster alone; none for a single rank.
+    """Ray Train's process group, restricted to the node's address in the cluster; none for a single rank.
 
-    By itself gloo takes the interface that the machine's own name leads to. On many machines that is the loopback
-    (Debian writes 127.0.1.1 into /etc/hosts), where ranks of other machines never answer. And torch's store, which
-    asks for no token, would listen on every interface.
+    By default gloo uses the interface that the machine's own name leads to. On many machines that is the loopback
+    (Debian writes 127.0.1.1 into /etc/hosts), where ranks of other machines never answer. Also, torch's store, which
+    requires no token, would listen on every interface.
     """
 
     @property
     def backend_cls(self) -> Any:
-        """Ray's own backend, except for how the group is made."""
+        """Return Ray's own backend, except for how the group is made."""
 
         class Backend(super().backend_cls):  # type: ignore[misc]
             def on_start(self, worker_group: Any, backend_config: RankGroup) -> None:
@@ -70,7 +70,7 @@ def open_meeting() -> tuple[str, int]:
 def meet(host: str, port: int, size: int, backend: str, timeout_s: float, rank: int) -> None:
     """Join the process group of ``size`` ranks that meet at rank 0's port."""
     use_nodes_interface()
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # as Ray does: a lost rank ends the others
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # as in Ray: a lost rank ends the others
     opened = _meeting.pop().detach() if rank == 0 else None
     timeout = timedelta(seconds=timeout_s)
     store = dist.TCPStore(host, port, size, rank == 0, timeout=timeout, master_listen_fd=opened)  # type: ignore[attr-defined]
@@ -78,14 +78,14 @@ def meet(host: str, port: int, size: int, backend: str, timeout_s: float, rank: 
 
 
 def use_nodes_interface() -> None:
-    """Let gloo in this process use the node's interface, unless the environment names one."""
+    """Make gloo in this process use the node's interface, unless the environment names one."""
     name = interface_of(ray.util.get_node_ip_address())
     if name is not None:
         os.environ.setdefault(INTERFACE_VARIABLE, name)
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface of this machine that has an IP address; None where none has."""
+    """Return the network interface of this machine that has an IP address; None if none has."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(one.address.partition("%")[0] == address for one in addresses if one.family in _IP):
             return str(name)
@@ -93,7 +93,7 @@ def interface_of(address: str) -> str | None:
 
 
 def head_seconds() -> float:
-    """For how long Ray's nodes do without their head: 60 s, unless the cluster was started with another time."""
+    """Return how long Ray's nodes continue without their head: 60 s, unless the cluster was started with another."""
     try:
         return float(os.environ.get(RECONNECT_VARIABLE, ""))
     except ValueError:
@@ -102,7 +102,7 @@ def head_seconds() -> float:
 
 @contextmanager
 def ending_without_head() -> Iterator[None]:
-    """End this process at once, while the block runs, when the head has not been reached for ``head_seconds``."""
+    """End this process at once if, while the block runs, the head is unreachable for ``head_seconds``."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     with ending_without((host.strip("[]"), int(port)), head_seconds()):
         yield
@@ -110,7 +110,7 @@ def ending_without_head() -> Iterator[None]:
 
 @contextmanager
 def ending_without(address: tuple[str, int], seconds: float, every_s: float = ASK_SECONDS) -> Iterator[None]:
-    """Do the same for any address that takes connections, even while threads of this process wait for others."""
+    """Do the same for any address that accepts connections, even while threads of this process wait for others."""
     over = threading.Event()
 
     def watch() -> None:

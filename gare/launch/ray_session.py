@@ -1,4 +1,4 @@
-"""One way to reach Ray: a session that is there, else the cluster of RAY_ADDRESS, else one started on this machine."""
+"""Connect to Ray: an existing session, else the cluster of RAY_ADDRESS, else one started on this machine."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ OBJECT_STORE_BYTES = 512 * 2**20
 
 @contextmanager
 def ray_session(runtime: RuntimeConfig, *, places: Iterable[Place] = ()) -> Iterator[None]:
-    """Initialise Ray for the block and shut it down after; a session that you have initialised is used and stays.
+    """Initialise Ray for the block and shut it down after it; a session that you have initialised is used and stays.
 
     Args:
         runtime: a cluster started on this machine offers at least the CPUs that these settings' workers ask for.
         places: paths that every node of a cluster named by RAY_ADDRESS has to see.
 
-    Raises RunError where Ray cannot be joined or started, and InputError where a node does not see a place.
+    Raises RunError if Ray cannot be joined or started, and InputError if a node does not see a place.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -91,7 +91,7 @@ def _start(runtime: RuntimeConfig) -> None:
                 log_to_driver=False,
                 logging_level="ERROR",
             )
-    except Exception as error:  # Ray raises a bare Exception where it starts too slowly
+    except Exception as error:  # Ray raises a bare Exception if it starts too slowly
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if "AF_UNIX" in first:
             first = "the path of its temporary folder is too long; set RAY_TMPDIR to a short one, such as /tmp"

@@ -1,4 +1,4 @@
-"""Training on Ray Train workers. Ray is initialised by the caller."""
+"""Train on Ray Train workers; the caller initialises Ray."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FAILURE_FILE = "failure.json"
 RAY_FOLDER = ".ray"
 NODE_LOSS_SECONDS = 25.0
 WRITER_SECONDS = 120.0
-"""Beyond the time after which a rank without the head ends: an NFS server frees a lost machine's locks after 90 s."""
+"""Time beyond that after which a rank without the head ends: an NFS server frees a lost machine's locks after 90 s."""
 GOES_ON = "Training goes on from its last checkpoint"
 NO_RETRY = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
 
@@ -57,18 +57,17 @@ def fit(
     stop: threading.Event | None = None,
     zone: str | None = None,
 ) -> RunSummary:
-    """Train with ``runtime.workers`` Ray Train workers and return what the run came to.
+    """Train with ``runtime.workers`` Ray Train workers and return the run's summary.
 
-    This process alone sends the run's rows to the tracker, from the run's files, so that workers need no route to it.
-    Raises the GareError a worker met, or RunError when the workers failed too often.
+    Only this process sends the run's rows to the tracker, from the run's files, so that workers need no connection to
+    it. Raises the GareError that a worker met, or RunError if the workers failed too often.
 
     Args:
         run: An opened run, or settings, whose run is opened here.
         callbacks: Of Ray Train.
         quiet: Show no progress.
         stop: Run Ray Train's controller in this process, a Ray actor, and end with its StoppedError once this is set.
-        zone: Value of ``runtime.close_by`` of the nodes to run on, if they have room.
-
+        zone: Value of ``runtime.close_by`` of the nodes to run on, if they have capacity.
     """
     run = Run.of(run, frames=False)
     config, folder, state = run.config, run.folder, run.hand_over()
@@ -93,10 +92,10 @@ def fit(
 def _launch_until_done(
     run: Run, callbacks: Sequence[Any], stop: threading.Event | None, zone: str | None = None
 ) -> None:
-    """Launch workers, and again after a failure that another try may fix.
+    """Launch workers, and launch them again after a failure that may not recur.
 
-    A fixed count is Ray Train's to start again: it waits until that many fit. Of a range, each launch takes what fits
-    then. (Ray's own elastic range knows nothing of a batch that must be shared evenly.)
+    Ray Train restarts a fixed number of workers itself, after waiting until that many fit. With a range, each launch
+    takes what fits then. (Ray's own elastic range ignores that the batch must be shared evenly.)
     """
     config, folder = run.config, run.folder
     elastic = not isinstance(config.runtime.workers, int)
@@ -129,7 +128,7 @@ def _launch_until_done(
 
 
 def _after_loss(before: Nodes, runtime: RuntimeConfig) -> Nodes:
-    """The nodes after a failure: Ray knows of a lost one only after it has missed some signs of life."""
+    """Return the nodes after a failure: Ray notices a lost one only after it has missed some heartbeats."""
     deadline = time.monotonic() + NODE_LOSS_SECONDS
     while len(cluster_nodes()) >= len(before) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -147,7 +146,7 @@ def _trainer(
 ) -> TorchTrainer:
     config = run.config
     use_gpu = uses_gpu(config.runtime, nodes)
-    # Ray hides no GPU from a worker that has none, so auto must be decided here, once for all.
+    # Ray does not hide GPUs from a worker without one, so auto must be decided here, once for all.
     decided = with_overrides(config, {"runtime.device": "cuda" if use_gpu else "cpu", "runtime.workers": workers})
     kind = TorchTrainer if stop is None else partial(HereTrainer, stop=stop, folder=run.folder)
     return kind(
@@ -159,10 +158,10 @@ def _trainer(
             resources_per_worker=rank_resources(config.runtime, use_gpu=use_gpu),
             label_selector=rank_selector(config.runtime) or None,
         ),
-        # Both: tensors stay on their device, and what ranks say to each other in words goes over gloo.
+        # Both: tensors stay on their device, and texts between ranks are sent over gloo.
         torch_config=RankGroup(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
-            # A name of its own per launch: resuming is the run folder's business, never Ray's by name.
+            # A new name per launch: the run folder decides on resuming, never Ray by name.
             name=f"launch-{time.time_ns()}",
             storage_path=_ray_folder(run),
             failure_config=failures,
@@ -172,7 +171,7 @@ def _trainer(
 
 
 def _ray_folder(run: Run) -> str:
-    """The folder of Ray Train's own records, which all nodes must see."""
+    """Return the folder of Ray Train's own records, which all nodes must see."""
     place = run.storage.place
     return str(run.folder / RAY_FOLDER) if place is None else place.below(RAY_FOLDER).address
 
@@ -187,9 +186,9 @@ def _worker(settings: dict[str, Any]) -> None:
             if run.copied and not failed:
                 _ = run.shards  # copied to this node, or found there
             if run.copied and world.size > 1:
-                ray.train.collective.barrier()  # a collective of torch would give up after half an hour
+                ray.train.collective.barrier()  # torch's own collectives would time out after half an hour
             if failed:
-                return  # An earlier attempt met an error that trying again cannot fix; the driver raises it.
+                return  # An earlier attempt met an error that a retry cannot fix; the driver raises it.
             with _alone(run.folder), _watched(run):
                 train(run, world, ray.train.report, device=settings["device"])
     except GareError as error:
@@ -198,7 +197,7 @@ def _worker(settings: dict[str, Any]) -> None:
 
 
 def _watched(run: Run) -> AbstractContextManager[None]:
-    """Sample what the machine does, for the tracker: one of the workers of each node."""
+    """Sample the machine's load for the tracker, in one of the workers of each node."""
     context, runtime = ray.train.get_context(), run.config.runtime
     wanted = runtime.system_metrics if runtime.tracking and context.get_local_rank() == 0 else None
     return watching(run.folder, context.get_node_rank(), wanted)
@@ -206,10 +205,10 @@ def _watched(run: Run) -> AbstractContextManager[None]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the run's folder on the rank that writes to it, for as long as its process lives.
+    """Hold the run's folder on the rank that writes to it, as long as its process lives.
 
-    Workers whose driver or cluster was killed go on for a moment, those of a node that was cut off for longer: those
-    that take their place wait until they are gone.
+    Workers whose driver or cluster was killed continue for a moment, those of a disconnected node for longer: their
+    replacements wait until they are gone.
     """
     if ray.train.get_context().get_world_rank() > 0:
         yield
@@ -238,7 +237,7 @@ def _raise_failure(path: Path) -> None:
 
 
 def _root(error: BaseException) -> str:
-    """A line of the error that the first worker met, or that met Ray Train's controller."""
+    """Return a line of the error that the first worker, or Ray Train's controller, met."""
     failures = getattr(error, "worker_failures", None)
     if failures:
         error = next(iter(failures.values()))

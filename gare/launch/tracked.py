@@ -1,4 +1,4 @@
-"""A training run with its record for trackers around it."""
+"""Train a run and record it for trackers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ REPORT_FILE, METRICS_FILE = "report.html", "metrics.json"
 
 
 def tracked(run: Run, fit: Callable[[Run], RunSummary]) -> RunSummary:
-    """Train the run by ``fit``, and record it for its tracker: in a new run there, or in that of an interrupted one.
+    """Train the run by ``fit``, and record it for its tracker, as a new run or as that of an interrupted one.
 
-    Raises RunError when another process is training the same run, and when a new run's tracker cannot be used; a run
-    that was tracked before goes on without it.
+    Raises RunError if another process is training the same run, or if a new run's tracker cannot be used; a run that
+    was tracked before continues without it.
     """
-    _ = run.shards  # where there are none, no folder is made
+    _ = run.shards  # raises if there are none, before a folder is made
     with exclusive_lock(run.folder), run.storage.held():
         return _track(run, fit) if run.config.runtime.tracking else fit(run)
 
@@ -54,15 +54,15 @@ def _track(run: Run, fit: Callable[[Run], RunSummary]) -> RunSummary:
 
 
 def dataset_digests(shards: ShardSet) -> dict[str, str]:
-    """Digests of the data, for ``gare.tracking.begin``."""
+    """Return the digests of the data, for ``gare.tracking.begin``."""
     return {"dataset_digest": shards.digest, "recipe_digest": str(shards.manifest["recipe_digest"])}
 
 
 def record_files(folder: Path, config: Config) -> None:
-    """Record which files of a run's folder a tracker gets, also those from before a resume.
+    """Record which files of a run's folder the tracker gets, including those from before a resume.
 
     They are its history, its pictures and its best checkpoint: a copy up to ``runtime.checkpoint_artifact_mb``, else
-    only where it is.
+    only its place.
     """
     artifacts, tags = {}, {}
     if (folder / HISTORY_FILE).is_file():
@@ -82,7 +82,7 @@ def record_files(folder: Path, config: Config) -> None:
 
 
 def record_evaluation(checkpoint: Path, name: str, values: Mapping[str, Any]) -> None:
-    """Record the outcome of an evaluation of a checkpoint in a run's folder; nothing where the run has no record.
+    """Record the result of evaluating a checkpoint in a run's folder; does nothing if the run has no record.
 
     ``name``: what was evaluated, such as ``test``; the figures of the run's best checkpoint are its metrics
     ``test/...``, those of others are files only. ``values``: of metrics.json, and ``out``, the folder of the files.

@@ -155,7 +155,7 @@ class _ZipReader:
         return roots[0]
 
     def _bytes_of(self, name: str) -> bytes:
-        """Return one entry's bytes; RefusedError if it is compressed or padded, which torch's own entries never are."""
+        """Return one entry's bytes; RefusedError if it is compressed, which torch's own data never is."""
         info = self._entries.get(name)
         if info is None:
             raise RefusedError(f"it has no entry {name}")

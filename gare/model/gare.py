@@ -141,7 +141,7 @@ class GareModel(nn.Module):
         return_delta: bool = False,
         return_pooled: bool = False,
     ) -> PairScores:
-        """Return cosines of all texts [B, D] and videos [V, F, D] after the increment; context words needs words."""
+        """Return cosines of texts [B, D] with videos [V, F, D] after the increment; context words needs ``words``."""
         full: PairScores = self.head(text, frames, frame_mask, words, word_mask, dropout)
         return PairScores(
             full.scores, full.increments if return_delta else None, full.pooled if return_pooled else None

@@ -34,7 +34,7 @@ IRRELEVANT = ("patch_dropout", "output_tokens", "pad_id", "init_logit_scale", "c
 
 @dataclass(frozen=True)
 class Stated:
-    """What is known of a CLIP apart from its tensors; None where nothing states it.
+    """Known values of a CLIP apart from its tensors; None where nothing states one.
 
     ``sizes``: the sizes that a config states and the tensors must have: section, key -> value. ``origins``: key ->
     where the value was stated.

@@ -47,7 +47,7 @@ class Pieces:
 
     @property
     def kind(self) -> str:
-        """The name of the kind in tokenizer.json."""
+        """Return the name of the kind in tokenizer.json."""
         return "Unigram" if self.scores else "BPE"
 
 

@@ -20,7 +20,7 @@ from gare.common.text import LONGEST_TEXT
 from gare.model.vocabulary import END, MAX_BYTES, SETTINGS, START, WORD_END, Vocabulary, read_vocabulary
 
 Cleaning = Literal["openai", "canonical", "lower", "none"]
-"""How texts are cleaned.
+"""Ways of cleaning texts.
 
 ``openai``, ``canonical``: as OpenAI's CLIP and SigLIP do. ``lower``: lower case alone, as SigLIP 2 does. ``none``:
 nothing, as MetaCLIP 2 does; also for all tokenizers saved before cleaning was recorded.
@@ -110,12 +110,12 @@ class Tokenizer:
 
     @property
     def largest_id(self) -> int:
-        """The largest id it gives; an embedding table needs at least one more row."""
+        """Return the largest id it gives; an embedding table needs at least one more row."""
         return max(self._vocabulary.ids.values())
 
     @property
     def cleaning(self) -> Cleaning:
-        """How texts are cleaned; saved with the tokenizer."""
+        """The way of cleaning texts, which is saved with the tokenizer."""
         return self._cleaning
 
     @cleaning.setter
@@ -176,7 +176,6 @@ def recorded_cleaning(folder: Path, unrecorded: Cleaning, known: tuple[Cleaning,
 
 
 def _backend(vocabulary: Vocabulary) -> Any:
-    """Build transformers' tokenizer."""
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer(vocab=dict(vocabulary.ids), merges=list(vocabulary.merges))

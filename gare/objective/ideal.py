@@ -35,7 +35,7 @@ def ideal_increment(
     radius: Tensor | float | None = None,
     match: Tensor | None = None,
 ) -> IdealIncrement:
-    """The minimiser of the linearised row loss over ||D'_ij|| <= eps along -g_ij, for every pair.
+    """Return the minimiser of the linearised row loss over ||D'_ij|| <= eps along -g_ij, for every pair.
 
     With u the corrected vector (t + D, or p + D with ``corrected`` video), o the other one, s their cosine, P the
     softmax of row i and y = 1 at its match:

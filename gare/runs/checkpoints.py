@@ -1,6 +1,7 @@
-"""Checkpoints: a folder each, with everything a run needs to go on, that also loads as a model.
+"""Checkpoints: a folder each, with everything that a run needs to continue; each also loads as a model.
 
-They are made in turn, and the best and the last are kept. A thread writes a copy of the state while the next steps run.
+They are made one at a time, and the best and the last are kept. A thread writes a copy of the state while the next
+steps run.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Checkpoints:
     """The run's checkpoints, made by rank 0; on other ranks every call does nothing.
 
     ``run.json`` names a checkpoint only when it is complete on disk, and older ones are removed only after that. At
-    most one is being written: the next one waits for it. An error of writing is raised at the next step. ``whole``: the
+    most one is being written: the next one waits for it. A write error is raised at the next step. ``whole``: the
     checkpoint from which the run was resumed.
     """
 
@@ -59,20 +60,20 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for what is being written."""
+        """Wait for the write in progress."""
         try:
             self._settle()
         except GareError as late:
             if error is None or error is late:
                 raise
-            warn(str(late))  # what ended the run comes first
+            warn(str(late))  # the error that ended the run takes precedence
         finally:
             self._writer.shutdown()
 
     def after_step(self, state: RunState, seconds: float, per_epoch: int) -> None:
-        """Make a checkpoint when it is its turn (``runtime.checkpoint_every_steps``); an epoch's end has its own.
+        """Make a checkpoint if one is due (``runtime.checkpoint_every_steps``); an epoch's end has its own.
 
-        ``seconds``: the run has taken; ``per_epoch``: batches in an epoch. Raises the error of an earlier write.
+        ``seconds``: the run's time so far; ``per_epoch``: batches in an epoch. Raises the error of an earlier write.
         """
         if self._writing is not None and self._writing.done():
             self._settle()
@@ -81,7 +82,7 @@ class Checkpoints:
             self._save(state, seconds, {})
 
     def after_epoch(self, state: RunState, seconds: float, metrics: dict[str, float]) -> None:
-        """Make the checkpoint of an epoch's end; ``metrics`` on dev, none where no dev split is held out."""
+        """Make the checkpoint of an epoch's end; ``metrics`` on dev, empty if no dev split is held out."""
         state.finished = state.epoch == state.epochs(self._config)
         rank(state, checkpoint_name(state), metrics, self._config)
         self._save(state, seconds, metrics)
@@ -94,7 +95,7 @@ class Checkpoints:
             self._writing = self._writer.submit(self._write, *job)
 
     def _settle(self) -> None:
-        """Wait for the write in flight, if there is one, and raise its error."""
+        """Wait for the write in progress, if there is one, and raise its error."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -111,7 +112,7 @@ class Checkpoints:
         remove_stale_checkpoints(self._folder, state)
 
     def _copy(self, state: RunState) -> None:
-        """Bring the copy on storage up to date; only at the run's end does storage have to be reachable."""
+        """Bring the copy on storage up to date; storage only has to be reachable at the run's end."""
         try:
             self._storage.push(state)
         except InputError as error:
@@ -129,7 +130,7 @@ def rank(state: RunState, name: str, metrics: dict[str, float], config: Config) 
         state.best, state.best_metrics = name, {}
         return
     key = f"dev/{config.train.select_by}"
-    if state.best is not None:  # a record that knows the best one only
+    if state.best is not None:  # an older record, which names only the best one
         state.kept.setdefault(state.best, state.best_metrics[key])
     order = sorted((state.kept | {name: metrics[key]}).items(), key=lambda entry: -entry[1])
     state.kept = dict(order[: config.runtime.keep_best])
@@ -141,17 +142,17 @@ class Stateful(Protocol):
     """Anything with a state of tensors and plain values."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Its state."""
+        """Return its state."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Take a state up."""
+        """Restore a state."""
 
 
 @dataclass(frozen=True)
 class Parts:
     """Everything that training changes. ``extras``: by name, other things with a state.
 
-    ``averaged``: gives the weights that are evaluated and saved, where they are not the model's own.
+    ``averaged``: returns the weights to evaluate and save, if they are not the model's own.
     """
 
     model: GareModel
@@ -162,7 +163,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of ``Parts`` at one moment, on the CPU, shared with nothing that goes on changing."""
+    """The state of ``Parts`` at one moment, on the CPU, independent of later changes."""
 
     weights: dict[str, Tensor]
     optimiser: dict[str, Any]
@@ -177,16 +178,16 @@ class Snapshot:
 
 
 def checkpoint_name(state: RunState) -> str:
-    """The folder name of the checkpoint of this moment: by the epoch at an epoch's end, else by the step."""
+    """Return the checkpoint's folder name: by the epoch at an epoch's end, else by the step."""
     return f"step-{state.step:08d}" if state.batch else f"epoch-{state.epoch:04d}"
 
 
 def write_checkpoint(
     run_folder: Path, model: GareModel, config: Config, state: RunState, snapshot: Snapshot, metrics: dict[str, float]
 ) -> None:
-    """Write ``snapshot`` as the checkpoint ``state.last``, all of it or nothing; of ``model`` only its architecture.
+    """Write ``snapshot`` as the checkpoint ``state.last``, completely or not at all; ``model`` gives its architecture.
 
-    Raises InputError where it cannot be written.
+    Raises InputError if it cannot be written.
     """
     target = run_folder / CHECKPOINTS / str(state.last)
     position = {"epoch": state.epoch, "batch": state.batch, "step": state.step}
@@ -213,7 +214,7 @@ def restore(run_folder: Path, state: RunState, parts: Parts) -> None:
         at_step = int(trainer["step"])
         optimiser = _fitting(trainer["optimiser"], parts.optimiser)
         parts.model.load_state_dict(saved.state_dict())
-        # A run that began before texts were cleaned, or statistics read, goes on as it began.
+        # A run that began before texts were cleaned, or statistics read, continues as it began.
         parts.model.read_inputs_as(saved)
         parts.optimiser.load_state_dict(optimiser)
         for name, part in parts.extras.items():
@@ -222,14 +223,14 @@ def restore(run_folder: Path, state: RunState, parts: Parts) -> None:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} is a pickle that holds more than tensors and plain values: refused.") from error
-    except Exception as error:  # whatever a damaged file makes of torch
+    except Exception as error:  # torch raises many kinds for damaged files
         raise InputError(f"{path} is damaged or is another model's ({type(error).__name__}).") from error
     if at_step != state.step:
         raise InputError(f"{path} is of step {at_step}, but the run is at step {state.step}; it is another run's.")
 
 
 def _fitting(saved: Mapping[str, Any], optimiser: Optimizer) -> dict[str, Any]:
-    """The optimiser's state out of a checkpoint, with its settings as they are now; ValueError unless it fits."""
+    """Return a checkpoint's optimiser state with the present settings; ValueError unless it fits."""
     groups = optimiser.state_dict()["param_groups"]
     if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
         raise ValueError("other parameter groups")
@@ -247,7 +248,7 @@ def _fitting(saved: Mapping[str, Any], optimiser: Optimizer) -> dict[str, Any]:
 
 
 def remove_stale_checkpoints(run_folder: Path, state: RunState) -> None:
-    """Remove the checkpoints that ``state`` does not name, and what a killed writer left; nothing else."""
+    """Remove only the checkpoints that ``state`` does not name, and what a killed writer left."""
     for path in run_folder.glob(".*.tmp"):
         if path.is_file():
             path.unlink(missing_ok=True)
@@ -255,7 +256,7 @@ def remove_stale_checkpoints(run_folder: Path, state: RunState) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         ours = CHECKPOINT_NAME.fullmatch(path.name) or _LEFT_BEHIND.fullmatch(path.name)
         if path.is_dir() and ours and path.name not in state.named:
-            # Half removed, it must not look like a checkpoint.
+            # A half-removed folder must not look like a checkpoint.
             hidden = path if path.name.startswith(".") else path.rename(folder / f".{path.name}.old")
             shutil.rmtree(hidden, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""The data and device a run trains on, checked before anything starts."""
+"""Open the data and device that a run trains on, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ TEMPORAL_AT_RANDOM = "The CLIP text tower does not fit the temporal transformer;
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The videos of a run and how many steps they make. ``dev`` is None where nothing chooses the checkpoint.
+    """The videos of a run and its number of steps. ``dev`` is None if nothing chooses the checkpoint.
 
-    ``steps``: of the whole run; ``per_epoch``: of an epoch. ``replaced``: how many training captions are those of other
+    ``steps``: of the whole run; ``per_epoch``: of an epoch. ``replaced``: number of training captions taken from other
     videos (``data.caption_noise``).
     """
 
@@ -52,11 +52,11 @@ class TrainingData:
 
     @property
     def digest(self) -> str:
-        """The dataset's digest."""
+        """Return the dataset's digest."""
         return self.shards.digest
 
     def batches(self, config: Config, epoch: int) -> list[list[Sample]]:
-        """The global batches of an epoch."""
+        """Return the global batches of an epoch."""
         train, data = config.train, config.data
         return epoch_batches(
             self.captions,
@@ -68,7 +68,7 @@ class TrainingData:
         )
 
     def remarks(self, config: Config) -> list[str]:
-        """Remarks for the user: captions replaced, batches left out, a dev split of one video."""
+        """Return remarks for the user: captions replaced, batches left out, a dev split of one video."""
         said, bare = test_cautions(config) + head_remarks(config), self.captions.count(0)
         if bare:
             said.insert(0, f"{bare} of {len(self.train)} videos of {self.train.name} have no caption and are left out.")
@@ -102,7 +102,7 @@ def check_settings(config: Config) -> None:
 
 
 def training_data(config: Config, shards: ShardSet) -> TrainingData:
-    """The splits of the settings; ConfigError or InputError for shards that they cannot be trained on."""
+    """Return the splits of the settings; ConfigError or InputError for shards that they cannot be trained on."""
     check_recipe(config, shards)
     check_sampling(shards, config)
     repeated = shards.repeated()
@@ -131,7 +131,7 @@ def check_select_by(config: Config) -> None:
 
 
 def check_increments(config: Config) -> None:
-    """Refuse settings for which factorised increments would optimise something else than dense ones.
+    """Refuse settings for which factorised increments would optimise something other than dense ones.
 
     With frames as context the pairs of a video share a mask of psi's dropout, with words those of a text.
     """
@@ -151,7 +151,7 @@ def check_increments(config: Config) -> None:
 
 
 def head_remarks(config: Config) -> list[str]:
-    """Remarks on settings that have no effect with this pair head."""
+    """Return remarks on settings that have no effect with this pair head."""
     if config.runtime.diagnose_every is None or HEADS[config.model.head].increments:
         return []
     return [f"{NO_INCREMENTS.format(config.model.head)}, so runtime.diagnose_every has nothing to measure."]
@@ -164,7 +164,7 @@ def check_dev(split: str, captions: int, where: str) -> None:
 
 
 def dev_remarks(split: str, videos: int) -> list[str]:
-    """Remarks on a dev split of this many videos: every model finds the only one."""
+    """Return remarks on a dev split of this size: every model finds a single video."""
     if videos > 1:
         return []
     said = (
@@ -175,7 +175,7 @@ def dev_remarks(split: str, videos: int) -> list[str]:
 
 
 def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
-    """Steps of an epoch over videos with these caption counts; InputError when they make no batch."""
+    """Return the steps of an epoch over videos with these caption counts; InputError if they make no batch."""
     if not any(captions):
         raise InputError(
             f"No video of the split {config.data.train_split!r} of {where} has a caption: such videos can be indexed "
@@ -198,14 +198,14 @@ def check_steps(config: Config, captions: Sequence[int], where: str) -> int:
 
 
 def open_shards(config: Config, *, frames: bool = True) -> ShardSet:
-    """The shards of the settings; ConfigError when none are named. ``frames``: as in ``ShardSet``."""
+    """Open the shards of the settings; ConfigError if none are named. ``frames``: as in ``ShardSet``."""
     if config.runtime.shards is None:
         raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
     return ShardSet(config.runtime.shards, Cache.of(config.runtime), frames=frames)
 
 
 def check_recipe(config: Config, shards: ShardSet) -> None:
-    """Refuse shards that were decoded by another recipe than the experiment says, so that what is recorded is true."""
+    """Refuse shards of a recipe other than the experiment's, so that the records are true."""
     ours = config.prepare.model_dump(mode="json", exclude=set(LAYOUT))
     other = {name: shards.recipe[name] for name in ours if name in shards.recipe and shards.recipe[name] != ours[name]}
     if other:
@@ -222,7 +222,7 @@ def _shown(value: Any) -> str:
 
 
 def choose_device(asked: str) -> torch.device:
-    """The device for ``auto``, ``cpu`` or ``cuda``; ConfigError when cuda is asked for and absent."""
+    """Return the device for ``auto``, ``cpu`` or ``cuda``; ConfigError if cuda is requested and absent."""
     if asked == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runtime.device is cuda, but torch sees no GPU here; use auto or cpu.")
     use_cuda = asked != "cpu" and torch.cuda.is_available()

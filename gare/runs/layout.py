@@ -23,7 +23,7 @@ PLACES = ("model.clip", "train.init_from")
 
 
 def run_directory(config: Config) -> Path:
-    """The folder of this run: ``runtime.output`` / its name."""
+    """Return the folder of this run: ``runtime.output`` / its name."""
     return Path(config.runtime.output) / config.run_name()
 
 
@@ -41,8 +41,8 @@ def clip_source(config: Config) -> str:
 def absolute(config: Config) -> Config:
     """Make the places of an experiment absolute, since workers run in other folders.
 
-    ``model.clip`` stays as you gave it, since it is part of the experiment; ``clip_source`` finds it from
-    ``runtime.root``. Raises ConfigError for an output that is not on a file system.
+    ``model.clip`` stays unchanged, since it is part of the experiment; ``clip_source`` finds it from ``runtime.root``.
+    Raises ConfigError for an output that is not on a file system.
     """
     runtime = config.runtime
     root = Path(runtime.root or ".").resolve()
@@ -56,12 +56,12 @@ def absolute(config: Config) -> Config:
         place = getattr(runtime, name)
         if place is not None and not is_address(place):
             changes[name] = str(root / place)
-    # Only places change, so nothing has to be validated again.
+    # Only places change, so no new validation is needed.
     return config.model_copy(update={"runtime": runtime.model_copy(update=changes)})
 
 
 def moved(config: Config, folder: Path) -> Config:
-    """The settings saved for a run or sweep whose folder is now ``folder``, perhaps with the project around it.
+    """Adapt the saved settings of a run or sweep to its present ``folder``, possibly moved with its project.
 
     Absolute places below the moved folder follow if they moved along: they exist at the new place, and are gone from
     the old one or were copied with the shards. Unchanged if the folder was not moved, or has another name.
@@ -85,7 +85,7 @@ def moved(config: Config, folder: Path) -> Config:
 
 
 def _followed(place: str | None, old: Path, new: Path) -> str | None:
-    """The place below ``new`` that corresponds to one below ``old``; None if it does not exist."""
+    """Return the place below ``new`` that corresponds to one below ``old``; None if it does not exist."""
     if place is None or not Path(place).is_relative_to(old):
         return None
     there = new / Path(place).relative_to(old)

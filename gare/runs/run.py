@@ -1,4 +1,4 @@
-"""A run, opened once in a process and handed on; whether it may go on, and how a finished one is extended."""
+"""Open a run once per process, check that it may continue, and extend a finished one."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Run:
     """A run as one process knows it: settings, folder, shards, splits, storage and record, each opened once.
 
     Make one with ``Run.open`` in the process that starts a run, and with ``Run.attach`` in those that train it; every
-    function of a run takes it. Storage, shards, splits and record are opened when they are first asked for.
+    function of a run takes it. Storage, shards, splits and record are opened on first use.
 
     Args:
         config: Settings with absolute places.
-        frames: Whether this process reads frames, as in ``ShardSet``.
+        frames: True if this process reads frames, as in ``ShardSet``.
         dataset: Digest that the shards must have; None for any.
 
     """
@@ -54,31 +54,31 @@ class Run:
 
     @classmethod
     def open(cls, config: Config, *, frames: bool = True) -> Run:
-        """The run of these settings, whose relative places are below ``runtime.root`` or the working directory."""
+        """Open the run of these settings, whose relative places are below ``runtime.root`` or the working directory."""
         return cls(absolute(config), frames=frames)
 
     @classmethod
     def of(cls, run: Run | Config, *, frames: bool = True) -> Run:
-        """The run itself, or that of settings."""
+        """Return a run unchanged, or open that of settings."""
         return run if isinstance(run, Run) else cls.open(run, frames=frames)
 
     def description(self) -> dict[str, Any]:
-        """Plain values from which ``attach`` makes this run in another process, perhaps on another machine."""
+        """Return plain values from which ``attach`` makes this run in another process, perhaps on another machine."""
         return {"config": self.config.model_dump(mode="json"), "dataset": self.shards.digest}
 
     @classmethod
     def attach(cls, description: Mapping[str, Any]) -> Run:
-        """The run that another process opened and described, with frames."""
+        """Make the run that another process opened and described, with frames."""
         return cls(build(description["config"]), dataset=description["dataset"])
 
     @cached_property
     def storage(self) -> RunStorage:
-        """Its copy on storage. Raises InputError if the address cannot be opened."""
+        """The copy on storage. Raises InputError if the address cannot be opened."""
         return RunStorage(self.config, self.folder)
 
     @cached_property
     def shards(self) -> ShardSet:
-        """Its dataset. Raises ConfigError or InputError if there is none, or it is not the run's."""
+        """The dataset. Raises ConfigError or InputError if there is none, or it is not the run's."""
         shards = open_shards(self.config, frames=self._frames)
         if self._dataset not in (None, shards.digest):
             raise InputError(
@@ -89,20 +89,20 @@ class Run:
 
     @property
     def copied(self) -> bool:
-        """True if its shards are copied to each node."""
+        """Return True if its shards are copied to each node."""
         shards = self.config.runtime.shards
         return shards is not None and Cache.of(self.config.runtime).wants(Folder.at(shards))
 
     @cached_property
     def data(self) -> TrainingData:
-        """Its splits and steps. Raises ConfigError or InputError if these settings cannot train on these shards."""
+        """The splits and steps. Raises ConfigError or InputError if these settings cannot train on these shards."""
         check_settings(self.config)
         return training_data(self.config, self.shards)
 
     def take_up(self) -> RunState:
-        """Its record: as the folder or the copy on storage has it, whichever is further, else begun.
+        """Return its record: that of the folder or of the copy on storage, whichever is further, else a new one.
 
-        Raises ConfigError where the folder holds another experiment or other data.
+        Raises ConfigError if the folder holds another experiment or other data.
         """
         if self._state is None:
             digest = self.shards.digest
@@ -111,7 +111,7 @@ class Run:
         return self._state
 
     def hand_over(self) -> RunState:
-        """Its record for those who train it and change it; after that, ``take_up`` reads it again."""
+        """Return its record to the code that trains it and changes it; after that, ``take_up`` reads it again."""
         state, self._state = self.take_up(), None
         return state
 
@@ -121,11 +121,11 @@ class Run:
             note(remark)
 
     def extend(self, epochs: int) -> str:
-        """Have the next start of the finished run train ``epochs`` more, and say so; nothing is trained here.
+        """Make the next start of the finished run train ``epochs`` more, and return a message; nothing is trained here.
 
-        They are a stage of their own, over which the learning rate rises and falls once more, from the optimiser's
-        state at the end of the last one. A run whose last extension is of as many epochs and was interrupted stays as
-        it is. Raises ConfigError where there is no finished run of these settings and shards.
+        They are a separate stage, over which the learning rate rises and falls once more, from the optimiser's state at
+        the end of the last one. A run whose last extension has the same number of epochs and was interrupted stays
+        unchanged. Raises ConfigError if there is no finished run of these settings and shards.
         """
         folder, config, digest = self.folder, self.config, self.shards.digest
         with exclusive_lock(folder), self.storage.held():
@@ -227,7 +227,7 @@ def outdated(config: Config, state: RunState) -> str | None:
 
 
 def _changed(config: Config, folder: Path, state: RunState) -> list[str]:
-    """Keys that differ from the experiment in a run's folder; ``RUN_FILE`` if only the digest differs.
+    """Return the keys that differ from the experiment in a run's folder; ``RUN_FILE`` if only the digest differs.
 
     A setting that was added after the run began does not differ at its default; nor does a folder that moved.
     """
@@ -242,20 +242,20 @@ def _changed(config: Config, folder: Path, state: RunState) -> list[str]:
 
 
 def _was_moved(before: str | None, now: str | None) -> bool:
-    """Recognise a folder of the experiment that was somewhere else before."""
+    """Return True if the place of a folder of the experiment changed because it was moved."""
     if before is None or now is None or not Path(before).is_absolute():
         return False
     return not Path(before).exists() and Path(now).is_dir() and Path(before).name == Path(now).name
 
 
 def _names(values: Mapping[str, Any]) -> set[str]:
-    """The digests that earlier versions gave to saved settings; each left out settings that were added later."""
+    """Return the digests that earlier versions gave to saved settings; each left out settings that were added later."""
     tree = {name: dict(value) for name, value in values.items() if name not in NOT_THE_EXPERIMENT}
     return {digest_of(earlier) for earlier in without_later(tree)}
 
 
 def initial_checkpoint(config: Config) -> Path:
-    """The checkpoint folder of ``train.init_from``, which may name a run (then its best one).
+    """Return the checkpoint folder of ``train.init_from``, which may name a run (then its best one).
 
     Raises ConfigError for a checkpoint that has seen the test split, unless this run may (``protocol.test``).
     """

@@ -1,4 +1,4 @@
-"""The choice of an evaluated checkpoint: what you have to know before you read its figures."""
+"""Describe how an evaluated checkpoint was chosen, which you must know before you read its figures."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """``rule``: dev, last, other, imported, unknown or zero-shot; ``says``: the same in words.
+    """``rule``: dev, last, other, imported, unknown or zero-shot; ``says``: the same as a phrase.
 
-    ``title``: the model's name; ``experiment``: the digest of the settings it was trained with, where there are some;
-    ``cautions``: what to know before its figures, in sentences.
+    ``title``: the model's name; ``experiment``: the digest of its training settings, if there are any; ``cautions``:
+    sentences to read before its figures.
     """
 
     rule: str
@@ -54,13 +54,13 @@ def selection(folder: Path, config: Config, dataset: ShardSet, split: Split) -> 
 
 
 def zero_shot_selection(source: str) -> Selection:
-    """CLIP as it comes."""
+    """Return the selection of CLIP without training."""
     name = Path(source).name or source
     return Selection("zero-shot", "zero-shot: CLIP as it comes, nothing was trained", f"zero-shot CLIP {name}")
 
 
 def _in_run(name: str, epoch: Any, config: Config, state: RunState, dataset: ShardSet) -> tuple[str, str]:
-    """Rule and words for the checkpoint ``name`` of a run."""
+    """Return rule and phrase for the checkpoint ``name`` of a run."""
     at = f"epoch {epoch} of {state.epochs(config)}"
     unfinished = "" if state.finished else f"; the run is at epoch {state.epoch} and not finished"
     if config.protocol.dev == "none":

@@ -20,8 +20,11 @@ from gare.config import Config
 from gare.runs.layout import CHECKPOINT_NAME, CHECKPOINTS, RUN_FILE, run_directory
 
 OBJECTIVE = 2
-"""2: the bottleneck of factorised increments has the spread of dropout drawn per pair, before of one per context; and
-RandAugment warps as released."""
+"""The version of what a run computes.
+
+2: the bottleneck of factorised increments has the spread of dropout drawn per pair, in 1 of one per context; and
+RandAugment warps as released.
+"""
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Epochs = Annotated[int, Field(ge=1, le=10**6)]
@@ -54,11 +57,11 @@ class RunSummary:
 class RunState:
     """The run's own record, ``run.json``: its progress, its checkpoints, and how the best one is chosen.
 
-    ``epoch``: whole epochs done; ``batch``: batches of the next one done; ``step``: steps in all. ``kept``: the best
-    checkpoints by name with the dev metric that ranks them, best first. ``init_from``: the checkpoint whose weights
-    the run began with, and their digest. ``decided``: decisions of the training machine, such as the device.
-    ``objective``: which form of the loss it began with, of those that ever differed (``OBJECTIVE``). ``extended``:
-    epochs added to the finished run, by each ``gare train --extend``.
+    ``epoch``: complete epochs; ``batch``: completed batches of the next one; ``step``: steps in all. ``kept``: the best
+    checkpoints by name with the dev metric that ranks them, best first. ``init_from``: the checkpoint whose weights the
+    run began with, and their digest. ``decided``: decisions of the training machine, such as the device. ``objective``:
+    the version of the loss that it began with (``OBJECTIVE``). ``extended``: epochs added to the finished run, by each
+    ``gare train --extend``.
     """
 
     __pydantic_config__ = STRICT
@@ -82,44 +85,44 @@ class RunState:
     extended: list[Epochs] = field(default_factory=list)
 
     def epochs(self, config: Config) -> int:
-        """Epochs of the run, those it was extended by included."""
+        """Return the epochs of the run, including those of its extensions."""
         return sum(self.stages(config))
 
     def stages(self, config: Config) -> list[int]:
-        """Epochs of each stage that has a schedule of its own: the settings', then those of every extension."""
+        """Return the epochs of each stage with its own schedule: the settings', then those of every extension."""
         return [config.train.epochs, *self.extended]
 
     @property
     def trains(self) -> tuple[str, str]:
-        """The digests of experiment and dataset."""
+        """Return the digests of experiment and dataset."""
         return self.config_digest, self.dataset_digest
 
     @property
     def named(self) -> set[str]:
-        """The names of the checkpoints that are kept."""
+        """Return the names of the checkpoints that are kept."""
         return {name for name in (self.last, self.best, *self.kept) if name is not None}
 
 
 def progress(epoch: int, step: int) -> str:
-    """A run's progress in words."""
+    """Format a run's progress."""
     return f"epoch {epoch} (step {step})"
 
 
 def selected_by(config: Config) -> str:
-    """The criterion for the best checkpoint: a metric on the dev split, or being the last."""
+    """Return the criterion for the best checkpoint: a metric on the dev split, or being the last."""
     if config.protocol.dev == "none":
         return "last epoch"
     return f"{config.data.dev_split} {config.train.select_by}"
 
 
 def read_state(folder: Path) -> RunState | None:
-    """The record of a run's folder, or None where there is none."""
+    """Read the record of a run's folder; None if there is none."""
     text = read_file(folder / RUN_FILE)
     return None if text is None else parse_state(text, str(folder / RUN_FILE))
 
 
 def parse_state(content: str | bytes, place: str) -> RunState:
-    """Read a run's record from its text; InputError, naming its ``place``, where it is damaged."""
+    """Read a run's record from its text; InputError, naming its ``place``, if it is damaged."""
     try:
         return checked(RunState, load_json(content))
     except ValueError as error:
@@ -127,12 +130,12 @@ def parse_state(content: str | bytes, place: str) -> RunState:
 
 
 def resumed(state: RunState) -> tuple[int, int] | None:
-    """Complete epochs and steps from which a run resumes; None without a checkpoint."""
+    """Return the complete epochs and steps from which a run resumes; None without a checkpoint."""
     return (state.epoch, state.step) if state.last is not None else None
 
 
 def write_state(folder: Path, state: RunState) -> None:
-    """Record how far the run is, atomically."""
+    """Record the run's progress, atomically."""
     write_json(folder / RUN_FILE, asdict(state))
 
 
@@ -157,7 +160,7 @@ def summary(
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """A checkpoint folder from itself or from the folder of its run (then the best one)."""
+    """Return a checkpoint folder, given itself or its run's folder (then the best one)."""
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; give a checkpoint or the folder of a run.")
@@ -174,14 +177,14 @@ OnRow = Callable[[dict[str, Any]], None]
 
 
 class History:
-    """The run's measurements, a JSON line per entry, cut to the step that the run has reached."""
+    """The run's measurements, a JSON line per entry, cut to the run's present step."""
 
     def __init__(self, path: Path, step: int, on_row: OnRow | None = None) -> None:
         self._path, self._on_row = path, on_row
         rows = read_history(path)
         kept = [row for row in rows if row["step"] <= step]
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-        # A run killed between recording an epoch and reporting it would never report it.
+        # A run killed between recording and reporting an epoch would never report it.
         self._fresh: list[dict[str, Any]] = last_epoch(kept)
 
     def add(self, step: int, total: int, seconds: float, values: Mapping[str, Any]) -> None:
@@ -194,19 +197,19 @@ class History:
             self._on_row(row)
 
     def take(self) -> list[dict[str, Any]]:
-        """The entries added since the last call."""
+        """Return the entries added since the last call."""
         fresh, self._fresh = self._fresh, []
         return fresh
 
 
 def last_epoch(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries since the last epoch but one ended."""
+    """Return the entries since the end of the last epoch but one."""
     ends = [number for number, row in enumerate(rows) if "epoch" in row]
     return rows[ends[-2] + 1 if len(ends) > 1 else 0 :]
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Every whole entry of a history file; none where there is no file, StorageError where it cannot be read."""
+    """Read every complete entry of a history file; empty if it is missing, StorageError if it cannot be read."""
     try:
         content = Folder.at(path.parent).read_bytes(path.name)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""A run's copy on storage (``runtime.storage``): every checkpoint goes there, and a run goes on from there.
+"""Keep a run's copy on storage (``runtime.storage``): every checkpoint goes there, and a run can continue from there.
 
-With it ``runtime.output`` may be a disk that other nodes do not see: a rank or a driver that comes up elsewhere finds
-the run on the storage. ``run.json`` goes last, so what it names is whole.
+With it, ``runtime.output`` may be a disk that other nodes do not see: a rank or a driver that starts elsewhere finds
+the run on the storage. ``run.json`` is written last, so everything that it names is complete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALONGSIDE = (CONFIG_FILE, HISTORY_FILE, RECORD_FILE, FORMER_FILE)
 class RunStorage:
     """The copy of one run; without ``runtime.storage`` every method does nothing.
 
-    ``place``: where the copy is, None without one. Any failure of it is an InputError that names the file.
+    ``place``: the copy's place, None without one. Any failure of it is an InputError that names the file.
     """
 
     def __init__(self, config: Config, folder: Path) -> None:
@@ -38,7 +38,7 @@ class RunStorage:
         return nullcontext() if self.place is None else held(self.place)
 
     def pull(self) -> None:
-        """Bring the run's folder up to the copy, or the copy up to the folder, whichever is behind.
+        """Synchronise the run's folder and the copy: the one that is behind is updated.
 
         The newer tracking record stays. Raises ConfigError if they hold different experiments.
         """
@@ -54,7 +54,7 @@ class RunStorage:
             self._fetch(self.place, theirs)
 
     def push(self, state: RunState) -> None:
-        """Copy the run as ``state`` names it, and remove from the copy what it no longer names."""
+        """Copy the run as named by ``state``, and remove from the copy what it no longer names."""
         if self.place is None:
             return
         before = _state_at(self.place)
@@ -93,12 +93,12 @@ class RunStorage:
         write_state(self._folder, state)
 
     def _records(self, place: Folder) -> tuple[int, int]:
-        """Times at which the tracker's record was written, here and there: by the driver, perhaps on another node."""
+        """Return when the tracker's record was written, here and there: by the driver, perhaps on another node."""
         return changed_at(read_file(self._folder / RECORD_FILE)), changed_at(place.read_text(RECORD_FILE))
 
 
 def find_checkpoint(place: str | Path) -> Path:
-    """A checkpoint folder here from a folder or an address, of itself or of its run (then the best one)."""
+    """Return a local checkpoint folder from a folder or address, of itself or of its run (then the best one)."""
     if not is_address(str(place)):
         return resolve_checkpoint(place)
     folder, above = Folder.at(str(place)), cache_folder() / "runs"
@@ -108,7 +108,7 @@ def find_checkpoint(place: str | Path) -> Path:
     state = parse_state(text, folder.named(RUN_FILE))
     if state.best is None:
         raise InputError(f"The run {folder} has no checkpoint yet.")
-    # As in the run's own folder: its record says how the checkpoint came to be the best one.
+    # As in the run's own folder, whose record says how the checkpoint became the best one.
     run = above / digest_of([str(folder), text])
     _cached(folder.below(CHECKPOINTS).below(_checked(state.best, folder)), run / CHECKPOINTS, state.best)
     write_state(run, state)
@@ -116,7 +116,7 @@ def find_checkpoint(place: str | Path) -> Path:
 
 
 def _cached(folder: Folder, above: Path, name: str | None = None) -> Path:
-    """The copy of a remote checkpoint in the folder ``above``, by its own name or by what it says it is."""
+    """Return the copy of a remote checkpoint in the folder ``above``, named ``name`` or by its identity."""
     mark = folder.read_text(CHECKPOINT_FILE)
     if mark is None:
         raise InputError(f"{folder} is neither a run nor a checkpoint: it has no {RUN_FILE} and no {CHECKPOINT_FILE}.")
@@ -138,7 +138,7 @@ def _checked(name: str, run: Folder) -> str:
 
 
 def _fetch_files(place: Folder, target: Path) -> None:
-    """Copy a checkpoint's folder completely or not at all, unless it is there already."""
+    """Copy a checkpoint's folder completely or not at all, unless it exists already."""
     if (target / CHECKPOINT_FILE).is_file():
         return
     files = place.tree()

@@ -51,7 +51,7 @@ class MeanGallery(Rows):
 
 
 class MeanFactors(Factors[MeanGallery]):
-    """One vector per video: a score is an inner product, and serves as its own first stage."""
+    """One vector per video: a score is an inner product."""
 
     stored = "video"
 

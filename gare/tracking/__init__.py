@@ -1,4 +1,4 @@
-"""Trackers: MLflow, and what else ``gare.tracking.trackers.TRACKERS`` names.
+"""Trackers: MLflow, and the others in ``gare.tracking.trackers.TRACKERS``.
 
 A run's own files are its record; ``sync`` brings a tracker up to date with them.
 """

@@ -1,4 +1,4 @@
-"""Begins a run's record, or takes up the one that is there."""
+"""Begin a run's record, or continue the existing one."""
 
 from __future__ import annotations
 
@@ -44,22 +44,21 @@ def begin(
     description: str | None = None,
     ended: Status | None = None,
 ) -> str | None:
-    """Begin the record of a run's folder, or take up the one that is there, and tell the tracker.
+    """Begin the record of a run's folder, or continue the existing one, and update the tracker.
 
-    Returns the run's id there, None where that is not known yet. Raises RunError when the tracker of a new run cannot
-    be used; a run that was recorded before, and one with a ``parent``, goes on without it.
+    Returns the run's id in the tracker, None if it is not known yet. Raises RunError if the tracker of a new run cannot
+    be used; a run that was recorded before, or has a ``parent``, continues without it.
 
     Args:
-        folder: The run's, made where missing.
-        config: Settings, which name the tracker too; written to a new folder's config.yaml.
+        folder: The run's, made if missing.
+        config: Settings, which also name the tracker; written to a new folder's config.yaml.
         name: Of a new run.
         tags: Of a new run, in addition to those for code and machine.
-        dataset: Name, source and digests of the shards; empty where not known.
-        parent: Folder of the run that it is a part of.
-        former: Id by which a former version knew it.
+        dataset: Name, source and digests of the shards; empty if unknown.
+        parent: Folder of the parent run.
+        former: Id of the run in an earlier version.
         description: Of a new run, in Markdown.
         ended: How the run ended, if it did: it is only brought up to date, and keeps its end time and tags.
-
     """
     runtime, uri = config.runtime, resolve_uri(config.runtime)
     with lock_within(make_folder(folder) / ".tracking.lock", LOCK_SECONDS):
@@ -102,7 +101,7 @@ def begin(
 
 
 def _first_sync(folder: Path, uri: str, *, under_way: bool) -> None:
-    """Reach the tracker, with another run where it has lost the folder's; RunError where a new one cannot begin."""
+    """Reach the tracker, with a new run if it lost the folder's; RunError if a new run cannot begin."""
     way = Sync(folder)
     if under_way and time.monotonic() < line_to(uri).again_at:
         return

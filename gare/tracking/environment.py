@@ -1,4 +1,4 @@
-"""The tracker's address, and tags for the code and the machine of this process."""
+"""Find the tracker's address, and tags for the code and the machine of this process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def resolve_uri(runtime: RuntimeConfig) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Say what this process runs on, as tags: code, libraries, Python, platform."""
+    """Describe this process as tags: code, libraries, Python, platform."""
     tags = {"gare.version": gare.__version__, "python": platform.python_version(), "platform": platform.platform()}
     for library in LIBRARIES:
         try:
@@ -53,7 +53,7 @@ def environment() -> dict[str, str]:
 
 
 def _source() -> dict[str, str]:
-    """Tags that MLflow's page shows in columns of its own: user, program and version."""
+    """Return the tags that MLflow's page shows in their own columns: user, program and version."""
     tags = {"mlflow.source.name": f"gare {gare.__version__}", "mlflow.source.type": "LOCAL"}
     if commit := _code().get("git.commit"):
         tags["mlflow.source.git.commit"] = commit
@@ -65,11 +65,11 @@ def _source() -> dict[str, str]:
 
 @lru_cache
 def _code() -> dict[str, str]:
-    """Commit and dirty flag where this package is a folder of its own git checkout, not installed inside another's."""
+    """Return commit and dirty flag if this package is a folder of its own git checkout, not installed in another."""
     folder = Path(gare.__file__).resolve().parent
 
     def git(*arguments: str) -> str:
-        # No optional locks: looking must not disturb a git command that runs at the same time.
+        # No optional locks: reading must not disturb a git command that runs at the same time.
         command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 

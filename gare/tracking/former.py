@@ -1,4 +1,4 @@
-"""Sends what a former version left waiting for MLflow in a run's folder: operations, a JSON line each, in order."""
+"""Send operations that an earlier version left waiting for MLflow in a run's folder: JSON lines, in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARENT = "mlflow.parentRunId"
 def replay(folder: Path, record: Record, tracker: Tracker, refused: Callable[[Refused], None]) -> None:
     """Send what waits for this tracker, and remove the file.
 
-    Where the tracker is Unreachable the file stays whole; what is sent twice changes nothing.
+    If the tracker is Unreachable, the file stays complete; sending anything twice changes nothing.
     """
     named = hashlib.sha256(record.address(folder).encode()).hexdigest()[:8]
     files = list(folder.glob("mlflow-spool-*.jsonl"))
@@ -30,7 +30,7 @@ def replay(folder: Path, record: Record, tracker: Tracker, refused: Callable[[Re
             except Refused as refusal:
                 refused(refusal)
             except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # half a line of a process that was killed
+                continue  # half a line from a killed process
         path.unlink()
         path.with_suffix(".lock").unlink(missing_ok=True)
 
@@ -45,7 +45,7 @@ def _apply(tracker: Tracker, values: Mapping[str, Any], experiment: str) -> None
         tracker.find(begun, None if parent is None else _run(tracker, parent, experiment))
         return
     if kind == "history":
-        return  # the files of that folder say it
+        return  # that folder's files contain it
     run_id = _run(tracker, values["run"], experiment)
     if kind == "artifact":
         _copy(tracker, run_id, Path(values["path"]), values["folder"])
@@ -79,7 +79,7 @@ def _copy(tracker: Tracker, run_id: str, path: Path, folder: str | None) -> None
 
 
 def _run(tracker: Tracker, run_id: str, experiment: str) -> str:
-    """The id that the tracker has for a run, which may have begun while it was away."""
+    """Return the tracker's id for a run, which may have begun while the tracker was unreachable."""
     if not run_id.startswith(OFFLINE):
         return run_id
     return tracker.find(Record(uri="", experiment=experiment, token=run_id.removeprefix(OFFLINE)), None).run_id

@@ -1,6 +1,6 @@
-"""The place of a SQLite store's artifacts: next to the database, also after both were moved.
+"""Keep a SQLite store's artifacts next to the database, even after both were moved.
 
-MLflow keeps the place as an absolute path with each experiment, run and model, and has no call that changes it.
+MLflow stores their place as an absolute path with each experiment, run and model, and has no call that changes it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ PLACES = (
 
 
 def artifact_place(database: Path, experiment: str, location: str | None) -> str:
-    """Return where an experiment's artifacts are, after the place has followed a database that was moved.
+    """Return the place of an experiment's artifacts, after updating it if the database was moved.
 
-    It follows if what gare made is gone from the old place, or lies at the new one too, as after copying a project.
-    Otherwise it stays, and a sentence says what to do.
+    It is updated if gare's artifacts are gone from the old place, or are also at the new one, as after copying a
+    project. Otherwise it stays, and a note says what to do.
 
     Args:
         database: The store's file.
         experiment: Name.
-        location: The experiment's place as MLflow has it, a path or a file address; None for a new experiment.
-
+        location: The experiment's place in MLflow, a path or a file address; None for a new experiment.
     """
     beside = database.resolve().parent / FOLDER
     if location is None:
@@ -62,7 +61,7 @@ def artifact_place(database: Path, experiment: str, location: str | None) -> str
 
 
 def _local(location: str) -> Path | None:
-    """The folder of a place of artifacts; None for one that is not on a file system."""
+    """Return the folder of an artifact location; None if it is not on a file system."""
     if location.startswith("/"):
         return Path(location)
     parts = urlsplit(location)
@@ -70,7 +69,7 @@ def _local(location: str) -> Path | None:
 
 
 def _follows(store: sqlite3.Connection, before: Path, beside: Path) -> bool:
-    """Return whether the artifacts are at the new place, if there are any."""
+    """Return whether the artifacts are at the new place, or gone from the old one."""
     if not before.is_dir():
         return True
     runs = [_local(row[0]) for row in store.execute("SELECT artifact_uri FROM runs WHERE artifact_uri IS NOT NULL")]
@@ -79,7 +78,7 @@ def _follows(store: sqlite3.Connection, before: Path, beside: Path) -> bool:
 
 
 def _rewrite(store: sqlite3.Connection, table: str, column: str, before: Path, beside: Path) -> None:
-    """Put one folder in the place of another wherever a column's value begins with it."""
+    """Replace one folder by another wherever a column's value begins with it."""
     if column not in {row[1] for row in store.execute(f"PRAGMA table_info({table})")}:
         return
     for old, new in ((before.as_uri(), beside.as_uri()), (str(before), str(beside))):

@@ -1,4 +1,4 @@
-"""MLflow as a tracker. With the registry, all of gare that knows MLflow.
+"""MLflow as a tracker. Only this module and the registry know MLflow.
 
 Everything goes through ``MlflowClient`` with an explicit address; nothing touches MLflow's global state.
 """
@@ -27,7 +27,7 @@ EXPERIMENT_TAGS = (
     ("mlflow.experiment.primaryMetric.name", "best/dev/t2v/R_at_1"),
     ("mlflow.experiment.primaryMetric.greaterIsBetter", "True"),
 )
-"""For MLflow's page: this is about training models, and which figure is the first to look at."""
+"""Tags for MLflow's page: the experiment trains models, and its primary metric."""
 POINTS_PER_CALL = 1000
 PARAMETERS_PER_CALL = 100
 LOCK_SECONDS = 120.0
@@ -35,9 +35,9 @@ FINAL = frozenset({
     "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE", "NOT_FOUND",
     "ENDPOINT_NOT_FOUND", "MALFORMED_REQUEST", "NOT_IMPLEMENTED",
 })  # fmt: skip
-"""Answers that asking again would not change."""
+"""Errors that a retry would not change."""
 DENIED = frozenset({"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"})
-"""Answers to missing or wrong credentials: HTTP 401 and 403."""
+"""Errors for missing or wrong credentials: HTTP 401 and 403."""
 CREDENTIALS = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 
@@ -63,7 +63,7 @@ class MlflowTracker:
                 if not found and record.begun_ms is None:
                     raise Unreachable("the run is not recorded yet")
                 run = found[0] if found else self._create(mlflow, experiment, record, parent)
-            # Nothing public tells the last steps of all metrics at once.
+            # No public call returns the last steps of all metrics at once.
             metrics = run.data._metric_objs  # noqa: SLF001
         latest = {metric.key: (int(metric.step), int(metric.timestamp), float(metric.value)) for metric in metrics}
         return Found(str(run.info.run_id), latest, frozenset(run.data.params))
@@ -83,7 +83,7 @@ class MlflowTracker:
         return mlflow.create_run(experiment, record.begun_ms, run_name=record.name, tags=tags)
 
     def log(self, run_id: str, changes: Changes) -> None:
-        """Send the changes. Points that the store has already, with the same time, change nothing."""
+        """Send the changes. Points that the store already has, with the same time, change nothing."""
         from mlflow.entities import Metric, Param, RunTag
 
         tags = dict(changes.tags) | ({} if changes.description is None else {NOTE_TAG: changes.description})
@@ -106,7 +106,7 @@ class MlflowTracker:
                 mlflow.set_terminated(run_id, changes.status, changes.ended_ms)
 
     def copy(self, run_id: str, path: Path, to: str) -> None:
-        """Copy it. Where the place of artifacts is unusable while the store answers, waiting would not help."""
+        """Copy it; Refused if the artifact store fails while the tracker answers, since waiting would not help."""
         from mlflow.exceptions import MlflowException
 
         with self.asking() as mlflow:
@@ -126,7 +126,7 @@ class MlflowTracker:
 
     @contextmanager
     def asking(self) -> Iterator[Any]:
-        """Yield the client; whatever MLflow raises becomes Refused, Denied or Unreachable."""
+        """Yield the client; errors of MLflow become Refused, Denied or Unreachable."""
         from mlflow.exceptions import MlflowException, RestException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -134,7 +134,7 @@ class MlflowTracker:
             yield client(self.uri)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             code, says = getattr(error, "error_code", None), first_line(error)
-            # A proxy's 404, while the server starts again, is no answer of MLflow's.
+            # A proxy's 404, while the server restarts, is not an answer from MLflow.
             of_proxy = str(code).endswith("NOT_FOUND") and not isinstance(error, RestException)
             if code in FINAL and not of_proxy:
                 raise Refused(says) from error
@@ -142,7 +142,7 @@ class MlflowTracker:
 
     @property
     def experiment_id(self) -> str:
-        """The experiment's id; the store's schema and the experiment are made where missing."""
+        """Return the experiment's id; the store's schema and the experiment are made if missing."""
         if self._experiment_id is None:
             self._experiment_id = self._open()
         return self._experiment_id
@@ -160,7 +160,7 @@ class MlflowTracker:
         return str(found.experiment_id)
 
     def _make(self, mlflow: Any, database: Path | None) -> Any:
-        """Create the experiment; artifacts of a SQLite file go next to it, a server has a place of its own."""
+        """Create the experiment; artifacts of a SQLite file go next to it, a server decides on its own place."""
         from mlflow.exceptions import MlflowException
 
         location = artifact_place(database, self.experiment, None) if database is not None else None
@@ -176,10 +176,10 @@ class MlflowTracker:
 
 @lru_cache
 def client(uri: str) -> Any:
-    """The one client of a store; making it creates the schema of a local one."""
-    # Nobody asked MLflow to report usage over the network.
+    """Return the one client of a store; making it creates the schema of a local one."""
+    # The user did not ask MLflow to report usage over the network.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # A server that does not answer must cost seconds, not MLflow's own minutes, before work goes on without it.
+    # A server that does not answer must cost seconds, not MLflow's own minutes, before work continues without it.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -201,7 +201,7 @@ def _log_dataset(mlflow: Any, run_id: str, changes: Changes) -> None:
 
 @contextmanager
 def _schema(database: Path | None) -> Iterator[None]:
-    """Hold a local database while its schema is made: two processes that do so at once break it."""
+    """Lock a local database while its schema is made: two processes that do so at once break it."""
     if database is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Names and values as MLflow allows them."""
+"""Convert names and values to what MLflow allows."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ class RunHandle:
 
 
 def metric_name(name: str) -> str:
-    """Give the name MLflow accepts: ``@`` becomes ``_at_``, any other illegal character ``_x<hex>_``.
+    """Convert a name for MLflow: ``@`` becomes ``_at_``, any other illegal character ``_x<hex>_``.
 
-    Raises ValueError for a name MLflow could not keep apart as a path (``a//b``, ``../a``, empty) or too long.
+    Raises ValueError for a name that is too long or that MLflow could not distinguish as a path (``a//b``, ``../a``,
+    empty).
     """
     clean = _ILLEGAL.sub(lambda found: f"_x{ord(found.group()):02x}_", name.replace("@", "_at_"))
     if not clean or len(clean) > NAME_CHARACTERS or any(part in {"", ".", ".."} for part in clean.split("/")):
@@ -49,12 +50,12 @@ def metric_name(name: str) -> str:
 
 
 def tag_value(value: str) -> str:
-    """A tag as it is stored: printable, without credentials, cut to what MLflow keeps."""
+    """Return a tag as it is stored: printable, without credentials, cut to MLflow's limit."""
     return _kept(value, TAG_CHARACTERS)
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table for a run's description (``note_down``), which MLflow shows as Markdown with HTML in it."""
+    """Make a table for a run's description (``note_down``), which MLflow shows as Markdown with HTML in it."""
 
     def shown(cell: object) -> str:
         return html.escape(" ".join(str(cell).split()), quote=False).replace("|", "\\|")
@@ -64,7 +65,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> 
 
 
 def parameter(value: Any) -> str:
-    """A setting as it is stored: text, or else JSON; printable, without credentials, cut to what MLflow keeps."""
+    """Return a setting as it is stored: text or JSON, printable, without credentials, cut to MLflow's limit."""
     return _kept(value if isinstance(value, str) else canonical_json(value), PARAMETER_CHARACTERS)
 
 
@@ -74,13 +75,13 @@ def _kept(text: str, most: int) -> str:
 
 
 def points(values: Mapping[str, float], at_ms: int, step: int) -> Iterator[Point]:
-    """Metrics as they are stored: infinities become NaN, as MLflow keeps none."""
+    """Yield metrics as they are stored: infinities become NaN, because MLflow does not keep them."""
     for name, value in values.items():
         yield metric_name(name), float(value) if math.isfinite(value) else math.nan, at_ms, step
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics in an entry of a history, by the names they have in MLflow before ``metric_name``."""
+    """Return the metrics in a history entry, by their MLflow names before ``metric_name``."""
     return {
         BARE.get(name, name): float(value)
         for name, value in row.items()

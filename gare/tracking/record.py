@@ -1,7 +1,7 @@
-"""A run's record for trackers, ``tracking.json``: what neither its settings nor its history say.
+"""A run's record for trackers, ``tracking.json``: what its settings and its history do not contain.
 
-With ``config.yaml``, ``history.jsonl`` and ``system-*.jsonl`` next to it, it is all that a tracker is brought up to
-date from (``gare.tracking.sync``).
+A tracker is brought up to date from this file, ``config.yaml``, ``history.jsonl`` and ``system-*.jsonl`` alone
+(``gare.tracking.sync``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gare.tracking.names import RunHandle, tag_value
 RECORD_FILE = "tracking.json"
 FORMER_FILE = "mlflow.json"
 OFFLINE = "offline-"
-"""Prefix of the ids of runs that a former version started while MLflow was away; the rest is their token."""
+"""Prefix of the ids of runs that an earlier version started without reaching MLflow; the rest is their token."""
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -39,12 +39,11 @@ class Record(BaseModel):
     """A run as trackers know it.
 
     ``uri``: of the tracker; a SQLite file in a folder above the run's is relative to the run's folder, so that they
-    move together. ``token``: by which a run is found whose id was not written down, as the process was killed or the
-    answer lost. ``parent``: folder of the parent run, relative to this one. ``begun_ms``: None where a former version
-    began the run. ``metrics``: name, value (None: NaN), time (ms) and step. ``artifacts``: path among the artifacts ->
-    file or folder, relative to the run's. ``sent``: what each artifact was when it was copied. ``synced``: what the
-    files were when the tracker had all of them. ``changed_ms``: when the record was written, by which the newer of
-    two copies is known.
+    move together. ``token``: finds a run whose id was not written down because the process was killed or the answer was
+    lost. ``parent``: folder of the parent run, relative to this one. ``begun_ms``: None if an earlier version began the
+    run. ``metrics``: name, value (None: NaN), time (ms) and step. ``artifacts``: path among the artifacts -> file or
+    folder, relative to the run's. ``sent``: each artifact's state when it was copied. ``synced``: the files' state when
+    the tracker had all of them. ``changed_ms``: when the record was written, to find the newer of two copies.
     """
 
     uri: str
@@ -66,16 +65,16 @@ class Record(BaseModel):
     changed_ms: int = 0
 
     def address(self, folder: Path) -> str:
-        """Return the tracker's full address, of a record in ``folder``."""
+        """Return the tracker's full address, for a record in ``folder``."""
         return at_full_path(self.uri, folder)
 
     def renew(self) -> None:
-        """Make it another run of the tracker, to which nothing was sent yet."""
+        """Turn it into a new run for the tracker, to which nothing was sent yet."""
         self.token, self.run_id, self.sent, self.synced = uuid.uuid4().hex, None, {}, None
         self.begun_ms = self.begun_ms or now_ms()
 
     def add_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Take up figures of a step; those that are there already keep their time."""
+        """Add the metrics of a step; unchanged ones keep their time."""
         at = now_ms()
         for name, value in values.items():
             figure = value if math.isfinite(value) else None
@@ -85,9 +84,9 @@ class Record(BaseModel):
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return the record of a run's folder, of a former version too; None where there is none or a damaged one.
+    """Return the record of a run's folder, including earlier formats; None if it is missing or damaged.
 
-    Raises StorageError where it cannot be read: a run that is recorded must not be taken for a new one.
+    Raises StorageError if it cannot be read: a recorded run must not be mistaken for a new one.
     """
     for name, read in ((RECORD_FILE, _parsed), (FORMER_FILE, _former)):
         try:
@@ -103,7 +102,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def read_handle(folder: Path) -> RunHandle | None:
-    """Return the tracker's run of a run's folder; None where none is known."""
+    """Return the tracker's run for a run's folder; None if unknown."""
     record = read_record(folder)
     if record is None or record.run_id is None:
         return None
@@ -111,7 +110,7 @@ def read_handle(folder: Path) -> RunHandle | None:
 
 
 def changed_at(text: str | None) -> int:
-    """Return when a copy of a record was written, in ms; 0 where it does not say, -1 for none or a damaged one."""
+    """Return when a copy of a record was written, in ms; 0 if it does not say, -1 if missing or damaged."""
     try:
         return -1 if text is None else int(load_json(text).get("changed_ms", 0))
     except (ValueError, TypeError, AttributeError):
@@ -119,21 +118,21 @@ def changed_at(text: str | None) -> int:
 
 
 def forget(folder: Path) -> None:
-    """Have the folder's next run recorded as another one."""
+    """Remove the record, so that the folder's next run is recorded as a new one."""
     for name in (RECORD_FILE, FORMER_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write the record, atomically; InputError where it cannot be."""
-    record.changed_ms = max(now_ms(), record.changed_ms + 1)  # also by a clock that lags behind
+    """Write the record, atomically; InputError if that fails."""
+    record.changed_ms = max(now_ms(), record.changed_ms + 1)  # increases even if the clock lags behind
     write_json(folder / RECORD_FILE, record.model_dump(mode="json"))
     (folder / FORMER_FILE).unlink(missing_ok=True)
 
 
 @contextmanager
 def updating(folder: Path) -> Iterator[Record | None]:
-    """Yield the folder's record to be changed, None where there is none, and write it; one process at a time."""
+    """Yield the folder's record for changes, None if there is none, and write it; one process at a time."""
     if read_record(folder) is None:
         yield None
         return
@@ -155,17 +154,16 @@ def note_down(
     description: str | None = None,
     status: Status | None = None,
 ) -> None:
-    """Add to the record of a run's folder, where it has one. A disk that does not take it costs a warning alone.
+    """Add to the record of a run's folder, if it has one. If the disk fails, it only warns.
 
     Args:
         folder: The run's.
         tags: To be set.
-        metrics: Figures of ``step``.
+        metrics: Values at ``step``.
         step: Of the metrics.
         artifacts: By path among the run's artifacts, a file of the same name or a folder.
         description: In Markdown.
         status: How it ended, now.
-
     """
     try:
         with updating(folder) as record:
@@ -182,7 +180,7 @@ def note_down(
 
 
 def relative_uri(uri: str, folder: Path) -> str:
-    """Return a tracker's address as the record in ``folder`` holds it."""
+    """Return a tracker's address in the form for the record in ``folder``."""
     database = sqlite_path(uri)
     if database is None or database.parent not in folder.resolve().parents:
         return uri
@@ -196,7 +194,7 @@ def now_ms() -> int:
 
 @lru_cache
 def warn_once(text: str) -> None:
-    """Warn, once of each text."""
+    """Warn, once for each text."""
     warn(text)
 
 
@@ -207,7 +205,7 @@ def _parsed(text: str, folder: Path) -> Record:
 
 
 def _former(text: str, folder: Path) -> Record:
-    """A record from the file in which a former version noted address, experiment and id."""
+    """Make a record from the file in which an earlier version noted address, experiment and id."""
     handle = checked(RunHandle, load_json(text))
     uri, database = handle.uri, sqlite_path(handle.uri)
     if database is not None and not database.is_file():  # moved, perhaps with the run
@@ -219,7 +217,7 @@ def _former(text: str, folder: Path) -> Record:
 
 
 def take_up(record: Record, run_id: str | None) -> None:
-    """Make a record that of a run that a former version began."""
+    """Assign a record to a run that an earlier version began."""
     if run_id is not None and run_id.startswith(OFFLINE):
         record.token = run_id.removeprefix(OFFLINE)
     elif run_id is not None:

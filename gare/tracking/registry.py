@@ -1,4 +1,4 @@
-"""A trained model in MLflow's registry: one that answers sentences with videos."""
+"""Register a trained model in MLflow's registry: one that answers sentences with videos."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ REQUIREMENTS = (
     "click", "ftfy", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "rich", "ruamel.yaml",
     "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
-"""Packages that a search needs; gare itself goes along as code, so that serving needs no package index that has it."""
+"""Packages that a search needs; gare itself is included as code, so that serving needs no package index with it."""
 _NAME = re.compile(r"[^/:.%\"']+")
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model and the address ``mlflow.pyfunc.load_model`` takes."""
+    """A version of a registered model, with the address for ``mlflow.pyfunc.load_model``."""
 
     name: str
     version: int
@@ -43,7 +43,7 @@ def register(
 ) -> Registered:
     """Log a checkpoint with an index of videos as a model of a run, and register it as the next version of ``name``.
 
-    Raises ConfigError for a name MLflow cannot have, RunError when the store does not take it.
+    Raises ConfigError for a name that MLflow does not allow, RunError if the store does not accept it.
     """
     if not _NAME.fullmatch(name) or not name.strip():
         raise ConfigError(f"--name is {name!r}; a registered model's name has no / : . % or quotes.")
@@ -90,14 +90,14 @@ def _register(
 
 
 def _save(folder: Path, model: Any, run_id: str, checkpoint: Path, index: Path) -> None:
-    """Write the model's folder: code, not pickle; weights and vectors as safetensors."""
+    """Write the model's folder: code instead of pickle; weights and vectors as safetensors."""
     from mlflow.models import Model
     from mlflow.models.signature import ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is no example of the input; the signature says it all
+        warnings.simplefilter("ignore")  # about the missing example of the input; the signature is enough
         save_model(
             folder,
             python_model=str(Path(__file__).with_name("served.py")),
@@ -125,7 +125,7 @@ def _save(folder: Path, model: Any, run_id: str, checkpoint: Path, index: Path) 
 
 
 def check_index(index: Path, weights_sha256: str) -> str:
-    """The split an index was made of; InputError when it is none, or of other weights than the checkpoint's."""
+    """Return an index's split; InputError if it is not an index, or of other weights than the checkpoint's."""
     from gare.retrieval.folder import read_index_file
 
     values = read_index_file(index)

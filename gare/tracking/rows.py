@@ -1,4 +1,4 @@
-"""A run's metrics from its files: its history, and what its machines were doing."""
+"""Read a run's metrics from its files: its history, and the load of its machines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Tail:
         self._position = 0
 
     def batches(self) -> Iterator[list[dict[str, Any]]]:
-        """Yield whole entries that are new; a batch that raised where it was used comes again."""
+        """Yield complete new entries; a batch whose use raised an error is yielded again."""
         while True:
             rows, position = self._read()
             if rows:
@@ -55,7 +55,7 @@ class Tail:
 
 
 class Rows:
-    """The metrics in the files of a run's folder, by the names that they have in a tracker."""
+    """The metrics in the files of a run's folder, under their tracker names."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -63,18 +63,18 @@ class Rows:
         self._begun: float | None = None
 
     def batches(self) -> Iterator[tuple[list[Point], str | None]]:
-        """Yield points that are new with the last warning among them; what raised where it was used comes again."""
+        """Yield new points with the last warning among them; a batch whose use raised an error is yielded again."""
         for path in (self._folder / HISTORY, *sorted(self._folder.glob(SYSTEM))):
             for rows in self._tails.setdefault(path, Tail(path)).batches():
                 warnings = [str(row["warning"]) for row in rows if "warning" in row]
                 found: list[Point] = []
                 for row in rows:
-                    with suppress(ValueError, OverflowError):  # a name or a number that no tracker takes
+                    with suppress(ValueError, OverflowError):  # a name or a number that no tracker accepts
                         found.extend(self._points(row, path))
                 yield found, warnings[-1] if warnings else None
 
     def stamp(self) -> list[tuple[str, int, int]]:
-        """Return what changes when a file does."""
+        """Return a value that changes when a file does."""
         files = [path for name in (HISTORY, SYSTEM) for path in sorted(self._folder.glob(name))]
         return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
@@ -84,7 +84,7 @@ class Rows:
             if "step" in row:
                 yield from points(numbers(row), int(1000 * at), row["step"])
             return
-        # The number of seconds is the step, so that a run that was resumed goes on to the right.
+        # The step is the number of seconds, so that a resumed run continues on the right.
         self._begun = at if self._begun is None else self._begun
         node = path.stem.removeprefix("system-")
         prefix = "system" if node == "0" else f"system/node-{node}"
@@ -95,7 +95,7 @@ class Rows:
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         row = load_json(line, nan=True)
-    except ValueError:  # half a line of a process that was killed
+    except ValueError:  # half a line from a killed process
         return None
     if not isinstance(row, dict):
         return None

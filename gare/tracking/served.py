@@ -15,7 +15,7 @@ TOP = 10
 
 
 class TextToVideo(PythonModel):  # type: ignore[misc]
-    """Answers sentences with the videos they describe, from an index, with its checkpoint, in safetensors."""
+    """A model that answers sentences with matching videos, from an index and its checkpoint, in safetensors."""
 
     def load_context(self, context: Any) -> None:
         """Load the index and its checkpoint."""
@@ -24,7 +24,7 @@ class TextToVideo(PythonModel):  # type: ignore[misc]
         self._index = open_index(Path(context.artifacts["index"]), Path(context.artifacts["checkpoint"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Answer each row: its column ``query``, and ``top`` (how many videos, 10 without it).
+        """Answer each row: its column ``query``, and ``top`` (the number of videos, 10 without it).
 
         Returns a row per answer, best first: query, rank (from 1), video_id, score (cosine). Raises InputError.
         """

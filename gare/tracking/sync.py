@@ -1,8 +1,8 @@
-"""Brings a tracker up to date with the files of a run's folder, which are the record.
+"""Bring a tracker up to date with the files of a run's folder, which are the record.
 
-It may be done at any time and any number of times: while a run trains, at its end, by the next command on the folder.
-What the tracker has is not sent again, also where a resumed run repeats steps: of each metric only steps beyond the
-last one that the tracker has are sent.
+This is possible at any time and any number of times: while a run trains, at its end, by the next command on the folder.
+Nothing is sent twice, even if a resumed run repeats steps: for each metric only steps beyond the tracker's last one are
+sent.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ LOCK_SECONDS = 10.0
 FIRST_WAIT, LONGEST_WAIT = 2.0, 60.0
 WARNING_TAG = "gare.warning"
 NOTHING = (-1, 0, math.nan)
-"""The last point of a metric that has none."""
+"""The last point of a metric without points."""
 
 
 @dataclass
 class Line:
-    """A tracker as this process knows it: when to ask again, and which warnings it has given."""
+    """A tracker from this process's view: when to try again, and which warnings were given."""
 
     uri: str
     wait: float = FIRST_WAIT
@@ -51,7 +51,7 @@ class Line:
     refused: bool = False
 
     def failed(self, error: Exception, folder: Path) -> None:
-        """Take up what sending a folder's files raised, and say so, once of each kind."""
+        """Handle an error in sending a folder's files, and report it, once for each kind."""
         if not isinstance(error, Unreachable):
             self.refuses("the run", error)
             return
@@ -66,13 +66,13 @@ class Line:
             )
 
     def answers(self) -> None:
-        """Note that it does."""
+        """Note that the tracker answers."""
         if self.away:
             note(f"The tracker at {redact(self.uri)} answers; what waited for it is being sent.")
         self.wait, self.again_at, self.away = FIRST_WAIT, 0.0, False
 
     def refuses(self, what: str, refusal: Exception) -> None:
-        """Say once that something is not recorded."""
+        """Report once that something is not recorded."""
         if not self.refused:
             self.refused = True
             warn(
@@ -85,7 +85,7 @@ line_to = lru_cache(Line)
 
 
 class Sync:
-    """The way from one run's folder to its tracker; what was sent is remembered as long as this lives."""
+    """A sender from one run's folder to its tracker, which remembers what it sent."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -99,7 +99,7 @@ class Sync:
     def attempt(self, *, files: bool = True, again: bool = True) -> bool:
         """Send what is new, with artifacts if ``files``; returns whether nothing waits any more.
 
-        A tracker that was away a moment ago is not asked, unless ``again``. Never raises for the tracker's sake.
+        A tracker that failed a moment ago is only tried if ``again``. Errors of the tracker are never raised.
         """
         try:
             record = read_record(self._folder)
@@ -117,7 +117,7 @@ class Sync:
                     self.push(files=files)
             except (Unreachable, Refused, GareError, OSError, ValueError) as error:
                 line.failed(error, self._folder)
-                if isinstance(error, Refused):  # for good
+                if isinstance(error, Refused):  # permanent
                     with suppress(GareError, OSError):
                         self._mark(self._stamp(record))
                 return isinstance(error, Refused)
@@ -129,7 +129,7 @@ class Sync:
         return mine
 
     def push(self, *, files: bool = True) -> None:
-        """Send what is new. Raises Unreachable, and Refused where the tracker has no such run any more."""
+        """Send what is new. Raises Unreachable, and Refused if the tracker no longer has the run."""
         record = read_record(self._folder)
         stamp = self._stamp(record) if record is not None and files else None
         if record is None or (files and record.synced == stamp):
@@ -173,7 +173,7 @@ class Sync:
         return self._found
 
     def _settings(self) -> dict[str, str]:
-        with suppress(GareError):  # of a version that had others, or not written yet
+        with suppress(GareError):  # settings of another version, or not written yet
             return {key: parameter(value) for key, value in flatten(load_saved(self._folder / SETTINGS)).items()}
         return {}
 
@@ -216,7 +216,7 @@ class Sync:
                     written.sent[to] = stamp
 
     def _send(self, what: str, changes: Changes) -> None:
-        """Send what is set as a whole, if it is not what was sent last."""
+        """Send values that are set as a whole, unless they equal those sent last."""
         if changes != self._sent.get(what, Changes()):
             self._log(what, changes)
             self._sent[what] = changes
@@ -229,14 +229,14 @@ class Sync:
         self._ask(f"the file {to}", lambda tracker, run_id: tracker.copy(run_id, path, to))
 
     def _ask(self, what: str, do: Callable[[Tracker, str], None]) -> None:
-        assert self._tracker is not None and self._found is not None  # noqa: S101, PT018 - _find was there
+        assert self._tracker is not None and self._found is not None  # noqa: S101, PT018 - _find ran before
         try:
             do(self._tracker, self._found.run_id)
         except Refused as refusal:
             self._line.refuses(what, refusal)
 
     def _stamp(self, record: Record) -> str:
-        """Digest of the record and its files, which changes when there is something new to send."""
+        """Return a digest of the record and its files, which changes when there is something new to send."""
         values = record.model_dump(mode="json", exclude={"sent", "synced", "run_id", "changed_ms"})
         artifacts = [_stamp_of(self._folder / name) for name in record.artifacts.values()]
         return digest_of([values, self._rows.stamp(), artifacts])
@@ -250,8 +250,8 @@ class Sync:
 def sync(folder: Path, *, again: bool = True) -> bool:
     """Bring the tracker up to date with a run's folder; returns whether nothing waits any more.
 
-    Does nothing where the folder has no record and, unless ``again``, where the tracker was away a moment ago. Never
-    raises for the tracker's sake.
+    Does nothing if the folder has no record or, unless ``again``, if the tracker failed a moment ago. Errors of the
+    tracker are never raised.
     """
     return Sync(folder).attempt(again=again)
 
@@ -260,7 +260,7 @@ def sync(folder: Path, *, again: bool = True) -> bool:
 def syncing(folder: Path, *, wanted: bool = True) -> Iterator[bool]:
     """Send a run's metrics while the block runs, from a thread that nothing waits for.
 
-    Yields whether the folder has a record. What the tracker does not take in time is left to the next ``sync``.
+    Yields whether the folder has a record. The next ``sync`` sends what the tracker does not accept in time.
     """
     if not wanted or read_record(folder) is None:
         yield False
@@ -283,7 +283,7 @@ def _keep_up(folder: Path, stop: threading.Event) -> None:
 
 
 def _stamp_of(path: Path) -> str:
-    """Digest of sizes and times of a file, or of all files in a folder; empty if there are none."""
+    """Return a digest of sizes and times of a file, or of all files in a folder; empty if there are none."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     status = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return digest_of(status) if status else ""

@@ -1,4 +1,4 @@
-"""Samples what a machine does while it trains into a file, from which the tracker gets it.
+"""Write samples of a machine's load during training to a file, from which the tracker gets them.
 
 The names are those of MLflow's own monitor, so that its page shows them under System metrics.
 """
@@ -21,7 +21,7 @@ MB = 1e6
 
 @contextmanager
 def watching(folder: Path, node: int, every_s: float | None) -> Iterator[None]:
-    """Write a line to ``system-<node>.jsonl`` every so many seconds while the block runs; never without a number."""
+    """Write a line to ``system-<node>.jsonl`` every ``every_s`` seconds while the block runs; None turns it off."""
     if every_s is None:
         yield
         return
@@ -37,15 +37,15 @@ def watching(folder: Path, node: int, every_s: float | None) -> Iterator[None]:
 
 def _sample(folder: Path, node: int, every_s: float, stop: threading.Event) -> None:
     gpus = _gpus()
-    psutil.cpu_percent()  # counts from here
+    psutil.cpu_percent()  # starts counting
     sent, received = _network()
-    wait = min(1.0, every_s)  # the first sample soon: short runs have one too
+    wait = min(1.0, every_s)  # the first sample comes early, so that short runs have one too
     while not stop.wait(wait):
         wait = every_s
         row = {"time": round(time.time(), 3), **_cpu(), **_disk(folder), **gpus()}
         up, down = _network()
         row |= {"network_transmit_megabytes": (up - sent) / MB, "network_receive_megabytes": (down - received) / MB}
-        # Losing a sample is nothing; a full disk is said by what must be written.
+        # A lost sample does not matter; required writes report a full disk.
         with suppress(OSError), (folder / f"system-{node}.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({name: round(value, 3) for name, value in row.items()}) + "\n")
 
@@ -76,19 +76,19 @@ def _network() -> tuple[int, int]:
 
 
 def _gpus() -> Callable[[], dict[str, float]]:
-    """A function that samples every GPU of the machine; one that finds none where pynvml or a driver is missing."""
+    """Return a function that samples every GPU of the machine; it finds none if pynvml or a driver is missing."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
         devices = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except Exception:  # noqa: BLE001 - whatever it raises without a driver, in a container
+    except Exception:  # noqa: BLE001 - pynvml raises many kinds without a driver, in a container
         return dict
 
     def sample() -> dict[str, float]:
         row: dict[str, float] = {}
         for index, device in enumerate(devices):
-            with suppress(Exception):  # a part of a GPU tells less
+            with suppress(Exception):  # a part of a GPU has fewer readings
                 row |= _gpu(pynvml, index, device)
         return row
 

@@ -1,4 +1,4 @@
-"""The protocol of a tracker: three methods, with MLflow or another one behind them."""
+"""The protocol of a tracker: three methods, implemented by MLflow or others."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Denied(Unreachable):
 
 
 class Refused(Exception):  # noqa: N818
-    """The tracker answered no, and would again."""
+    """The tracker refused, and would do so again."""
 
 
 class Gone(Refused):
-    """The tracker has no such run any more, or has it in another experiment."""
+    """The tracker no longer has the run, or has it in another experiment."""
 
 
 @dataclass
 class Found:
-    """A run of a tracker: its id, each metric's last point (step, time in ms, value), the parameters it has."""
+    """A run of a tracker: its id, each metric's last point (step, time in ms, value), and its parameters."""
 
     run_id: str
     latest: dict[str, tuple[int, int, float]] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Changes:
-    """News of a run. ``dataset``: name, digest and source. ``ended_ms``: None while it runs."""
+    """Changes to a run. ``dataset``: name, digest and source. ``ended_ms``: None while it runs."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str | None = None
@@ -58,7 +58,7 @@ class Changes:
 class Tracker(Protocol):
     """One experiment of one tracker. Every method raises Refused, Denied or Unreachable.
 
-    Each may be called again with the same arguments, when an answer was lost, and must then change nothing.
+    Each may be called again with the same arguments if an answer was lost, and must then change nothing.
     """
 
     def find(self, record: Record, parent: str | None) -> Found:
@@ -68,4 +68,4 @@ class Tracker(Protocol):
         """Add parameters, points and the dataset, set tags, description and status."""
 
     def copy(self, run_id: str, path: Path, to: str) -> None:
-        """Copy a file, or what a folder holds, to ``to`` among the run's artifacts."""
+        """Copy a file, or the content of a folder, to ``to`` among the run's artifacts."""

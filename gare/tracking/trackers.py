@@ -16,7 +16,7 @@ def _mlflow(uri: str, experiment: str) -> Tracker:
 
 
 TRACKERS: dict[str, Callable[[str, str], Tracker]] = {"": _mlflow}
-"""By scheme of the address (before ``:``), what makes a tracker of address and experiment; ``""`` takes the rest."""
+"""Scheme of the address (before ``:``) -> function that makes a tracker of address and experiment; ``""``: others."""
 
 
 @lru_cache

@@ -1,1 +1,1 @@
-"""One step, one loop, checkpoints, ranks; Ray Train in one file."""
+"""The training step, loop, encoding, optimiser, numerics and observation."""

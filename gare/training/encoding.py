@@ -1,8 +1,8 @@
-"""Encoding a batch: all at once, or in pieces whose activations are never in memory together.
+"""Encode a batch, all at once or in pieces whose activations are never in memory together.
 
-The loss couples all pairs, so a large batch cannot be cut like that of a classifier. Instead the pieces are encoded
-without gradients, the loss of the whole batch gives the gradient of each embedding, and the pieces are encoded again to
-carry it on (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup").
+The loss couples all pairs, so a large batch cannot be split like a classifier's. Instead the pieces are encoded without
+gradients, the loss of the whole batch gives the gradient of each embedding, and the pieces are encoded again to
+propagate it (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup").
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Encoded:
     frames: Tensor
 
     def finite_rows(self) -> Tensor:
-        """Mask [b] of pairs with finite embeddings, words beyond the text's own end included."""
+        """Return a mask [b] of pairs with finite embeddings, including words after the text's end."""
         made = self.text, self.words, self.frames
         return torch.stack([torch.isfinite(x.detach()).flatten(1).all(dim=1) for x in made]).all(dim=0)
 
@@ -48,9 +48,9 @@ def encode(model: GareModel, batch: Batch, config: Config, rows: slice = slice(N
 def backward_through(
     model: GareModel, batch: Batch, config: Config, loss: Callable[[Encoded], Tensor]
 ) -> tuple[Tensor, Encoded]:
-    """Add the gradients of ``loss`` of the encoded batch to all parameters; the loss and the embeddings.
+    """Add the gradients of ``loss`` of the encoded batch to all parameters; return the loss and the embeddings.
 
-    ``train.chunk`` null encodes all at once. The gradients are the same otherwise, up to rounding.
+    ``train.chunk`` null encodes all at once. The gradients are otherwise the same, up to rounding.
     """
     pairs, chunk = len(batch.token_ids), config.train.chunk
     if chunk is None or chunk >= pairs:
@@ -87,7 +87,7 @@ def _pieces(pairs: int, chunk: int) -> Iterator[slice]:
 
 
 class _Replay:
-    """Draws random numbers once more as they were drawn after this was made: a CLIP may have dropout of its own."""
+    """A replay of the random numbers drawn after this was made: a CLIP may have dropout of its own."""
 
     def __init__(self, device: torch.device) -> None:
         self._devices = [device] if device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""The one training loop: the same for Ray Train workers and for a plain process."""
+"""The training loop, the same for Ray Train workers and for a plain process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Report = Callable[[dict[str, Any]], None]
 def train(run: Run, world: World, report: Report, on_row: OnRow | None = None, device: str | None = None) -> RunSummary:
     """Train to the end of the run, from its last checkpoint if it has one. Call on every rank.
 
-    ``device``: what was decided for all ranks; ``runtime.device`` when None. The settings are saved as they are given.
+    ``device``: the decision for all ranks; ``runtime.device`` if None. The settings are saved as given.
     """
     with numerics(run.config):
         return _train(run, world, report, on_row, choose_device(device or run.config.runtime.device))
@@ -93,7 +93,7 @@ def _train(run: Run, world: World, report: Report, on_row: OnRow | None, device:
 
 
 def _taken_up(run: Run, world: World) -> RunState:
-    """The run's record as rank 0 finds or makes it, after it has removed what a killed process left."""
+    """Return the run's record, read or made by rank 0, after it has removed what a killed process left."""
     state = RunState("", "")
     if world.rank == 0:
         state = run.hand_over()
@@ -102,7 +102,7 @@ def _taken_up(run: Run, world: World) -> RunState:
 
 
 def build_model(config: Config, shards: ShardSet, device: torch.device) -> tuple[GareModel, Tokenizer, Optimizer]:
-    """The model of the settings as the seed draws it, on its device, with its tokenizer and its optimiser."""
+    """Build the seeded model of the settings on its device, with its tokenizer and its optimiser."""
     torch.manual_seed(config.train.seed)
     model = GareModel.from_clip(clip_source(config), config.model)
     tokenizer = check_fit(model, shards, config)
@@ -118,7 +118,7 @@ def build_model(config: Config, shards: ShardSet, device: torch.device) -> tuple
 
 
 def decided(config: Config, world: World, device: torch.device) -> dict[str, Any]:
-    """The machine's own decisions and versions, besides the given settings."""
+    """Return the machine's own decisions and versions, in addition to the given settings."""
     return {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
@@ -132,7 +132,7 @@ def decided(config: Config, world: World, device: torch.device) -> dict[str, Any
 
 
 def _load(run: Run, state: RunState, parts: Parts, extras: Extras) -> None:
-    """Go on from the run's last checkpoint, or begin with the weights of another's."""
+    """Continue from the run's last checkpoint, or start with the weights of another one."""
     if state.last is not None:
         run.storage.checkpoint(state.last)
         restore(run.folder, state, parts)
@@ -144,7 +144,7 @@ def _load(run: Run, state: RunState, parts: Parts, extras: Extras) -> None:
 def _on_dev(
     model: GareModel, tokenizer: Tokenizer, data: TrainingData, config: Config, world: World
 ) -> dict[str, float]:
-    """The dev split's metrics, none where no dev split is held out."""
+    """Return the dev split's metrics, empty if no dev split is held out."""
     if data.dev is None:
         return {}
     metrics = evaluate(model, tokenizer, data.dev, config, world=world).metrics
@@ -152,5 +152,5 @@ def _on_dev(
 
 
 def _shared(state: RunState, world: World) -> RunState:
-    """Rank 0's state on every rank."""
+    """Return rank 0's state on every rank."""
     return RunState(**json.loads(world.share_text(json.dumps(asdict(state)))))

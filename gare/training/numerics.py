@@ -1,4 +1,4 @@
-"""The numerics of this process: threads, TF32, deterministic algorithms, precision of the towers.
+"""Set the numerics of this process: threads, TF32, deterministic algorithms, precision of the towers.
 
 Only the towers compute in ``train.precision``; the pair head, the logits, the losses and the weights stay in float32.
 """
@@ -25,7 +25,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def set_numerics(config: Config) -> None:
-    """Set torch's threads, its policy for TF32 and its choice of algorithms as the settings say."""
+    """Set torch's threads, TF32 and choice of algorithms according to the settings."""
     torch.set_num_threads(config.runtime.cpu_threads)
     # torch's own default is TF32 for convolutions and not for products.
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
@@ -37,9 +37,9 @@ def set_numerics(config: Config) -> None:
 
 @contextmanager
 def numerics(config: Config) -> Iterator[None]:
-    """``set_numerics`` while the block runs, then as it was.
+    """Apply ``set_numerics`` while the block runs, then restore the previous state.
 
-    Raises RunError for an operation that is to be deterministic and cannot be on this device.
+    Raises RunError if an operation has to be deterministic and cannot be on this device.
     """
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -58,7 +58,7 @@ def numerics(config: Config) -> Iterator[None]:
 
 
 def _not_deterministic(message: str) -> str | None:
-    """The error for an operation that torch refused for lack of determinism; None for other errors."""
+    """Return the message for an operation that torch refused as not deterministic; None for other errors."""
     if CUBLAS_WORKSPACE in message:
         return (
             f"cuBLAS is deterministic only where {CUBLAS_WORKSPACE} is {WORKSPACE} before the process starts; here it "
@@ -69,19 +69,19 @@ def _not_deterministic(message: str) -> str | None:
 
 
 def tower_precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which the towers encode."""
+    """Return the context in which the towers encode."""
     if config.precision == "fp32":
         return nullcontext()
     return torch.autocast(device_type=device.type, dtype=DTYPES[config.precision])
 
 
 def prepare_towers(model: GareModel, config: TrainConfig) -> None:
-    """Switch on activation checkpointing and compilation of CLIP's towers, as the settings say."""
+    """Turn on activation checkpointing and compilation of CLIP's towers, if the settings say so."""
     if config.checkpoint_activations:
-        new = "activation_checkpointing_enable"  # transformers before 5.23 knows the other name only
+        new = "activation_checkpointing_enable"  # transformers before 5.23 only has the other name
         enable = getattr(model.clip, new if hasattr(model.clip, new) else "gradient_checkpointing_enable")
         enable({"use_reentrant": False})
     if config.compile:
-        # In place, so that names of weights stay; batches differ in their number of valid frames.
+        # Compiled in place, so that weights keep their names; batches differ in their number of valid frames.
         for tower in (model.clip.text_model, model.clip.vision_model):
             tower.compile(dynamic=True)

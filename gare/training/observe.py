@@ -1,4 +1,4 @@
-"""Measures a run while it trains: the history's entries, diagnostics, collapsed increments, use of the machine."""
+"""Measure a run while it trains: the history's entries, diagnostics, collapsed increments, use of the machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _without_utilisation: set[torch.device] = set()
 
 @dataclass(frozen=True)
 class Watched:
-    """The parts of a run that are observed, besides the steps' own values."""
+    """The observed parts of a run, in addition to the steps' own values."""
 
     model: GareModel
     tokenizer: Tokenizer
@@ -69,7 +69,7 @@ class Window:
 class Observer:
     """Measures a run and writes its history. Make one on every rank, and call its methods at the same steps there.
 
-    ``history``: rank 0's; None elsewhere. ``elapsed_s``: seconds the run has taken before.
+    ``history``: rank 0's; None elsewhere. ``elapsed_s``: the run's time before this start, in seconds.
     """
 
     def __init__(
@@ -86,22 +86,22 @@ class Observer:
 
     @property
     def seconds(self) -> float:
-        """Seconds the run has taken, those before a resume included."""
+        """Return the run's time in seconds, including that before a resume."""
         return time.monotonic() - self._begun
 
     def before_step(self, step: int, batch: Batch) -> None:
-        """Call with the number of steps taken and this rank's next batch: a diagnosed step is looked at before too."""
+        """Measure the state before a diagnosed step; ``step``: steps taken, ``batch``: this rank's next one."""
         if self._history is not None and self._diagnosed(step + 1):
             begun = time.monotonic()
             self._before = batch, batch_state(self._watched.model, batch, DIAGNOSED_PAIRS)
             self._looking_s = time.monotonic() - begun
 
     def after_step(self, step: int, values: dict[str, float], waited_s: float, seconds: float, samples: int) -> None:
-        """Record a step when it is its turn (``runtime.log_every``, ``runtime.diagnose_every``).
+        """Record a step if it is due (``runtime.log_every``, ``runtime.diagnose_every``).
 
         ``step``: steps taken, this one included; ``values``: of ``train_step``; ``waited_s``: seconds waited for the
-        batch, of the step's ``seconds`` from asking for the batch to the update's end, in which ``before_step`` may
-        have been called; ``samples``: of the whole batch, over all ranks.
+        batch, out of the step's ``seconds`` from requesting the batch to the update's end, which may include
+        ``before_step``; ``samples``: of the whole batch, over all ranks.
         """
         self._window.add(waited_s, seconds - self._looking_s, samples)
         self._looking_s = 0.0
@@ -113,7 +113,7 @@ class Observer:
             self._diagnose(step)
 
     def after_epoch(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """Record an epoch's end with the dev metrics, and say so if the increments have collapsed."""
+        """Record an epoch's end with the dev metrics, and warn if the increments have collapsed."""
         if self._history is not None:
             if not self._warned and not self._diagnosed(step):
                 self._warn(step, self._pairs())
@@ -124,7 +124,7 @@ class Observer:
             self._history.add(step, self._watched.data.steps, self.seconds, row)
 
     def _speed(self) -> dict[str, float]:
-        """Speed since the last call, and what the rank that has least of it has of each device: call on every rank."""
+        """Return the speed since the last call, and each device's value on the worst rank: call on every rank."""
         window, self._window = self._window, Window()
         used = gpu_utilisation(self._device)
         own = [window.waited_s, peak_rss(), peak_cuda(self._device), -math.inf if used is None else 1 - used]
@@ -144,14 +144,14 @@ class Observer:
         return head.increments and every is not None and step % every == 0
 
     def _pairs(self) -> PairState:
-        """The state of the same pairs each time: of dev, or of train where dev does not have two of them."""
+        """Return the state of the same pairs each time: of dev, or of train if dev has fewer than two of them."""
         watched, data = self._watched, self._watched.data
         captioned = 0 if data.dev is None else sum(1 for video in data.dev.videos if video.captions)
         split = data.dev if data.dev is not None and captioned > 1 else data.train
         return split_state(watched.model, watched.tokenizer, split, self._config, DIAGNOSED_PAIRS)
 
     def _diagnose(self, step: int) -> None:
-        """Record and draw what the increments do, and what this step has done to them."""
+        """Record and draw the increments, and the effect of this step on them."""
         state = self._pairs()
         figures = pair_diagnostics(state)
         if self._before is not None:
@@ -173,11 +173,10 @@ class Observer:
 
 
 def collapse_warning(state: PairState) -> str | None:
-    """A warning that the increments have collapsed, with the settings to look at; None otherwise.
+    """Return a warning that the increments have collapsed, with the settings to look at; None otherwise.
 
-    They have collapsed when their mean length is below 1 % of the vectors they are added to (``relative_length``),
-    or when they differ between pairs by less than 1 % of their length (``increment_spread``). One pair alone says
-    neither.
+    They have collapsed if their mean length is below 1 % of the vectors they are added to (``relative_length``), or if
+    they differ between pairs by less than 1 % of their length (``increment_spread``). A single pair shows neither.
     """
     if len(state.text) < 2:
         return None
@@ -199,18 +198,18 @@ def collapse_warning(state: PairState) -> str | None:
 
 
 def peak_rss() -> float:
-    """Most memory this process has held at once, in GiB; one started by another may have that one's peak."""
+    """Return this process's peak memory in GiB; a process started by another may report that one's peak."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / GIB
 
 
 def peak_cuda(device: torch.device) -> float:
-    """Most memory torch has held for tensors on a GPU at once, in GiB; 0 on a CPU."""
+    """Return the peak memory of torch's tensors on a GPU in GiB; 0 on a CPU."""
     return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0
 
 
 def gpu_utilisation(device: torch.device) -> float | None:
-    """Share of the last moments in which a GPU was at work, 0 to 1; None on a CPU and where nothing reports it.
+    """Return the share of recent time in which a GPU was busy, 0 to 1; None on a CPU or if nothing reports it.
 
     torch asks pynvml, which need not be installed.
     """

@@ -15,13 +15,13 @@ from gare.model.gare import GareModel
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:
-    """Factor of the peak rate after ``step`` of ``total`` steps: linear rise, then half a cosine, not shifted."""
+    """Return the factor of the peak rate after ``step`` of ``total`` steps: linear rise, then half a cosine."""
     x = step / total
     return x / warmup if x < warmup else 0.5 * (1 + math.cos(math.pi * x))
 
 
 def freeze(model: GareModel, config: TrainConfig) -> None:
-    """Switch off the gradients of what stays as it is (``train.freeze``); the method's section 4 names the first."""
+    """Turn off the gradients of the parts in ``train.freeze``; the method's section 4 names the first."""
     clip, ends = model.clip, model.family.ends(model.clip)
     parts = {
         "patch_embedding": [clip.vision_model.embeddings.patch_embedding],
@@ -35,10 +35,10 @@ def freeze(model: GareModel, config: TrainConfig) -> None:
 
 
 def parameter_groups(model: GareModel, config: TrainConfig) -> list[dict[str, Any]]:
-    """Trained parameters by peak learning rate (CLIP's, everything else's) and by weight decay.
+    """Group trained parameters by peak learning rate (CLIP's, everything else's) and by weight decay.
 
-    adamw decays matrices only: no biases, norms, embedding tables or logit_scale. bert_adam, as released,
-    decays all but names with "bias".
+    adamw decays matrices only: no biases, norms, embedding tables or logit_scale. bert_adam, as released, decays all
+    but names with "bias".
     """
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     undecayed = _undecayed_names(model)
@@ -59,7 +59,7 @@ def parameter_groups(model: GareModel, config: TrainConfig) -> list[dict[str, An
 
 
 def make_optimiser(model: GareModel, config: TrainConfig) -> Optimizer:
-    """The optimiser of the settings, its learning rates still 0."""
+    """Make the optimiser of the settings, with learning rates still 0."""
     groups = parameter_groups(model, config)
     if config.optimizer == "bert_adam":
         return BertAdam(groups, betas=(config.beta1, config.beta2), eps=config.eps)
@@ -68,7 +68,7 @@ def make_optimiser(model: GareModel, config: TrainConfig) -> Optimizer:
 
 
 def staged_factor(step: int, stages: Sequence[int], warmup: float) -> float:
-    """``learning_rate_factor`` within the stage, of so many steps each, that ``step`` is in; 0 after the last."""
+    """Return ``learning_rate_factor`` within the stage that contains ``step``; 0 after the last stage."""
     for total in stages:
         if step < total:
             return learning_rate_factor(step, total, warmup)
@@ -93,7 +93,7 @@ class BertAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         del closure
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
@@ -112,7 +112,7 @@ class BertAdam(Optimizer):
 
 def _undecayed_names(model: nn.Module) -> set[str]:
     names = {"clip.logit_scale", "temporal.positions"}
-    # One vector that patches are pooled into or by, which is added to nothing.
+    # A single vector that patches are pooled into or by, which is not added to anything.
     names |= {"clip.vision_model.embeddings.class_embedding", "clip.vision_model.head.probe"}
     for prefix, module in model.named_modules():
         if isinstance(module, nn.LayerNorm | nn.Embedding):

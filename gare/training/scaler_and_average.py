@@ -1,4 +1,4 @@
-"""State besides model and optimiser: the loss scaler of fp16 and the running average of the weights."""
+"""Training state in addition to model and optimiser: the loss scaler of fp16 and the running average of the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gare.runs.checkpoints import Parts
 class Ema:
     """The exponential moving average of a model's trained weights, in float32.
 
-    After n updates the decay is at most (1 + n) / (10 + n), so that the start is forgotten soon.
+    After n updates the decay is at most (1 + n) / (10 + n), so that the initial weights soon lose their influence.
     """
 
     def __init__(self, model: GareModel, decay: float) -> None:
@@ -26,12 +26,12 @@ class Ema:
         self.restart()
 
     def restart(self) -> None:
-        """Begin with the model's present weights."""
+        """Start with the model's present weights."""
         self._average, self._updates = self._copy(), 0
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the present weights in; call after every optimiser step."""
+        """Add the present weights to the average; call after every optimiser step."""
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         self._updates += 1
         for name, value in self._trained():
@@ -39,7 +39,7 @@ class Ema:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model have the average while the block runs."""
+        """Give the model the average while the block runs."""
         raw = self._copy()
         self._put(self._average)
         try:
@@ -48,15 +48,15 @@ class Ema:
             self._put(raw)
 
     def model_state(self) -> dict[str, Tensor]:
-        """The model's state with the average in place of what is trained: what a checkpoint saves as its model."""
+        """Return the model's state with the averaged trained weights, which a checkpoint saves as its model."""
         return {**self._model.state_dict(), **self._average}
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that a resume needs besides ``model_state``: the raw weights and the number of updates."""
+        """Return the state that a resume needs in addition to ``model_state``: raw weights and number of updates."""
         return {"weights": self._copy(), "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was made; the model has to hold that moment's ``model_state``.
+        """Continue from a ``state_dict``; the model has to hold that moment's ``model_state``.
 
         Raises ValueError for the state of another model.
         """
@@ -91,7 +91,7 @@ class Extras:
         self.ema = None if config.train.ema is None else Ema(model, config.train.ema)
 
     def parts(self, model: GareModel, optimiser: Optimizer) -> Parts:
-        """All that a checkpoint holds."""
+        """Return everything that a checkpoint holds."""
         averaged = None if self.ema is None else self.ema.model_state
         both: dict[str, Any] = {"scaler": self.scaler, "ema": self.ema}
         extras = {name: extra for name, extra in both.items() if extra is not None}
@@ -104,7 +104,7 @@ class Extras:
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Let the model have the weights that are evaluated while the block runs."""
+        """Give the model the weights to evaluate while the block runs."""
         if self.ema is None:
             yield
             return

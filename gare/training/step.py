@@ -1,4 +1,4 @@
-"""One optimiser step over the global batch, each rank computing its own rows; causes of one that is not finite."""
+"""Take one optimiser step over the global batch, each rank with its own rows; find the causes of non-finite values."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ KINDS = ("embeddings", "scores", "gradients")
 
 
 def pair_loss(model: GareModel, made: Encoded, batch: Batch, config: Config, world: World, step: int) -> Terms:
-    """This rank's share of the loss: its texts against the videos of all ranks (the method's section 7)."""
+    """Return this rank's share of the loss: its texts against the videos of all ranks (the method's section 7)."""
     scored = score(model, made, batch, config, world, step)
     false_negatives = None if batch.groups is None else known_pairs(batch.groups.to(made.text.device), world)
     return objective(scored.scores, scored.increments, model.logit_scale, config.objective, world, false_negatives)
 
 
 def score(model: GareModel, made: Encoded, batch: Batch, config: Config, world: World, step: int) -> PairScores:
-    """Cosines [b, B] of this rank's texts with the videos of all ranks, and the increments behind them."""
+    """Return cosines [b, B] of this rank's texts with the videos of all ranks, and the increments behind them."""
     device = made.text.device
     mask, token_mask = batch.frame_mask.to(device), batch.token_mask.to(device)
     dropout = PairDropout(config.model.dropout, config.train.seed, step, first_text=world.rank * len(made.text))
@@ -52,7 +52,7 @@ def score(model: GareModel, made: Encoded, batch: Batch, config: Config, world: 
 def backward(
     model: GareModel, batch: Batch, config: Config, world: World, step: int, scale: float | Tensor = 1.0
 ) -> tuple[Terms, Encoded]:
-    """Add this rank's gradients of ``scale`` times its share of the loss; its terms, unscaled, and its embeddings."""
+    """Add this rank's gradients of ``scale`` times its share of the loss; return its unscaled terms and embeddings."""
     terms: list[Terms] = []
 
     def loss(made: Encoded) -> Tensor:
@@ -74,11 +74,11 @@ def train_step(
     scaler: torch.amp.GradScaler | None = None,
     ema: Ema | None = None,
 ) -> dict[str, float]:
-    """One update; returns the loss, its terms, gradient norms and the logit scale, equal on all ranks.
+    """Make one update; return the loss, its terms, gradient norms and the logit scale, equal on all ranks.
 
-    ``scaler``: of fp16; a step whose scaled gradients overflow is left out with a lower scale (``skipped`` is then 1),
-    as the scaler does. Raises RunError on every rank, before anything is updated, when the loss or a gradient is not
-    finite on any of them.
+    ``scaler``: of fp16; as usual, a step whose scaled gradients overflow is skipped and lowers the scale (``skipped``
+    is then 1). Raises RunError on every rank, before anything is updated, if the loss or a gradient is not finite on
+    any of them.
     """
     model.train()
     optimiser.zero_grad(set_to_none=True)
@@ -121,9 +121,9 @@ def _diverged(step: int, loss: float, norm: float, look_at: str) -> RunError:
 
 
 def sum_gradients(parameters: list[Tensor], world: World) -> Tensor | None:
-    """Sum every gradient over ranks, as one flat buffer; a parameter a rank did not use counts as zero.
+    """Sum every gradient over ranks, as one flat buffer; a parameter that a rank did not use counts as zero.
 
-    Returns the norm of this rank's own gradient; None where there is only one.
+    Returns the norm of this rank's own gradient; None if there is only one rank.
     """
     if world.size == 1:
         return None
@@ -138,7 +138,7 @@ def sum_gradients(parameters: list[Tensor], world: World) -> Tensor | None:
 
 
 def gradient_norms(optimiser: Optimizer) -> dict[str, float]:
-    """The norm of each parameter group's gradient, by ``grad_norm/`` and the group's name."""
+    """Return the norm of each parameter group's gradient, by ``grad_norm/`` and the group's name."""
     names, norms = [], []
     for group in optimiser.param_groups:
         names.append(f"grad_norm/{group['name']}")
@@ -148,10 +148,10 @@ def gradient_norms(optimiser: Optimizer) -> dict[str, float]:
 
 
 def suspects(batch: Batch, made: Encoded, logits: Callable[[], Tensor], own_norm: Tensor | None, world: World) -> str:
-    """The pairs or ranks to look at, in words that are the same on every rank. Call on all ranks.
+    """Describe the pairs or ranks to look at, with the same text on every rank. Call on all ranks.
 
-    The first of these that is there on any rank: pairs whose embeddings are not finite; pairs whose row of ``logits``
-    [b, B] is not; ranks whose gradient is not (``own_norm``: of this rank's before the sum); else all of the batch.
+    The first of these that exists on any rank: pairs whose embeddings are not finite; pairs whose row of ``logits`` [b,
+    B] is not; ranks whose gradient is not (``own_norm``: of this rank's before the sum); else the whole batch.
     """
     with torch.no_grad():
         finite = torch.isfinite(logits()).all(dim=1)

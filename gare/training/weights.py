@@ -1,4 +1,4 @@
-"""The weights a run begins with (``train.init_from``), and that every rank has the same ones."""
+"""Load the weights that a run starts with (``train.init_from``), and check that all ranks have the same weights."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ TOWERS = "clip."
 """Prefix of the tensors of CLIP's towers."""
 
 ROUNDING = 1e-3
-"""Ranks on processors of different kinds are apart by less than this, as a share of a tensor's largest weight."""
+"""Ranks on processors of different kinds differ by less than this, as a share of a tensor's largest weight."""
 
 
 def warm_start(model: GareModel, config: Config) -> dict[str, str]:
-    """Give ``model`` the weights of ``train.init_from``; returns their origin for the record.
+    """Give ``model`` the weights of ``train.init_from``; return their origin for the record.
 
-    The checkpoint may have another pair head or other temporal blocks: what fits is taken, and a warning names the
-    rest. Raises InputError if there is no checkpoint, or if its towers, the shape of any tensor, its tokenizer or its
-    pixel statistics differ. Warns if it cleaned texts by another rule.
+    The checkpoint may have another pair head or other temporal blocks: tensors that fit are used, and a warning names
+    the rest. Raises InputError if there is no checkpoint, or if its towers, the shape of any tensor, its tokenizer or
+    its pixel statistics differ. Warns if it cleaned texts by another rule.
     """
     folder = initial_checkpoint(config)
     source = load_model(folder)
@@ -77,7 +77,7 @@ def _shapes(model: GareModel) -> Shapes:
 
 
 def _check_fits(own: Shapes, other: Shapes, folder: Path, config: Config) -> None:
-    """InputError if the towers are not the same, or a tensor of both models has two shapes."""
+    """Raise InputError if the towers differ, or a tensor of both models has two shapes."""
     both = own.keys() & other.keys()
     for name in sorted(own | other):
         if own.get(name) != other.get(name) and (name in both or name.startswith(TOWERS)):
@@ -94,7 +94,7 @@ def _differing(folder: Path, config: Config) -> str:
 
 
 def _parts(names: Iterable[str]) -> str:
-    """The modules that tensors belong to, with how many: ``head.psi (12), temporal.blocks (24)``."""
+    """Return the modules of the tensors with their numbers: ``head.psi (12), temporal.blocks (24)``."""
     counts = Counter(".".join(name.split(".")[:2]) for name in names)
     return ", ".join(f"{part} ({count} tensors)" for part, count in sorted(counts.items()))
 
@@ -111,9 +111,9 @@ def share_weights(model: nn.Module, world: World) -> None:
 
 
 def check_same_weights(model: nn.Module, world: World, when: str) -> None:
-    """Check that every rank has the weights of rank 0, which ranks that differ by rounding alone are given again.
+    """Check that all ranks have rank 0's weights, and copy them again if they differ by rounding only.
 
-    Raises RunError on every rank, naming ``when``, where a rank is further away.
+    Raises RunError on every rank, naming ``when``, if a rank differs by more.
     """
     if world.size == 1:
         return
@@ -138,7 +138,7 @@ def check_same_weights(model: nn.Module, world: World, when: str) -> None:
 
 @torch.no_grad()
 def _distance(model: nn.Module, world: World) -> float:
-    """Distance from rank 0's weights: the largest difference over the largest weight of its tensor."""
+    """Return the distance from rank 0's weights: the largest difference over the largest weight of its tensor."""
     largest = 0.0
     for tensor in model.state_dict().values():
         first = tensor.clone()

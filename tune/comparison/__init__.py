@@ -1,4 +1,4 @@
-"""What a sweep found: its settings ranked, what the seeds allow to say of them, the page, and the best one's file."""
+"""Compare a sweep's settings: rank them, judge them by their seeds, write the page and the best one's file."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["Comparison", "best_settings", "cell", "check_metric", "compare", "pl
 def compare(folder: Path, out: Path | None = None, baseline: str | None = None) -> Comparison:
     """Rank the settings of a sweep's folder; write ``comparison.html``, ``comparison.json`` and ``best.yaml``.
 
-    They are written to ``out``, else to the sweep's folder; ``best.yaml`` only when there is something to rank. A
-    sweep at work can be compared too. ``baseline``: the case or trial that all others are compared with; without it
-    the case that changes nothing, else the best setting. Raises InputError when the folder holds no sweep, and
-    ConfigError when there is no such baseline.
+    They are written to ``out``, else to the sweep's folder; ``best.yaml`` only if there is something to rank. You can
+    also compare a sweep that is still running. ``baseline``: the case or trial that all others are compared with; by
+    default the case that changes nothing, else the best setting. Raises InputError if the folder holds no sweep, and
+    ConfigError if there is no such baseline.
     """
     from tune.comparison.page import render
 
@@ -49,7 +49,7 @@ def compare(folder: Path, out: Path | None = None, baseline: str | None = None) 
 
 
 def best_settings(config: Config, trial: Trial) -> Config:
-    """Make the trial an experiment of its own: the sweep around it and its name are left out."""
+    """Turn the trial into an experiment of its own, without the sweep around it and its name."""
     values = with_overrides(config, trial.overrides).model_dump(mode="json")
     del values["sweep"]
     values["runtime"]["name"] = None
@@ -57,7 +57,7 @@ def best_settings(config: Config, trial: Trial) -> Config:
 
 
 def check_metric(config: Config) -> None:
-    """Refuse a metric no trial reports, and a mode that would pick the worst; ConfigError."""
+    """Refuse a metric that no trial reports, and a mode that would pick the worst; ConfigError."""
     if config.protocol.dev == "none":
         raise ConfigError("protocol.dev is none, but a sweep compares its trials on dev; set protocol.dev: held_out.")
     metric, mode = config.sweep.metric, config.sweep.mode

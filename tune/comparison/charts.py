@@ -1,4 +1,4 @@
-"""Pictures of a comparison by matplotlib, in the page's colours; what is pointed at says what it is."""
+"""Draw a comparison's pictures with matplotlib, in the page's colours; marks and lines have tooltips."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 10, 40
 SLANTED = 84
-"""Room below a panel whose labels are slanted."""
+"""Space below a panel with slanted labels."""
 LETTER = 6.6
-"""The width of a letter of a label, at most."""
+"""The largest width of a letter in a label."""
 LONGEST = 14
 LANE, LANES_HEIGHT = 160, 360
 LANE_LETTERS = 24
@@ -46,9 +46,9 @@ class Line:
 
 
 def reach(values: Sequence[float], intervals: Sequence[tuple[float, float] | None] = ()) -> Axis:
-    """The axis that all values fit on, and intervals as far as they do not crowd the values together."""
+    """Return an axis for all values, and for intervals as far as they do not crowd the values together."""
     low, high = min(values), max(values)
-    # Two seeds can have an interval of many times the range: such a bar is cut at the edge.
+    # The interval of two seeds can be many times the range: such a bar is cut at the edge.
     room = max(high - low, 0.02 * max(abs(low), abs(high)))
     ends = [end for interval in intervals if interval for end in interval]
     low = max(min([low, *ends]), low - room)
@@ -56,7 +56,7 @@ def reach(values: Sequence[float], intervals: Sequence[tuple[float, float] | Non
 
 
 class Panel:
-    """A picture with two axes; in it both go from 0 to 1."""
+    """A picture with two axes, whose coordinates go from 0 to 1."""
 
     def __init__(self, title: str, x: Axis, y: Axis, label: str) -> None:
         self._title, self._x, self._y = title, x, y
@@ -75,12 +75,12 @@ class Panel:
         self._says: dict[str, str] = {}
 
     def level(self, x: Any, y: float) -> None:
-        """Draw a short level line: the mean at a value."""
+        """Draw a short horizontal line: the mean at a value."""
         middle, half = self._x.at(x), 14 / (WIDTH - LEFT - RIGHT)
         self._plot([middle - half, middle + half], [y, y], color=FAINT, linewidth=2)
 
     def mark(self, mark: Mark, aside: float = 0.0) -> None:
-        """Draw a dot, ``aside`` of its place in pixels, with its interval."""
+        """Draw a dot with its interval, ``aside`` pixels from its place."""
         x = self._x.at(mark.x) + aside / (WIDTH - LEFT - RIGHT)
         colour = GOOD if "best" in mark.kind else BAR
         gid = self._named(mark.says)
@@ -89,7 +89,7 @@ class Panel:
         self._plot([x], [mark.y], gid=gid, **_dot(mark.kind))
 
     def line(self, line: Line) -> None:
-        """Draw a line, with a cross at its end where its trial was stopped."""
+        """Draw a line, with a cross at its end if its trial was stopped."""
         gid = self._named(line.says)
         xs, ys = [self._x.at(x) for x, _ in line.points], [y for _, y in line.points]
         style = _stroke(line.kind)
@@ -114,7 +114,7 @@ class Panel:
 def lanes(
     name: str, title: str, axes: Sequence[tuple[str, Axis]], rows: Sequence[tuple[list[Any], str, str]]
 ) -> Markup:
-    """Parallel coordinates: an upright axis for each name, a line for each row of (values, kind, words)."""
+    """Draw parallel coordinates: an upright axis for each name, a line for each row of (values, kind, tooltip)."""
     figure = canvas(LANE * len(axes), LANES_HEIGHT)
     top, bottom = 44, 14
     box = (0, bottom / LANES_HEIGHT, 1, 1 - (top + bottom) / LANES_HEIGHT)
@@ -155,7 +155,7 @@ def _stroke(kind: str) -> dict[str, Any]:
 
 
 def _short(label: str) -> str:
-    """Leave out the middle of a long label: both ends tell names apart."""
+    """Leave out the middle of a long label: both ends distinguish names."""
     half = (LONGEST - 1) // 2
     return printable(label if len(label) <= LONGEST else f"{label[:half]}\u2026{label[-half:]}")
 
@@ -166,7 +166,7 @@ def _within(axis: Axis) -> tuple[list[float], list[str]]:
 
 
 def _spaced(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Leave out labels that would stand on the one below."""
+    """Leave out labels that would overlap the one below."""
     kept: list[tuple[float, str]] = []
     for place, label in sorted(ticks):
         if 0 <= place <= 1 and (not kept or place - kept[-1][0] > 1 / 22):

@@ -1,4 +1,4 @@
-"""Which keys matter: how much worse a forest predicts settings it has not seen when a key is shuffled."""
+"""Estimate which keys matter: how much worse a forest predicts unseen settings when a key is shuffled."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CASE = "case"
 
 @dataclass(frozen=True)
 class KeyImportance:
-    """How much a key matters.
+    """A key's importance.
 
-    ``share``: of the variance between settings, what the key has a part in, alone or with others; None below 8
+    ``share``: the part of the variance between settings that involves the key, alone or with others; None below 8
     settings. ``correlation``: Spearman's, of the key with the metric; None for a key that is not numeric.
     """
 
@@ -36,7 +36,8 @@ class Importance:
     """The keys, the most important first.
 
     ``explained``: the share of the variance between held-out settings that the forest explains (R2; below 0, it is
-    worse than their mean). ``needed``: settings below which nothing here is to be trusted. ``warning``: why not.
+    worse than their mean). ``needed``: fewest settings for a reliable result. ``warning``: the reason that it is not
+    reliable.
     """
 
     keys: list[KeyImportance]
@@ -46,16 +47,16 @@ class Importance:
     warning: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as a plain mapping."""
+        """Return it as a plain mapping."""
         return asdict(self)
 
 
 def importance(settings: Sequence[Setting], keys: Sequence[str]) -> Importance | None:
     """Weigh ``keys`` by the settings that have the metric, none of them stopped early; None for no keys.
 
-    A random forest over each setting's mean is asked for settings it has not seen, in five folds, as they are and with
-    a key shuffled. Half of what the squared error grows by is the key's total effect (Jansen 1999); what keys do
-    together counts for each of them, so the shares may add up to more than ``explained``.
+    A random forest of each setting's mean predicts unseen settings in five folds, unchanged and with a key shuffled.
+    Half of the increase in squared error is the key's total effect (Jansen 1999); a joint effect of several keys counts
+    for each of them, so the shares may add up to more than ``explained``.
     """
     if not keys:
         return None
@@ -90,7 +91,7 @@ def _warning(n: int, needed: int, explained: float | None, *, spread: bool) -> s
 
 
 def _permuted(columns: list[NDArray[np.float64]], scores: NDArray[np.float64]) -> tuple[float, list[float]]:
-    """Predict each fifth from the others, as it is and with each key's columns shuffled."""
+    """Predict each fifth from the others, unchanged and with each key's columns shuffled."""
     from sklearn.ensemble import RandomForestRegressor  # takes seconds to import
 
     random = np.random.default_rng(0)
@@ -103,7 +104,7 @@ def _permuted(columns: list[NDArray[np.float64]], scores: NDArray[np.float64]) -
         error += float(((forest.predict(table[held]) - scores[held]) ** 2).sum())
         for key, end in enumerate(ends):
             span = slice(end - columns[key].shape[1], end)
-            # Values of all settings, not of the few held out, take the place of the key's own.
+            # Values of all settings, not only of the held-out ones, replace the key's own.
             trials = np.repeat(table[held][None], SHUFFLES, axis=0)
             trials[:, :, span] = table[random.integers(n, size=(SHUFFLES, len(held)))][:, :, span]
             guesses = forest.predict(trials.reshape(-1, table.shape[1])).reshape(SHUFFLES, len(held))

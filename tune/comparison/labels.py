@@ -1,4 +1,4 @@
-"""How keys, metrics and values are written, and where values stand on an axis."""
+"""Format keys, metrics and values, and place values on an axis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEASURES = {"MdR": "median rank", "MnR": "mean rank"}
 
 
 def plain_metric(metric: str) -> str:
-    """Say a metric in words: ``dev/t2v/R@1`` is ``text-to-video R@1 on dev (%)``."""
+    """Describe a metric: ``dev/t2v/R@1`` becomes ``text-to-video R@1 on dev (%)``."""
     split, _, rest = metric.partition("/")
     direction, _, measure = rest.partition("/")
     unit = " (%)" if measure.startswith("R@") else ""
@@ -22,29 +22,29 @@ def plain_metric(metric: str) -> str:
 
 
 def short_keys(keys: list[str]) -> list[str]:
-    """Give each key its shortest ending, of two parts at least, that no other key has."""
+    """Shorten each key to its shortest unique ending of at least two parts."""
     return [_shortest(key, [other for other in keys if other != key]) for key in keys]
 
 
 def cell(value: Any) -> str:
-    """Show a setting's value in a table."""
+    """Format a setting's value for a table."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def figure(value: float | None) -> str:
-    """Show a metric, or that there is none."""
+    """Format a metric; ``-`` if there is none."""
     return "-" if value is None else f"{value:.2f}"
 
 
 def bounds(interval: tuple[float, float] | None) -> str:
-    """Show an interval; empty where there is none."""
+    """Format an interval; empty if there is none."""
     return "" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
 def duration(seconds: float) -> str:
-    """Show a time in the unit a person would choose."""
+    """Format a time in a suitable unit."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -60,10 +60,10 @@ def _shortest(key: str, others: list[str]) -> str:
 
 
 WIDE = 50.0
-"""A range from which on a numeric axis is logarithmic."""
+"""The ratio of values above which a numeric axis is logarithmic."""
 FEW = 6
 ZERO = 0.12
-"""Where the values above zero begin on a logarithmic axis that has a zero, which itself stands at 0."""
+"""The position where positive values begin on a logarithmic axis with a zero, which is at 0."""
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -79,16 +79,16 @@ class Axis:
     ticks: list[tuple[float, str]]
 
     def at(self, value: Any) -> float:
-        """Place a value."""
+        """Return the position of a value."""
         if self.kind == "category":
             return (self.labels.index(cell(value)) + 0.5) / len(self.labels)
         return _at(self.kind, self.low, self.high, value, zero=self.zero)
 
 
 def axis(values: Sequence[Any], *, form: str | None = None) -> Axis:
-    """Choose the axis of at least one value: numbers stand by size, others in equal strips.
+    """Choose the axis for at least one value: numbers are placed by size, others in equal strips.
 
-    ``form``: how the space gives the key; a ``loguniform`` one is logarithmic and a ``uniform`` one never.
+    ``form``: the key's form in the space; ``loguniform`` is logarithmic and ``uniform`` never.
     """
     if not numeric(values):
         labels = [cell(value) for value in sorted(set(values), key=_order)] if _plain(values) else []
@@ -111,7 +111,7 @@ def axis(values: Sequence[Any], *, form: str | None = None) -> Axis:
 
 
 def span_axis(low: float, high: float) -> Axis:
-    """Make a plain axis from ``low`` to ``high`` with round ticks, and some room at the ends."""
+    """Make a linear axis from ``low`` to ``high`` with round ticks and a margin at the ends."""
     low, high = _margins(low, high)
     return Axis("linear", low, high, False, [], [((t - low) / (high - low), f"{t:g}") for t in _nice(low, high)])
 
@@ -146,7 +146,7 @@ def _margins(low: float, high: float) -> tuple[float, float]:
 
 
 def _nice(low: float, high: float, whole: bool = False) -> list[float]:  # noqa: FBT001, FBT002 - used here alone
-    """Round values between the two ends, about five."""
+    """Return about five round values between the two ends."""
     rough = (high - low) / 5
     scale = 10.0 ** math.floor(math.log10(rough))
     step = next(scale * each for each in STEPS if scale * each >= rough * (1 - 1e-9))
@@ -160,7 +160,7 @@ def _plain(values: Sequence[Any]) -> bool:
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    """Null first, then false and true, numbers by size, words by letter."""
+    """Sort null first, then false and true, numbers by size, texts alphabetically."""
     if value is None:
         return 0, 0.0, ""
     if isinstance(value, bool):
@@ -169,5 +169,5 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 
 def numeric(values: Sequence[Any]) -> bool:
-    """Whether all are numbers; true and false are none."""
+    """Return True if all are numbers; true and false are not."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)

@@ -1,4 +1,4 @@
-"""Which settings differ by more than their seeds do, in words that claim no more than the seeds show."""
+"""Find settings that differ by more than seed noise, and describe it without claiming more than the seeds show."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tune.comparison.settings import SEED, Setting
 from tune.comparison.statistics import LEVEL, Difference, common_noise, difference, holm, largest
 
 LEAST = 3
-"""Seeds without which nothing is claimed: of two, whose metric goes in steps, the spread is often small by chance."""
+"""Fewest seeds for any claim: with two, the spread of a metric with discrete steps is often small by chance."""
 
 Verdict = Literal["better", "worse", "same", "unknown"]
 
 
 @dataclass(frozen=True)
 class Against:
-    """A setting against its reference.
+    """A setting compared with its reference.
 
-    ``found``: how much it is better, whatever the metric's direction; None where the seeds are too few. Against a named
-    reference its interval is that of this comparison alone; against the best setting all intervals hold together.
-    ``adjusted``: p corrected for the other comparisons. ``verdict``: ``same`` where they cannot be told apart,
-    ``unknown`` where nothing can be said; ``says``: the same in a sentence.
+    ``found``: how much it is better, whatever the metric's direction; None if the seeds are too few. Compared with a
+    named reference, its interval is that of this comparison alone; compared with the best setting, all intervals hold
+    simultaneously. ``adjusted``: p corrected for the other comparisons. ``verdict``: ``same`` if they cannot be
+    distinguished, ``unknown`` if no conclusion is possible; ``says``: the same as a sentence.
     """
 
     setting: Setting
@@ -35,7 +35,7 @@ class Against:
     says: str
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as a plain mapping."""
+        """Return it as a plain mapping."""
         names = {"setting": self.setting.label, "reference": self.reference.label}
         found = asdict(self.found) if self.found else None
         return names | {"difference": found, "p_adjusted": self.adjusted, "verdict": self.verdict, "says": self.says}
@@ -44,9 +44,9 @@ class Against:
 def against_named(
     ranked: Sequence[Setting], reference: Callable[[Setting], Setting | None], sign: float
 ) -> list[Against]:
-    """Compare every setting with the reference named for it, if it has another; ``sign``: 1 where more is better.
+    """Compare every setting with its named reference, unless it is one itself; ``sign``: 1 if more is better, else -1.
 
-    The p values are corrected by Holm for how many there are.
+    The p values are corrected for their number by Holm.
     """
     pairs = [(setting, other) for setting in ranked if (other := reference(setting)) and other is not setting]
     found = [_found(setting, other, sign) for setting, other in pairs]
@@ -59,10 +59,10 @@ def against_named(
 
 
 def against_best(ranked: Sequence[Setting], sign: float) -> list[Against]:
-    """Compare every setting with the first, which is the best by luck too; ``sign``: 1 where more is better, else -1.
+    """Compare every setting with the first, whose rank is partly luck; ``sign``: 1 if more is better, else -1.
 
-    Which setting that is comes from the same scores, so each difference is judged as the largest among all settings
-    with enough seeds (``statistics.largest``).
+    The same scores determine the best setting, so each difference is judged as the largest among all settings with
+    enough seeds (``statistics.largest``).
     """
     able = [setting for setting in ranked if not setting.cut and len(setting.scores) >= LEAST]
     noise = common_noise([setting.scores for setting in able], LEAST)
@@ -80,7 +80,7 @@ def against_best(ranked: Sequence[Setting], sign: float) -> list[Against]:
 
 
 def baseline(settings: Sequence[Setting], name: str | None, space: Sequence[str]) -> tuple[str, list[Setting]] | None:
-    """Find the named baseline: a case, or the setting of a trial; without a name, the case that changes nothing.
+    """Find the named baseline: a case, or the setting of a trial; by default, the case that changes nothing.
 
     A case that the space varies has several settings, each a baseline for those with the same values of ``space``.
     Raises ConfigError for a name that is neither.
@@ -99,7 +99,7 @@ def baseline(settings: Sequence[Setting], name: str | None, space: Sequence[str]
 
 
 def matching(found: Sequence[Setting], space: Sequence[str]) -> Callable[[Setting], Setting | None]:
-    """Give every setting the baseline with its own values of ``space``, or the only one there is."""
+    """Return a function that finds a setting's baseline: that with its values of ``space``, or the only one."""
 
     def reference(setting: Setting) -> Setting | None:
         if len(found) == 1:
@@ -110,7 +110,7 @@ def matching(found: Sequence[Setting], space: Sequence[str]) -> Callable[[Settin
 
 
 def _found(setting: Setting, other: Setting, sign: float) -> Difference | None:
-    # A trial that was stopped early stands at another epoch than one that was not.
+    # A trial that was stopped early has its metric from another epoch.
     if setting.cut or other.cut:
         return None
     left = {seed: sign * score for seed, score in setting.scores.items()}

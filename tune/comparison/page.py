@@ -1,4 +1,4 @@
-"""The comparison as one page of HTML: ``comparison.html`` says how it looks, ``pictures`` what is drawn."""
+"""Render the comparison as one HTML page, from ``comparison.html`` and the drawings of ``pictures``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TAGS = {"better": "better", "worse": "worse", "same": "not told apart"}
 
 @drawing()
 def render(found: Comparison) -> str:
-    """Make the whole page."""
+    """Render the whole page."""
     panels, lanes, curves = sensitivity(found), parallel(found), curve_charts(found)
     weighed = found.importance
     parts = (
@@ -92,7 +92,7 @@ def _about(found: Comparison) -> list[tuple[str, str]]:
 
 
 def _table(found: Comparison) -> dict[str, Any]:
-    """What the table of settings takes: its rows, heads, and how a cell is written."""
+    """Return the values for the table of settings: its rows, heads, and formats."""
     from markupsafe import Markup
 
     shorts = short_keys(found.keys)
@@ -115,7 +115,6 @@ def _table(found: Comparison) -> dict[str, Any]:
 
 
 def _legend(found: Comparison) -> list[tuple[str, str]]:
-    """What the dots mean."""
     kinds = [("best", "best")] + [("", "setting")] * (len(found.ranked) > 1)
     return kinds + [("cut", "stopped early")] * any(setting.cut for setting in found.ranked)
 

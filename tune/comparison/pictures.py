@@ -1,4 +1,4 @@
-"""Which pictures a comparison has, and what stands in them."""
+"""Choose the pictures of a comparison and their contents."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ MOST_MEANS = 12
 
 
 def kind_of(found: Comparison, setting: Setting) -> str:
-    """How a setting is drawn: best, cut (stopped early), or plainly."""
+    """Return how a setting is drawn: best, cut (stopped early), both, or plain."""
     best = "best" if found.ranked and setting is found.ranked[0] else ""
     return f"{best} {'cut' if setting.cut else ''}".strip()
 
 
 def scale_of(found: Comparison) -> Axis:
-    """The axis of the metric, with the intervals of all settings that have one."""
+    """Return the metric's axis, including the intervals of settings."""
     return reach(_means(found), [setting.interval for setting in found.ranked])
 
 
 def sensitivity(found: Comparison) -> list[Picture]:
-    """A panel for each key that varies, and for the cases."""
+    """Draw a panel for each key that varies, and for the cases."""
     wanted = [
         (short, [setting.values[key] for setting in found.ranked], found.forms.get(key))
         for key, short in zip(found.keys, short_keys(found.keys), strict=True)
@@ -46,7 +46,7 @@ def sensitivity(found: Comparison) -> list[Picture]:
 
 
 def parallel(found: Comparison) -> Markup | None:
-    """Parallel coordinates over the keys that vary; None with fewer than two."""
+    """Draw parallel coordinates over the keys that vary; None with fewer than two."""
     keys = varying(found.ranked, found.keys)
     columns: list[tuple[str, list[Any], str | None]] = [
         (short, [setting.values[key] for setting in found.ranked], found.forms.get(key))
@@ -60,7 +60,7 @@ def parallel(found: Comparison) -> Markup | None:
     axes = [(name, axis(values, form=form)) for name, values, form in columns] + [(found.metric, reach(means))]
     strong = -(-len(found.ranked) // QUARTER)
     rows = []
-    # The best come last, on top of the others.
+    # The best are drawn last, on top of the others.
     for place in reversed(range(len(found.ranked))):
         setting = found.ranked[place]
         kind = kind_of(found, setting) + ("" if place < strong else " weak")
@@ -70,7 +70,7 @@ def parallel(found: Comparison) -> Markup | None:
 
 
 def curve_charts(found: Comparison) -> list[Picture]:
-    """The dev metric by epoch, and the loss by step."""
+    """Draw the dev metric by epoch, and the loss by step."""
     best = {trial.name for trial in found.ranked[0].trials} if found.ranked else set()
     labels = {t.name: setting.label for setting in [*found.ranked, *found.unranked] for t in setting.trials}
     charts = []
@@ -90,7 +90,7 @@ def curve_charts(found: Comparison) -> list[Picture]:
 
 
 def cost_chart(found: Comparison) -> Picture | None:
-    """The metric of each setting against the time of its trials; None with fewer than two."""
+    """Draw each setting's metric against the time of its trials; None with fewer than two."""
     timed = [setting for setting in found.ranked if setting.train_s or setting.seconds]
     if len(timed) < 2:
         return None
@@ -114,7 +114,7 @@ def _panel(found: Comparison, place_on_page: str, name: str, values: list[Any], 
     for place, value in enumerate(values):
         groups[scale.at(value)].append(place)
     for places in groups.values():
-        # Drawn numbers fall on each other by chance: a mean of these would say nothing.
+        # Drawn numbers coincide by chance: their mean would not mean anything.
         if len(places) > 1 and len(groups) <= MOST_MEANS:
             panel.level(values[places[0]], sum(means[place] for place in places) / len(places))
     for place in reversed(range(len(values))):
@@ -126,7 +126,7 @@ def _panel(found: Comparison, place_on_page: str, name: str, values: list[Any], 
 
 
 def _aside(found: Comparison, places: list[int], place: int, categories: int) -> float:
-    """Where a dot stands in its strip, in pixels: by the order of the trials, which means nothing."""
+    """Return a dot's offset in its strip in pixels, by the order of the trials, which has no meaning."""
     if not categories or len(places) == 1:
         return 0.0
     order = sorted(places, key=lambda each: found.ranked[each].trials[0].name)

@@ -1,4 +1,4 @@
-"""What a comparison of a sweep's trials comes to, as plain values: for the table, the page and the JSON."""
+"""The result of comparing a sweep's trials, as plain values for the table, the page and the JSON."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tune.record import SweepRecord, Trial
 
 @dataclass(frozen=True)
 class Cost:
-    """Where the time went, in seconds summed over trials.
+    """The time used, in seconds summed over trials.
 
     ``train_s``: training alone, of the trials that recorded it, and ``wall_s``: the wall time of those. ``overhead``:
-    of the whole sweep (``SweepRecord.overhead``). None where nothing was recorded.
+    of the whole sweep (``SweepRecord.overhead``). None if nothing was recorded.
     """
 
     seconds: float
@@ -32,7 +32,7 @@ class Cost:
 
     @property
     def idle(self) -> float | None:
-        """The share of the trials' wall time that is not training."""
+        """Return the share of the trials' wall time that is not training."""
         return 1 - self.train_s / self.wall_s if self.train_s and self.wall_s else None
 
 
@@ -40,9 +40,9 @@ class Cost:
 class Comparison:
     """A sweep's settings, best first.
 
-    ``keys``: those that tables show. ``ranked``: settings with the metric; ``unranked``: those with no trial that ended
-    well. ``against``: each against ``reference``: the baseline's name, or None where it is the best one. ``test``:
-    the sweep's ``protocol.test``. ``files``: what was written.
+    ``keys``: those that tables show. ``ranked``: settings with the metric; ``unranked``: those without a trial that
+    ended well. ``against``: each compared with ``reference``: the baseline's name, or None for the best one. ``test``:
+    the sweep's ``protocol.test``. ``files``: the files that were written.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Comparison:
 
     @property
     def sign(self) -> float:
-        """1 where more of the metric is better, else -1."""
+        """Return 1 if more of the metric is better, else -1."""
         return 1.0 if self.mode == "max" else -1.0
 
     @property
     def best(self) -> Trial | None:
-        """The best trial of the best setting: its checkpoint is the one to use."""
+        """Return the best trial of the best setting: use its checkpoint."""
         if not self.ranked:
             return None
         able = [t for t in self.ranked[0].trials if t.settled and self.metric in t.metrics]
@@ -79,32 +79,32 @@ class Comparison:
 
     @property
     def files(self) -> list[Path]:
-        """What was written."""
+        """List the files that were written."""
         return [path for path in (self.best_config, self.page, self.data) if path is not None]
 
     @property
     def failed(self) -> list[Trial]:
-        """The trials that failed."""
+        """List the trials that failed."""
         return [trial for trial in self.trials if trial.status == "failed"]
 
     @property
     def counts(self) -> Counter[str]:
-        """How many trials have which status."""
+        """Count the trials by status."""
         return Counter(trial.status for trial in self.trials)
 
     def cautions(self) -> list[str]:
-        """Say what to know before the figures."""
+        """Return cautions to read before the figures."""
         return _cautions(self)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Lay out the columns and rows of the ranking as text; settings without a rank come last."""
+        """Format the columns and rows of the ranking as text; settings without a rank come last."""
         columns = ["rank", "setting", self.metric, "95 % interval", "seeds", *short_keys(self.keys)]
         columns += ["epochs", "seconds", "status"]
         rows = [self._row(str(number), setting) for number, setting in enumerate(self.ranked, 1)]
         return columns, rows + [self._row("", setting) for setting in self.unranked]
 
     def as_json(self) -> dict[str, Any]:
-        """Give the comparison as a plain mapping, without the learning curves."""
+        """Return the comparison as a plain mapping, without the learning curves."""
         numbered = [*enumerate(self.ranked, 1), *((None, setting) for setting in self.unranked)]
         return {
             "sweep": self.name,
@@ -155,9 +155,9 @@ class Comparison:
 
 
 def gather(record: SweepRecord, config: Config, wanted: str | None) -> Comparison:
-    """Compare a sweep's trials; ``wanted``: the baseline's name, if one is asked for.
+    """Compare a sweep's trials; ``wanted``: the baseline's name, if one is requested.
 
-    Raises ConfigError when there is no such baseline.
+    Raises ConfigError if there is no such baseline.
     """
     sweep = config.sweep
     sign = 1.0 if sweep.mode == "max" else -1.0
@@ -165,7 +165,7 @@ def gather(record: SweepRecord, config: Config, wanted: str | None) -> Compariso
     ranked, unranked = rank(settings, sign)
     keys = swept_keys(record, config)
     by_case = any(setting.case is not None for setting in settings)
-    # The keys that only cases set are named by the case.
+    # The case already names keys that only cases set.
     keys = [key for key in keys if key in sweep.space] if by_case else keys
     found = baseline(settings, wanted, list(sweep.space))
     weighed = [*varying(ranked, keys), *([CASE] if len({setting.case for setting in ranked}) > 1 else [])]
@@ -199,7 +199,7 @@ def _cost(record: SweepRecord) -> Cost:
         seconds=sum(trial.seconds for trial in record.trials),
         wall_s=sum(trial.seconds for trial in timed),
         train_s=sum(trial.train_s for trial in timed) if timed else None,
-        # The time of a trial at work counts, its training is not known yet.
+        # The time of a running trial counts, but its training time is not known yet.
         overhead=record.overhead() if all(trial.ended for trial in record.trials) else None,
     )
 
@@ -225,7 +225,6 @@ def _trial(number: int | None, trial: Trial) -> dict[str, Any]:
 
 
 def _cautions(found: Comparison) -> list[str]:
-    """Say what to know before the figures."""
     counts, says = found.counts, []
     if found.test == "used":
         says.append(

@@ -1,4 +1,4 @@
-"""Settings and their trials: what is ranked is a setting, and its seeds are repeats of it.
+"""Group trials by setting: settings are ranked, and the seeds of a setting are repeats of it.
 
 A trial's curve is its metric over the epochs, from its run's history.
 """
@@ -30,10 +30,9 @@ SEED = "train.seed"
 class Setting:
     """Trials that differ in ``train.seed`` alone.
 
-    ``label``: the case where it is one, the value where a single key is swept, else its
-    first trial's name. ``values``: every key that some trial sets, the
-    experiment's own value where this one does not. ``scores``: the metric by seed, of trials done or stopped early;
-    the mean where a seed was trained twice.
+    ``label``: the case if it is a single setting, the value if a single key is swept, else its first trial's name.
+    ``values``: every key that some trial sets, with the experiment's own value where this setting does not set it.
+    ``scores``: the metric by seed, of trials done or stopped early; the mean if a seed was trained twice.
     """
 
     label: str
@@ -44,50 +43,50 @@ class Setting:
 
     @cached_property
     def estimate(self) -> Estimate | None:
-        """The metric over the seeds; None without any."""
+        """Return the metric over the seeds; None without any."""
         return estimate(list(self.scores.values())) if self.scores else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval of the mean; None where seeds were stopped early: theirs would be another epoch's."""
+        """Return the interval of the mean; None if seeds were stopped early: theirs would be of another epoch."""
         return self.estimate.interval if self.estimate and not self.cut else None
 
     @property
     def cut(self) -> bool:
-        """Whether a trial of it was stopped early."""
+        """Return True if a trial of it was stopped early."""
         return any(trial.status == "stopped" for trial in self.trials)
 
     @property
     def confirmed(self) -> bool:
-        """Whether it was trained again, over other seeds, for being among the best of a search."""
+        """Return True if it was trained again, over other seeds, because it was among the best of a search."""
         return any(trial.stage == "confirm" and trial.status == "done" for trial in self.trials)
 
     @property
     def confirmed_mean(self) -> float | None:
-        """The mean without the seeds of the search, which chose it; None where it was not confirmed."""
+        """Return the mean without the seeds of the search, which chose it; None if it was not confirmed."""
         searched = {trial.overrides.get(SEED) for trial in self.trials if trial.stage == "search"}
         others = [score for seed, score in self.scores.items() if seed not in searched]
         return estimate(others).mean if self.confirmed and others else None
 
     @property
     def seconds(self) -> float:
-        """Wall time of its trials."""
+        """Return the wall time of its trials."""
         return sum(trial.seconds for trial in self.trials)
 
     @property
     def train_s(self) -> float:
-        """Training time of its trials."""
+        """Return the training time of its trials."""
         return sum(trial.train_s for trial in self.trials)
 
     @property
     def epochs(self) -> str:
-        """The epochs its trials reached: one number, or the fewest and the most."""
+        """Return the epochs that its trials reached: one number, or the fewest and the most."""
         reached = sorted({trial.epochs for trial in self.trials if trial.epochs})
         return "-" if not reached else "-".join(str(each) for each in (reached[0], reached[-1])[: len(reached)])
 
     @property
     def status(self) -> str:
-        """What became of its trials: one word, or how many of each."""
+        """Return the status of its trials: one word, or the number of each."""
         counts = Counter(trial.status for trial in self.trials)
         if len(self.trials) == 1:
             return self.trials[0].status
@@ -116,9 +115,9 @@ def group(record: SweepRecord, config: Config) -> list[Setting]:
 
 
 def rank(settings: Sequence[Setting], sign: float) -> tuple[list[Setting], list[Setting]]:
-    """Split into those with the metric, best first, and the others; ``sign``: 1 where more is better, else -1.
+    """Split settings into those with the metric, best first, and the others; ``sign``: 1 if more is better, else -1.
 
-    Confirmed settings come before those of a search, whose one seed may have been a lucky one; ties keep their order.
+    Confirmed settings come before those of a search, whose single seed may have been lucky; ties keep their order.
     """
     able = [setting for setting in settings if setting.estimate]
     others = [setting for setting in settings if not setting.estimate]
@@ -126,7 +125,7 @@ def rank(settings: Sequence[Setting], sign: float) -> tuple[list[Setting], list[
 
 
 def swept_keys(record: SweepRecord, config: Config) -> list[str]:
-    """Name every key that the space or some trial sets, without the seed."""
+    """List every key that the space or some trial sets, without the seed."""
     return sorted(({key for trial in record.trials for key in trial.overrides} | set(config.sweep.space)) - {SEED})
 
 
@@ -136,7 +135,7 @@ def varying(settings: Sequence[Setting], keys: Sequence[str]) -> list[str]:
 
 
 def described(setting: Setting, keys: Sequence[str]) -> str:
-    """Say a setting's values in a line."""
+    """Describe a setting's values in a line."""
     shorts = short_keys(list(keys))
     return ", ".join(f"{short} {cell(setting.values[key])}" for key, short in zip(keys, shorts, strict=True))
 
@@ -165,7 +164,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial's way. ``metric``: (epoch, value); ``loss``: (step, value), at most 60 means of steps that follow."""
+    """A trial's progress. ``metric``: (epoch, value); ``loss``: (step, value), at most 60 means of adjacent steps."""
 
     trial: str
     status: str
@@ -173,7 +172,7 @@ class Curve:
     loss: Points
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as a plain mapping."""
+        """Return it as a plain mapping."""
         return asdict(self)
 
 

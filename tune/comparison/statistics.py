@@ -1,4 +1,4 @@
-"""What a few seeds can tell: means with Student's t intervals, differences, and corrections for how many there are.
+"""Draw conclusions from a few seeds: means with Student's t intervals, differences, corrections for their number.
 
 The studentised range is that of G normal values over a standard deviation with some degrees of freedom. Both integrals
 of its distribution are of analytic functions that vanish at both ends, for which the sum over an even grid is exact to
@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 Interval = tuple[float, float]
 SAME = 1e-9
-"""Values this near to each other, against their size, differ by rounding alone."""
+"""Values this close to each other, relative to their size, differ by rounding alone."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """The mean of ``n`` values.
 
-    ``deviation``: their sample standard deviation, and ``interval``: the 95 % interval of the mean by Student's t;
-    None for a single value, and the interval also for values that do not differ, which say nothing of their spread.
+    ``deviation``: their sample standard deviation, and ``interval``: the 95 % interval of the mean by Student's t; None
+    for a single value. The interval is also None for values that do not differ, which give no information on their
+    spread.
     """
 
     mean: float
@@ -38,11 +39,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much one setting is above another.
+    """The difference between two settings.
 
-    ``n``: the seeds both share where ``paired``, else the fewer of the two. ``error``: the standard error of the mean,
-    with ``freedom`` degrees of freedom. ``interval`` (95 %) and ``p`` (two-sided) are those of this comparison alone.
-    All four are None where the seeds leave no spread to judge by.
+    ``n``: the seeds that both share if ``paired``, else the fewer of the two. ``error``: the standard error of the
+    mean, with ``freedom`` degrees of freedom. ``interval`` (95 %) and ``p`` (two-sided) are those of this comparison
+    alone. All four are None if the seeds have no spread.
     """
 
     mean: float
@@ -74,8 +75,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 def difference(left: Mapping[int, float], right: Mapping[int, float]) -> Difference | None:
     """Compare the values of two settings by seed, ``left`` minus ``right``; None with too few seeds to compare.
 
-    Seeds they share are compared pair by pair (paired t). Where they share fewer than two, all seeds of both count
-    (Welch's t), at least two of each.
+    Shared seeds are compared pair by pair (paired t). If fewer than two are shared, all seeds of both count (Welch's
+    t), at least two of each.
     """
     shared = sorted(left.keys() & right.keys())
     if len(shared) >= 2:
@@ -91,7 +92,7 @@ def difference(left: Mapping[int, float], right: Mapping[int, float]) -> Differe
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Adjust p values for how many there are (Holm 1979): below alpha, some true null is rejected in alpha of cases."""
+    """Correct p values for their number (Holm 1979): below alpha, some true null is rejected in alpha of cases."""
     adjusted, most = [1.0] * len(ps), 0.0
     for place, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         most = max(most, min(1.0, (len(ps) - place) * ps[index]))
@@ -100,7 +101,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> Noise | None:
-    """Pool the spread within groups of at least two values; None where there is no such group."""
+    """Pool the spread within groups of at least two values; None if there is no such group."""
     repeated = [group for group in groups if len(group) > 1]
     freedom = sum(len(group) - 1 for group in repeated)
     if not freedom:
@@ -110,9 +111,9 @@ def pooled(groups: Sequence[Sequence[float]]) -> Noise | None:
 
 
 def common_noise(groups: Sequence[Mapping[int, float]], least: int) -> Noise | None:
-    """Estimate the standard deviation of one score around what its group and its seed make of it.
+    """Estimate the standard deviation of a score after removing the effects of its group and its seed.
 
-    Where all groups share at least ``least`` seeds, these count, without what a seed does to every group alike (the
+    If all groups share at least ``least`` seeds, these count, without a seed's common effect on all groups (the
     residuals of groups x seeds); else all seeds count, within their groups. None without two groups, or without spread.
     """
     shared = sorted(set.intersection(*(set(group) for group in groups))) if len(groups) > 1 else []
@@ -129,9 +130,9 @@ def common_noise(groups: Sequence[Mapping[int, float]], least: int) -> Noise | N
 def largest(found: Difference, noise: Noise, sizes: tuple[int, int], groups: int) -> tuple[Interval, float]:
     """Judge a difference as if it were the largest among ``groups`` groups: its 95 % interval and p value.
 
-    By the studentised range (Tukey), so that picking the best group, or any other, beforehand is paid for: of groups
-    that do not differ, one in twenty families of such comparisons has an interval without 0. Tukey's error comes from
-    ``noise``, that of all groups, which is too small where one group varies more than the others; so the same is done
+    It uses the studentised range (Tukey), which accounts for choosing the best group, or any other, beforehand: among
+    groups that do not differ, one in twenty families of such comparisons has an interval without 0. Tukey's error comes
+    from ``noise``, that of all groups, which is too small if one group varies more than the others. So the same is done
     with the error of the two alone, and the wider interval and the larger p count. ``sizes``: the values in each of the
     two. ``found`` must have an error.
     """
@@ -166,15 +167,15 @@ def _student() -> Any:
 
 
 WIDEST = 16.0
-"""Ranges of fewer than 10^8 standard normal values go beyond it with a probability below 1e-12."""
+"""Ranges of fewer than 10^8 standard normal values exceed it with a probability below 1e-12."""
 
 KNOTS = 4097
 NEGLIGIBLE = 40.0
-"""exp of its negative does not count."""
+"""exp of its negative is negligible."""
 
 
 def exceeds(statistic: float, groups: int, freedom: float) -> float:
-    """The probability that the range of ``groups`` values is more than ``statistic`` (the survival function)."""
+    """Return the probability that the range of ``groups`` values exceeds ``statistic`` (the survival function)."""
     deviations, weights = _deviations(freedom)
     beyond = _normal_range(groups)(np.minimum(statistic * deviations, WIDEST))
     return min(1.0, max(0.0, float(weights @ beyond)))
@@ -182,7 +183,7 @@ def exceeds(statistic: float, groups: int, freedom: float) -> float:
 
 @cache
 def quantile(level: float, groups: int, freedom: float) -> float:
-    """The statistic that ranges exceed with a probability of 1 - ``level``."""
+    """Return the statistic that ranges exceed with a probability of 1 - ``level``."""
     from scipy.optimize import brentq
 
     high = 4.0
@@ -193,9 +194,9 @@ def quantile(level: float, groups: int, freedom: float) -> float:
 
 @lru_cache(64)
 def _deviations(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values of a standard deviation whose true value is 1, even in their logarithm x, and their probabilities."""
+    """Return values of a standard deviation (true value 1), evenly spaced in their logarithm x, with probabilities."""
     # The density of x is that of exp(freedom * shape) up to a factor, and shape is below -x^2 / (1 - x) for x < 0 and
-    # below -x^2 for x > 0: so far it has to be summed.
+    # below -x^2 for x > 0: this bounds the range of the sum.
     size = NEGLIGIBLE / freedom
     step = min(0.02, 0.4 / math.sqrt(2 * freedom))
     x = np.arange(-(size + math.sqrt(size)), math.sqrt(size) + step, step)
@@ -205,7 +206,7 @@ def _deviations(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 @cache
 def _normal_range(groups: int) -> Any:
-    """The probability that the range of ``groups`` standard normal values exceeds w, for w from 0 to ``WIDEST``."""
+    """Return the probability that the range of ``groups`` standard normal values exceeds w, from 0 to ``WIDEST``."""
     from scipy.interpolate import CubicSpline
     from scipy.special import ndtr
 

@@ -1,4 +1,4 @@
-"""Copies of shards on this node: training maps files into memory, which an object store cannot give."""
+"""Copies of shards on this node: training maps files into memory, which an object store cannot provide."""
 
 from gare.data.cache.copies import damaged, hold
 from gare.data.cache.entries import Copy, Held, entries, evict

@@ -1,4 +1,4 @@
-"""Having a copy of a dataset here: found, or copied by one process of the node while the others wait, and checked."""
+"""Provide a copy of a dataset on this node: one process copies and checks it while the others wait."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from gare.data.cache.room import FULL, Cache, make_room, usable
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 
 PAUSES_S = (1.0, 5.0, 15.0, 30.0)
-"""Pauses before a file is requested again: storage may be away for a moment."""
+"""Pauses before a file is requested again: storage may fail for a moment."""
 
 NOTE_BYTES = 4096
-"""More than a copy's note takes."""
+"""More bytes than a copy's note takes."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Shard:
     sha256: str
 
     def has_size(self, folder: Path) -> bool:
-        """True if a file of its name and size is in the copy."""
+        """Return True if a file of its name and size is in the copy."""
         path = folder / SHARD_FOLDER / self.name
         return path.is_file() and path.stat().st_size == self.bytes
 
     def is_same(self, folder: Path) -> bool:
-        """True if the file in the copy is identical."""
+        """Return True if the file in the copy is identical."""
         return self.has_size(folder) and file_digest(folder / SHARD_FOLDER / self.name) == self.sha256
 
 
 def listed(place: Folder) -> tuple[dict[str, Any], list[Shard]]:
-    """Read dataset file and files of a dataset; InputError for what is no dataset, or one that cannot be copied."""
+    """Read dataset file and list of files of a dataset; InputError if it is not one, or cannot be copied."""
     values = read_dataset_file(place)
     shards = [Shard(entry["file"], entry.get("bytes"), entry.get("sha256")) for entry in values["shards"]]
     known = all(isinstance(shard.bytes, int) and isinstance(shard.sha256, str) for shard in shards)
@@ -58,14 +58,14 @@ def listed(place: Folder) -> tuple[dict[str, Any], list[Shard]]:
 
 
 def same(shards: Sequence[Shard], folder: Path, threads: int) -> list[Shard]:
-    """The files of which the copy has an identical one."""
+    """Return the files of which the copy has an identical one."""
     check: Callable[[Shard], bool] = lambda shard: shard.is_same(folder)  # noqa: E731 - typed
     with ThreadPoolExecutor(threads) as pool:
         return [shard for shard, good in zip(shards, pool.map(check, shards), strict=True) if good]
 
 
 def damaged(folder: Path, threads: int = 2) -> list[str]:
-    """Names of a finished copy's files that are not what its dataset says."""
+    """List the files of a finished copy that differ from its dataset file."""
     try:
         _, shards = listed(Folder.at(folder))
     except StorageError:
@@ -77,10 +77,10 @@ def damaged(folder: Path, threads: int = 2) -> list[str]:
 
 
 def hold(place: Folder, cache: Cache) -> Held:
-    """A local copy of the shards at ``place``, made where there is none, and kept from removal while it is held.
+    """Return a local copy of the shards at ``place``, made if missing, which cannot be removed while it is held.
 
-    Every file is checked by its SHA-256 when it comes. Processes of one node wait for each other. Raises InputError
-    for what is no dataset, for a file that is not what the dataset says, and where there is no room.
+    Every file is checked by its SHA-256 as it is copied. Processes of one node wait for each other. Raises InputError
+    if it is not a dataset, if a file does not match it, or if there is not enough space.
     """
     values, shards = listed(place)
     root, digest = cache.root, values["digest"]
@@ -89,7 +89,7 @@ def hold(place: Folder, cache: Cache) -> Held:
         try:
             copying = _wait(copy_lock(root, digest), folder, place)
         except (OSError, InputError):
-            if _is_whole(folder, values, shards):  # a folder that was filled by others, and can only be read
+            if _is_whole(folder, values, shards):  # a folder that others filled and that is read-only here
                 return Held(folder, None)
             raise
         try:
@@ -112,7 +112,7 @@ def _wait(lock: Path, folder: Path, place: Folder) -> int:
 
 
 def _is_whole(folder: Path, values: Mapping[str, Any], shards: Sequence[Shard]) -> bool:
-    """True if a finished copy of this very dataset is there; compares the sizes of shards, not their contents."""
+    """Return True if a finished copy of this exact dataset exists; compares the sizes of shards, not their contents."""
     if not (folder / DATASET_FILE).is_file():
         return False
     try:
@@ -158,7 +158,7 @@ def _clear(folder: Path, names: set[str]) -> None:
 
 
 def _fetch_all(place: Folder, folder: Path, shards: Sequence[Shard], threads: int) -> None:
-    """Copy files, several at once; after the first failure no other one goes on."""
+    """Copy files, several at once; after the first failure the others stop."""
     total = sum(shard.bytes for shard in shards)
     stop, lock, done = threading.Event(), threading.Lock(), 0
     with meter("copied MB", max(1, total // 10**6)) as progress, ThreadPoolExecutor(threads) as pool:
@@ -175,7 +175,7 @@ def _fetch_all(place: Folder, folder: Path, shards: Sequence[Shard], threads: in
         try:
             for future in as_completed(work):
                 future.result()
-        except BaseException:  # Ctrl-C too: threads that copy must not outlive it
+        except BaseException:  # Ctrl-C too: copying threads must not outlive it
             stop.set()
             for future in work:
                 future.cancel()
@@ -183,7 +183,7 @@ def _fetch_all(place: Folder, folder: Path, shards: Sequence[Shard], threads: in
 
 
 def _fetch(place: Folder, folder: Path, shard: Shard, came: Callable[[bytes], None], stop: threading.Event) -> None:
-    """Copy one file; it has its name only when it is whole, checked and on disk."""
+    """Copy one file, which gets its name only when it is complete, checked and on disk."""
     target = folder / SHARD_FOLDER / shard.name
     temporary = target.with_name(f".{shard.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -201,7 +201,7 @@ def _fetch(place: Folder, folder: Path, shard: Shard, came: Callable[[bytes], No
 
 
 def _fetched(place: Folder, shard: Shard, temporary: Path, came: Callable[[bytes], None], stop: threading.Event) -> str:
-    """SHA-256 of a file, taken while it is copied; storage that does not answer is asked again."""
+    """Copy a file and return its SHA-256; requests that fail are repeated after pauses."""
     for pause in (*PAUSES_S, None):
         digest = hashlib.sha256()
 

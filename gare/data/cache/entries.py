@@ -1,9 +1,9 @@
-"""The copies on this node: source, size, time of last use and state of each, and the locks that protect them.
+"""List the copies on this node (source, size, last use, state) and manage the locks that protect them.
 
-A copy is a folder named by its dataset's digest. ``dataset.json`` goes there last, when every file is checked: without
-it the copy is unfinished. Beside the copies, ``.locks`` holds two lock files for each, which stay: ``.copy`` is held by
-the process that copies or removes, ``.used`` is shared by those that read. Its time is when the copy was last used. The
-system's locks end with the process that holds them, however it ends.
+A copy is a folder named by its dataset's digest. ``dataset.json`` is written last, when every file is checked: without
+it the copy is unfinished. Next to the copies, ``.locks`` holds two permanent lock files for each: the process that
+copies or removes holds ``.copy``; readers share ``.used``, whose time is that of the copy's last use. The system's
+locks end with the process that holds them, however it ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ State = Literal["unused", "in use", "being copied", "unfinished"]
 
 @dataclass(frozen=True)
 class Copy:
-    """One dataset's copy. ``bytes``: what it takes, or will once it is copied; ``there``: what is on disk now."""
+    """One dataset's copy. ``bytes``: its size, or its final size while it is copied; ``there``: its size now."""
 
     digest: str
     source: str
@@ -40,14 +40,14 @@ class Copy:
 
 
 class Held:
-    """A copy in use: nobody removes it until this is closed or forgotten, or its process ends."""
+    """A copy in use: it cannot be removed until this is closed or garbage-collected, or its process ends."""
 
     def __init__(self, folder: Path, lock: int | None) -> None:
         self.folder = folder
         self._release = weakref.finalize(self, _release, lock)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the copy."""
         self._release()
 
 
@@ -58,22 +58,22 @@ def _release(lock: int | None) -> None:
 
 
 def copy_lock(root: Path, digest: str) -> Path:
-    """The lock file for copying or removing a dataset; its folder is made if missing."""
+    """Return the lock file for copying or removing a dataset; its folder is made if missing."""
     return make_folder(root / LOCK_FOLDER) / f"{digest}.copy"
 
 
 def used_lock(root: Path, digest: str) -> Path:
-    """The lock file for reading a dataset."""
+    """Return the lock file for reading a dataset."""
     return make_folder(root / LOCK_FOLDER) / f"{digest}.used"
 
 
 def room_lock(root: Path) -> Path:
-    """The lock file for counting all copies and making room."""
+    """Return the lock file for counting all copies and making space."""
     return make_folder(root / LOCK_FOLDER) / "room"
 
 
 def entries(root: Path) -> list[Copy]:
-    """The copies in a cache folder, the longest unused first."""
+    """List the copies in a cache folder, the longest unused first."""
     if not root.is_dir():
         return []
     found = [_entry(root, path) for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
@@ -90,7 +90,7 @@ def _state(root: Path, folder: Path) -> State:
     whole = (folder / DATASET_FILE).is_file()
     try:
         claimed = claim(root, folder.name)
-    except (OSError, InputError):  # a folder that can only be read
+    except (OSError, InputError):  # a read-only folder
         claimed = []
     if claimed is None:
         return "in use" if whole else "being copied"
@@ -106,7 +106,7 @@ def _last_used(root: Path, folder: Path) -> float:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files in a folder, at any depth; those that go away meanwhile take none."""
+    """Return the bytes of the files in a folder, at any depth; files that disappear meanwhile do not count."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
@@ -115,7 +115,7 @@ def size_of(folder: Path) -> int:
 
 
 def write_note(folder: Path, source: str, size: int) -> None:
-    """Note what a copy is of and what it will take, before any of it is there."""
+    """Note a copy's source and final size before any of it exists."""
     write_json(folder / NOTE_FILE, {"source": source, "bytes": size})
 
 
@@ -129,12 +129,12 @@ def _note(folder: Path) -> tuple[str, int]:
 
 
 def claim(root: Path, digest: str) -> list[int] | None:
-    """Hold a copy alone, without waiting: descriptors for ``release``; None where anyone is at it."""
+    """Hold a copy exclusively, without waiting: descriptors for ``release``; None if anyone uses it."""
     copying = take_free_lock(copy_lock(root, digest))
     if copying is None:
         return None
     path = used_lock(root, digest)
-    if not path.exists():  # never used; made now, it would look as if it had been
+    if not path.exists():  # never used; creating it now would look like a use
         return [copying]
     used = take_free_lock(path)
     if used is None:
@@ -144,13 +144,13 @@ def claim(root: Path, digest: str) -> list[int] | None:
 
 
 def release(claimed: list[int]) -> None:
-    """Let go of a copy that was held alone."""
+    """Release a copy that was held exclusively."""
     for handle in claimed:
         os.close(handle)
 
 
 def remove(root: Path, digest: str) -> None:
-    """Remove a copy that is held alone; cut short, it leaves an unfinished one."""
+    """Remove a copy that is held exclusively; if interrupted, it leaves an unfinished one."""
     folder = root / digest
     (folder / DATASET_FILE).unlink(missing_ok=True)
     if folder.exists():
@@ -158,7 +158,7 @@ def remove(root: Path, digest: str) -> None:
 
 
 def evict(root: Path, digest: str) -> bool:
-    """Remove a copy; False, and nothing happens, where anyone is at it."""
+    """Remove a copy; if anyone uses it, do nothing and return False."""
     claimed = claim(root, digest)
     if claimed is None:
         return False

@@ -1,6 +1,6 @@
-"""The cache folder of a node, its limits, and room for new copies.
+"""The cache folder of a node, its limits, and space for new copies.
 
-To make room, whole datasets are removed, the longest unused first, and never one in use.
+To make space, whole datasets are removed, the longest unused first, and never one in use.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ CHOOSE = f"set runtime.cache, or {CACHE_VARIABLE}, to a folder"
 
 
 FREE_SHARE = 0.1
-"""Without a limit, unused copies go until this share of the disk is free; above 95 % Ray writes no objects to it."""
+"""Share of the disk that is kept free if there is no limit; above 95 % Ray writes no objects to it."""
 
 LEAST_FREE, LEAST_SHARE = 2**30, 0.05
 """Space that always stays free: a GiB, or this share of a small disk."""
 
 
 def cache_folder() -> Path:
-    """The default folder of copies: ``GARE_CACHE``, else ``gare`` in the user's cache folder."""
+    """Return the default folder of copies: ``GARE_CACHE``, else ``gare`` in the user's cache folder."""
     given = os.environ.get(CACHE_VARIABLE)
     if given:
         return Path(given).absolute()
@@ -51,10 +51,10 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Cache:
-    """The settings of the copies; the folder is found on the node that asks. Travels between processes.
+    """The settings of the copies, which can be sent between processes; each node finds its own folder.
 
-    ``folder``: None for ``cache_folder()``; ``limit``: most bytes that all copies may take, None for what the disk has;
-    ``mounted``: folders of the file system are copied too, not only addresses; ``threads``: files copied at once.
+    ``folder``: None for ``cache_folder()``; ``limit``: most bytes for all copies, None for as much as the disk has;
+    ``mounted``: copy folders of the file system too, not only addresses; ``threads``: files copied at once.
     """
 
     folder: str | None = None
@@ -64,29 +64,29 @@ class Cache:
 
     @classmethod
     def of(cls, runtime: RuntimeConfig) -> Cache:
-        """The copies as the settings want them."""
+        """Return the settings of the copies in ``runtime``."""
         limit = None if runtime.cache_gb is None else int(runtime.cache_gb * 1e9)
         return cls(runtime.cache, limit, runtime.cache_mounted, runtime.cache_threads)
 
     @property
     def root(self) -> Path:
-        """The folder that holds a folder per dataset, by its digest."""
+        """Return the folder that holds a folder per dataset, by its digest."""
         above = cache_folder() if self.folder is None else Path(self.folder).expanduser().absolute()
         return above / "shards"
 
     def wants(self, place: Folder) -> bool:
-        """True if shards at this place are copied before they are read."""
+        """Return True if shards at this place are copied before they are read."""
         return self.mounted or not place.is_local
 
 
 def size_text(size: float) -> str:
-    """A number of bytes for messages."""
+    """Format a number of bytes for messages."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"
 
 
 @contextmanager
 def usable(cache: Cache) -> Iterator[None]:
-    """Turn an error of using the cache folder in the block into one sentence."""
+    """Turn an error in using the cache folder into an InputError."""
     try:
         yield
     except (OSError, InputError) as error:
@@ -113,10 +113,10 @@ class Need:
 
 
 def make_room(cache: Cache, digest: str, wanted: int, source: str) -> None:
-    """Reserve ``wanted`` bytes for the dataset ``digest``, others removed until it fits; its lock is held.
+    """Reserve ``wanted`` bytes for the dataset ``digest``, removing others until it fits; its lock is held.
 
-    Processes that make room on one node do it one after the other, and count what others are about to copy. Raises
-    InputError, with nothing removed, where it cannot fit.
+    Processes that make space on one node take turns, and count what others are about to copy. Raises InputError, with
+    nothing removed, if it cannot fit.
     """
     root = cache.root
     folder = root / digest
@@ -156,7 +156,7 @@ def _refuse_larger(cache: Cache, wanted: int, source: str) -> None:
 
 
 def _refuse_lack(cache: Cache, need: Need, free: list[Copy], others: list[Copy], wanted: int, source: str) -> None:
-    """InputError where not even removing every unused copy helps."""
+    """Raise InputError if removing every unused copy would not suffice."""
     gained, on_disk = sum(copy.bytes for copy in free), sum(copy.there for copy in free)
     held = sum(copy.bytes for copy in others) - gained
     where = f"{cache.root} on {socket.gethostname()}"
@@ -192,6 +192,6 @@ class Disk:
 
 
 def disk(path: Path) -> Disk:
-    """The disk that a folder is on, or will be."""
+    """Return the disk that a folder is on, or will be."""
     usage = shutil.disk_usage(next((above for above in (path, *path.parents) if above.exists()), path))
     return Disk(usage.total, usage.free)

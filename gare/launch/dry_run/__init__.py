@@ -1,4 +1,4 @@
-"""The plan of a run, made before anything is decoded, loaded or allocated."""
+"""Plan a run before anything is decoded, loaded or allocated."""
 
 from gare.launch.dry_run.corpus import Corpus, SplitCounts
 from gare.launch.dry_run.memory import Memory, memory_of_step

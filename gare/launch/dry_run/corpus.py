@@ -1,4 +1,4 @@
-"""Counts of a corpus, from a manifest or shards, for the plan of a run."""
+"""Count a corpus, from a manifest or shards, for the plan of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = tuple[str, int, Mapping[str, str]]
 
 @dataclass
 class SplitCounts:
-    """Videos and captions of a split, and how many of the videos are trained on."""
+    """Videos and captions of a split, and the number of its videos that are trained on."""
 
     videos: int = 0
     captions: int = 0
@@ -27,7 +27,7 @@ class SplitCounts:
 class Corpus:
     """Counts by split, and the caption count of each video that is trained on.
 
-    ``where``: the manifest or the folder of shards. ``stored_bytes``: of the shards, where they are there.
+    ``where``: the manifest or the folder of shards. ``stored_bytes``: of the shards, if they exist.
     """
 
     where: str
@@ -56,11 +56,11 @@ class Corpus:
 
     @property
     def videos(self) -> int:
-        """Videos in all splits."""
+        """Return the number of videos in all splits."""
         return sum(counts.videos for counts in self.splits.values())
 
     def require(self, split: str) -> SplitCounts:
-        """The counts of a split; InputError when it is not there."""
+        """Return the counts of a split; InputError for an unknown one."""
         if split not in self.splits:
             raise InputError(f"{self.where} has no split {split!r}; its splits are: {', '.join(sorted(self.splits))}.")
         return self.splits[split]

@@ -1,8 +1,8 @@
-"""The device memory that a training step needs, found by running it on tensors that have shapes and no data.
+"""Find the device memory of a training step by running it on tensors with shapes and no data.
 
-The very code of ``training.step`` runs forward and backward in a FakeTensorMode, while a mode around it counts the
-storages that are alive. So nothing is counted twice or forgotten, whatever the settings; what it cannot know is what
-the device's own kernels and allocator need in addition.
+The real code of ``training.step`` runs forward and backward in a FakeTensorMode, while a mode around it counts the
+storages that are alive. So nothing is counted twice or forgotten, whatever the settings; it cannot know what the
+device's own kernels and allocator need in addition.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one worker. The parts are not all there at one moment, so they do not sum to ``peak``.
+    """Bytes of one worker. The parts do not exist at the same time, so they do not sum to ``peak``.
 
     ``text_tower`` to ``pairs``: what is kept for the backward pass, ``pairs`` being the pair head and the objective.
     ``optimiser``: its state and the average of ``train.ema``. ``batches``: this worker's batch and those read ahead,
-    uint8. ``pixels``: the frames that are encoded at once as the image tower takes them. ``rows``: this worker's texts
+    uint8. ``pixels``: the frames that are encoded at once, as input of the image tower. ``rows``: this worker's texts
     and videos.
     """
 
@@ -55,7 +55,7 @@ class Memory:
 
 
 def memory_of_step(architecture: Any, config: Config, workers: int) -> Memory:
-    """Count a step of one of ``workers`` workers, every clip having all of ``data.frames`` frames.
+    """Count a step of one of ``workers`` workers; every clip has all of ``data.frames`` frames.
 
     ``architecture``: a CLIP's config. Raises what the step itself would raise for settings that do not fit.
     """
@@ -104,7 +104,7 @@ def _bytes(tensors: Any) -> int:
 
 @contextmanager
 def _kept_by_stage(model: GareModel) -> Iterator[dict[str, int]]:
-    """Yield bytes kept for the backward pass by stage, filled in as the forward pass goes on."""
+    """Yield the bytes kept for the backward pass by stage, filled in during the forward pass."""
     stages = ["text_tower", "image_tower", "temporal", "pairs"]
     ends = [*model.family.ends(model.clip), model.temporal]
     kept = dict.fromkeys(stages, 0)
@@ -143,7 +143,7 @@ def _kept_by_stage(model: GareModel) -> Iterator[dict[str, int]]:
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the storages that operations make and that are still alive, and the most at any time."""
+    """A counter of the bytes of storages that operations make and that are still alive, and of their peak."""
 
     def __init__(self, there: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -179,7 +179,7 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _index_all(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Indexing by a mask, whose result has no shape without data, as if the whole mask were true."""
+    """Index by a mask as if all of it were true: without data, the result has no shape otherwise."""
     target, indices = args[0], args[1]
     if len(indices) != 1 or indices[0].dtype is not torch.bool:
         return NotImplemented
@@ -192,7 +192,7 @@ def _index_all(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 
 class _OneOf(World):
-    """The first of several workers, the others being as this one."""
+    """The first of several workers, which assumes that the others hold the same."""
 
     def __init__(self, size: int) -> None:
         self.size = size

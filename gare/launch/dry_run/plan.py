@@ -1,4 +1,4 @@
-"""The plan of a run: its settings, data, steps, parameters, memory, disk and the errors it would meet."""
+"""Plan a run: its settings, data, steps, parameters, memory, disk and the errors it would meet."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from gare.runs.state import progress, read_state, selected_by
 from gare.training.optimiser import freeze, parameter_groups
 
 JPEG_SHARE = 0.08
-"""Of raw frames: ordinary footage at 224 pixels and quality 90."""
+"""Share of the raw frames: ordinary footage at 224 pixels and quality 90."""
 PARTS = {
     "clip.text_": "text tower",
     "clip.vis": "image tower",
@@ -47,7 +47,7 @@ PARTS = {
     "head.radius.": "increment length",
     "head.": "pair head",
 }
-"""Prefix of a parameter's name -> the part of the model it belongs to."""
+"""Prefix of a parameter's name -> its part of the model."""
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
@@ -87,7 +87,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes of the shards: the most they can be raw, a rough estimate as JPEG, and ``stored`` where they are there."""
+    """Bytes of the shards: the most that they can be raw, a rough estimate as JPEG, and ``stored`` if they exist."""
 
     videos: int
     raw: int
@@ -97,7 +97,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a run; None for what cannot be known.
+    """The plan of a run; None for unknown parts.
 
     ``changed``: dotted key -> (default, value). ``problems``: the errors that training would raise now.
     """
@@ -115,7 +115,7 @@ class Plan:
     remarks: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """The plan as plain values; of the captions' counts only the sums."""
+        """Return the plan as plain values, without the caption count of each video."""
         values = asdict(self)
         if self.corpus is not None:
             del values["corpus"]["train_captions"]
@@ -138,9 +138,10 @@ class _Findings:
 
 
 def make_plan(config: Config, corpus: Corpus | None = None, *, workers: int | None = None) -> Plan:
-    """Plan the run of ``config``: on ``corpus`` if given (a manifest's), else on its shards where they are there.
+    """Plan the run of ``config``: on ``corpus`` if given (a manifest's), else on its shards if they exist.
 
-    ``workers`` stands in for ``runtime.workers``, of a range for the fewest. Nothing is decoded, loaded or written.
+    ``workers`` replaces ``runtime.workers``, by default its fewest if it is a range. Nothing is decoded, loaded or
+    written.
     """
     findings = _Findings(remarks=test_cautions(config) + head_remarks(config))
     workers = workers or config.runtime.worker_counts(config.train.global_batch)[-1]
@@ -197,7 +198,6 @@ def _steps(config: Config, corpus: Corpus, findings: _Findings) -> Steps:
 
 
 def _check_run(config: Config, shards: ShardSet | None, findings: _Findings) -> None:
-    """Check the run's folder, if there is one."""
     folder = run_directory(config)
     findings.attempt(refuse_unwritable, folder)
     state = read_state(folder)
@@ -215,7 +215,7 @@ def _check_run(config: Config, shards: ShardSet | None, findings: _Findings) -> 
 def _model(
     config: Config, shards: ShardSet | None, workers: int, findings: _Findings
 ) -> tuple[Parameters | None, Memory | None]:
-    """Counts of the model and of a step's memory, with what does not fit it."""
+    """Count the model and a step's memory, and note what does not fit it."""
     found = findings.attempt(inspect_clip, clip_source(config))
     model = findings.attempt(outline, found.architecture, config.model) if found is not None else None
     if found is None or model is None:

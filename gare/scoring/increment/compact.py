@@ -1,11 +1,11 @@
-"""The gallery a search index stores: psi's maps move to the query, so a video keeps its frames and small Grams.
+"""The gallery that a search index stores: psi's maps move to the query, so a video keeps its frames and small Grams.
 
 The keys and increments of a video are linear maps of its normalised frames, x_f = LN1(v_f):
 
     <t, M x_f + c> = <v_f, centre(g * M't)> / std(v_f) + <M't, b> + <t, c>        g, b the gain and bias of LN1
 
-so their inner products with a text are those of the frames with a transformed text. What is left to store are the
-frames, one number for each frame's length, the triangular Grams of the norms and P times the frames.
+so their inner products with a text are those of the frames with a transformed text. It remains to store the frames, one
+number for each frame's length, the triangular Grams of the norms and P times the frames.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gare.scoring.increment.psi import NORM_EPS
 
 @dataclass(frozen=True)
 class CompactGallery(Rows):
-    """What is stored of every video: V videos, F frames; F' is F, or 1 with model.video_base mean.
+    """The stored factors of every video: V videos, F frames; F' is F, or 1 with model.video_base mean.
 
     ``frames`` [V, F, D] with ``frame_mask`` [V, F], zero where masked; ``scale`` [V, F]: 1 / std of LN1.
     ``own_logits``, ``key_bias`` [V, F], ``corner`` [V, 4], ``cross`` [V, F, F'], ``shared`` [V, 2, F']: as in
@@ -56,7 +56,7 @@ class CompactFactors(Factors[CompactGallery]):
     stored = "frames"
 
     def __init__(self, head: DenseHead) -> None:
-        """ConfigError, with the reason, for a head that keeps no factors of its videos' frames."""
+        """Raise ConfigError, with the reason, for a head that keeps no factors of its videos' frames."""
         cell = head.cell
         cell.check_factorises()
         if head.psi is None or head.config.context == "words":
@@ -67,7 +67,7 @@ class CompactFactors(Factors[CompactGallery]):
     @override
     @without_autocast
     def build(self, videos: Videos, storage: torch.dtype | None = None) -> CompactGallery:
-        """The factors belong to the frames as they are stored: rounded first, if ``storage`` is a smaller type."""
+        """Build the factors of the frames as stored: they are rounded first if ``storage`` is a smaller type."""
         blocks = slices(len(videos), BUILD_BLOCK)
         return CompactGallery.join([self._build(videos[rows], storage) for rows in blocks])
 
@@ -122,7 +122,7 @@ class CompactFactors(Factors[CompactGallery]):
                 yield rows, columns, self._block(videos, contexts, cross, gallery.scale[columns], query)
 
     def _ask(self, text_BD: Tensor) -> _Query:
-        """Texts and what psi's maps make of them, in float64 and rounded at the end."""
+        """Return texts and their products with psi's maps, computed in float64 and rounded at the end."""
         maps, text, dim = self._maps_in(torch.float64), text_BD.double(), text_BD.shape[-1]
         gain, bias = maps.norm
         _, of_text = self._cell.query_parts()
@@ -137,7 +137,7 @@ class CompactFactors(Factors[CompactGallery]):
     def _block(
         self, videos: VideoFactors, contexts: ContextFactors, cross: Tensor, scale: Tensor, query: _Query
     ) -> tuple[Tensor, Tensor]:
-        """Cosines [V, B] and distrust [V, B], with psi's maps on the side of the texts."""
+        """Return cosines [V, B] and distrust [V, B], with psi's maps on the side of the texts."""
         of_keys, of_rows = times(videos.frames, query.rows).chunk(2, dim=-1)
         products = (
             of_keys * scale[..., None] + query.of_keys,
@@ -154,7 +154,7 @@ class CompactFactors(Factors[CompactGallery]):
 
 @dataclass(frozen=True)
 class _Query:
-    """Texts; ``rows`` [2 B, D] take the place of the keys' and the increments' maps, with their constants [B]."""
+    """Texts; ``rows`` [2 B, D] replace the keys' and the increments' maps, with their constants [B]."""
 
     queries: Queries
     rows: Tensor
@@ -163,13 +163,13 @@ class _Query:
 
 
 def _upper(size: int) -> tuple[Tensor, Tensor]:
-    """Row and column numbers of an upper triangle."""
+    """Return row and column numbers of an upper triangle."""
     rows, columns = torch.triu_indices(size, size).unbind(0)
     return rows, columns
 
 
 def _mixing_places(count: int) -> tuple[Tensor, Tensor]:
-    """Where ``ContextFactors.mixing`` [3 F + 3, F] is not zero: three triangles, with one and two full rows between."""
+    """Return where ``ContextFactors.mixing`` [3 F + 3, F] is not zero: 3 triangles, 1 and 2 full rows between them."""
     rows, columns = _upper(count)
     full = torch.arange(count)
     starts = ((0, 0), (count, 1), (2 * count + 1, 2))
@@ -184,7 +184,7 @@ def _mixing_places(count: int) -> tuple[Tensor, Tensor]:
 
 
 def _expanded(part: CompactGallery) -> tuple[VideoFactors, ContextFactors, Tensor]:
-    """The factors of a block's videos, in the precision of the scores, without keys and increments."""
+    """Return the factors of a block's videos, in the precision of the scores, without keys and increments."""
     dtype, (count, frames) = part.scale.dtype, part.scale.shape
     bases = part.shared.shape[-1]
     mixing = part.mixing.new_zeros(count, 3 * frames + 3, frames)
