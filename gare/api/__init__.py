@@ -46,7 +46,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def refuse_namesakes() -> None:
-    """Refuse a foreign package pipelines or tune that Python would find instead of ours; nothing of it is run."""
+    """Raise InputError if Python would find a foreign package pipelines or tune instead of ours; none of it is run."""
     home = Path(gare.__file__).resolve().parent.parent
     for name in ("pipelines", "tune"):
         spec = None if name in sys.modules else importlib.util.find_spec(name)

@@ -1,4 +1,4 @@
-"""A checkpoint, or a CLIP without training, opened together with the shards that it reads."""
+"""Open a checkpoint, or a CLIP without training, together with the shards that it reads."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ DETERMINISTIC = "train.deterministic"
 def open_checkpoint(
     checkpoint: Place, shards: Place, *overrides: Overrides
 ) -> Iterator[tuple[Path, GareModel, ShardSet, Config]]:
-    """Open a checkpoint (or the best one of a run) and shards: folder, model on its device, shards, settings.
+    """Open a checkpoint (or the best one of a run) and shards; yield folder, model on its device, shards, settings.
 
-    The settings are those it was trained with, fitted to this machine, with the overrides; the block computes as they
-    say (``numerics``). Raises ConfigError for an override of what was trained.
+    The settings are those of the training, adapted to this machine, with the overrides; the block computes as they
+    say (``numerics``). Raises ConfigError for an override of a setting that training depended on.
     """
     changes = usable(overrides, "is part of what was trained; a checkpoint")
     folder = find_checkpoint(place_text("checkpoint", checkpoint))
@@ -49,9 +49,9 @@ def open_checkpoint(
 
 
 def open_clip(clip: str, shards: Place, *overrides: Overrides) -> tuple[GareModel, ShardSet, Config]:
-    """Open CLIP's towers (folder or hub id) without training, and shards; settings that fit both, with the overrides.
+    """Open CLIP's towers (folder or hub id) without training, and shards; return both with fitting settings.
 
-    A video is the mean of its frames' normalised embeddings. Raises ConfigError for an override of training.
+    A video is the mean of its frames' normalised embeddings. Raises ConfigError for an override of a training setting.
     """
     changes = usable(overrides, "is part of training, which CLIP without training has none of; it")
     dataset = open_dataset(shards, changes)
@@ -69,7 +69,7 @@ def open_clip(clip: str, shards: Place, *overrides: Overrides) -> tuple[GareMode
 
 
 def of_this_machine(config: Config) -> dict[str, Any]:
-    """Replace the settings of a checkpoint that belonged to the machine it was trained on."""
+    """Return replacements for a checkpoint's settings that depend on the machine it was trained on."""
     return {
         "runtime.device": "auto",
         "runtime.cpu_threads": min(config.runtime.cpu_threads, usable_cpus()),
@@ -77,13 +77,13 @@ def of_this_machine(config: Config) -> dict[str, Any]:
 
 
 def open_dataset(shards: Place, changes: dict[str, Any]) -> ShardSet:
-    """Open shards; where copies of them lie is up to this machine, not to the settings of a checkpoint."""
+    """Open shards; this machine decides where copies of them are kept, not a checkpoint's settings."""
     here = {name: value for name, value in changes.items() if name.startswith("runtime.cache")}
     return ShardSet(place_text("shards", shards), Cache.of(with_overrides(Config(), here).runtime))
 
 
 def usable(overrides: tuple[Overrides, ...], why: str) -> dict[str, Any]:
-    """Merge overrides by dotted key; ConfigError for a key that what was trained depends on."""
+    """Merge overrides by dotted key. Raises ConfigError for a key that training depended on."""
     changes: dict[str, Any] = {}
     for one in overrides:
         changes |= parse_overrides(one)

@@ -1,4 +1,4 @@
-"""``gare.compare``: the trials of a sweep, or two evaluations, and whether a difference is more than chance."""
+"""``gare.compare``: compare the trials of a sweep, or two evaluations, and tell if a difference is more than chance."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tune.record import SWEEP_FILE
 class EvaluationComparison:
     """Two evaluations of the same queries, A and B, ranking by ranking.
 
-    ``sides``: for "a" and "b" the file of ranks, the split and the dataset's digest. ``verdict``: what the interval of
-    text-to-video R@1 allows to say.
+    ``sides``: for "a" and "b" the file of ranks, the split and the dataset's digest. ``verdict``: the conclusion from
+    the interval of text-to-video R@1.
     """
 
     sides: Mapping[str, Mapping[str, str]]
@@ -45,7 +45,7 @@ class EvaluationComparison:
     verdict: str
 
     def as_json(self) -> dict[str, Any]:
-        """Give the comparison as plain values."""
+        """Return the comparison as plain values."""
         found = {ranking.name: asdict(ranking) | {"queries": ranking.queries} for ranking in self.rankings}
         settings = {"ties": self.ties, "level": self.level, "resamples": self.resamples, "seed": self.seed}
         return {**self.sides, **settings, "rankings": found, "verdict": self.verdict}
@@ -66,16 +66,16 @@ def compare(
     Args:
         *places: a sweep's folder, or its name in the folder runs; or two folders A and B of runs, checkpoints or
             evaluations that ``gare.evaluate`` wrote.
-        out: a sweep: folder for its files, which are in the sweep's by default; evaluations: JSON file.
+        out: a sweep: folder for its files, by default the sweep's own; evaluations: JSON file.
         baseline: a sweep: the case or trial to compare with, chosen before you look.
         split: evaluations: the split they were made on.
         level: evaluations: level of the intervals.
         resamples: evaluations: resamples of the paired bootstrap over videos.
-        seed: evaluations: its seed.
+        seed: evaluations: seed of the bootstrap.
 
     Raises:
         ConfigError: there is no such baseline.
-        InputError: a folder is neither, or the evaluations cannot be compared.
+        InputError: a folder is not one of these, or the evaluations cannot be compared.
     """
     between("level", level, 0.5, 0.9999)
     resamples, seed = whole("resamples", resamples, 100, 10**6), whole("seed", seed, 0)
@@ -93,7 +93,7 @@ def compare(
 
 
 def find_sweep(place: str | Path) -> Path:
-    """Find a sweep's folder, given as itself or by its name in the folder runs; InputError where there is none."""
+    """Find a sweep's folder, given as a path or as its name in the folder runs. Raises InputError if there is none."""
     for folder in (Path(place), Path(RuntimeConfig().output) / place):
         if folder.is_dir():
             return folder
@@ -147,7 +147,7 @@ def ranks_file(place: Path, split: str) -> Path:
 
 
 def cautions_of(evaluation: Path) -> list[str]:
-    """Read the cautions in an evaluation's own record; none where it has none."""
+    """Read the cautions in an evaluation's own record; empty if it has none."""
     path = evaluation / METRICS_FILE
     text = read_file(path)
     if text is None:
@@ -160,7 +160,7 @@ def cautions_of(evaluation: Path) -> list[str]:
 
 
 def _remark(a: QueryTable, b: QueryTable) -> None:
-    """Say what is not the same, where the comparison is still one of the same queries."""
+    """Warn of differences that still allow comparing the same queries."""
     if a.dataset_digest != b.dataset_digest:
         warn("A and B were evaluated on different shards of the same queries; the videos' frames may differ.")
     alone = [name for name in {**a.queries, **b.queries} if name not in a.queries or name not in b.queries]

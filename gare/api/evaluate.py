@@ -1,4 +1,4 @@
-"""``gare.evaluate``, and the same for CLIP without training: measure retrieval on a split, write figures and a page."""
+"""``gare.evaluate``, also for CLIP without training: measure retrieval on a split, write figures and a page."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from gare.training.numerics import numerics
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The figures of an evaluation and where its files are.
+    """The figures of an evaluation and the location of its files.
 
-    ``values``: the content of metrics.json: the metrics, queries and gallery of every ranking, what was evaluated on
-    what, intervals and post-processing.
+    ``values``: the content of metrics.json: the metrics, queries and gallery of every ranking, the model and data,
+    intervals and post-processing.
     """
 
     title: str
@@ -62,13 +62,13 @@ class EvaluationResult:
         return {name: (low, high) for name, (low, high) in self.values["intervals"].items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Give the result as plain values."""
+        """Return the result as plain values."""
         return {**self.values, "out": str(self.folder), "report": str(self.report) if self.report else None}
 
 
 @dataclass(frozen=True)
 class Options:
-    """The choices of an evaluation, as the arguments of ``evaluate``."""
+    """The options of an evaluation, named as the arguments of ``evaluate``."""
 
     frames: FrameChoice = "all"
     ties: Ties = "pessimistic"
@@ -87,7 +87,7 @@ class Options:
             object.__setattr__(self, name, whole(name, getattr(self, name), 0, most))
 
     def folder(self, split: str) -> str:
-        """Name the results' folder."""
+        """Return the name of the results' folder."""
         return folder_name(split) + ("" if self.frames == "all" else f"-{self.frames}-frame")
 
 
@@ -118,11 +118,11 @@ def evaluate(
         split: the split whose captions are queries and whose videos are the gallery.
         out: folder for metrics.json, ranks.parquet and report.html; CHECKPOINT/evaluation/SPLIT by default.
         frames: "middle" replaces every frame of a clip by its middle one.
-        ties: where wrong answers with the right one's score stand: before it (pessimistic), after it, or half (mean).
-        query_bank: measure QB-Norm too, with so many captions and videos of the train split; 0 leaves it out.
-        resamples: of the bootstrap that gives the intervals; 0 leaves them out.
+        ties: how to rank wrong answers that score as the right one: before it (pessimistic), after it, or half (mean).
+        query_bank: also measure QB-Norm, with this many captions and videos of the train split; 0 leaves it out.
+        resamples: resamples of the bootstrap for the intervals; 0 leaves them out.
         overwrite: replace an evaluation of another dataset, split or model in the folder.
-        save_scores: write all scores too (scores.safetensors).
+        save_scores: also write all scores (scores.safetensors).
         report: write the page.
         hardest: how many of the worst-ranked captions the page shows.
         sheet: PNG to write of some queries with their top videos.
@@ -141,7 +141,7 @@ def evaluate(
     with open_checkpoint(checkpoint, shards, set, settings) as (folder, model, dataset, config):
         scorer = GareScorer(model, check_fit(model, dataset, config), config, options.frames)
         rows = dataset.split(split)
-        # By the settings that it was trained with: an override changes what is measured, not what was seen.
+        # Use the settings of the training: an override changes the measurement, not what the model has seen.
         chosen = selection(folder, load_checkpoint_config(folder), dataset, rows)
         name = options.folder(split)
         place = given or folder / "evaluation" / name
@@ -154,10 +154,10 @@ def evaluate(
 def zero_shot(
     clip: str, shards: Place, split: str, options: Options, *, out: Place | None = None, set: Overrides = ()
 ) -> EvaluationResult:
-    """Measure a CLIP, SigLIP or MetaCLIP 2 (folder or hub id) as it comes: the baseline for what was trained.
+    """Measure a CLIP, SigLIP or MetaCLIP 2 (folder or hub id) without training: the baseline for trained models.
 
-    A video is the mean of its frames' normalised embeddings, a score the cosine of that with the text's. Raises as
-    ``evaluate``.
+    A video is the mean of its frames' normalised embeddings, a score the cosine of that and the text embedding. Raises
+    the errors of ``evaluate``.
     """
     model, dataset, config = open_clip(clip, shards, set)
     place = Path("zero-shot") / Path(clip).name / options.folder(split) if out is None else local_path("out", out)
@@ -169,7 +169,7 @@ def zero_shot(
 def _run(
     scorer: GareScorer, chosen: Selection, checkpoint: str, split: Split, dataset: ShardSet, out: Path, options: Options
 ) -> EvaluationResult:
-    """Measure a model on a split and write what was asked for into ``out``."""
+    """Measure a model on a split and write the requested files into ``out``."""
     config, bank, sheet = scorer.config, None, options.sheet
     identity = {
         "checkpoint": checkpoint,
@@ -211,7 +211,7 @@ def _run(
 
 
 def _subject(scorer: GareScorer, chosen: Selection, identity: Mapping[str, Any], measured: Measurement) -> Subject:
-    """Gather what the page says of the model."""
+    """Gather the page's facts about the model."""
     data, cautions = scorer.config.data, list(chosen.cautions)
     if identity["frames"] == "middle":
         cautions.append("Every frame of a clip was replaced by its middle one; the pictures show the clips themselves.")

@@ -1,4 +1,4 @@
-"""``gare.prepare``: from a manifest to Arrow shards."""
+"""``gare.prepare``: turn a manifest into Arrow shards."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def prepare(
     Args:
         manifest: Parquet file of ``gare manifest``.
         out: folder or address of the shards and the ledger.
-        config: settings; ``prepare.*``, ``runtime.decode_workers`` and ``runtime.decode_on`` count here.
-        retry_failed: decode the videos that failed before once more.
+        config: settings; ``prepare.*``, ``runtime.decode_workers`` and ``runtime.decode_on`` apply here.
+        retry_failed: decode again the videos that failed before.
         changed: how to handle videos whose source changed since: "refuse" (raise), "redo" (decode) or "ignore".
         local: decode on this machine alone, without Ray.
         set: overrides by dotted key, such as ``{"prepare.max_frames": 16}``, or ``key=value`` texts.
@@ -78,7 +78,7 @@ def prepare(
 
 
 def _places(job: PrepareJob, out: str) -> Iterator[CheckedPlace]:
-    """The output folder, and a few of the videos to decode: the first and last of the first and last unit."""
+    """Yield the output folder, and a few videos to decode: the first and last of the first and last unit."""
     yield CheckedPlace("--out", out, "output")
     for unit in dict.fromkeys((job.todo[0].unit, job.todo[-1].unit)):
         uris = job.output.batch(unit)["uri"]

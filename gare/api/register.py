@@ -1,4 +1,4 @@
-"""A run's best model as a version in MLflow's registry, with videos to search."""
+"""Register a run's best model as a version in MLflow's registry, with videos to search."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tune.record import SWEEP_FILE, SweepRecord
 def register_run(
     folder: Path, name: str, *, index: Path | None = None, shards: str | None = None, split: str = "test"
 ) -> Registered:
-    """Register the best checkpoint of a run's folder, with an index or with one made of a split.
+    """Register the best checkpoint of a run's folder, with a given index or one made from a split.
 
-    Raises InputError when the run is not in MLflow or has no checkpoint, or the index is of other weights.
+    Raises InputError if the run is not in MLflow or has no checkpoint, or if the index has other weights.
     """
     sync(folder)
     handle = read_handle(folder)
@@ -55,7 +55,7 @@ def register_run(
 
 
 def best_run(folder: Path) -> Path:
-    """Find a run's folder: itself, or for a sweep's folder that of the best trial of its best setting."""
+    """Find a run's folder: the folder itself, or in a sweep's folder the best trial of the best setting."""
     if not (folder / SWEEP_FILE).is_file():
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}; give the folder of a run or of a sweep.")
@@ -70,7 +70,7 @@ def best_run(folder: Path) -> Path:
 
 
 def _model_alone(checkpoint: Path, temporary: Path) -> Path:
-    """Copy a checkpoint without what only training needs."""
+    """Copy a checkpoint without the files that only training needs."""
     alone = make_folder(temporary / "checkpoint")
     for name in MODEL_PARTS:
         source = checkpoint / name

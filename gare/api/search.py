@@ -1,4 +1,4 @@
-"""``gare.index``, ``gare.maintain`` and ``gare.search``: an index of videos, and those that a sentence describes."""
+"""``gare.index``, ``gare.maintain`` and ``gare.search``: make, change and search an index of videos."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def maintain(
     check: bool = False,
     checkpoint: Place | None = None,
 ) -> SearchIndex:
-    """Delete videos of an index, then compact it, then check it, as asked for.
+    """Delete videos of an index, compact it and check it, in this order, as requested.
 
     Args:
-        index: its folder.
-        delete: ids of videos that are not to be found any more.
-        compact: write its files again without the deleted videos, as few large ones.
-        check: read all files again, and measure the recall of the first stage.
+        index: the folder of the index.
+        delete: ids of the videos to delete.
+        compact: rewrite the index as few large files, without the deleted videos.
+        check: read all files, and measure again the recall of the first stage.
         checkpoint: where the index's model is now, if you moved it.
 
     Raises:
@@ -136,16 +136,16 @@ def search(
         index: what ``gare.index`` returned, or its folder. For many queries, pass the opened index: a folder is loaded
             again, with its model, by every call.
         query: the sentence.
-        k: how many videos to list; all of them where there are fewer.
+        k: how many videos to list; all of them if there are fewer.
         like: instead of a query, the id of a video of the index.
         where: attributes that the videos must have, such as ``{"colour": "red"}``.
-        exact: score every video, where the index has a first stage.
+        exact: score every video, even if the index has a first stage.
         first_stage: score this many candidates of the first stage, instead of what the index chooses by its recall.
         checkpoint: where the model of a folder's index is now, if you moved it.
 
     Returns:
         The hits, best first: ``rank``, ``score`` (a cosine), ``video_id`` and ``uri``, the source. It is a list, whose
-        ``searched`` says how many videos were scored, and the share of the exact answer that they hold.
+        ``searched`` says how many videos were scored, and the share of the exact answer among them.
 
     Raises:
         ConfigError: the checkpoint has other weights.
@@ -175,7 +175,7 @@ def search(
 def _opened(
     source: Place, shards: Place, overrides: Overrides, settings: Mapping[str, Any]
 ) -> Iterator[tuple[IndexModel, ShardSet]]:
-    """The model of a checkpoint or of a CLIP, and the shards; the block computes as its settings say."""
+    """Open the model of a checkpoint or of a CLIP, and the shards; the block computes as its settings say."""
     clip = place_text("checkpoint", source)
     if _is_clip(clip):
         model, dataset, config = open_clip(clip, shards, overrides, settings)
@@ -189,7 +189,7 @@ def _opened(
 
 
 def _is_clip(source: str) -> bool:
-    """Whether a source is a CLIP's folder or hub id, and not a run or checkpoint."""
+    """Return True if a source is a CLIP's folder or hub id, and not a run or checkpoint."""
     path = Path(source)
     if is_address(source) or path.exists():
         return path.is_dir() and lies_in(path) == "a CLIP model"
@@ -203,7 +203,7 @@ def _is_clip(source: str) -> bool:
 
 
 def _moved(checkpoint: Place | None) -> Path | None:
-    """Where a model is now: a checkpoint, a run, or a CLIP's folder."""
+    """Return the new place of a moved model: a checkpoint, a run, or a CLIP's folder."""
     if checkpoint is None:
         return None
     place = place_text("checkpoint", checkpoint)

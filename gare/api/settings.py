@@ -1,4 +1,4 @@
-"""Settings and arguments as the functions of this package take them."""
+"""Handle settings and arguments of this package's functions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gare.config import Config
 from gare.config.tree import Overrides, Source, load_config, parse_overrides
 
 Place = str | os.PathLike[str] | Folder
-"""A folder or file, or, where that is said, an address such as ``s3://bucket/shards``."""
+"""A folder or file, or, where documented, an address such as ``s3://bucket/shards``."""
 
 
 def resolve(config: Source, *overrides: Overrides, shards: Place | None = None, sweep: Place | None = None) -> Config:
-    """Resolve the settings of a call; later overrides win, and ``shards`` is ``runtime.shards``."""
+    """Resolve the settings of a call; later overrides win, and ``shards`` sets ``runtime.shards``."""
     changes: dict[str, Any] = {}
     for one in overrides:
         changes |= parse_overrides(one)
@@ -30,7 +30,7 @@ def resolve(config: Source, *overrides: Overrides, shards: Place | None = None, 
 
 
 def place_text(name: str, value: object) -> str:
-    """Give a place as text, with its options if it is an address; InputError for anything else, and for none."""
+    """Return a place as text, including the options of an address. Raises InputError for anything else and if empty."""
     if isinstance(value, Folder):
         return value.address
     if not isinstance(value, str | os.PathLike):
@@ -42,20 +42,20 @@ def place_text(name: str, value: object) -> str:
 
 
 def local_path(name: str, value: object) -> Path:
-    """Give a place on this machine as a path; InputError as of ``place_text``, and for an address."""
+    """Return a place on this machine as a path. Raises InputError as ``place_text`` does, and for an address."""
     found = Path(place_text(name, value))
     refuse_address(name, found)
     return found
 
 
 def check_text(name: str, value: object) -> None:
-    """Refuse anything but text; InputError."""
+    """Raise InputError for anything but text."""
     if not isinstance(value, str):
         raise InputError(f"{name} is {_told(value)}; it has to be text.")
 
 
 def check_texts(name: str, value: object, *, by_name: bool = False) -> None:
-    """Refuse anything but several texts, or texts by name; a single text is none; InputError."""
+    """Raise InputError for anything but a collection of texts or, if ``by_name``, a mapping of texts."""
     several = isinstance(value, Mapping) if by_name else isinstance(value, Collection) and not isinstance(value, str)
     texts = [*value, *(value.values() if isinstance(value, Mapping) else ())] if isinstance(value, Collection) else []
     if not several or any(not isinstance(text, str) for text in texts):
@@ -64,19 +64,19 @@ def check_texts(name: str, value: object, *, by_name: bool = False) -> None:
 
 
 def one_of(name: str, value: object, known: Collection[object]) -> None:
-    """Refuse a value that is not among the known ones; InputError."""
+    """Raise InputError for a value that is not among the known ones."""
     if value not in known:
         raise InputError(f"{name} is {_told(value)}; it can be {', '.join(map(str, known))}.")
 
 
 def between(name: str, value: float, least: float, most: float) -> None:
-    """Refuse anything but a number within the limits; InputError."""
+    """Raise InputError for anything but a number within the limits."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise InputError(f"{name} is {_told(value)}; it has to be a number from {least:g} to {most:g}.")
 
 
 def whole(name: str, value: object, least: int, most: int | None = None) -> int:
-    """Give a whole number within the limits, of NumPy too, as an int; InputError for anything else."""
+    """Return a whole number within the limits, also of NumPy, as an int. Raises InputError for anything else."""
     found = None if isinstance(value, bool) or not hasattr(value, "__index__") else operator.index(value)
     if found is None or found < least or (most is not None and found > most):
         limits = f"of {least} or more" if most is None else f"from {least} to {most:,}"
@@ -85,6 +85,6 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> int:
 
 
 def _told(value: object) -> str:
-    """A value as errors show it: plain ones as they are, results and the like by their type."""
+    """Return a value for an error message: plain values as text, others by their type."""
     plain = value is None or isinstance(value, str | bytes | int | float)
     return shown(value) if plain else f"of type {type(value).__name__}"

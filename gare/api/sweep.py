@@ -1,4 +1,4 @@
-"""``gare.sweep``: many experiments around one, with Ray Tune."""
+"""``gare.sweep``: try many settings around one experiment, with Ray Tune."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sweep(
         shards: folder or address of ``gare.prepare``; it overrides ``runtime.shards``.
         section: YAML file whose section ``sweep`` replaces that of ``config``.
         resume: a sweep's folder, or its name in the folder runs, to continue instead of a new one.
-        extend: add so many samples.
+        extend: add this many samples.
         set: overrides by dotted key, such as ``{"sweep.trials": 16}``, or ``key=value`` texts.
         **settings: overrides by section, such as ``train={"epochs": 3}``.
 
@@ -74,7 +74,7 @@ def open_sweep(
     section: Place | None = None,
     resume: Place | None = None,
 ) -> tuple[Config, list[Planned]]:
-    """Resolve the settings of a sweep and check all that can be checked before Ray starts; settings and trials."""
+    """Resolve a sweep's settings and check all that can be checked before Ray starts; return settings and trials."""
     own = resolve_sweep(config, *overrides, shards=shards, section=section, resume=resume)
     if own.runtime.shards is None:
         raise ConfigError("No shards are named; give --shards DIR or set runtime.shards to a folder of gare prepare.")
@@ -91,7 +91,7 @@ def resolve_sweep(
     section: Place | None = None,
     resume: Place | None = None,
 ) -> Config:
-    """Resolve the settings of a new sweep, or those that one under way began with; ConfigError for both or neither."""
+    """Resolve the settings of a new sweep, or of one to resume. Raises ConfigError if both or neither is given."""
     if (config is None) == (resume is None):
         raise ConfigError("Name a CONFIG for a new sweep, or give --resume NAME to continue one; one of the two.")
     if resume is None:

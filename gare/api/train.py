@@ -1,4 +1,4 @@
-"""``gare.train``: a run on shards, on Ray or in this process."""
+"""``gare.train``: train on shards, on Ray or in this process."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def train(
         shards: folder or address of ``gare.prepare``; it overrides ``runtime.shards``.
         local: train in this process, without Ray; the losses are the same. Otherwise the call joins the Ray that you
             have initialised or that RAY_ADDRESS names, or starts one and stops it again.
-        extend: train a finished run for so many more epochs.
+        extend: train a finished run for this many more epochs.
         set: overrides by dotted key, such as ``{"train.epochs": 3}``, or ``key=value`` texts.
         **settings: overrides by section, such as ``train={"epochs": 3}``.
 
     Returns:
-        The run's folder, its best checkpoint and that one's dev metrics.
+        The run's folder, its best checkpoint and its dev metrics.
 
     Raises:
         ConfigError: a setting cannot be used, or the run's folder holds another experiment.
@@ -48,7 +48,7 @@ def train(
     """
     added = None if extend is None else whole("extend", extend, 1, 10**6)
     own = resolve(config, set, settings, shards=shards)
-    # Before anything starts, so that a mistake is an error at once; with Ray this process needs no copy of the shards.
+    # Open the run before Ray starts, so that mistakes fail at once; with Ray this process needs no copy of the shards.
     run = Run.open(own, frames=local)
     run.announce()
     if added:

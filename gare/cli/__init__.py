@@ -1,4 +1,4 @@
-"""The front door: ``gare ...``. Commands import what they need when they run."""
+"""The command line ``gare``. Commands import their dependencies when they run."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ RENAMED = {"compare-runs": "compare"}
 
 
 class InSections(click.Group):
-    """A group that lists its commands in sections and knows their former names."""
+    """A group that lists its commands in sections and accepts their former names."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Find a command."""
+        """Find a command by its present or former name."""
         if cmd_name in RENAMED:
             note(f"gare {cmd_name} is now called gare {RENAMED[cmd_name]}.")
         return super().get_command(ctx, RENAMED.get(cmd_name, cmd_name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a table per section."""
+        """Write a table of commands for each section."""
         del ctx
         widest = max(len(str(command.name)) for command in COMMANDS)
         for title, commands in SECTIONS.items():

@@ -1,4 +1,4 @@
-"""``gare manifest msrvtt`` and the other benchmarks: from annotation files as published to a manifest."""
+"""``gare manifest msrvtt`` and the other benchmarks: make a manifest from published annotation files."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _make(
 
 
 def _show(made: Made, annotations: Path, videos: Path, out: Path, listed: Path) -> None:
-    """Print the counts, and say all that is not as published, and what to do."""
+    """Print the counts, then every difference from the published numbers and what to do about it."""
     from pipelines.manifest.rows import some
 
     rows = [

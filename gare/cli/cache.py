@@ -1,4 +1,4 @@
-"""``gare cache``: the copies of shards on this machine."""
+"""``gare cache``: manage the copies of shards on this machine."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _named(copies: list[Copy], digest: str, root: Path) -> Copy:
 
 
 def _damaged(root: Path, copies: list[Copy]) -> dict[str, list[str]]:
-    """Files that are not what their dataset says, by digest; unfinished copies are checked when they are taken up."""
+    """Return the damaged files of finished copies, by digest; unfinished copies are checked when copying continues."""
     from gare.data.cache import damaged
 
     finished = [copy for copy in copies if copy.state in ("unused", "in use")]

@@ -1,4 +1,4 @@
-"""Shared by all commands: ``--json``, ``--debug`` and one clear sentence for every error."""
+"""Features of all commands: ``--json``, ``--debug`` and one clear sentence for every error."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ SPLIT = click.option("--split", default="test", show_default=True, help="Split t
 
 ASK = "choose another place, or ask its owner for access"
 TOO_MANY_FILES = os.strerror(errno.EMFILE)
-"""What torch and pyarrow say in the midst of their own words."""
+"""A message that torch and pyarrow put in the middle of their own text."""
 WHAT_TO_DO = {
     TOO_MANY_FILES: "raise the limit of open files (ulimit -n 65536)",
     os.strerror(errno.EACCES): ASK,
     os.strerror(errno.EPERM): ASK,
-    "is not readable": ASK,  # click's own words
+    "is not readable": ASK,  # click's wording
     "is not writable": ASK,
     os.strerror(errno.EROFS): "choose a place that is not mounted read-only",
     os.strerror(errno.ENOSPC): "free space there, and run the same command again",
     os.strerror(errno.EDQUOT): "free space there or raise your quota, and run the same command again",
 }
-"""Advice to append to a message that ends with what the system said."""
+"""Advice to append to a message that ends with the system's own text."""
 
 EMBEDDED = object()
-"""As the root context's ``obj``: a command is called by another one, returns its result and lets errors pass."""
+"""Value of the root context's ``obj`` if another command calls this one: return the result and let errors pass."""
 
 
 def gare_command(name: str, **settings: Any) -> Callable[[Callable[..., Result]], click.Command]:
-    """Make a click command of a function that returns its result as a plain mapping.
+    """Make a click command from a function that returns its result as a plain mapping.
 
-    The function prints for people; with ``--json`` the mapping alone goes to standard output, and everything
-    printed on the way, by other processes too, goes to standard error.
+    The function prints for people. With ``--json``, only the mapping goes to standard output; everything else that
+    is printed, even by other processes, goes to standard error.
     """
 
     def wrap(function: Callable[..., Result]) -> click.Command:
@@ -84,7 +84,7 @@ def gare_command(name: str, **settings: Any) -> Callable[[Callable[..., Result]]
 
 
 def _on_paths(function: Callable[..., Result], arguments: Mapping[str, Any]) -> Result:
-    """Call a command whose paths are paths: one that takes addresses too gets them as text."""
+    """Call a command. Raises InputError if a Path is an address; arguments that accept addresses are text."""
     for name, value in arguments.items():
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, Path):
@@ -104,13 +104,13 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def call(group: click.Group, arguments: Sequence[str], name: str) -> int:
-    """Run a command line; returns its exit code. A mistake in it is one sentence too, and ends with code 2."""
+    """Run a command line and return its exit code. A mistake in it gives one sentence and code 2."""
     try:
         return int(group.main(args=list(arguments), prog_name=name, standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return error.exit_code
-    except click.exceptions.Abort:  # what click makes of Ctrl-C before a command runs
+    except click.exceptions.Abort:  # click raises it for Ctrl-C before a command runs
         with _results(json_output=JSON in arguments) as emit:
             return _fail(*_explain(KeyboardInterrupt()), emit)
     except click.ClickException as error:
@@ -125,7 +125,7 @@ def call(group: click.Group, arguments: Sequence[str], name: str) -> int:
 def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> int:
     with _results(json_output=json_output) as emit, warnings.catch_warnings():
         if not debug:
-            warnings.simplefilter("ignore")  # libraries' remarks to programmers
+            warnings.simplefilter("ignore")  # libraries' warnings to programmers
         try:
             with stopping():
                 refuse_foreign_paths()
@@ -134,7 +134,7 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
             emit(result)
         except BrokenPipeError:
             raise  # Nobody reads the output any more; click ends quietly.
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the front door: no traceback unasked
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - show a traceback only on request
             if debug:
                 notes().print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
             return _fail(*_explain(error), emit, error.result if isinstance(error, GareError) else {})
@@ -156,7 +156,7 @@ def _fail(
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and sentence of an error."""
+    """Return the exit code and sentence for an error."""
     if isinstance(error, GareError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -176,7 +176,7 @@ def _results(*, json_output: bool) -> Iterator[Callable[[Mapping[str, Any]], Non
         yield lambda _: None
         return
     sys.stdout.flush()
-    # File descriptor 1 itself is pointed at standard error: Ray's processes and C libraries write there too.
+    # Redirect file descriptor 1 itself to standard error: Ray's processes and C libraries write to it too.
     saved = os.dup(1)
     os.dup2(2, 1)
 

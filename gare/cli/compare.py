@@ -1,4 +1,4 @@
-"""``gare compare``: the trials of a sweep, or two evaluations, and whether a difference is more than chance."""
+"""``gare compare``: compare the trials of a sweep, or two evaluations, and tell if a difference is more than chance."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def compare(places: tuple[Path, ...], out: Path | None, **settings: Any) -> dict
 
 
 def print_sweep(comparison: Comparison) -> None:
-    """Print the ranking of a sweep's settings, and what may be said of their differences."""
+    """Print the ranking of a sweep's settings, and the verdicts on their differences."""
     columns, rows = comparison.table()
-    # A key breaks at its dots, not inside a word.
+    # Keys break at their dots, not inside a word.
     print_table(f"Sweep {comparison.name}", [column.replace(".", ".\n") for column in columns], rows)
     for trial in comparison.failed:
         note(f"{trial.name} failed: {trial.error}")

@@ -1,4 +1,4 @@
-"""``gare demo``: the whole path at a small size, every stage the command a user would type."""
+"""``gare demo``: run everything at a small size; every stage is a command that you could type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gare.common.occupied import refuse_occupied
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of the demo and what it is for."""
+    """One command of the demo and its purpose."""
 
     name: str
     says: str
@@ -31,7 +31,7 @@ class Stage:
 
 # fmt: off
 def stages(out: Path, videos: int) -> Iterator[Stage]:
-    """The demo's commands in order, all below the folder ``out``; take one when those before it have run."""
+    """Yield the demo's commands in order, all below the folder ``out``; run each before you take the next."""
     config, manifest, shards, run = f"{out}/demo.yaml", f"{out}/manifest.parquet", f"{out}/shards", f"{out}/runs/demo"
     columns, attributes = "video_id=video_id,uri=file,captions=caption", "shape,colour,size,motion"
     test = ("--shards", shards, "--split", "test")
@@ -88,7 +88,7 @@ def demo(out: Path, videos: int) -> dict[str, Any]:
     config = load_config(out / "demo.yaml")
     results: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    # One Ray for all stages; a command alone starts its own.
+    # All stages share one Ray; a command that runs alone starts its own.
     with ray_session(config.runtime):
         for number, stage in enumerate(stages(out, videos), start=1):
             if stage.name == "compare":
@@ -112,12 +112,12 @@ def invoke(arguments: Sequence[str]) -> Any:
     program: Any = click.get_current_context().find_root().command
     try:
         return program.main(args=list(arguments), standalone_mode=False, obj=EMBEDDED, prog_name="gare")
-    except click.exceptions.Abort as aborted:  # what click makes of Ctrl-C
+    except click.exceptions.Abort as aborted:  # click raises it for Ctrl-C
         raise aborted.__cause__ or KeyboardInterrupt() from None
 
 
 def _write_config(out: Path) -> None:
-    """The shipped settings with this demo's places."""
+    """Write the shipped settings with this demo's paths."""
     from gare.config.tree import load_config, to_yaml, with_overrides
 
     with_places = with_overrides(
@@ -133,7 +133,7 @@ def _write_config(out: Path) -> None:
 
 
 def _a_test_caption(manifest: str) -> str:
-    """A sentence with an answer in the index: the last test video's first caption."""
+    """Return a query with an answer in the index: the last test video's first caption."""
     from pipelines.manifest.load import load_manifest
 
     rows = load_manifest(Path(manifest)).select(["split", "captions"]).to_pylist()

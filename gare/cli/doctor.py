@@ -1,4 +1,4 @@
-"""``gare doctor``: what is wrong with this machine, or with every node of a cluster, and how to fix it."""
+"""``gare doctor``: find problems of this machine, or of every node of a cluster, and say how to fix them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def doctor(
     found: Found = []
     try:
         wanted = _wanted(config_file, overrides, shards, output, cluster=cluster, fix=fix)
-    except Exception as error:  # noqa: BLE001 - a package that cannot be imported is a finding too
+    except Exception as error:  # noqa: BLE001 - an import error is a finding too
         found.append((HERE, fail("settings", str(error), "correct the file or the option")))
         wanted = _defaults(shards, output, cluster=cluster, fix=fix)
     found += [(HERE, finding) for finding in look(wanted)]
@@ -80,7 +80,7 @@ def _defaults(shards: str | None, output: str | None, *, cluster: bool, fix: boo
 
 
 def _absolute(place: str | None, root: str | None = None) -> str | None:
-    """The place as other machines have to name it."""
+    """Return the place in a form that other machines can use."""
     if place is None or is_address(place):
         return place
     return str(Path(root or ".").resolve() / place)
@@ -113,7 +113,7 @@ def _wanted(
 
 
 def _report(found: Found) -> dict[str, Any]:
-    """Print the table; RunError, with the whole result, where something fails."""
+    """Print the table. Raises RunError with the whole result if a check fails."""
     several = len({node for node, _ in found}) > 1
     columns = ["node"] * several + ["check", "state", "what is there", "how to fix it"]
     print_table(

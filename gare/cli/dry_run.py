@@ -1,4 +1,4 @@
-"""``gare train --dry-run`` and ``gare sweep --dry-run``: what a run or a sweep would be, as tables."""
+"""``gare train --dry-run`` and ``gare sweep --dry-run``: show the plan of a run or a sweep as tables."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def dry_run_sweep(config: Config, extend: int) -> dict[str, Any]:
 
 
 def _nodes(config: Config) -> tuple[list[Node], str]:
-    """The nodes the sweep would find, and in words which."""
+    """Return the nodes that the sweep would find, and a phrase that names their cluster."""
     import ray
 
     from gare.launch.ray_session import local_cpus, ray_session

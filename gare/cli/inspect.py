@@ -1,4 +1,4 @@
-"""``gare inspect``: what a folder of prepared videos holds, and whether it is whole."""
+"""``gare inspect``: show the contents of a folder of prepared videos, and verify it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def inspect(
 
 
 def _count(sample: str) -> int | None:
-    """The number of sources to decode again; None for all."""
+    """Return the number of sources to decode again; None for all."""
     if sample == "all":
         return None
     if not sample.isdecimal():
@@ -158,7 +158,7 @@ def _spreads(summary: dict[str, Any]) -> list[list[object]]:
 
 
 def _kinds(summary: dict[str, Any]) -> list[list[object]]:
-    """Codecs and sizes, the most frequent of each."""
+    """List codecs and sizes, the most frequent of each."""
     rows: list[list[object]] = []
     for title, key in (("codec", "codecs"), ("source size", "source_sizes"), ("frame size", "frame_sizes")):
         counted = list(summary[key].items())
@@ -170,7 +170,7 @@ def _kinds(summary: dict[str, Any]) -> list[list[object]]:
 
 
 def recipe_rows(values: dict[str, Any], prefix: str = "prepare.") -> list[list[object]]:
-    """The settings of a recipe as rows of a table: dotted key, value."""
+    """Return the settings of a recipe as rows of a table: dotted key, value."""
     rows: list[list[object]] = []
     for name, value in values.items():
         rows += recipe_rows(value, f"{prefix}{name}.") if isinstance(value, dict) else [[f"{prefix}{name}", str(value)]]

@@ -1,4 +1,4 @@
-"""``gare submit``, ``gare jobs``, ``gare logs`` and ``gare stop``: commands as jobs of a Ray cluster."""
+"""``gare submit``, ``gare jobs``, ``gare logs`` and ``gare stop``: run commands as jobs of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -150,7 +150,6 @@ def stop(job: str, cluster: str | None) -> dict[str, Any]:
 
 
 def _send(server: Cluster, name: str, line: Line, typed: str, root: str | None) -> None:
-    """Package and submit."""
     from gare.jobs.client import entrypoint
     from gare.jobs.package import checkout, make_package
     from gare.jobs.places import SUBMITTED, seen_here
@@ -167,7 +166,7 @@ def _send(server: Cluster, name: str, line: Line, typed: str, root: str | None) 
 
 
 def _follow(server: Cluster, name: str, result: dict[str, Any], *, with_result: bool = False) -> dict[str, Any]:
-    """Show a job's log until it ends; its result, or JobError."""
+    """Show a job's log until it ends, and return its result. Raises JobError if the job fails."""
     from gare.jobs.follow import Log, follow, outcome, printed_result
 
     log = Log(_print_line)
@@ -183,7 +182,7 @@ def _follow(server: Cluster, name: str, result: dict[str, Any], *, with_result: 
 
 @contextmanager
 def _detaching(name: str) -> Iterator[None]:
-    """Ctrl-C inside the block ends the command and not the job."""
+    """Make Ctrl-C inside the block end the command and not the job."""
     from gare.jobs.follow import JobError
 
     interrupted = False
@@ -193,7 +192,7 @@ def _detaching(name: str) -> Iterator[None]:
         interrupted = True
         raise KeyboardInterrupt
 
-    # Not Python's own handler: asyncio would put another in its place, which is lost where a task ends just then.
+    # Not Python's own handler: asyncio would replace it with another, which is lost if a task ends at that moment.
     before = signal.signal(signal.SIGINT, interrupt)
     try:
         yield

@@ -1,4 +1,4 @@
-"""``gare manifest``: from captions and videos of any source to a manifest; the benchmarks are in ``benchmarks.py``."""
+"""``gare manifest``: make a manifest from captions and videos; ``benchmarks.py`` has the benchmarks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _with(function: Command, *options: Callable[[Command], Command]) -> Command:
 
 
 def _folder_options(function: Command) -> Command:
-    """Add the options of a source that has nothing but files."""
+    """Add the options of a source that consists of files only."""
     split = click.option("--split", metavar="NAME", help="Put every video into this split; gallery by default.")
     return _with(function, _OUT, split, *_SPLITS)
 
@@ -204,7 +204,7 @@ def _make(
     unquoted: bool = False,
     header: str | None = None,
 ) -> dict[str, Any]:
-    """Read a source with the options of the command line, write its manifest, print and return what it holds."""
+    """Read a source with the command line's options, write its manifest, print a summary and return it."""
     from pipelines.manifest.rows import splits_of, write_manifest
     from pipelines.manifest.sources import SourceOptions
 
@@ -237,7 +237,6 @@ def _make(
 
 
 def _names(text: str | None) -> list[str]:
-    """The names between the commas."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
@@ -268,7 +267,7 @@ def _show(out: Path, made: Made, splits: Mapping[str, Mapping[str, int]]) -> Non
 
 
 def _some(reasons: Mapping[str, str]) -> str:
-    """The first few of what was not taken, with the reason of each."""
+    """Name the first few, each with its reason."""
     named = "; ".join(f"{name} ({reason.rstrip('.')})" for name, reason in islice(reasons.items(), NAMED))
     return f"{named}; ..." if len(reasons) > NAMED else named
 

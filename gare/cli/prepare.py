@@ -1,4 +1,4 @@
-"""``gare corpus``, a small captioned corpus to try things out, and ``gare prepare``, from a manifest to shards."""
+"""``gare corpus``: write a small captioned corpus; ``gare prepare``: turn a manifest into shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gare shards stat``, ``merge`` and ``split``: finished datasets as files, one's own and those of others."""
+"""``gare shards stat``, ``merge`` and ``split``: work with finished datasets, your own or other people's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gare sweep``: many experiments around one."""
+"""``gare sweep``: try many settings around one experiment."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Measures behind the paper's argument: the modality gap, the increments' geometry, the steps of theory and training.
 
-Functions on tensors, and one figure. No Ray, no MLflow.
+Functions on tensors, and one figure, without Ray or MLflow.
 """
 
 from gare.diagnostics.figure import increment_figure

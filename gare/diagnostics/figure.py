@@ -1,4 +1,4 @@
-"""One picture of what the increment does."""
+"""Draw the effect of the increment in one figure."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MAX_POINTS = 200
 
 
 def increment_figure(state: PairState, path: Path, *, title: str = "What the increment does") -> None:
-    """Write the PNG of a state of at least two texts and two videos.
+    """Write a PNG for a state of at least two texts and two videos.
 
-    The two modalities before and after the increment (matching pairs, in the plane of the gap and the widest spread
-    across it); lengths of the increments and their angles to the gap, matching pairs against others; and by how much
-    a match is ahead of its best rival, before and after.
+    It shows the two modalities before and after the increment (matching pairs, in the plane of the gap and of the
+    widest spread orthogonal to it); lengths of the increments and their angles to the gap, for matching and
+    other pairs; and a match's margin over its best rival, before and after.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def increment_figure(state: PairState, path: Path, *, title: str = "What the inc
 
 
 def _draw_gap(axis: Any, state: PairState) -> None:
-    """Matching pairs as unit vectors: texts, videos, and where the increment takes them."""
+    """Draw matching pairs as unit vectors: texts, videos, and where the increment moves them."""
     rows = torch.arange(len(state.text))
     text, video = state.text, state.video[rows, state.match]
     added = state.delta[rows, state.match]
@@ -75,7 +75,7 @@ def _draw_gap(axis: Any, state: PairState) -> None:
 
 
 def _draw_pairs(axis: Any, values: Tensor, match: Tensor, label: str) -> None:
-    """Matching pairs against others."""
+    """Draw histograms of matching and other pairs."""
     positive, negative = (x[~x.isnan()].numpy() for x in positives_and_negatives(values, match))
     _draw_two(
         axis,
@@ -90,7 +90,7 @@ def _draw_pairs(axis: Any, values: Tensor, match: Tensor, label: str) -> None:
 
 
 def _draw_margins(axis: Any, state: PairState) -> None:
-    """Margins of matches over their best rivals, without and with the increment."""
+    """Draw margins of matches over their best rivals, without and with the increment."""
     before = margins(state.scores(torch.zeros_like(state.delta)), state.match).numpy()
     after = margins(state.scores(), state.match).numpy()
     _draw_two(
@@ -104,7 +104,7 @@ def _draw_margins(axis: Any, state: PairState) -> None:
 
 
 def _draw_two(axis: Any, filled: tuple[Any, str, str], outlined: tuple[Any, str, str]) -> None:
-    """Two histograms in % of their own parts, told apart even where they coincide."""
+    """Draw two histograms in % of their own sets, distinguishable even where they coincide."""
     edges = _edges(filled[0], outlined[0])
     styles = ({"histtype": "stepfilled", "alpha": 0.35}, {"histtype": "step", "linewidth": 1.8})
     for (part, colour, label), style in zip((filled, outlined), styles, strict=True):
@@ -120,7 +120,7 @@ def _mean(part: Any) -> str:
 
 
 def _plane(text: Tensor, video: Tensor) -> Tensor:
-    """[D, 2]: the direction of the gap, and the direction of widest spread orthogonal to it."""
+    """Return [D, 2]: the direction of the gap, and the direction of widest spread orthogonal to it."""
     text, video = F.normalize(text, dim=-1), F.normalize(video, dim=-1)
     gap = F.normalize(video.mean(dim=0) - text.mean(dim=0), dim=0)
     rest = torch.cat([text - text.mean(dim=0), video - video.mean(dim=0)])
@@ -129,10 +129,10 @@ def _plane(text: Tensor, video: Tensor) -> Tensor:
 
 
 def _edges(*parts: Any) -> Any:
-    """Common bin edges; a single value gets a bin around it."""
+    """Return common bin edges; a single value gets a bin around it."""
     values = np.concatenate(parts)
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     room = max(high - low, 1e-3 * max(abs(high), abs(low), 1e-3))
-    # As many bins as the smaller set can fill.
+    # Use as many bins as the smaller set can fill.
     bins = int(np.clip(2 * min(len(part) for part in parts) ** 0.5, FEWEST_BINS, MOST_BINS))
     return np.linspace(low - 0.01 * room, high + 0.01 * room, bins + 1)

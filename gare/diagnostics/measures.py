@@ -18,9 +18,9 @@ from gare.scoring.increment.cell import corrected_sides
 
 @dataclass(frozen=True)
 class PairState:
-    """A model's vectors of B texts and V videos, dropout off.
+    """A model's vectors of B texts and V videos, without dropout.
 
-    ``text`` [B, D]; ``video`` [B, V, D], as scored; ``gap`` [B, V, D]: the video's mean less the text; ``delta``
+    ``text`` [B, D]; ``video`` [B, V, D], as scored; ``gap`` [B, V, D]: the video's mean minus the text; ``delta``
     [B, V, D], the increments; ``logit_scale``: exp of the learned scale; ``match`` [B]: each text's video.
     """
 
@@ -33,13 +33,13 @@ class PairState:
     match: Tensor
 
     def scores(self, delta: Tensor | None = None) -> Tensor:
-        """Cosines [B, V] with these increments (the model's own by default)."""
+        """Return cosines [B, V] with these increments (the model's own by default)."""
         delta = self.delta if delta is None else delta
         return F.cosine_similarity(*corrected_sides(self.text[:, None], self.video, delta, self.corrected), dim=-1)
 
 
 class Summary(NamedTuple):
-    """Mean and standard deviation over pairs, matching and not."""
+    """Mean and standard deviation over matching and over other pairs."""
 
     positive: float
     positive_sd: float
@@ -58,12 +58,13 @@ def observe(
     word_mask: Tensor | None = None,
     match: Tensor | None = None,
 ) -> PairState:
-    """The state of a model's pairs, dropout off: texts [B, D], frames [V, F, D] with mask, words with context words.
+    """Return the state of a model's pairs without dropout.
 
+    Takes texts [B, D], frames [V, F, D] with their mask, and words if the context is words.
     ``match`` [B] defaults to the diagonal. Without an increment ``delta`` is zeros.
     """
     out = model.score(text, frames, frame_mask, words=words, word_mask=word_mask, return_delta=True, return_pooled=True)
-    assert out.pooled is not None  # noqa: S101 - asked for
+    assert out.pooled is not None  # noqa: S101 - requested above
     mean = masked_mean(frames, frame_mask)
     delta = torch.zeros_like(out.pooled) if out.delta is None else out.delta
     match = torch.arange(len(text), device=text.device) if match is None else match
@@ -72,20 +73,20 @@ def observe(
 
 
 def modality_gap(text: Tensor, video: Tensor) -> Tensor:
-    """Distance between the centroids of unit texts and unit videos, [N, D] each; a scalar from 0 to 2."""
+    """Return the distance between the centroids of unit texts and unit videos, [N, D] each; a scalar from 0 to 2."""
     between: Tensor = F.normalize(text, dim=-1).mean(dim=0) - F.normalize(video, dim=-1).mean(dim=0)
     distance: Tensor = between.norm()
     return distance
 
 
 def alignment(text: Tensor, video: Tensor, power: float = 2.0) -> Tensor:
-    """Mean over matching pairs [N, D] of ||x - y||^power on the unit sphere; smaller is closer."""
+    """Return the mean over matching pairs [N, D] of ||x - y||^power on the unit sphere; smaller is closer."""
     distances: Tensor = (F.normalize(text, dim=-1) - F.normalize(video, dim=-1)).norm(dim=-1)
     return distances.pow(power).mean()
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
-    """Log of the mean over unequal pairs of exp(-t ||x - y||^2), [N, D] on the unit sphere; smaller is more spread.
+    """Return log mean exp(-t ||x - y||^2) over unequal pairs of [N, D] on the unit sphere; smaller is more spread.
 
     Needs N >= 2 (NaN otherwise).
     """
@@ -98,20 +99,20 @@ def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
 
 
 def angles(x: Tensor, y: Tensor) -> Tensor:
-    """Angles in degrees between vectors [..., D]; NaN where one is zero. Accurate at 0 and 180 too."""
+    """Return angles in degrees between vectors [..., D]; NaN if one is zero. Accurate at 0 and 180 too."""
     zero = (x == 0).all(dim=-1) | (y == 0).all(dim=-1)
     x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
     return torch.rad2deg(2 * torch.atan2((x - y).norm(dim=-1), (x + y).norm(dim=-1))).masked_fill(zero, math.nan)
 
 
 def positives_and_negatives(values: Tensor, match: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [B, V] of the matching pairs [B], and of all others [B (V - 1)]."""
+    """Return values [B, V] of the matching pairs [B], and of all others [B (V - 1)]."""
     matching = _matching(values, match)
     return values[matching], values[~matching]
 
 
 def summarise(values: Tensor, match: Tensor) -> Summary:
-    """Mean and spread of values [B, V] over matching and other pairs, NaN left out."""
+    """Return mean and spread of values [B, V] over matching and other pairs, leaving out NaN."""
     figures: list[float] = []
     for whole in positives_and_negatives(values, match):
         part = whole[~whole.isnan()]
@@ -120,9 +121,9 @@ def summarise(values: Tensor, match: Tensor) -> Summary:
 
 
 def increment_spread(delta: Tensor) -> Tensor:
-    """Difference of increments [B, V, D] between pairs: mean ||D_ij - mean D|| over mean ||D_ij||; a scalar.
+    """Return how increments [B, V, D] differ between pairs: mean ||D_ij - mean D|| over mean ||D_ij||; a scalar.
 
-    0 when they are one vector for all pairs, about 1 when they have nothing in common. NaN where all are zero.
+    0 if all pairs have the same vector, about 1 if theirs have nothing in common. NaN if all are zero.
     """
     rows = delta.flatten(0, 1)
     spread: Tensor = (rows - rows.mean(dim=0)).norm(dim=-1).mean() / rows.norm(dim=-1).mean()
@@ -130,24 +131,24 @@ def increment_spread(delta: Tensor) -> Tensor:
 
 
 def relative_length(state: PairState) -> Tensor:
-    """Mean length of the increments over the mean length of the vectors they are added to; a scalar."""
+    """Return the mean length of the increments over the mean length of the vectors they are added to; a scalar."""
     base = state.text if state.corrected == "text" else state.video
     length: Tensor = state.delta.norm(dim=-1).mean() / base.norm(dim=-1).mean()
     return length
 
 
 def margins(scores: Tensor, match: Tensor) -> Tensor:
-    """Score of each row's match less that of its best other video, [B]; negative where the match is not first."""
+    """Return the score of each row's match minus that of its best rival, [B]; negative if the match is not first."""
     matching = _matching(scores, match)
     ahead: Tensor = scores[matching] - scores.masked_fill(matching, -math.inf).max(dim=1).values
     return ahead
 
 
 def gradient_tension(gradients: Tensor) -> Tensor:
-    """||sum_j g_ij|| / sum_j ||g_ij|| of each anchor's gradients [B, V, D]: [B], from 0 (they cancel) to 1 (agree).
+    """Return ||sum_j g_ij|| / sum_j ||g_ij|| of each anchor's gradients [B, V, D]: [B], from 0 (cancel) to 1 (agree).
 
-    NaN where all are zero. The paper's argument: what a shared text cannot follow in two directions at once, its
-    increments can.
+    NaN if all are zero. The paper's argument: a shared text cannot move in two directions at once, but its increments
+    can.
     """
     tension: Tensor = gradients.sum(dim=1).norm(dim=-1) / gradients.norm(dim=-1).sum(dim=1)
     return tension
@@ -155,9 +156,9 @@ def gradient_tension(gradients: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class StepComparison:
-    """Of every pair [B, V]: the analytic step, the effective one, and the cosine of the two moves.
+    """For every pair [B, V]: the analytic step, the effective one, and the cosine of the two moves.
 
-    ``cosine`` is cos(D_new - D, -g); NaN where nothing moved or g is 0.
+    ``cosine`` is cos(D_new - D, -g); NaN if nothing moved or g is 0.
     """
 
     analytic: Tensor
@@ -166,10 +167,10 @@ class StepComparison:
 
 
 def compare_steps(before: Tensor, after: Tensor, ideal: IdealIncrement) -> StepComparison:
-    """Effective against analytic step: -<D_new - D, g> / ||g||^2 against ``ideal.step`` (reconstructed).
+    """Compare the effective step -<D_new - D, g> / ||g||^2 with the analytic ``ideal.step`` (reconstructed).
 
-    ``before``, ``after`` [B, V, D]: increments around one optimiser step on the same batch, dropout off both times;
-    ``ideal``: taken before it. Pairs with g = 0 have no effective step (NaN).
+    ``before``, ``after`` [B, V, D]: increments around one optimiser step on the same batch, without dropout;
+    ``ideal``: computed before it. Pairs with g = 0 have no effective step (NaN).
     """
     gradient, moved = ideal.gradient, after - before
     square = gradient.square().sum(dim=-1)
@@ -180,11 +181,10 @@ def compare_steps(before: Tensor, after: Tensor, ideal: IdealIncrement) -> StepC
 
 
 def pair_diagnostics(state: PairState) -> dict[str, float]:
-    """Every measure of one state, by name; ``before`` is without the increment, angles in degrees.
+    """Return every measure of one state, by name; ``before`` means without the increment, angles are in degrees.
 
-    Gap, alignment and uniformity compare each matching pair's two vectors; the relative norm is that of the increments
-    against the vectors they are added to; tension is of the row losses' gradients,
-    averaged over texts.
+    Gap, alignment and uniformity compare each matching pair's two vectors; the relative norm compares the increments
+    with the vectors they are added to; tension uses the row losses' gradients, averaged over texts.
     """
     match = state.match
     rows = torch.arange(len(state.text), device=match.device)
@@ -216,7 +216,7 @@ def pair_diagnostics(state: PairState) -> dict[str, float]:
 
 
 def step_diagnostics(before: PairState, after: PairState, radius: Tensor | float | None = None) -> dict[str, float]:
-    """Means over pairs of analytic and effective step, of their distance and of the moves' cosine, by name.
+    """Return means over pairs of analytic and effective step, their distance and the moves' cosine, by name.
 
     ``before`` and ``after``: ``observe`` around one optimiser step on the same batch; ``radius``: eps of the ideal
     increment.

@@ -1,4 +1,4 @@
-"""The state of a model's pairs on stored videos."""
+"""Compute the state of a model's pairs on stored videos."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from gare.model.tokenizer import Tokenizer
 def diagnose_split(
     model: GareModel, tokenizer: Tokenizer, split: Split, config: Config, pairs: int, figure: Path, of: str
 ) -> tuple[int, dict[str, float]]:
-    """Measure what the increments do to a split's first captioned videos, and draw the figure (PNG).
+    """Measure the effect of the increments on a split's first captioned videos, and draw the figure (PNG).
 
     Args:
         model: the model, on its device.
         tokenizer: its tokenizer.
         split: the videos and their captions.
         config: settings of the data.
-        pairs: how many videos, one caption each; fewer where the split has fewer.
+        pairs: how many videos, one caption each; fewer if the split has fewer.
         figure: PNG to write.
         of: name of the model in errors.
 
@@ -43,7 +43,7 @@ def diagnose_split(
 
 
 def split_state(model: GareModel, tokenizer: Tokenizer, split: Split, config: Config, pairs: int) -> PairState:
-    """The state of a split's first captioned videos and their first captions, as evaluation sees them."""
+    """Return the state of a split's first captioned videos and their first captions, as in evaluation."""
     captioned = [index for index, video in enumerate(split.videos) if video.captions][:pairs]
     return batch_state(
         model, make_batch(split, [(index, 0) for index in captioned], tokenizer, config, model.image_size)
@@ -52,7 +52,7 @@ def split_state(model: GareModel, tokenizer: Tokenizer, split: Split, config: Co
 
 @torch.no_grad()
 def batch_state(model: GareModel, batch: Batch, pairs: int | None = None) -> PairState:
-    """The state of a batch's first pairs (all when None), dropout off; the model's mode is left as it was."""
+    """Return the state of a batch's first pairs (all if None) without dropout; the model's mode is restored."""
     device, part = model.clip.logit_scale.device, slice(pairs)
     ids, token_mask = batch.token_ids[part].to(device), batch.token_mask[part].to(device)
     frame_mask = batch.frame_mask[part].to(device)

@@ -1,1 +1,1 @@
-"""Checks of what a machine needs for GARE; each returns findings and never raises."""
+"""Check if a machine has what GARE needs; checks return findings and never raise."""

@@ -1,4 +1,4 @@
-"""Every check of one machine, in the order of the table."""
+"""Run all checks of one machine, in the order of the table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gare.doctor.finding import Check, Finding, examine
 
 @dataclass(frozen=True)
 class Wanted:
-    """Places and limits to check a machine for. Travels to the nodes of a cluster."""
+    """Places and limits to check a machine for. It is sent to the nodes of a cluster."""
 
     object_store: int
     """Bytes of Ray's object store."""
@@ -23,16 +23,16 @@ class Wanted:
     tracker: str | None = None
     cluster: bool = False
     running: bool = False
-    """Ray is up on the machine looked at."""
+    """True if Ray is running on the machine."""
     fix: bool = False
     seen: str | None = None
-    """Name of a file in ``output`` that the machine which asks has put there."""
+    """Name of a file in ``output`` that the asking machine put there."""
     cache: Cache = field(default_factory=Cache)
-    """How shards are copied to the machine, if they are."""
+    """Settings for copies of shards on the machine."""
 
 
 def look(wanted: Wanted) -> list[Finding]:
-    """Look at the machine this runs on."""
+    """Check this machine."""
     return examine([*_software(), *_machine(wanted), *_places(wanted)])
 
 

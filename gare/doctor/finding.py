@@ -1,4 +1,4 @@
-"""Findings of checks; a check that breaks is itself a finding."""
+"""Findings of checks; a check that raises is itself a finding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table: which check, how it ended, what is there, and how to fix it."""
+    """One row of the table: the check, its state, what it found, and how to fix it."""
 
     check: str
     state: State
@@ -25,17 +25,17 @@ Check = Callable[[], Finding]
 
 
 def ok(check: str, says: str) -> Finding:
-    """Nothing to fix."""
+    """Make a finding without a problem."""
     return Finding(check, "ok", says)
 
 
 def warn(check: str, says: str, fix: str) -> Finding:
-    """Work goes on, slower or with a risk."""
+    """Make a finding of a risk, or of something that slows work down."""
     return Finding(check, "warn", says, fix)
 
 
 def fail(check: str, says: str, fix: str) -> Finding:
-    """Something will not work."""
+    """Make a finding of something that will not work."""
     return Finding(check, "fail", says, fix)
 
 
@@ -47,6 +47,6 @@ def examine(checks: Iterable[tuple[str, Check]]) -> list[Finding]:
 def _guarded(name: str, check: Check) -> Finding:
     try:
         return check()
-    except Exception as error:  # noqa: BLE001 - whatever is broken here is what we were asked to find
+    except Exception as error:  # noqa: BLE001 - finding faults is the purpose
         first = redact((str(error).strip() or "no message").splitlines()[0])
         return fail(name, f"the check itself broke: {type(error).__name__}: {first}", "fix what it names")

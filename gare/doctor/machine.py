@@ -1,4 +1,4 @@
-"""Disk, shared memory, open files and the clock."""
+"""Check disk, shared memory, open files and the clock."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gare.doctor.finding import Finding, fail, ok, warn
 GIB = 2**30
 LEAST_DISK, GOOD_DISK = 1 * GIB, 10 * GIB
 MOST_FULL = 0.95
-"""Ray's local_fs_capacity_threshold: on a fuller disk it refuses to write objects out of memory."""
+"""Ray's local_fs_capacity_threshold: on a fuller disk, Ray does not spill objects from memory."""
 LEAST_FILES, GOOD_FILES = 1024, 4096
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the system's own place
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the system's own path
 SMALL_SKEW_S, LARGE_SKEW_S = 2.0, 60.0
 
 
 def check_disk(
     path: Path | None = None, *, name: str = "disk", free: int | None = None, total: int | None = None
 ) -> Finding:
-    """Check the room at ``path``, or where temporary files go (Ray's session, copies of remote videos)."""
-    # Python passes over a TMPDIR that is full; Ray and its workers may not.
+    """Check the free space at ``path``, or for temporary files (Ray's session, copies of remote videos)."""
+    # Python skips a TMPDIR that is full; Ray and its workers may not.
     path = _existing(path or Path(os.environ.get("TMPDIR") or tempfile.gettempdir()))
     if free is None or total is None:
         usage = shutil.disk_usage(path)
@@ -40,16 +40,16 @@ def check_disk(
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the innermost folder above it that is there."""
+    """Return the path, or the innermost folder above it that exists."""
     return next((above for above in (path, *path.parents) if above.exists()), path)
 
 
 def check_shared_memory(
     needed: int, *, running: bool = False, size: int | None = None, path: Path = SHARED_MEMORY
 ) -> Finding:
-    """Check whether /dev/shm holds Ray's object store of ``needed`` bytes.
+    """Check that /dev/shm can hold Ray's object store of ``needed`` bytes.
 
-    ``size``: the bytes there are, measured when None: those free, or all where the store is ``running`` in them.
+    ``size``: available bytes, measured if None: the free ones, or all if the store is ``running`` in them.
     """
     if size is None and not path.is_dir():
         return ok("shared memory", "this system has no /dev/shm; Ray uses files")
@@ -64,7 +64,7 @@ def check_shared_memory(
 
 
 def check_open_files(limit: int | None = None) -> Finding:
-    """Check whether a process may hold enough files and sockets open."""
+    """Check that a process may open enough files and sockets."""
     if limit is None:
         if sys.platform == "win32":
             return ok("open files", "no such limit here")
@@ -81,7 +81,7 @@ def check_open_files(limit: int | None = None) -> Finding:
 
 
 def check_clock(skew: float, within: float) -> Finding:
-    """Check whether a node's clock agrees with the one here. Seconds it is ahead, and how exactly that is known."""
+    """Check a node's clock against this machine's: ``skew`` seconds ahead, known to ``within`` seconds."""
     surely = max(0.0, abs(skew) - within)
     says = f"{abs(skew):.2f} s {'ahead of' if skew > 0 else 'behind'} this machine (known to {within:.2f} s)"
     fix = "have it kept by NTP (chrony, or systemd-timesyncd)"

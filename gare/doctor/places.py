@@ -1,4 +1,4 @@
-"""Storage, the tracker and the token: what can be read, written and reached from here and from every node."""
+"""Check storage, the tracker and the token from here and from every node."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHARE = "mount the same file system at this path on every node, or give an addre
 
 
 def check_readable(name: str, place: str) -> Finding:
-    """Check whether there is something at ``place`` that can be listed."""
+    """Check that ``place`` exists and can be listed."""
     try:
         folder = Folder.at(place)
         if not folder.exists():
@@ -37,9 +37,9 @@ def check_readable(name: str, place: str) -> Finding:
 
 
 def check_writable(name: str, place: str, *, seen: str | None = None) -> Finding:
-    """Check whether a file can be written at ``place``, read back and removed; nothing of it stays.
+    """Check that a file can be written at ``place``, read back and removed; nothing of it stays.
 
-    ``seen``: name of a file that another machine has put there, which has to be visible from here too.
+    ``seen``: name of a file that another machine put there, which must be visible from here too.
     """
     try:
         folder = Folder.at(place)
@@ -55,7 +55,7 @@ def check_writable(name: str, place: str, *, seen: str | None = None) -> Finding
 
 
 def check_cache(cache: Cache) -> Finding:
-    """Check whether this machine can keep copies of shards, and as many as the settings allow."""
+    """Check that this machine can keep copies of shards, and as many as the settings allow."""
     root = cache.root
     found = check_writable("cache", str(root))
     if found.state != "ok":
@@ -70,7 +70,7 @@ def check_cache(cache: Cache) -> Finding:
 
 @contextmanager
 def probe(folder: Folder, text: str) -> Iterator[str]:
-    """Put a small file into a folder, made where missing, for the block; yields its name."""
+    """Put a small file into a folder, which is made if missing, during the block; yield its name."""
     file = f"{PROBE}{uuid.uuid4().hex}"
     missing = _missing(folder)
     try:
@@ -82,11 +82,11 @@ def probe(folder: Folder, text: str) -> Iterator[str]:
             folder.remove(file)
         for made in missing:
             with suppress(OSError):
-                made.rmdir()  # only where it is empty
+                made.rmdir()  # only if it is empty
 
 
 def _missing(folder: Folder) -> list[Path]:
-    """The folders that writing into a local one will make, innermost first."""
+    """Return the folders that writing into a local one will make, innermost first."""
     if not folder.is_local:
         return []
     return [path for path in (folder.local, *folder.local.parents) if not path.exists()]
@@ -97,7 +97,7 @@ NEW_TOKEN = "ray get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_
 
 
 def check_tracker(uri: str | None, *, shared: bool = False) -> Finding:
-    """Check the tracker. ``uri``: None for the SQLite file next to the runs; ``shared``: on a cluster."""
+    """Check the tracker. ``uri``: None for the SQLite file next to the runs; ``shared``: True on a cluster."""
     if uri is None:
         says = "no server named; a SQLite file in runtime.output"
         if shared:
@@ -132,7 +132,7 @@ def _server(uri: str) -> Finding:
 
 
 def _bare(uri: str) -> str:
-    """The address without user and password, which urllib would take for a host's name."""
+    """Return the address without user and password, which urllib would take for part of the host name."""
     scheme, _, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".rstrip("/")
@@ -141,9 +141,9 @@ def _bare(uri: str) -> str:
 def check_token(
     environment: Mapping[str, str] | None = None, file: Path | None = None, *, cluster: bool = False, fix: bool = False
 ) -> Finding:
-    """Check whether there is a token, in use, that nobody else on the machine can read.
+    """Check that a token exists, is in use, and cannot be read by other users of the machine.
 
-    ``cluster``: it is needed now; without, Ray makes one when it first starts. ``fix``: take the file from others.
+    ``cluster``: it is needed now; otherwise Ray makes one when it first starts. ``fix``: remove others' access to it.
     """
     environment = os.environ if environment is None else environment
     file = file or token_file()

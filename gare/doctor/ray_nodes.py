@@ -1,4 +1,4 @@
-"""Every node of a cluster looked at, by an actor that asks for no CPU on each."""
+"""Check every node of a cluster, by an actor on each that takes no CPU."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ANSWER_SECONDS = 60.0
 LIMIT_SECONDS = 150.0
 CLOCK_TRIES = 5
 Found = list[tuple[str, Finding]]
-"""Findings with the node each is of."""
+"""Findings, each with its node."""
 
 
 def look_everywhere(wanted: Wanted, here: str) -> Found:
-    """Findings of every node; one that says why, where the cluster cannot be reached."""
+    """Return the findings of every node, or one that says why the cluster cannot be reached."""
     from gare.common.ray_cluster import silence
     from gare.common.token import use_token
 
@@ -39,7 +39,7 @@ def look_everywhere(wanted: Wanted, here: str) -> Found:
     fix = "start the head if it is down; use its token (RAY_AUTH_TOKEN, ~/.ray/auth_token), its Python and its Ray here"
     try:
         found = _in_time(lambda: _ask_cluster(address, wanted))
-    except Exception as error:  # noqa: BLE001 - whatever is broken here is what we were asked to find
+    except Exception as error:  # noqa: BLE001 - finding faults is the purpose
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         says = first if isinstance(error, GareError) else f"{type(error).__name__}: {first}"
         return [(here, fail("cluster", says, fix))]
@@ -48,13 +48,13 @@ def look_everywhere(wanted: Wanted, here: str) -> Found:
 
 
 def _in_time(work: Callable[[], Found]) -> Found:
-    """The work's findings; RunError when they take too long: Ray waits for minutes, deaf to signals, in places."""
+    """Return the work's findings. Raises RunError if it is slow: Ray may wait for minutes and ignore signals."""
     done: Queue[Found | Exception] = Queue()
 
     def run() -> None:
         try:
             done.put(work())
-        except Exception as error:  # noqa: BLE001 - raised below, in the thread that waits
+        except Exception as error:  # noqa: BLE001 - raised below, in the waiting thread
             done.put(error)
 
     Thread(target=run, daemon=True).start()
@@ -78,7 +78,7 @@ def _connected(address: str) -> Iterator[None]:
     from gare.launch.ray_session import ray_session
 
     before = os.environ.get("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = address  # never a cluster of its own, which would say nothing
+    os.environ["RAY_ADDRESS"] = address  # never a new cluster, which would prove nothing
     try:
         with ray_session(RuntimeConfig()):
             yield
@@ -88,7 +88,7 @@ def _connected(address: str) -> Iterator[None]:
 
 
 def _ask_nodes(wanted: Wanted) -> Found:
-    """Every living node's findings, asked all at once; the probe file of this machine lies in output meanwhile."""
+    """Ask every living node for its findings at once, with a probe file of this machine in output meanwhile."""
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -111,7 +111,7 @@ def _ask_nodes(wanted: Wanted) -> Found:
                 left = max(1.0, until - time.monotonic())
                 found += [(name, finding) for finding in ray.get(asked[node["NodeID"]], timeout=left)]
                 found.append((name, _clock(examiners[node["NodeID"]])))
-            except Exception as error:  # noqa: BLE001 - a node that cannot answer is a finding
+            except Exception as error:  # noqa: BLE001 - an unanswered request is a finding
                 lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
                 says = f"does not answer: {type(error).__name__}: {lines[-1].strip()}"
                 found.append((name, fail("node", says, "install this release there, with the same Python and Ray")))
@@ -121,7 +121,7 @@ def _ask_nodes(wanted: Wanted) -> Found:
 
 
 def _put(output: str | None, stack: ExitStack) -> str | None:
-    """Name of a file in the output folder until the stack ends; None where none can be, which is found already."""
+    """Return the name of a file kept in output until the stack ends; None if it cannot be written."""
     if output is None:
         return None
     try:
@@ -131,14 +131,14 @@ def _put(output: str | None, stack: ExitStack) -> str | None:
 
 
 class Examiner:
-    """Looks at the node it lives on."""
+    """Examines the node it runs on."""
 
     def look(self, wanted: Wanted) -> list[Finding]:
         """Examine this node."""
         return look(wanted)
 
     def now(self) -> float:
-        """This node's clock, in seconds since the epoch."""
+        """Return this node's clock, in seconds since the epoch."""
         return time.time()
 
 
@@ -151,7 +151,7 @@ def _examiner(node: str) -> Any:
 
 
 def _clock(examiner: Any) -> Finding:
-    """The node's clock against this one, by the fastest of some answers."""
+    """Compare the node's clock with this one, by the fastest of several answers."""
     import ray
 
     best, skew = float("inf"), 0.0

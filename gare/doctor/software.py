@@ -1,4 +1,4 @@
-"""Python, packages with their tested versions, FFmpeg's codecs, GPUs and NCCL."""
+"""Check Python, packages against their tested versions, FFmpeg's codecs, GPUs and NCCL."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ PACKAGES: Final[dict[str, tuple[str, str]]] = {
     "scipy": ("1.13", "1.17.1"),
     "tokenizers": ("0.22", "0.23.3"),
 }
-"""Name to oldest and tested version: those of pyproject.toml and constraints.txt, which a test holds against this."""
+"""Name to oldest and tested version, from pyproject.toml and constraints.txt; a test compares them."""
 
 EXACT: Final = ("ray",)
-"""Packages whose version has to be the tested one up to the second number: all processes of a cluster must agree."""
+"""Packages that must match the tested version up to the second number: all processes of a cluster must agree."""
 
 
 CODECS: Mapping[str, tuple[str, ...]] = {
@@ -58,7 +58,7 @@ CODECS: Mapping[str, tuple[str, ...]] = {
     "mpeg2video": ("mpeg2video",),
     "mjpeg": ("mjpeg",),
 }
-"""Codec to the decoders of FFmpeg that can read it on a processor; any one will do."""
+"""Codec to FFmpeg's decoders that can read it without a GPU; any one is enough."""
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -66,7 +66,7 @@ INSTALL = "python -m pip install --constraint constraints.txt --editable ."
 
 
 def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
-    """Check whether Python is new enough."""
+    """Check that Python is new enough."""
     said = ".".join(str(part) for part in version)
     if version[:2] < OLDEST_PYTHON:
         oldest = ".".join(str(part) for part in OLDEST_PYTHON)
@@ -77,7 +77,7 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Find
 
 
 def check_packages(installed: Callable[[str], str] = importlib.metadata.version) -> Finding:
-    """Check whether the packages are there, new enough and those this release is tested with."""
+    """Check that the packages are installed, new enough and in the versions this release is tested with."""
     bad, other = [], []
     for name, (oldest, tested) in PACKAGES.items():
         try:
@@ -99,13 +99,13 @@ def check_packages(installed: Callable[[str], str] = importlib.metadata.version)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The release of a version, as numbers that compare."""
+    """Return the release part of a version as comparable numbers."""
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 def check_codecs(available: Collection[str] | None = None) -> Finding:
-    """Check that FFmpeg, inside PyAV, can decode what videos are usually in. ``available``: names of its decoders."""
+    """Check that FFmpeg, inside PyAV, can decode common videos. ``available``: names of its decoders."""
     if available is None:
         available = _decoders()
     missing = [codec for codec, decoders in CODECS.items() if not any(name in available for name in decoders)]
@@ -128,8 +128,8 @@ def _decoders() -> set[str]:
 
 
 def check_decoders(missing: Callable[[str], str | None] | None = None) -> Finding:
-    """Check that the values of ``prepare.decoder`` can be used. ``missing``: says why one cannot; None if it can."""
-    missing = missing or import_module("pipelines.decode.backends").missing  # by its name: gare knows no pipelines
+    """Check the values of ``prepare.decoder``. ``missing``: returns why one cannot be used, or None."""
+    missing = missing or import_module("pipelines.decode.backends").missing  # by name: gare does not import pipelines
     usable, absent, broken = [], [], []
     for name, decoder in DECODERS.items():
         why = missing(name)
@@ -152,12 +152,12 @@ class Gpus:
     built_for: str | None
     """CUDA version of the torch build; None for a build without CUDA."""
     driver: str | None
-    """Version of NVIDIA's kernel driver; None where there is none."""
+    """Version of NVIDIA's kernel driver; None if there is none."""
     nccl: tuple[int, ...] | None
 
     @classmethod
     def here(cls) -> Gpus:
-        """Look at this machine."""
+        """Look up this machine's GPUs."""
         import torch
 
         there = torch.cuda.is_available()
@@ -180,7 +180,7 @@ def _driver(path: Path = NVIDIA_DRIVER) -> str | None:
 
 
 def check_gpus(gpus: Gpus) -> Finding:
-    """Check whether torch can use the GPUs that the machine has."""
+    """Check that torch can use the machine's GPUs."""
     if gpus.names:
         kinds = ", ".join(f"{gpus.names.count(name)} x {name}" for name in dict.fromkeys(gpus.names))
         return ok("gpus", f"{kinds}; CUDA {gpus.built_for}, driver {gpus.driver or 'unknown'}")
@@ -198,7 +198,7 @@ def check_gpus(gpus: Gpus) -> Finding:
 
 
 def check_nccl(gpus: Gpus) -> Finding:
-    """Check whether ranks on GPUs can talk to each other."""
+    """Check that ranks on GPUs can communicate."""
     if not gpus.names:
         return ok("nccl", "not needed without GPUs; ranks use gloo")
     if gpus.nccl is None:

@@ -1,1 +1,1 @@
-"""From a model and a split to raw and post-processed figures, files and a page."""
+"""Evaluate a model on a split: raw and post-processed figures, files and a page."""

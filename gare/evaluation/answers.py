@@ -1,4 +1,4 @@
-"""Result of each query: its rank, and the answers that a model ranks first."""
+"""The result of each query: its rank, and the answers that a model ranks first."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gare.evaluation.metrics.query_table import TOP, Queries
 from gare.evaluation.metrics.ranking import Ranking
 
 BLOCK = 2**20
-"""Scores sorted at once."""
+"""Number of scores sorted at once."""
 
 FEW = 4
-"""Times as many scores as a query has answers: so few better ones are sorted as they are."""
+"""Up to this many times as many better scores as answers, a query's better scores are sorted directly."""
 
 NONE = np.iinfo(np.int64).max
-"""In place of an item where there is none yet; it stands after all items."""
+"""Placeholder for an item that is not yet found; it sorts after all items."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Answers:
     scores: NDArray[Any]
 
     def queries(self, video_ids: list[str], texts: list[str]) -> Queries:
-        """Put names in place of numbers."""
+        """Replace numbers by names."""
         by_text = self.ranking.name.startswith("t2v")
         names = video_ids if by_text else texts
         return Queries(
@@ -49,8 +49,8 @@ class Answers:
 class Best:
     """The first answers of each of Q queries among G items whose scores come in parts, in the order of the items.
 
-    ``items`` [Q, K] and ``scores`` [Q, K]: at most ``count`` of them, best first, equal ones in the order of items.
-    ``group`` [G]: of items of the same group, only the best one is an answer, and there are as many answers as groups.
+    ``items`` [Q, K] and ``scores`` [Q, K]: at most ``count`` of them, best first, ties in the order of items.
+    ``group`` [G]: only the best item of each group is an answer, so there are at most as many answers as groups.
     """
 
     def __init__(self, queries: int, items: int, count: int = TOP, group: NDArray[np.int64] | None = None) -> None:
@@ -60,7 +60,7 @@ class Best:
         self.scores = np.full((queries, count), -np.inf)
 
     def add(self, queries: slice, items: slice, scores: NDArray[Any]) -> None:
-        """Take the scores [q, n] of some queries and the next items."""
+        """Add the scores [q, n] of some queries and the next items."""
         numbers = np.arange(items.start, items.stop)[None]
         if self._group is not None:
             scores, numbers = _best_of_groups(scores, self._group[items], items.start)
@@ -86,7 +86,7 @@ class Best:
         scores = np.concatenate([self.scores[queries], scores], axis=1)
         items, scores = _ordered(items, scores)
         if self._group is not None:
-            # A group that began in the part before has an answer there already.
+            # A group that began in the previous part already has an answer.
             known = np.where(items == NONE, -1, self._group[np.where(items == NONE, 0, items)])
             same = (known[:, :, None] == known[:, None, :]) & (known[:, :, None] >= 0)
             again = np.tril(same, -1).any(axis=2)
@@ -96,14 +96,14 @@ class Best:
 
 
 def blocks(queries: int, items: int) -> Iterator[slice]:
-    """Queries [0, ``queries``) in slices whose scores of so many ``items`` are sorted at once."""
+    """Yield slices of queries [0, ``queries``) whose scores of ``items`` items each are sorted at once."""
     step = max(1, BLOCK // max(1, items))
     for start in range(0, queries, step):
         yield slice(start, min(start + step, queries))
 
 
 def _where(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The columns that are flagged in each row [Q, most of a row], filled up with -1."""
+    """Return the flagged columns of each row [Q, most of a row], padded with -1."""
     row, column = np.nonzero(flags)
     counts = np.bincount(row, minlength=len(flags))
     found = np.full((len(flags), int(counts.max(initial=0))), -1)
@@ -112,19 +112,19 @@ def _where(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _best(block: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """The columns of the highest scores of each row [Q, K], in no order; ties keep the first."""
+    """Return the columns of the highest scores of each row [Q, K], in no order; ties keep the first."""
     width = block.shape[1]
     count = min(count, width)
     chosen = np.argpartition(block, width - count, axis=1)[:, width - count :]
     found = np.take_along_axis(block, chosen, axis=1)
-    # Which of the items that tie for the last place a partition takes is its own affair.
+    # A partition takes an arbitrary choice of the items that tie for the last place.
     tied = (block >= found.min(axis=1, keepdims=True)).sum(axis=1) > count
     chosen[tied] = np.argsort(-block[tied], axis=1, kind="stable")[:, :count]
     return chosen
 
 
 def _ordered(items: NDArray[np.int64], scores: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Each row best first, equal ones in the order of items."""
+    """Sort each row, best first, ties in the order of items."""
     order = np.lexsort((items, -scores), axis=1)
     return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
@@ -132,7 +132,7 @@ def _ordered(items: NDArray[np.int64], scores: NDArray[Any]) -> tuple[NDArray[np
 def _best_of_groups(
     scores: NDArray[Any], group: NDArray[np.int64], start: int
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Best score [q, g] of each group of neighbouring columns, and which item has it first [q, g]."""
+    """Return the best score [q, g] of each group of neighbouring columns, and the first item that has it [q, g]."""
     first = np.flatnonzero(np.diff(group, prepend=group[0] - 1))
     best = np.maximum.reduceat(scores, first, axis=1)
     lengths = np.diff(first, append=len(group))

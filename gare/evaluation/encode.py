@@ -1,4 +1,4 @@
-"""A split as vectors, and all its pair scores, in blocks of bounded memory and shared over ranks."""
+"""Encode a split as vectors and score all its pairs, in blocks of bounded memory and shared over ranks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gare.scoring.factors import Texts, Videos
 from gare.scoring.gallery import score_all
 
 FrameChoice = Literal["all", "middle"]
-"""``middle`` replaces every frame of a clip by its middle one: what is lost is what needed time."""
+"""``middle`` replaces every frame of a clip by its middle one, which removes whatever needs time."""
 
 
 @torch.no_grad()
 def encode_texts(
     model: GareModel, tokenizer: Tokenizer, texts: Sequence[str], words: int, batch: int, world: World = SINGLE
 ) -> Texts:
-    """Encode texts, each rank its part, all ranks getting the whole; no words are kept that no score reads."""
+    """Encode texts, each rank its part; all ranks get the whole. Word vectors that no score reads are dropped."""
     kept = words if model.config.context == "words" else 0
     device = model.clip.logit_scale.device
 
@@ -48,7 +48,7 @@ def encode_videos(
     *,
     videos: Sequence[int] | None = None,
 ) -> Videos:
-    """Encode every video of a split, or the numbered ones; each rank its part, all ranks getting the whole."""
+    """Encode every video of a split, or the numbered ones; each rank encodes its part, and all ranks get the whole."""
     device = model.clip.logit_scale.device
     view = View(data, model.image_size)
     numbers = range(len(split)) if videos is None else videos
@@ -62,7 +62,7 @@ def encode_videos(
 
 
 def load_clips(split: Split, videos: Sequence[int], view: View, choice: FrameChoice) -> tuple[Tensor, Tensor]:
-    """Frames [V, F, 3, H, W] (uint8) and mask [V, F] of some videos as they are to be evaluated."""
+    """Load frames [V, F, 3, H, W] (uint8) and mask [V, F] of some videos for evaluation."""
     clips, mask = load_frames(split, videos, view)
     if choice == "middle":
         middle = mask.sum(dim=1) // 2
@@ -72,9 +72,9 @@ def load_clips(split: Split, videos: Sequence[int], view: View, choice: FrameCho
 
 @torch.no_grad()
 def score_pairs(model: GareModel, texts: Texts, videos: Videos, rows: int, world: World = SINGLE) -> Tensor:
-    """All cosines [N, V] in float32, each rank its texts, all ranks getting the whole.
+    """Return all cosines [N, V] in float32; each rank scores its texts, and all ranks get the whole.
 
-    By the head's factors (the method's section 6), in blocks whose memory depends on neither N nor V. A head without
+    Uses the head's factors (the method's section 6), in blocks whose memory depends on neither N nor V. A head without
     factors scores ``rows`` texts at a time itself.
     """
     head = model.head
@@ -91,7 +91,7 @@ def score_pairs(model: GareModel, texts: Texts, videos: Videos, rows: int, world
 def in_parts(
     count: int, batch: int, block: Callable[[int, int], tuple[Tensor, ...]], world: World = SINGLE
 ) -> tuple[Tensor, ...]:
-    """Compute rows [0, count) in blocks, each rank an equal part; gather and cut the padding."""
+    """Compute rows [0, count) in blocks, each rank an equal part; gather them and cut the padding."""
     per_rank = -(-count // world.size)
     start = min(world.rank * per_rank, count - 1)
     stop = max(min((world.rank + 1) * per_rank, count), start + 1)

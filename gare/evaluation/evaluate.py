@@ -1,4 +1,4 @@
-"""Scores and ranks of a split: every caption is a text query, every video is in the gallery."""
+"""Score and rank a split: every caption is a text query, every video is in the gallery."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gare.objective.world import SINGLE, World
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores [N, V] of all texts against all videos, each text and the column of its video, and the raw rankings."""
+    """Scores [N, V] of all texts against all videos, the texts, the column of each one's video, and raw rankings."""
 
     scores: Scores
     texts: list[str]
@@ -30,7 +30,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of t2v and v2t, by which checkpoints and trials are chosen."""
+        """The metrics of t2v and v2t, which choose checkpoints and trials."""
         return self.rankings["t2v"].metrics() | self.rankings["v2t"].metrics()
 
 
@@ -49,7 +49,7 @@ def evaluate(
 
 
 def score_split(scorer: Scorer, split: Split, *, ties: Ties = "pessimistic") -> Evaluation:
-    """Score and rank all captions of a split against all its videos; InputError for a split without captions."""
+    """Score and rank all captions of a split against all its videos. Raises InputError without captions."""
     texts, owner = queries(split)
     videos = scorer.encode_videos(split, range(len(split)))
     scores = Scores(scorer, scorer.encode_texts(texts), videos, (len(texts), len(split)))
@@ -58,7 +58,7 @@ def score_split(scorer: Scorer, split: Split, *, ties: Ties = "pessimistic") -> 
 
 
 def queries(split: Split) -> tuple[list[str], NDArray[np.int64]]:
-    """All captions of a split in order, and the number of each one's video, ascending; InputError for none."""
+    """Return a split's captions in order and the number of each one's video, ascending. Raises InputError for none."""
     pairs = [(caption, number) for number, video in enumerate(split.videos) for caption in video.captions]
     if not pairs:
         raise InputError(f"The split {split.name!r} of {split.folder} has no captions to query with.")

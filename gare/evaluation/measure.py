@@ -1,4 +1,4 @@
-"""A whole evaluation: raw and post-processed rankings, intervals, and the result of each query."""
+"""Run a whole evaluation: raw and post-processed rankings, intervals, and the result of each query."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gare.evaluation.scorer import SIDE, Scorer, Scores
 LEVEL = 0.95
 SEED = 0
 RAW = ""
-"""The view of scores as they are."""
+"""The view of unchanged scores."""
 
 Interval = tuple[float, float]
 
@@ -39,15 +39,15 @@ class Measurement:
     bank: QueryBank | None
 
     def metrics(self) -> dict[str, float]:
-        """The metrics of all rankings."""
+        """Return the metrics of all rankings."""
         return {name: value for found in self.answers.values() for name, value in found.ranking.metrics().items()}
 
     def sizes(self) -> dict[str, int]:
-        """Queries and gallery of all rankings."""
+        """Return the numbers of queries and gallery items of all rankings."""
         return {name: value for found in self.answers.values() for name, value in found.ranking.sizes().items()}
 
     def postprocessing(self) -> dict[str, dict[str, Any]]:
-        """Describe the post-processing, by the tag in the rankings' names."""
+        """Describe the post-processing by the tag in the rankings' names."""
         said: dict[str, dict[str, Any]] = {"dsl": {"name": "dual softmax", "scale": self.scale}}
         if self.bank is not None:
             said["qbnorm"] = {
@@ -71,8 +71,8 @@ def measure(
 ) -> Measurement:
     """Score all captions of a split against all its videos, and rank them raw and post-processed.
 
-    ``bank``: QB-Norm is measured with it; None leaves it out. ``resamples``: of the bootstrap; 0 for no intervals.
-    Scores are made in tiles and counted (``Scores``): memory grows with N + V, not with N x V. Raises InputError for a
+    ``bank``: query bank for QB-Norm; None leaves it out. ``resamples``: of the bootstrap; 0 for no intervals.
+    Scores are made and counted in tiles (``Scores``): memory grows with N + V, not with N x V. Raises InputError for a
     split without captions and RunError for scores that are NaN.
     """
     texts, owner = queries(split)
@@ -94,7 +94,7 @@ def measure(
 
 
 class FirstAnswers:
-    """The first answers of every ranking, gathered while tiles are counted."""
+    """Collects the first answers of every ranking while tiles are counted."""
 
     def __init__(self, owner: NDArray[np.int64], shape: tuple[int, int], views: Iterable[str]) -> None:
         texts, videos = shape
@@ -103,7 +103,7 @@ class FirstAnswers:
             self._best[name] = Best(texts, videos) if name.startswith("t2v") else Best(videos, texts)
 
     def add(self, view: str, texts: slice, videos: slice, scores: NDArray[Any]) -> None:
-        """Take a tile [r, c] of a view."""
+        """Add a tile [r, c] of a view."""
         for name in [name for name in ("t2v", "v2t", "v2t_grouped") if name in self._best] if view == RAW else [view]:
             if name.startswith("t2v"):
                 self._best[name].add(texts, videos, scores)
@@ -111,14 +111,14 @@ class FirstAnswers:
                 self._best[name].add(videos, texts, scores.T)
 
     def answers(self, ranking: Ranking) -> Answers:
-        """A ranking with what its queries found."""
+        """Return a ranking with its queries' answers."""
         best = self._best[ranking.name]
         rows = slice(None) if ranking.name.startswith("t2v") else ranking.video
         return Answers(ranking, best.items[rows], best.scores[rows])
 
 
 def _postprocessed(scorer: Scorer, scores: Scores, bank: QueryBank | None, texts: Any, videos: Any) -> dict[str, View]:
-    """Make the post-processing of a tile, by the ranking's name; none if a score is NaN, which counting refuses."""
+    """Make the post-processing of a tile, by the ranking's name; empty if a score is NaN, which counting rejects."""
     gathered = powers(scores, scorer.scale)
     if gathered is None:
         return {}

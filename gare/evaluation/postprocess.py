@@ -1,7 +1,7 @@
-"""Scores corrected for hubs, which are near to everything; reported next to the raw scores, never instead of them.
+"""Correct scores for hubs, which are close to everything; reported in addition to the raw scores.
 
-Both corrections need something of a whole row or column first: its highest score, and the sum of all powers. These are
-gathered tile by tile, in float64; then a tile is corrected by itself. Nothing of the size of all scores is made.
+Both corrections first need two figures of a whole row or column: its highest score, and the sum of all powers. These
+are gathered tile by tile, in float64; then each tile is corrected by itself. Nothing as large as all scores is made.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from gare.evaluation.metrics.counting import Tile, View, strips
 from gare.evaluation.scorer import Scores
 
 LARGEST_EXPONENT = 700.0
-"""exp of more, or of less than its negative, is no number float64 can tell from others."""
+"""Beyond this exponent, or below its negative, float64 cannot represent exp usefully."""
 
 BANK_SCORES = 2**22
-"""Scores of the query bank that are looked at together."""
+"""Number of query bank scores processed together."""
 
 
 class Powers:
-    """Of each of Q lists of scores: ``first``, the place of the highest, and the sum of exp(scale x score).
+    """For each of Q lists of scores: ``first``, the place of the highest, and the sum of exp(scale x score).
 
-    ``highest`` [Q] is scale x the highest score, ``total`` [Q] the sum relative to it. Of equal ones the first counts.
+    ``highest`` [Q] is scale x the highest score, ``total`` [Q] the sum relative to it. Ties keep the first.
     """
 
     def __init__(self, count: int, scale: float) -> None:
@@ -36,7 +36,7 @@ class Powers:
         self.first = np.zeros(count, np.int64)
 
     def add(self, lists: slice, start: int, scores: NDArray[np.floating]) -> None:
-        """Take scores [q, n], from place ``start`` on, into some of the lists; they come in the order of places."""
+        """Add scores [q, n], from place ``start`` on, to some of the lists; they come in the order of places."""
         exponents = scores.astype(np.float64)
         exponents *= self.scale
         old, best = self.highest[lists], exponents.max(axis=1)
@@ -48,12 +48,12 @@ class Powers:
         self.highest[lists] = new
 
     def log_total(self) -> NDArray[np.float64]:
-        """The logarithm of the sum, [Q]."""
+        """Return the logarithm of the sum, [Q]."""
         return np.asarray(self.highest + np.log(self.total), np.float64)
 
 
 def powers(scores: Scores, scale: float) -> tuple[Powers, Powers] | None:
-    """Powers of the rows and of the columns of scores [N, V]; None where a score is NaN.
+    """Return the powers of the rows and of the columns of scores [N, V]; None if a score is NaN.
 
     Raises InputError for a scale that is not above 0 or too large for float64.
     """
@@ -79,9 +79,9 @@ def dual_softmax(by_text: Powers, by_video: Powers) -> dict[str, View]:
     """Dual softmax of cosines (CAMoE, arXiv 2109.04290), for t2v and for v2t.
 
     t2v: each cosine times the softmax of scale x cosines over the texts, at its video; v2t: times the softmax over the
-    videos, at its text. A negative cosine stays as it is, below all others: times a probability it would rise with
-    how unlikely the pair is. This is transductive: a query's scores depend on all other queries of the split, which a
-    search for one sentence does not have.
+    videos, at its text. A negative cosine stays as it is, below all others: multiplied by a probability, it would rise
+    the less likely the pair is. This is transductive: a query's scores depend on all other queries of the split, which
+    a search for one sentence does not have.
     """
 
     def correct(tile: NDArray[np.floating], highest: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray:  # type: ignore[type-arg]
@@ -91,7 +91,7 @@ def dual_softmax(by_text: Powers, by_video: Powers) -> dict[str, View]:
         np.exp(corrected, out=corrected)
         corrected /= total
         corrected *= cosines
-        # A share is at most 1: it makes what is above 0 smaller, and what is below would rise.
+        # A share is at most 1: it lowers values above 0, but would raise those below.
         return np.minimum(corrected, cosines, out=corrected)
 
     return {
@@ -101,9 +101,9 @@ def dual_softmax(by_text: Powers, by_video: Powers) -> dict[str, View]:
 
 
 def bank_powers(bank: Tile, size: int, gallery: int, beta: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Reduce a query bank's scores [B, G] for QB-Norm: the log of each item's sum of powers, and which are active.
+    """Reduce a query bank's scores [B, G] for QB-Norm: the log of each item's sum of powers, and the active items.
 
-    An item of the gallery is active when a query of the bank ranks it first; of items that tie the first counts. Raises
+    An item of the gallery is active if a query of the bank ranks it first; ties keep the first item. Raises
     InputError for an empty bank and for a beta that is not above 0.
     """
     if not size:
@@ -126,8 +126,8 @@ def querybank(raw: Powers, log_total: NDArray[np.float64], active: NDArray[np.bo
     """QB-Norm by the dynamic inverted softmax (Bogolin et al., CVPR 2022).
 
     A query that itself ranks an active item first gets the new score exp(beta s) / (sum over the bank of exp(beta s_b))
-    for every item; every other query keeps its own scores. ``raw``: of the queries, the rows of a tile for t2v and its
-    columns for v2t; its scale is beta. Raises InputError, when a tile is corrected, for a beta too large for float64.
+    for every item; every other query keeps its own scores. ``raw``: powers of the queries, the rows of a tile for t2v
+    and its columns for v2t; its scale is beta. Correcting a tile raises InputError for a beta too large for float64.
     """
     chosen = active[raw.first]
 
@@ -160,10 +160,9 @@ class QueryBank:
 
 
 def draw_bank(train: Split, evaluated: Split, size: int, seed: int) -> QueryBank:
-    """Draw ``size`` captions and as many videos of ``train``, all of them where there are fewer.
+    """Draw ``size`` captions and as many videos of ``train``, or all if there are fewer.
 
-    Raises InputError when ``train`` is the split that is evaluated, whose queries must stay unknown, or has no
-    captions.
+    Raises InputError if ``train`` is the evaluated split, whose queries must stay unknown, or has no captions.
     """
     if train.name == evaluated.name:
         raise InputError(

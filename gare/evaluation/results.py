@@ -1,4 +1,4 @@
-"""The files of an evaluation that other programs read: metrics.json, ranks.parquet and, if asked, the scores."""
+"""Write the files of an evaluation for other programs: metrics.json, ranks.parquet and, if requested, the scores."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ METRICS_FILE = "metrics.json"
 SCORES_FILE = "scores.safetensors"
 RESULT_FILES = (METRICS_FILE, RANKS_FILE, SCORES_FILE)
 SAME = ("split", "frames", "dataset_digest")
-"""Of the identity of an evaluation: what is the same when it is done again, and ``MODEL``: of the same model."""
+"""Keys of an evaluation's identity that stay the same when it is repeated; ``MODEL``: those that identify the model."""
 MODEL = ("weights_digest", "config_digest")
 
 
 def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Refuse a folder that holds anything but an earlier evaluation of the same; InputError.
+    """Raise InputError for a folder that holds anything but an earlier evaluation with the same identity.
 
-    ``overwrite``: an evaluation of something else may be replaced.
+    ``overwrite``: allow replacing a different evaluation.
     """
     refuse_occupied(folder, "an evaluation")
     text = read_file(folder / METRICS_FILE)
     if text is None:
-        # Without a record, ranks are what an interrupted exchange of results leaves; a lone page is somebody's.
+        # Without metrics.json, ranks are left from an interrupted exchange of results; other files are not ours.
         there = [name for name in (*RESULT_FILES, "report.html") if (folder / name).exists()]
         if there and RANKS_FILE not in there:
             raise InputError(f"{folder} holds a {there[0]} that is of no evaluation; choose another folder.")
@@ -55,9 +55,9 @@ def refuse_another(folder: Path, identity: Mapping[str, Any], *, overwrite: bool
 
 
 def _same_model(folder: Path, known: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Tell whether the evaluation in a folder is of this model: by digests, or by its place if it has none of weights.
+    """Return True if a folder's evaluation is of this model: by digests, or by its place if it has no weights' digest.
 
-    The folder may be a part of the checkpoint, and is always of that model then.
+    If the folder is inside the checkpoint, it always is.
     """
     model = Path(identity["checkpoint"]).absolute()
     if model in folder.absolute().parents:
@@ -73,7 +73,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Write the files into an existing folder and return the content of metrics.json.
 
-    ``identity``: what was evaluated on what; it has a ``dataset_digest``.
+    ``identity``: the evaluated model and data; it has a ``dataset_digest``.
     """
     values: dict[str, Any] = {
         **measured.metrics(),
@@ -97,8 +97,8 @@ def write_results(
 def write_scores(path: Path, measured: Measurement, video_ids: list[str], identity: Mapping[str, Any]) -> None:
     """Write the raw ``scores`` [N, V] and ``owner`` [N] with the texts, video ids and identity as JSON metadata.
 
-    The format is that of safetensors: the length of a header, the header as JSON, the numbers. The scores are written
-    tile by tile, since all of them together need not fit into memory.
+    The format is safetensors: the length of a header, the header as JSON, the numbers. The scores are written tile by
+    tile, since they may not all fit into memory.
     """
     evaluation = measured.evaluation
     named = {"texts": evaluation.texts, "video_ids": video_ids, "identity": dict(identity)}

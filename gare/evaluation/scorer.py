@@ -1,4 +1,4 @@
-"""Sentences and videos to vectors, vectors to scores, and all scores of a split in tiles."""
+"""Encode sentences and videos as vectors, score vectors, and make all scores of a split in tiles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gare.objective.world import SINGLE, World
 from gare.scoring.factors import Texts, Videos
 
 KEPT = 2**26
-"""Most scores that are kept: 256 MB. Every benchmark has fewer."""
+"""Most scores to keep in memory: 256 MB. Every benchmark has fewer."""
 
 SIDE = 2040
 """Texts and videos of a tile."""
@@ -35,15 +35,15 @@ class Scorer(Protocol):
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Any:
-        """Vectors of sentences; a slice of what it gives is of those sentences."""
+        """Encode sentences as vectors; a slice of the result holds the vectors of a slice of the sentences."""
         ...
 
     def encode_videos(self, split: Split, videos: Sequence[int]) -> Any:
-        """Vectors of the numbered videos of a split; a slice of what it gives is of those videos."""
+        """Encode the numbered videos of a split; a slice of the result holds the vectors of a slice of the videos."""
         ...
 
     def score(self, texts: Any, videos: Any) -> Tensor:
-        """All scores [N, V] of encoded texts and videos, higher is better."""
+        """Return all scores [N, V] of encoded texts and videos, higher is better."""
         ...
 
 
@@ -59,29 +59,29 @@ class GareScorer:
 
     @property
     def scale(self) -> float:
-        """Exp of the learned logit scale."""
+        """The exponential of the learned logit scale."""
         return self.model.logit_scale.item()
 
     def encode_texts(self, texts: Sequence[str]) -> Texts:
-        """Text vectors, with word vectors where the model reads them."""
+        """Encode texts, with word vectors if the model reads them."""
         words, batch = self.config.data.words, self.config.runtime.eval_batch
         return encode_texts(self.model, self.tokenizer, texts, words, batch, self.world)
 
     def encode_videos(self, split: Split, videos: Sequence[int]) -> Videos:
-        """Frame vectors."""
+        """Encode videos as frame vectors."""
         data, batch = self.config.data, self.config.runtime.eval_batch
         return encode_videos(self.model, split, data, batch, self.world, self.frames, videos=videos)
 
     def score(self, texts: Texts, videos: Videos) -> Tensor:
-        """Cosines of the head."""
+        """Return the cosines of the head."""
         return score_pairs(self.model, texts, videos, self.config.runtime.score_rows, self.world)
 
 
 class Scores:
-    """Scores [N, V] of encoded texts and videos; ``encoded`` things are cut by slices.
+    """Scores [N, V] of encoded texts and videos, which slices can cut.
 
-    At most ``KEPT`` scores are made once, all together, and kept. Of more, a tile is made whenever it is asked for: the
-    same tile has the same numbers every time, and memory does not grow with N x V.
+    Up to ``KEPT`` scores are made once, all together, and kept. Beyond, each tile is made on request: the same tile has
+    the same numbers every time, and memory does not grow with N x V.
     """
 
     def __init__(self, scorer: Scorer, texts: Any, videos: Any, shape: tuple[int, int]) -> None:
@@ -89,19 +89,19 @@ class Scores:
         self._whole: NDArray[np.float32] | None = None
 
     def __call__(self, texts: slice, videos: slice) -> NDArray[np.float32]:
-        """Scores [r, c] of some texts and videos, in main memory."""
+        """Return the scores [r, c] of some texts and videos, in main memory."""
         if self.shape[0] * self.shape[1] > KEPT:
             return self._score(self._texts[texts], self._videos[videos])
         return self.whole()[texts, videos]
 
     def whole(self) -> NDArray[np.float32]:
-        """The matrix [N, V]; it grows with N x V, so it is for few scores."""
+        """Return the matrix [N, V]; it grows with N x V, so use it only for few scores."""
         if self._whole is None:
             self._whole = self._score(self._texts, self._videos)
         return self._whole
 
     def tiles(self) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
-        """Every tile once, those of the same texts one after another."""
+        """Yield every tile once, those of the same texts in succession."""
         for texts, videos in grid(*self.shape, SIDE, SIDE):
             yield texts, videos, self(texts, videos)
 

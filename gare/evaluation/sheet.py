@@ -1,4 +1,4 @@
-"""A picture of some queries with their top videos, a strip of frames each, the right one framed in green."""
+"""Draw some queries with their top videos, a strip of frames each, the right one framed in green."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RIGHT = "#1a9850"
 
 
 def choose_queries(owner: NDArray[np.int64], count: int) -> list[int]:
-    """Query numbers spread over the split, one per video at most, mistakes included as they fall."""
+    """Choose query numbers spread over the split, at most one per video, regardless of their ranks."""
     first_of_video = np.unique(owner, return_index=True)[1]
     picks = np.linspace(0, len(first_of_video) - 1, min(count, len(first_of_video))).astype(int)
     return [int(first_of_video[i]) for i in picks]
@@ -27,7 +27,7 @@ def contact_sheet(
 ) -> None:
     """Write the PNG: a row per query with its text and rank, a column per retrieved video in order.
 
-    ``answers``: of the texts, at least ``top`` where there are so many videos.
+    ``answers``: those of the texts, at least ``top`` each if there are that many videos.
     """
     top = min(top, len(split))
     rows = []

@@ -1,1 +1,1 @@
-"""Commands as jobs of a Ray cluster: what travels with them, which paths they may name, how they are followed."""
+"""Run commands as jobs of a Ray cluster: what is sent, which paths are allowed, and how to follow a job."""

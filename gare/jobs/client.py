@@ -1,4 +1,4 @@
-"""Ray's job API, with sentences for what can go wrong, and a job as plain values."""
+"""Use Ray's job API, with sentences for its errors and jobs as plain values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gare.common.token import use_token, wrong_token
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 COMMAND = "gare"
-"""Key of a job's metadata that holds the gare command as it was typed."""
+"""Key of a job's metadata for the gare command as you typed it."""
 
 CONNECT_SECONDS = 10.0
 GCS_PORT = "6379"
@@ -33,7 +33,7 @@ PYTHON = (
     "python=$(tr '\\0' '\\n' </proc/$(sed -n 's/^PPid:[[:space:]]*//p' /proc/$PPID/status)/cmdline"
     " | sed -n 's/^--python_worker_command=\\([^ ]*\\).*/\\1/p'); python=${python:-python3}"
 )
-"""Shell that finds the Python of Ray's workers on that node: the raylet, parent of the job's parent, was told it."""
+"""Shell that finds the Python of Ray's workers on that node in the arguments of the raylet, its grandparent process."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ClusterJob:
 
     @property
     def has_ended(self) -> bool:
-        """Return whether nothing will change any more."""
+        """True if nothing will change any more."""
         return self.status in ENDED
 
     @property
@@ -73,12 +73,12 @@ class Cluster:
             )
 
     def job(self, job: str) -> ClusterJob:
-        """Ask how a job is."""
+        """Return the present state of a job."""
         with self.sentences(job):
             return _job(self.client.get_job_info(job))
 
     def jobs(self) -> list[ClusterJob]:
-        """The jobs that were submitted and that the cluster remembers, the newest first."""
+        """Return the submitted jobs that the cluster remembers, newest first."""
         with self.sentences():
             found = [_job(details) for details in self.client.list_jobs() if details.submission_id]
         return sorted(found, key=lambda job: job.started or 0.0, reverse=True)
@@ -117,7 +117,7 @@ class UnreachableError(RunError):
 
 
 def connect(address: str | None) -> Cluster:
-    """The job server at ``address``, else at RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else on this machine."""
+    """Connect to the job server at ``address``, RAY_API_SERVER_ADDRESS, RAY_ADDRESS or this machine, in this order."""
     use_token()
     given = address or next((os.environ[name] for name in ADDRESS_VARIABLES if os.environ.get(name)), DEFAULT_ADDRESS)
     url = _url(given)
@@ -126,12 +126,12 @@ def connect(address: str | None) -> Cluster:
     from ray.job_submission import JobSubmissionClient
     from requests.exceptions import RequestException
 
-    for name in TALKATIVE:  # after the import, which sets their level
+    for name in TALKATIVE:  # after the import, which sets their levels
         logging.getLogger(name).setLevel(logging.WARNING)
     with _alone():
         try:
             cluster = Cluster(JobSubmissionClient(url), url)
-            cluster.jobs()  # anybody may ask for the version
+            cluster.jobs()  # checks the token, which the version does not need
         except AuthenticationError:
             raise refused(url) from None
         except (RequestException, ConnectionError, RuntimeError) as error:
@@ -140,14 +140,14 @@ def connect(address: str | None) -> Cluster:
 
 
 def refused(url: str) -> RunError:
-    """The error of a token that is missing or wrong."""
+    """Return the error for a missing or wrong token."""
     return RunError(wrong_token(f"The cluster at {url}"))
 
 
 def entrypoint(words: Sequence[str], *, root: str | None, shipped: Sequence[str] = ()) -> str:
-    """The shell line of a job: gare's words, run by the Python of the cluster's workers.
+    """Return the shell line of a job: gare's words, run by the Python of the cluster's workers.
 
-    ``root``: the folder it runs in, if not its own; ``shipped``: words that are files of its own folder.
+    ``root``: the folder to run in, if not the job's own; ``shipped``: words that are files in the job's own folder.
     """
     parts = [f'"$job"/{shlex.quote(word)}' if root and word in shipped else shlex.quote(word) for word in words]
     start = f'job=$PWD; export PYTHONPATH="$job:$PYTHONPATH"; cd {shlex.quote(root)} || exit 3; ' if root else ""
@@ -170,7 +170,7 @@ def _job(details: Any) -> ClusterJob:
 
 
 def _url(address: str) -> str:
-    """The job server's URL. An address without http:// is the dashboard's host and port, or Ray's own address."""
+    """Return the job server's URL. Without http://, an address is the dashboard's host and port, or Ray's own."""
     if address.startswith(("http://", "https://")):
         return address.rstrip("/")
     port = address.rpartition(":")[2]
@@ -181,7 +181,7 @@ def _url(address: str) -> str:
     with _alone():
         try:
             return str(get_address_for_submission_client(address))
-        except Exception as error:  # noqa: BLE001 - Ray looks for clusters by many means
+        except Exception as error:  # noqa: BLE001 - Ray looks for clusters in many ways
             raise RunError(
                 f"No Ray cluster is found at {address} ({_first_line(str(error))}); give the address of its "
                 f"dashboard, such as --cluster {DEFAULT_ADDRESS}."
@@ -189,7 +189,7 @@ def _url(address: str) -> str:
 
 
 def _knock(url: str) -> None:
-    """Return whether anybody listens there; Ray's client would wait for minutes."""
+    """Raise UnreachableError if nothing listens there; Ray's client would wait for minutes."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -203,7 +203,7 @@ def _knock(url: str) -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Hide the variables that Ray prefers to the address it is given."""
+    """Hide the variables that Ray prefers to a given address."""
     hidden = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
     try:
         yield

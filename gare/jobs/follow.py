@@ -1,4 +1,4 @@
-"""Following a job: its log as it is written, over connections that may break, to its outcome."""
+"""Follow a job: show its log while it is written, despite broken connections, until its outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gare.common.redact import printable
 from gare.jobs.client import Cluster, ClusterJob, UnreachableError
 
 AWAY_SECONDS = 300.0
-"""How long a cluster may be silent before the command stops following the job, which goes on."""
+"""Longest silence of a cluster before the command stops following; the job continues."""
 
 PAUSE_SECONDS = 1.0
 OF_RAY = re.compile(r"^(Running entrypoint for job |\d{4}-\d\d-\d\d [\d:,]+\tINFO job_manager\.py)")
@@ -26,7 +26,7 @@ ERROR = "error: "
 
 
 class JobError(GareError):
-    """A job that ended badly. Its exit code is that of the command in it."""
+    """A job failed or was stopped. The exit code is its command's, if that gave one."""
 
     def __init__(self, message: str, exit_code: int, *, result: dict[str, Any]) -> None:
         super().__init__(message, result=result)
@@ -34,7 +34,7 @@ class JobError(GareError):
 
 
 class Log:
-    """A job's log, shown once however often it is read: whole lines, without Ray's own."""
+    """A job's log; each line is shown once, however often it is read, without Ray's own lines."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show, self._rest, self._read = show, "", 0
@@ -42,21 +42,21 @@ class Log:
         self.last = ""
 
     def more(self, text: str) -> None:
-        """Take the text that follows what was read."""
+        """Add the text that follows what was read."""
         self._read += len(text)
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             self._line(line)
 
     def again(self, text: str, at: int) -> int:
-        """Take text that starts ``at`` characters into the log, without what was read; returns where it ends."""
+        """Add text that starts ``at`` characters into the log, skipping what was read; return where it ends."""
         end = at + len(text)
         if end > self._read:
             self.more(text[max(self._read - at, 0) :])
         return end
 
     def close(self) -> None:
-        """Show what is left when nothing follows."""
+        """Show the rest when nothing follows."""
         if self._rest:
             self._line(self._rest)
             self._rest = ""
@@ -72,11 +72,11 @@ class Log:
 
 
 def follow(cluster: Cluster, name: str, log: Log) -> ClusterJob:
-    """Show a job's log until it ends; returns how it ended. A broken connection is made again, for a while."""
+    """Show a job's log until it ends, and return its final state. A broken connection is retried for a while."""
     _wait_for_start(cluster, name)
     away = Away(name)
     while True:
-        with suppress(Exception):  # however the connection broke; whether the job goes on is asked next
+        with suppress(Exception):  # whatever broke the connection; the job's state is read next
             asyncio.run(_tail(cluster, name, log))
         try:
             job = cluster.job(name)
@@ -87,14 +87,14 @@ def follow(cluster: Cluster, name: str, log: Log) -> ClusterJob:
         if job.has_ended:
             break
         time.sleep(PAUSE_SECONDS)
-    with suppress(GareError):  # its node may be gone, and the log with it
+    with suppress(GareError):  # its node, and so the log, may be gone
         log.again(cluster.log(name), 0)
     log.close()
     return job
 
 
 def outcome(job: ClusterJob, log: Log | None, result: dict[str, Any]) -> None:
-    """Raise JobError unless the job succeeded: with the last error line of its log, else what Ray says of it."""
+    """Raise JobError unless the job succeeded, with the last error line of its log or Ray's own message."""
     if job.status == "SUCCEEDED":
         return
     if job.status == "STOPPED":
@@ -110,7 +110,7 @@ def outcome(job: ClusterJob, log: Log | None, result: dict[str, Any]) -> None:
 
 
 def printed_result(line: str) -> Any:
-    """The JSON object that a command with --json printed last; None where that is something else."""
+    """Return the JSON object that a command with --json printed last; None if the line is something else."""
     with suppress(ValueError):
         value = load_json(line)
         return value if isinstance(value, dict) else None
@@ -118,13 +118,13 @@ def printed_result(line: str) -> Any:
 
 
 class Away:
-    """Measures how long a cluster has been silent."""
+    """Tracks how long a cluster has been silent."""
 
     def __init__(self, job: str) -> None:
         self._job, self._since = job, 0.0
 
     def endure(self) -> None:
-        """Wait a little; RunError once it has been silent for too long."""
+        """Wait a little. Raises RunError if the silence has been too long."""
         if not self._since:
             self._since = time.monotonic()
             note("The cluster does not answer; trying again.")
@@ -136,7 +136,7 @@ class Away:
         time.sleep(PAUSE_SECONDS)
 
     def back(self) -> None:
-        """Note that it answers."""
+        """Record that it answers."""
         if self._since:
             note("The cluster answers again.")
         self._since = 0.0
@@ -156,7 +156,7 @@ def _wait_for_start(cluster: Cluster, name: str) -> None:
 
 
 async def _tail(cluster: Cluster, name: str, log: Log) -> None:
-    at = 0  # every connection tells the log from its beginning
+    at = 0  # every connection sends the log from its beginning
     async for text in cluster.client.tail_job_logs(name):
         at = log.again(text, at)
 

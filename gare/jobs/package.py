@@ -1,4 +1,4 @@
-"""Packs what travels with a job: a checkout's code and the config files its command names; no data, no results."""
+"""Package the files sent with a job: a checkout's code and the command's config files; no data, no results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import gare
 from gare.common.errors import InputError
 
 CODE = ("gare", "pipelines", "tune")
-"""The packages of this software, as folders of its checkout."""
+"""The packages of this software, as folders in its checkout."""
 
 LEFT_OUT = (
     ".*", "__pycache__", "build", "*.egg-info", "node_modules", "venv", "auth_token",
@@ -29,7 +29,7 @@ NAMED_FILES = 3
 
 @dataclass(frozen=True)
 class Package:
-    """A folder to send, and what it holds."""
+    """A folder to send, and its contents."""
 
     folder: Path
     files: int
@@ -38,15 +38,15 @@ class Package:
 
 
 def checkout() -> Path | None:
-    """The folder of the checkout that gare is imported from; None where gare is installed as a package."""
+    """Return the folder of the checkout that gare is imported from; None if gare is installed as a package."""
     root = Path(gare.__file__).resolve().parents[1]
     return root if (root / "pyproject.toml").is_file() else None
 
 
 def make_package(folder: Path, configs: Mapping[str, Path], *, code: Path | None) -> Package:
-    """Copy the code of the checkout ``code``, if there is one, and ``configs`` (name there -> file) into ``folder``.
+    """Copy the code of the checkout ``code``, if any, and ``configs`` (name there -> file) into ``folder``.
 
-    InputError where that is more than 20 MiB, naming the largest files.
+    Raises InputError naming the largest files if that is more than 20 MiB.
     """
     sources = {name: code / name for name in code_files(code)} if code else {}
     sources |= configs
@@ -67,7 +67,7 @@ def make_package(folder: Path, configs: Mapping[str, Path], *, code: Path | None
 
 
 def code_files(root: Path) -> list[str]:
-    """Names, relative to the checkout ``root``, of its code, sorted: what git does not ignore, without LEFT_OUT."""
+    """Return the sorted names of code files in the checkout ``root``: those git does not ignore, without LEFT_OUT."""
     listed = _listed_by_git(root)
     names = listed if listed is not None else list(_walk(root))
     return sorted(name for name in names if not _left_out(name) and (root / name).is_file())

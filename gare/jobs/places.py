@@ -1,4 +1,4 @@
-"""Refuses paths in a submitted command that only the submitting machine can see."""
+"""Reject paths in a submitted command that only the submitting machine can see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gare.config import Config
 
 SUBMITTED = "GARE_SUBMITTED"
-"""Variable of a job: the machine it came from, and the paths named in its command that exist there (JSON)."""
+"""Variable of a job: the submitting machine, and the paths of its command that exist there (JSON)."""
 
 ELSEWHERE = (
     "put it on storage that every node of the cluster sees and give its absolute path there or an address "
@@ -29,7 +29,7 @@ ELSEWHERE = (
 
 @dataclass(frozen=True)
 class Place:
-    """A path or address in a command. ``label`` is what messages call it: the option, argument or setting."""
+    """A path or address in a command. ``label``: its name in messages: the option, argument or setting."""
 
     label: str
     value: str
@@ -37,19 +37,19 @@ class Place:
 
     @property
     def is_path(self) -> bool:
-        """Return whether it is a path, and not an address."""
+        """True if it is a path, and not an address."""
         return not is_address(self.value)
 
     @property
     def is_absolute(self) -> bool:
-        """Return whether it starts from no other folder."""
+        """True if it is an absolute path."""
         return PurePosixPath(self.value).is_absolute()
 
 
 def check_places(places: Iterable[Place], root: str | None) -> None:
-    """Refuse what can only be wrong on any cluster: relative paths, without a folder there to start from.
+    """Raise InputError for paths that fail on any cluster: relative ones, unless you give a folder there to start from.
 
-    ``root``: that folder. The job's own folder is no place for them: it holds the code alone and goes with the job.
+    ``root``: that folder. The job's own folder does not serve: it holds only the code and is removed with the job.
     """
     if root is not None and not (is_address(root) or PurePosixPath(root).is_absolute()):
         raise InputError(f"--root {root} is relative; give the absolute path of a folder that every node sees.")
@@ -72,9 +72,9 @@ def check_places(places: Iterable[Place], root: str | None) -> None:
 
 
 def setting_places(config: Config) -> list[Place]:
-    """The places in the settings of a run, below ``runtime.root`` where they are relative.
+    """Return the places in the settings of a run; relative ones are below ``runtime.root``.
 
-    ``model.clip`` is one where it is a path or a folder here, and otherwise a model's name.
+    ``model.clip`` is a place if it is a path or a folder here; otherwise it is a model's name.
     """
     runtime, start = config.runtime, Path(config.runtime.root or "")
 
@@ -85,7 +85,7 @@ def setting_places(config: Config) -> list[Place]:
     places = [Place("runtime.root", runtime.root, "input")] if runtime.root else []
     if runtime.shards is not None:
         places.append(place("runtime.shards", runtime.shards, "input"))
-    if runtime.storage is None:  # with a copy on storage each node may have a disk of its own
+    if runtime.storage is None:  # with a copy on storage, each node may use its own disk
         places.append(place("runtime.output", runtime.output, "output"))
     else:
         places.append(place("runtime.storage", runtime.storage, "output"))
@@ -101,7 +101,7 @@ def setting_places(config: Config) -> list[Place]:
 
 
 def seen_here(places: Iterable[Place]) -> str:
-    """The inputs that exist on this machine at the path they are given by, for the job to compare: SUBMITTED's JSON."""
+    """Return SUBMITTED's JSON: the inputs that exist here under the given path, for the job to compare."""
     found = {
         place.label: place.value
         for place in places
@@ -111,7 +111,7 @@ def seen_here(places: Iterable[Place]) -> str:
 
 
 def refuse_foreign_paths() -> None:
-    """In a job, before its command runs: refuse inputs that exist where it came from, and not here."""
+    """Raise InputError in a job, before its command runs, for inputs that exist only on the submitting machine."""
     text = os.environ.get(SUBMITTED)
     if not text:
         return

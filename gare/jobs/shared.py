@@ -1,4 +1,4 @@
-"""Checks that every node of a cluster sees the paths that a command names as the driver's node does."""
+"""Check that every node of a cluster sees a command's paths as the driver's node does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gare.jobs.places import Place
 ANSWER_SECONDS = 90.0
 LATE_SECONDS = 1.0
 LATE_TRIES = 3
-"""A network file system may show a new file a moment later."""
+"""A network file system may show a new file only a moment later."""
 
 ENTRIES = 5
 MARK = ".gare-seen-"
@@ -30,8 +30,8 @@ MARK = ".gare-seen-"
 class Probes:
     """Questions to a node, by place.
 
-    ``needed``: files and folders that it has to have, with their size in bytes; -1 for a folder. ``written``: the
-    folder it has to write in.
+    ``needed``: files and folders that must exist, with their size in bytes; -1 for a folder. ``written``: the folder
+    that must be writable.
     """
 
     needed: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -39,10 +39,10 @@ class Probes:
 
 
 def check_shared(places: Iterable[Place]) -> None:
-    """Refuse, before anything starts, paths that some node where work may be placed does not see as this one does.
+    """Raise InputError, before anything starts, for paths that a node where work may run sees differently.
 
-    Addresses are the same everywhere; a cluster whose work is all placed on this node asks nobody. InputError names
-    place, node and what to do. A node that does not answer is warned of.
+    Addresses are the same everywhere; if all work runs on this node, no other is asked. The error names place, node and
+    what to do. A node that does not answer gives a warning.
     """
     nodes = _other_nodes()
     places = [place for place in places if Folder.at(place.value).is_local]
@@ -59,7 +59,7 @@ def check_shared(places: Iterable[Place]) -> None:
 
 
 def look(probes: Probes) -> dict[str, str]:
-    """On a node: place -> what is wrong with it here."""
+    """Check the places on a node; return place -> what is wrong with it."""
     wrong = {}
     for label, needed in probes.needed.items():
         missing = _missing(needed)
@@ -98,7 +98,7 @@ def _first_missing(needed: Mapping[str, int]) -> str | None:
 
 @contextmanager
 def _marked(places: Iterable[Place]) -> Iterator[Probes]:
-    """The probes of places that are there, with a file in every output folder that the nodes have to see."""
+    """Yield the probes of existing places, with a file in every output folder that the nodes must see."""
     probes, marks, made = Probes(), [], []
     try:
         for place in places:
@@ -122,7 +122,7 @@ def _marked(places: Iterable[Place]) -> Iterator[Probes]:
 
 
 def _sample(path: Path) -> dict[str, int]:
-    """A file, or a folder and the first entries of it, with the sizes of the files."""
+    """Return a file, or a folder and its first entries, with the sizes of the files."""
     found = {str(path): -1 if path.is_dir() else path.stat().st_size}
     if path.is_dir():
         with os.scandir(path) as entries:
@@ -132,7 +132,7 @@ def _sample(path: Path) -> dict[str, int]:
 
 
 def _other_nodes() -> dict[str, str]:
-    """Id and name of the other nodes where work may be placed."""
+    """Return ids and names of the other nodes where work may run."""
     import ray
 
     own = ray.get_runtime_context().get_node_id()
@@ -144,7 +144,7 @@ def _other_nodes() -> dict[str, str]:
 
 
 def _ask(nodes: Mapping[str, str], probes: Probes) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield every node's answer, in the order in which they come."""
+    """Yield the name and answer of every node that answers; warn of the others."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -1,4 +1,4 @@
-"""A command line parsed here, with the places it names, to run elsewhere."""
+"""Parse a command line here, with the places it names, to run it elsewhere."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NOT_THERE = frozenset({"submit", "jobs", "logs", "stop"})
 CONFIGS = frozenset({"config_file", "diff", "sweep_file"})
 OUTPUTS = frozenset({"out", "sheet"})
 PATHS = frozenset({"manifest", "shards", "folder", "folders", "checkpoint", "resume"})
-"""Arguments that hold a path or an address, so are not click's Path."""
+"""Arguments for a path or an address, which therefore do not use click's Path."""
 
 RUNTIME_COMMANDS = frozenset({"train", "sweep"})
-"""Commands that read and write the places of the settings; others take theirs as options."""
+"""Commands that read and write the places in the settings; other commands have options for them."""
 
 FOLDER_THERE = "submitted"
-"""Folder of the package that holds the config files."""
+"""Folder of the package for the config files."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Line:
 
 
 def understand(words: Sequence[str], program: click.Command) -> Line:
-    """Parse a command of ``program`` (gare) without running it; its mistakes are those it would have here.
+    """Parse a command of ``program`` (gare) without running it; mistakes give the same errors as running it here.
 
-    Its words come out with config files at their names in the package.
+    In the returned words, config files have their names in the package.
     """
     words = list(words)
     words = words[1:] if words[:1] == ["gare"] else words
@@ -48,7 +48,7 @@ def understand(words: Sequence[str], program: click.Command) -> Line:
         raise InputError("Name the command to submit, such as gare submit -- train configs/demo.yaml.")
     try:
         name, context = _parse(words, program)
-    except click.exceptions.Exit as told:  # its --help was asked for
+    except click.exceptions.Exit as told:  # its --help was requested
         sys.exit(told.exit_code)
     except click.ClickException as error:
         path = getattr(getattr(error, "ctx", None), "command_path", "gare")
@@ -90,7 +90,7 @@ def _arguments(context: click.Context) -> Iterator[Place]:
 
 
 def _settings(name: str, context: click.Context) -> list[Place]:
-    """The places in the settings of a command, which are read here so that a mistake in them is known at once."""
+    """Return the places in a command's settings, which are read here so that mistakes show at once."""
     from gare.config.tree import load_config
 
     overrides = tuple(context.params.get("overrides") or ())
@@ -107,7 +107,7 @@ def _settings(name: str, context: click.Context) -> list[Place]:
         config = load_config(file, (*overrides, f"runtime.shards={shards}"), sweep)
     places = setting_places(config)
     if shards is not None:
-        places = [place for place in places if place.label != "runtime.shards"]  # it is there as --shards
+        places = [place for place in places if place.label != "runtime.shards"]  # already included as --shards
     return [place for place in places if place.role != "output" or not context.params.get("dry_run")]
 
 

@@ -1,1 +1,1 @@
-"""A gallery of encoded videos on disk, and search in it. No Ray, no MLflow."""
+"""Keep a gallery of encoded videos on disk and search it, without Ray or MLflow."""

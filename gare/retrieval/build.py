@@ -1,4 +1,4 @@
-"""Making and changing an index: new segments from shards, its first stage from its records, deletions, compaction."""
+"""Make and change an index: segments from shards, a first stage from its records, deletions, compaction."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ from gare.scoring.factors import ScoreStats, Texts, slices
 Storage = Literal["float16", "float32"]
 
 ENCODED = 256
-"""Videos whose frame vectors are in memory at once."""
+"""Number of videos whose frame vectors are in memory at once."""
 
 SEGMENT_VIDEOS = 250_000
-"""Most videos of a segment."""
+"""Most videos in a segment."""
 
 STAGE_ABOVE = 50_000
-"""Videos up to which every search scores all of them, and there is no first stage."""
+"""Up to this many videos, every search scores all of them and there is no first stage."""
 
 Row = tuple[str, str, dict[str, str]]
 
@@ -68,12 +68,12 @@ def write_index(
     stage_above: int = STAGE_ABOVE,
     queries: Iterable[str] | None = None,
 ) -> SearchIndex:
-    """Encode the videos of a split and save them as an index, in place of the index that is in the folder.
+    """Encode the videos of a split and save them as an index, replacing an index in the folder.
 
-    ``storage``: the type frames are kept in. ``stage_above``: with more videos than this, a first stage is fitted, on
-    ``queries`` (sentences like those it will be searched with), or on the captions of the shards. Memory does not grow
-    with the number of videos, but for what the shards say of them. Raises InputError for an empty split, frames that
-    the storage cannot hold, and a folder that holds other things.
+    ``storage``: the type frames are stored in. ``stage_above``: with more videos than this, fit a first stage on
+    ``queries`` (sentences like those you will search with), or on the captions of the shards. Memory does not grow with
+    the number of videos, except for what the shards record about them. Raises InputError for an empty split, frames
+    that the storage cannot hold, and a folder that holds other things.
     """
     if not dataset.splits.get(split, {"videos": 1})["videos"]:
         raise InputError(f"The split {split!r} of {dataset.folder} is empty; there is nothing to index.")
@@ -107,10 +107,10 @@ def append_videos(
     stage_above: int = STAGE_ABOVE,
     queries: Iterable[str] | None = None,
 ) -> tuple[SearchIndex, int]:
-    """Add the videos of a split that an index does not have yet; returns it and their number.
+    """Add the videos of a split that an index does not have yet; return the index and the number of added videos.
 
-    A first stage stays fitted as it is, and is made where the index grows beyond ``stage_above``. Raises ConfigError
-    where the model is not the index's own.
+    An existing first stage keeps its fit; one is made if the index grows beyond ``stage_above``. Raises ConfigError if
+    the model is not the index's own.
     """
     with next_generation(folder) as generation:
         record = _last(generation)
@@ -132,9 +132,9 @@ def append_videos(
 
 
 def delete_videos(folder: Path, video_ids: Sequence[str]) -> IndexRecord:
-    """Take videos out of an index; their room on disk is won back by ``compact_index``.
+    """Delete videos from an index; ``compact_index`` frees their space on disk.
 
-    Raises InputError, and deletes none, where one of them is not there.
+    Raises InputError, and deletes none, if one of them does not exist.
     """
     with next_generation(folder) as generation:
         record, wanted = _last(generation), set(video_ids)
@@ -158,7 +158,7 @@ def delete_videos(folder: Path, video_ids: Sequence[str]) -> IndexRecord:
 
 
 def compact_index(folder: Path, model: IndexModel) -> SearchIndex:
-    """Write all segments again as few full ones, without what was deleted; nothing is encoded or scored again."""
+    """Rewrite all segments as few full ones without the deleted videos; nothing is encoded or scored again."""
     with next_generation(folder) as generation:
         record = _last(generation)
         opened = _whole(folder, record, model)
@@ -175,9 +175,9 @@ def compact_index(folder: Path, model: IndexModel) -> SearchIndex:
 
 
 def check_index(folder: Path, model: IndexModel) -> SearchIndex:
-    """Read every file of an index again, and measure the recall of its first stage as it is now.
+    """Read every file of an index again, and measure the present recall of its first stage.
 
-    Raises InputError that names a file which is not what was written.
+    Raises InputError naming a file that has changed or is missing.
     """
     with next_generation(folder) as generation:
         record = _last(generation)
@@ -207,7 +207,7 @@ def _last(generation: Generation) -> IndexRecord:
 
 
 def _whole(folder: Path, record: IndexRecord, model: IndexModel) -> SearchIndex:
-    """Open all segments of an index that is to be changed."""
+    """Open all segments of an index for a change. Raises InputError if a part cannot be read."""
     opened = SearchIndex.of(folder, record, model)
     if opened.missing:
         raise InputError(f"A part of the index {folder} cannot be read, so it cannot be changed. Make it again.")
@@ -215,7 +215,7 @@ def _whole(folder: Path, record: IndexRecord, model: IndexModel) -> SearchIndex:
 
 
 def _texts(dataset: ShardSet, queries: Iterable[str] | None) -> Callable[[], Iterable[str]]:
-    """What a first stage is fitted on, if one is needed."""
+    """Return a function that provides the texts to fit a first stage on, called only if one is needed."""
 
     def captions() -> Iterator[str]:
         for split in dataset.splits:
@@ -227,7 +227,7 @@ def _texts(dataset: ShardSet, queries: Iterable[str] | None) -> Callable[[], Ite
 
 
 class _SegmentWriter:
-    """Writes records, and what is known of their videos, into segments of bounded size."""
+    """Writes records, and information on their videos, into segments of bounded size."""
 
     def __init__(self, generation: Generation, frames: int, form: RecordFormat | None = None) -> None:
         self.done: list[SegmentFiles] = []
@@ -237,7 +237,7 @@ class _SegmentWriter:
 
     @property
     def form(self) -> RecordFormat:
-        """The format of the records, known from the first on."""
+        """The format of the records, known from the first one on."""
         assert self._form is not None  # noqa: S101
         return self._form
 
@@ -254,7 +254,7 @@ class _SegmentWriter:
                 self._open.__exit__(kind, error, trace)
 
     def pack(self, gallery: Any) -> NDArray[np.void]:
-        """The records of a gallery; InputError where they are of another format than those before."""
+        """Pack a gallery into records. Raises InputError if their format differs from earlier ones."""
         form = RecordFormat.of(gallery)
         self._form = self._form or form
         if form != self._form:
@@ -262,7 +262,7 @@ class _SegmentWriter:
         return form.pack(gallery)
 
     def add(self, records: NDArray[np.void], table: pa.Table, codes: Codes | None = None) -> None:
-        """Append some videos, with their codes if they have some already."""
+        """Append some videos, with their codes if they already have some."""
         if self._open is not None and self._count + len(records) > SEGMENT_VIDEOS:
             self._close()
         if self._open is None:
@@ -299,7 +299,7 @@ class _SegmentWriter:
 def _encode(
     writer: _SegmentWriter, model: IndexModel, dataset: ShardSet, split: str, storage: str, known: frozenset[str]
 ) -> int:
-    """Encode the videos of a split that are not known yet, block by block; returns their number."""
+    """Encode the videos of a split that are not known yet, block by block, and return their number."""
     dtype = torch.float16 if storage == "float16" else None
     factors, added = record_factors(model.model.head), 0
     for part in dataset.parts(split):
@@ -332,7 +332,7 @@ def _with_stage(
     stage_above: int,
     texts: Callable[[], Iterable[str]],
 ) -> SearchIndex:
-    """Give segments without codes theirs, where the index has a first stage or is large enough for one; commit."""
+    """Make the missing codes if the index has a first stage or is large enough for one, then commit."""
     folder = generation.folder
     if record.basis is None and record.videos <= stage_above:
         return SearchIndex.of(folder, generation.commit(record), model)
@@ -342,7 +342,7 @@ def _with_stage(
     else:
         drawn = Anchors.of(texts())
         if drawn is None:
-            # Too few captions to fit a stage on: every search scores all videos.
+            # Too few captions to fit a stage: every search scores all videos.
             return SearchIndex.of(folder, generation.commit(record), model)
         anchors, basis = drawn, _fitted(opened, model, drawn)
         record = record.model_copy(update={"basis": f"g{generation.number}.basis"})
@@ -370,7 +370,7 @@ def _with_stage(
 
 
 def _fitted(opened: SearchIndex, model: IndexModel, anchors: Anchors) -> Basis:
-    """The basis of an index, from the exact scores of a sample of its videos."""
+    """Fit the basis of an index to the exact scores of a sample of its videos."""
     texts = _encoded(model, anchors.fit)
     ends = np.cumsum([0, *map(len, opened.segments)])
     picked = np.unique(np.linspace(0, ends[-1] - 1, min(SAMPLE, int(ends[-1]))).astype(np.int64))
@@ -383,7 +383,7 @@ def _fitted(opened: SearchIndex, model: IndexModel, anchors: Anchors) -> Basis:
 def _scores(
     opened: SearchIndex, rows: NDArray[np.int64], segment: Any, texts: Texts
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Exact scores of texts with rows of a segment, block by block."""
+    """Yield the exact scores of texts with rows of a segment, block by block."""
     factors, start = record_factors(opened.model.model.head), 0
     chosen = [rows if one is segment else rows[:0] for one in opened.segments]
     for gallery in opened.galleries(chosen):

@@ -1,13 +1,13 @@
-"""The folder of an index: files that are never changed, and index.json, which names those of one generation.
+"""The folder of an index: files that never change, and index.json, which names the files of one generation.
 
     index.json                    version, generation, model, format of the records, segments, recall; written last
     N-gG.records, .arrow          a segment's records, and its videos' ids, sources and attributes
-    N-gG.codes                    its first stage, where there is one
-    N-gG.deleted                  a bit per video, where any was deleted
-    gG.basis                      what the first stage was fitted on
+    N-gG.codes                    its first stage, if there is one
+    N-gG.deleted                  a bit per video, if any was deleted
+    gG.basis                      the texts and fit of the first stage
 
-A change writes new files, then index.json by one rename, then removes what that no longer names. Wherever it ends, the
-folder answers as the generation before or the one after.
+A change writes new files, then replaces index.json by one rename, then removes the files it no longer names. Wherever
+it stops, the folder answers as the previous or the new generation.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from gare.retrieval.stage import Recall
 INDEX_FILE = "index.json"
 INDEX_VERSION = 3
 OURS = re.compile(r"(\d+-)?g\d+\.(records|arrow|codes|deleted|basis)|vectors\.safetensors")
-"""Names of an index's files beside index.json, those of older versions too."""
+"""Names of an index's files other than index.json, including those of older versions."""
 
 LEFT = re.compile(r"\.(index\.json|(\d+-)?g\d+\.[a-z]+)\..*\.tmp|\.lock")
-"""Names of what an interrupted change leaves."""
+"""Names of files that an interrupted change leaves."""
 
 VIDEOS = pa.schema(
     [
@@ -48,7 +48,7 @@ VIDEOS = pa.schema(
 
 
 class SegmentFiles(BaseModel):
-    """A segment: how many videos it has, how many of them are deleted, and its files."""
+    """A segment: its number of videos, how many of them are deleted, and its files."""
 
     model_config = LENIENT
 
@@ -60,15 +60,15 @@ class SegmentFiles(BaseModel):
     deleted_bits: str | None = None
 
     def names(self) -> list[str]:
-        """The names of its files."""
+        """Return the names of its files."""
         return [name for name in (self.records, self.about, self.codes, self.deleted_bits) if name is not None]
 
 
 class IndexRecord(BaseModel):
-    """What ``index.json`` has to hold; there may be more in it.
+    """The required content of ``index.json``; there may be more in it.
 
-    ``checkpoint``: of the model; for a CLIP without training its folder or hub id, with the settings ``clip_data`` its
-    videos and texts are read by. ``format``: the fields of a record. ``digests``: SHA-256 of every file.
+    ``checkpoint``: the model's checkpoint; for a CLIP without training its folder or hub id, and ``clip_data`` holds
+    the settings for reading videos and texts. ``format``: the fields of a record. ``digests``: SHA-256 of every file.
     """
 
     model_config = LENIENT
@@ -89,17 +89,17 @@ class IndexRecord(BaseModel):
 
     @property
     def videos(self) -> int:
-        """How many videos it answers with."""
+        """Number of videos that can be found."""
         return sum(segment.videos - segment.deleted for segment in self.segments)
 
     def names(self) -> set[str]:
-        """The names of all its files."""
+        """Return the names of all its files."""
         found = {name for segment in self.segments for name in segment.names()}
         return found | ({self.basis} if self.basis is not None else set())
 
 
 def read_index_values(folder: Path) -> dict[str, Any]:
-    """The content of ``index.json``, of any version; InputError if there is none or it is damaged."""
+    """Return the content of ``index.json``, of any version. Raises InputError if there is none or it is damaged."""
     path = folder / INDEX_FILE
     text = read_file(path)
     if text is None:
@@ -112,7 +112,7 @@ def read_index_values(folder: Path) -> dict[str, Any]:
 
 
 def read_index_file(folder: Path) -> IndexRecord:
-    """The record of an index's folder; InputError where there is none of this version, or a damaged one."""
+    """Return the record of an index's folder. Raises InputError if it is missing, damaged or of another version."""
     path, values = folder / INDEX_FILE, read_index_values(folder)
     if values.get("version") != INDEX_VERSION:
         raise InputError(
@@ -130,7 +130,7 @@ def read_index_file(folder: Path) -> IndexRecord:
 
 
 def damaged_files(folder: Path, record: IndexRecord) -> list[str]:
-    """The names of files that are gone, or not what was written."""
+    """Return the names of files that are missing or have changed."""
 
     def damaged(name: str) -> bool:
         try:
@@ -142,16 +142,16 @@ def damaged_files(folder: Path, record: IndexRecord) -> list[str]:
 
 
 class Generation:
-    """The next generation of an index, while it is made; nothing of the last one changes before ``commit``."""
+    """The next generation of an index under construction; the last one stays unchanged until ``commit``."""
 
     def __init__(self, folder: Path, last: IndexRecord | None, number: int) -> None:
-        """``last``: the generation that this one goes on from; None for a new index."""
+        """Start a generation from ``last``; None for a new index."""
         self.folder, self.last, self.number = folder, last, number
         taken = [int(segment.records.partition("-")[0]) for segment in (last.segments if last else ())]
         self._segment = max(taken, default=0)
 
     def segment(self) -> str:
-        """The stem of a new segment's files."""
+        """Return the stem of a new segment's files."""
         self._segment += 1
         return f"{self._segment}-g{self.number}"
 
@@ -164,7 +164,7 @@ class Generation:
             yield temporary
 
     def commit(self, record: IndexRecord) -> IndexRecord:
-        """Write ``index.json`` with the digests of all files, then remove those of no use any more."""
+        """Write ``index.json`` with the digests of all files, then remove files that are no longer used."""
         known = self.last.digests if self.last is not None else {}
         digests = {name: known.get(name) or file_digest(self.folder / name) for name in sorted(record.names())}
         done = record.model_copy(update={"generation": self.number, "digests": digests})
@@ -175,10 +175,10 @@ class Generation:
 
 @contextmanager
 def next_generation(folder: Path, *, new: bool = False) -> Iterator[Generation]:
-    """Hold a folder while its next generation is made.
+    """Lock a folder while its next generation is made.
 
-    ``new``: it need not be an index yet, and what is there of an index is replaced. Raises InputError for a folder of
-    other things, or, unless ``new``, of no index; RunError while another process changes it.
+    ``new``: the folder need not be an index yet, and an existing index is replaced. Raises InputError for a folder of
+    other things, or, unless ``new``, without an index; RunError while another process changes it.
     """
     if new:
         make_folder(folder)
@@ -200,7 +200,7 @@ def next_generation(folder: Path, *, new: bool = False) -> Iterator[Generation]:
 
 
 def _named(folder: Path) -> set[str]:
-    """The files that the folder's index names now; those of an older version, if it is one of that."""
+    """Return the files that the folder's index names now, also if it is of an older version."""
     try:
         return read_index_file(folder).names()
     except InputError:
@@ -212,13 +212,13 @@ def _is_ours(name: str) -> bool:
 
 
 def _newest(folder: Path) -> int:
-    """The highest generation of any file; 0 for none."""
+    """Return the highest generation of any file; 0 for none."""
     found = (re.match(r"(?:\d+-)?g(\d+)\.", path.name) for path in folder.iterdir())
     return max((int(match[1]) for match in found if match), default=0)
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:
-    """Remove an index's files that are not named, and what interrupted changes left."""
+    """Remove an index's files that are not named, and leftovers of interrupted changes."""
     with os_errors_as_input(folder):
         for path in folder.iterdir():
             stale = bool(LEFT.fullmatch(path.name)) and path.name != ".lock"

@@ -1,4 +1,4 @@
-"""Search in an index: candidates from the first stage where there is one, and the exact score of what is left."""
+"""Search an index: candidates from the first stage if there is one, then the exact score of those."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from gare.scoring.factors import Factors, Rows, ScoreStats, Texts
 from gare.scoring.mean_pool import MeanGallery, video_vectors
 
 BLOCK = 2048
-"""Records scored at once."""
+"""Number of records scored at once."""
 
 FEW = 2000
-"""Videos that a filter leaves, up to which all of them are scored exactly."""
+"""If a filter leaves at most this many videos, all of them are scored exactly."""
 
 LEAST = 200
-"""Fewest candidates the index chooses: to score these takes no time beside reading the query."""
+"""Fewest candidates that the index chooses: scoring these takes hardly any time compared with reading the query."""
 
 LIKE = 20
-"""Candidates of the first stage per video wanted that is like another one."""
+"""Candidates of the first stage per requested video in a search for similar videos."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Hit:
 
 @dataclass(frozen=True)
 class Searched:
-    """How an answer was found.
+    """Facts about a search.
 
-    ``videos``: how many could have been the answer; ``scored``: how many were scored exactly. ``recall``: the share of
-    the exact top 10 that this many candidates hold on this index; 1 where all were scored, None where it is not known.
-    ``unknown``: the query's words are unlike all that the first stage knows, so it was searched wide. ``missing``:
-    videos in parts of the index that cannot be read.
+    ``videos``: number of possible answers; ``scored``: how many were scored exactly. ``recall``: the share of the exact
+    top 10 that this many candidates contain on this index; 1 if all were scored, None if unknown. ``unknown``: the
+    query's words are unlike all that the first stage knows, so the search was wide. ``missing``: videos in parts of the
+    index that cannot be read.
     """
 
     videos: int
@@ -67,11 +67,11 @@ class Searched:
 
     @property
     def partial(self) -> bool:
-        """Whether a part of the index could not be searched."""
+        """True if a part of the index could not be searched."""
         return self.missing > 0
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Describe the search in a line."""
         if self.scored >= self.videos:
             found = f"scored all {self.videos:,} videos"
         else:
@@ -84,7 +84,7 @@ class Searched:
 
 
 class Hits(list[Hit]):
-    """The answers, best first; ``searched`` says how they were found."""
+    """The answers, best first; ``searched`` tells how they were found."""
 
     def __init__(self, hits: list[Hit], searched: Searched) -> None:
         super().__init__(hits)
@@ -92,10 +92,10 @@ class Hits(list[Hit]):
 
 
 class Segment:
-    """A part of an index, opened: records are read when they are asked for, the rest is mapped."""
+    """An opened part of an index: records are read on request, the rest is mapped."""
 
     def __init__(self, folder: Path, files: SegmentFiles, form: RecordFormat, rank: int | None) -> None:
-        """InputError, with what is wrong, where one of its files is missing or damaged."""
+        """Open the files. Raises InputError naming a missing or damaged file."""
         count = files.videos
         self.table = _read_table(folder / files.about, count)
         self.alive = np.ones(count, bool)
@@ -110,7 +110,7 @@ class Segment:
         return len(self.alive)
 
     def where(self, attributes: Mapping[str, str]) -> NDArray[np.bool_]:
-        """Which of its videos are there and have all these attributes."""
+        """Return which of its videos are not deleted and have all these attributes."""
         allowed = self.alive
         for name, value in attributes.items():
             found = pc.equal(pc.map_lookup(self.table["attributes"].combine_chunks(), name, "first"), value)
@@ -118,14 +118,14 @@ class Segment:
         return allowed
 
     def row(self, video_id: str) -> int | None:
-        """The row of a video that is not deleted."""
+        """Return the row of a video that is not deleted, or None."""
         rows = np.flatnonzero(np.asarray(pc.equal(self.table["video_id"], video_id)) & self.alive)
         return int(rows[0]) if len(rows) else None
 
 
 @dataclass(repr=False)
 class SearchIndex:
-    """An opened index with its model; ``folder`` is where it lies."""
+    """An opened index with its model; ``folder`` is its place."""
 
     folder: Path
     record: IndexRecord
@@ -149,11 +149,11 @@ class SearchIndex:
 
     @property
     def checkpoint(self) -> str:
-        """Where the model is: a checkpoint, or a CLIP's folder or hub id."""
+        """The place of the model: a checkpoint, or a CLIP's folder or hub id."""
         return self.model.name
 
     def candidates(self, top: int) -> int:
-        """How many videos a search for ``top`` scores exactly."""
+        """Return how many videos a search for ``top`` scores exactly."""
         videos, recall = len(self), self.record.recall
         if self.basis is None or recall is None or videos <= FEW:
             return videos
@@ -169,13 +169,13 @@ class SearchIndex:
         exact: bool = False,
         first_stage: int | None = None,
     ) -> Hits:
-        """The ``top`` videos for a sentence, best first; ties in index order.
+        """Return the ``top`` videos for a sentence, best first; ties in index order.
 
         Each score is exactly the model's for the frames as the index stores them (float16 by default).
 
         ``where``: attributes the videos must have. ``exact``: score every video. ``first_stage``: score this many
-        candidates, and not as many as the index chooses by its own recall. Raises InputError for a query that is empty
-        or no text, and for an attribute that no video has.
+        candidates instead of the number the index chooses by its own recall. Raises InputError for a query that is
+        empty or invalid text, and for an attribute that no video has.
         """
         if not query.strip():
             raise InputError("The query is empty; give a sentence in quotes.")
@@ -190,9 +190,9 @@ class SearchIndex:
 
     @torch.no_grad()
     def like(self, video_id: str, top: int, *, where: Mapping[str, str] | None = None, exact: bool = False) -> Hits:
-        """The ``top`` videos most like one of the index, without it; scores are cosines of the frames' means.
+        """Return the ``top`` videos most like one of the index, without it; scores are cosines of the frames' means.
 
-        Raises InputError where the index has no such video.
+        Raises InputError if the index has no such video.
         """
         number, row = self._find(video_id)
         vector = self._vectors(
@@ -210,7 +210,7 @@ class SearchIndex:
         return Hits(self._hits(chosen, scores, top), searched)
 
     def scores(self, chosen: list[NDArray[np.int64]], score: Callable[[Rows], Tensor]) -> Tensor:
-        """What ``score`` makes of the galleries of chosen rows of each segment, joined along the first axis."""
+        """Apply ``score`` to the galleries of chosen rows of each segment; join the results along the first axis."""
         parts = [score(gallery).float().cpu() for gallery in self.galleries(chosen)]
         found = torch.cat(parts) if parts else torch.zeros(0)
         if not bool(torch.isfinite(found).all()):
@@ -218,7 +218,7 @@ class SearchIndex:
         return found
 
     def galleries(self, chosen: list[NDArray[np.int64]], block: int = BLOCK) -> Iterator[Rows]:
-        """The galleries of chosen rows of each segment, block by block."""
+        """Yield the galleries of chosen rows of each segment, block by block."""
         for segment, rows in zip(self.segments, chosen, strict=True):
             for start in range(0, len(rows), block):
                 records = segment.records.read(rows[start : start + block], self.threads)
@@ -253,7 +253,7 @@ class SearchIndex:
         return self._best_of(queries, chosen, count), Searched(videos, count, known, unknown, self.missing)
 
     def _best_of(self, query: Tensor, chosen: list[NDArray[np.int64]], count: int) -> list[NDArray[np.int64]]:
-        """The rows of each segment among the best ``count`` of the chosen by the first stage, in order."""
+        """Return the rows of each segment among the best ``count`` of the chosen by the first stage, in order."""
         scores = []
         for segment, rows in zip(self.segments, chosen, strict=True):
             assert segment.codes is not None  # noqa: S101 - all segments have codes, or none
@@ -296,9 +296,9 @@ class SearchIndex:
 
     @classmethod
     def of(cls, folder: Path, record: IndexRecord, model: IndexModel) -> Self:
-        """Open the files of a generation; segments that cannot be read are left out with a warning.
+        """Open the files of a generation; warn of segments that cannot be read and leave them out.
 
-        InputError where none can be read.
+        Raises InputError if none can be read.
         """
         basis = load_basis(folder / record.basis, model.model.dim)[0] if record.basis is not None else None
         rank = None if basis is None else basis.directions.shape[1]
@@ -319,7 +319,7 @@ class SearchIndex:
 def _read_table(path: Path, count: int) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        table.validate(full=True)  # unchecked offsets of a damaged file would take the process down
+        table.validate(full=True)  # unchecked offsets of a damaged file could crash the process
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"Cannot read {path}: {first_line(error)}. Make the index again.") from None
     if not table.schema.equals(VIDEOS) or table.num_rows != count or any(c.null_count for c in table.columns):
@@ -338,6 +338,6 @@ def _read_bits(path: Path, count: int) -> NDArray[np.bool_]:
 
 
 def _keys(table: pa.Table) -> list[str]:
-    """The names of all attributes."""
+    """Return the names of all attributes."""
     keys = [chunk.keys for chunk in table["attributes"].chunks]
     return list(pc.unique(pa.chunked_array(keys, pa.string())).to_pylist()) if keys else []

@@ -1,4 +1,4 @@
-"""The model of an index: a trained checkpoint, or a CLIP without training by the zero-shot rule."""
+"""The model of an index: a trained checkpoint, or a CLIP without training, scored by the zero-shot rule."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IndexModel:
-    """A model with its settings; ``name``: where it is; ``weights``: SHA-256 of its weights.
+    """A model with its settings; ``name``: its place; ``weights``: SHA-256 of its weights.
 
-    ``clip``: whether it is a CLIP without training, and not a checkpoint.
+    ``clip``: True for a CLIP without training, False for a checkpoint.
     """
 
     model: GareModel
@@ -40,9 +40,9 @@ class IndexModel:
     clip: bool = False
 
     def check_format(self, fields: Fields, folder: Path) -> RecordFormat:
-        """The format of an index's records, which has to be the one that this model makes; else InputError.
+        """Return the format of an index's records. Raises InputError unless this model makes it.
 
-        Nothing else is believed of a file: a type like ``object`` would make bytes of it into addresses.
+        Nothing else in a file is trusted: a type like ``object`` would turn its bytes into addresses.
         """
         sized = next((f for name, f in fields.items() if name.endswith("frames")), ("", [1, 0]))
         frames = sized[1][0] if sized[1] and 0 < sized[1][0] <= self.config.model.max_frames else 1
@@ -56,23 +56,23 @@ class IndexModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.model.clip.logit_scale.device  # type: ignore[no-any-return]
 
     @classmethod
     def of_checkpoint(cls, folder: Path, model: GareModel, config: Config) -> IndexModel:
-        """From a checkpoint that is open; InputError where it has no tokenizer."""
+        """Make it from an open checkpoint. Raises InputError if that has no tokenizer."""
         return cls(model, _tokenizer(model, str(folder)), config, str(folder.resolve()), file_digest(folder / WEIGHTS))
 
     @classmethod
     def of_clip(cls, name: str, model: GareModel, config: Config) -> IndexModel:
-        """From a CLIP's folder or hub id; InputError where it has no tokenizer."""
+        """Make it from a CLIP's folder or hub id. Raises InputError if that has no tokenizer."""
         where = str(Path(name).resolve()) if Path(name).is_dir() else name
         return cls(model, _tokenizer(model, name), config, where, weights_digest(model), clip=True)
 
     @classmethod
     def of_index(cls, folder: Path, record: IndexRecord, moved: Path | None) -> IndexModel:
-        """Load the model that an index names, or a copy of it; InputError where it is gone, ConfigError for another."""
+        """Load an index's model, or its copy at ``moved``. Raises InputError if gone, ConfigError for another model."""
         if record.clip_data is not None:
             found = cls.of_clip(*_load_clip(str(moved or record.checkpoint), record.clip_data))
         else:
@@ -81,7 +81,7 @@ class IndexModel:
                 raise InputError(
                     f"The checkpoint {source} of the index {folder} is not there; give its place with --checkpoint."
                 )
-            if file_digest(source / WEIGHTS) != record.weights_sha256:  # before anything of its size is loaded
+            if file_digest(source / WEIGHTS) != record.weights_sha256:  # before loading anything large
                 raise _other(folder, str(source))
             found = cls.of_checkpoint(source, load_model(source), load_checkpoint_config(source))
         if found.weights != record.weights_sha256:

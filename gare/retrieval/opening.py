@@ -1,4 +1,4 @@
-"""Open an index: one of this version, or of version 2, whose records are made in memory from its file of factors."""
+"""Open an index of this version, or of version 2, whose records are made in memory from its file of factors."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ FORMER_VERSION = 2
 VECTORS_FILE = "vectors.safetensors"
 
 OPENINGS = 3
-"""How often an index is opened again that another process changed while it was opened."""
+"""Number of times to reopen an index that another process changes while it is being opened."""
 
 
 def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
-    """Open an index and the model it was made with, or a copy of that elsewhere (``checkpoint``).
+    """Open an index and the model it was made with, or a copy of the model elsewhere (``checkpoint``).
 
-    Raises InputError when the folder is no index, or its model is gone; ConfigError when that is another one.
+    Raises InputError if the folder is not an index or its model is gone; ConfigError for a different model.
     """
     values = read_index_values(folder)
     if values.get("version") == FORMER_VERSION:
@@ -81,7 +81,7 @@ class _Record(BaseModel):
 
 
 class _RecordsInMemory(RecordFile):
-    """Records that are in no file."""
+    """Records in memory only."""
 
     def __init__(self, records: NDArray[np.void]) -> None:
         self._records, self.dtype, self.count = records, records.dtype, len(records)
@@ -90,7 +90,7 @@ class _RecordsInMemory(RecordFile):
         """Do nothing."""
 
     def read(self, rows: NDArray[np.int64], pool: ThreadPoolExecutor) -> NDArray[np.void]:
-        """Give the records of these rows, in their order."""
+        """Return the records of these rows, in their order."""
         del pool
         return self._records[rows]
 
@@ -103,7 +103,7 @@ class _SegmentInMemory(Segment):
 
 @torch.no_grad()
 def _open_former(folder: Path, values: object, moved: Path | None) -> SearchIndex:
-    """Open an index of version 2, of which ``values`` is the content of ``index.json``.
+    """Open an index of version 2; ``values`` is the content of its ``index.json``.
 
     It answers, but cannot be changed. Raises InputError if it is damaged or its model (``moved``: a copy elsewhere) is
     gone, and ConfigError if that has other weights.

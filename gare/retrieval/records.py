@@ -1,4 +1,4 @@
-"""Files of fixed-size records: everything that scoring one video needs lies together, and is one read."""
+"""Files of fixed-size records: one read gets all data for scoring a video."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gare.scoring.increment.compact import CompactFactors
 from gare.scoring.increment.head import GareHead
 
 THREADS = 16
-"""Reads under way at once: what a local disk needs to be busy."""
+"""Number of simultaneous reads, enough to keep a local disk busy."""
 
 RUN_BYTES = 2**22
 """Most bytes of neighbouring records that one thread reads."""
@@ -31,24 +31,24 @@ Fields = dict[str, tuple[str, list[int]]]
 
 
 def record_factors(head: PairHead) -> Factors[Any]:
-    """How a search index keeps the videos of a head: its smallest exact gallery, or the frames themselves."""
+    """Return how a search index stores the videos of a head: its smallest exact gallery, or the frames themselves."""
     if isinstance(head, GareHead):
         try:
             return CompactFactors(head)
-        except ConfigError:  # the increments do not come from the frames alone
+        except ConfigError:  # the increments need more than the frames
             pass
     return factors_of(head)
 
 
 @dataclass(frozen=True)
 class RecordFormat:
-    """Name, type and shape of each field of a record, as ``index.json`` holds them."""
+    """Name, type and shape of each field of a record, as stored in ``index.json``."""
 
     fields: Fields
 
     @classmethod
     def of(cls, gallery: Rows) -> Self:
-        """The format that a gallery's rows have."""
+        """Return the format of a gallery's rows."""
         fields = {}
         for name, tensor in gallery.tensors().items():
             fields[name] = (tensor[:0].cpu().numpy().dtype.name, list(tensor.shape[1:]))
@@ -56,7 +56,7 @@ class RecordFormat:
 
     @property
     def dtype(self) -> np.dtype[np.void]:
-        """Numpy's type of a record: the widest fields first, so that all are aligned, and a multiple of 8 bytes."""
+        """The numpy type of a record: the widest fields first, so that all are aligned, and a multiple of 8 bytes."""
         kinds = {name: np.dtype((np.dtype(kind), tuple(shape))) for name, (kind, shape) in self.fields.items()}
         names = sorted(kinds, key=lambda name: (-kinds[name].base.itemsize, name))
         offsets = np.cumsum([0, *(kinds[name].itemsize for name in names)]).tolist()
@@ -64,7 +64,7 @@ class RecordFormat:
         return np.dtype({"names": names, "formats": [kinds[n] for n in names], "offsets": offsets, "itemsize": size})
 
     def pack(self, gallery: Rows) -> NDArray[np.void]:
-        """The records of a gallery."""
+        """Pack a gallery into records."""
         tensors = gallery.tensors()
         records = np.zeros(len(gallery), self.dtype)
         for name, tensor in tensors.items():
@@ -73,15 +73,15 @@ class RecordFormat:
 
     @staticmethod
     def tensors(records: NDArray[np.void]) -> dict[str, Tensor]:
-        """The fields of records as tensors, without a copy."""
+        """Return the fields of records as tensors, without copying."""
         return {name: torch.from_numpy(records[name]) for name in records.dtype.names or ()}
 
 
 class RecordFile:
-    """A file of records that threads read, many at a time; nothing of it stays in memory."""
+    """A file of records that many threads read at once; none of it stays in memory."""
 
     def __init__(self, path: Path, dtype: np.dtype[np.void], count: int) -> None:
-        """InputError where there is no such file, or one of another length."""
+        """Open the file. Raises InputError if it is missing or has the wrong length."""
         self.path, self.dtype, self.count = path, dtype, count
         try:
             self._stream: IO[bytes] = path.open("rb", buffering=0)
@@ -100,7 +100,7 @@ class RecordFile:
         self._stream.close()
 
     def read(self, rows: NDArray[np.int64], pool: ThreadPoolExecutor) -> NDArray[np.void]:
-        """The records of these rows, in their order; InputError where the file gives fewer bytes than it has."""
+        """Read the records of these rows, in their order. Raises InputError if the file has become shorter."""
         order = np.argsort(rows, kind="stable")
         found = np.empty(len(rows), self.dtype)
         ordered = found if bool((order == np.arange(len(rows))).all()) else np.empty(len(rows), self.dtype)
@@ -114,13 +114,13 @@ class RecordFile:
         return found
 
     def blocks(self, size: int, pool: ThreadPoolExecutor) -> Iterator[tuple[slice, NDArray[np.void]]]:
-        """All records in blocks of ``size``, with their places."""
+        """Yield all records in blocks of ``size``, with their places."""
         for start in range(0, self.count, size):
             part = slice(start, min(start + size, self.count))
             yield part, self.read(np.arange(part.start, part.stop), pool)
 
     def _runs(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-        """(first row, place of it, number) of neighbours in sorted rows, at most ``RUN_BYTES`` each."""
+        """Yield (first row, its place, number) of neighbours in sorted rows, at most ``RUN_BYTES`` each."""
         if not len(rows):
             return
         longest = max(1, RUN_BYTES // self.dtype.itemsize)
@@ -141,7 +141,7 @@ class RecordFile:
 
 
 def read_pool() -> ThreadPoolExecutor:
-    """The threads that read records."""
+    """Make a pool of threads that read records."""
     return ThreadPoolExecutor(THREADS, thread_name_prefix="records")
 
 

@@ -1,10 +1,10 @@
-"""The first stage of a large index: the inner product of a few int8 numbers with a query stands in for a score.
+"""The first stage of a large index: approximate a score by the inner product of a few int8 numbers with a query.
 
     phi(t) = W [t - mean, exp(-||t - a_m||^2 / 2 w^2) for 512 texts a_m, 1]     W: white over n anchor texts
     s(t, v) ~ <phi(t), c_v>,   c_v = (1/n) sum_i phi(t_i) s(t_i, v)              least squares of the exact scores
 
-The r main directions of c_v over videos are kept, turned by a random rotation so that all carry as much, and rounded to
-int8 with one scale a video. It knows nothing of the head: any score can be distilled.
+The r main directions of c_v over videos are kept, rotated at random so that all matter equally, and rounded to int8
+with one scale per video. The stage does not depend on the head: it can approximate any score.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from gare.common.redact import first_line
 from gare.scoring.factors import Rows
 
 ANCHORS, HELD_OUT = 2048, 512
-"""Texts the stage is fitted on, and others that its recall is measured with; half of each are fragments."""
+"""Texts to fit the stage on, and others to measure its recall with; half of each are fragments."""
 
 FEWEST_TEXTS = 64
-"""Captions below which there is no stage."""
+"""With fewer captions, there is no stage."""
 
 RADIAL, RANK = 512, 128
 SAMPLE = 1024
-"""Videos the main directions are found on."""
+"""Number of videos used to find the main directions."""
 
 TOP = 10
-"""The recall is that of this many best videos."""
+"""The recall is measured for this many best videos."""
 
 TARGET = 0.99
-"""Recall at which the number of candidates is chosen."""
+"""Recall at which the index chooses its number of candidates."""
 
 CANDIDATES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 GROWTH = 0.6
-"""Power of the number of videos with which the candidates of one recall grow, measured from 1,800 to 14,600."""
+"""The candidates for a given recall grow with this power of the number of videos, measured from 1,800 to 14,600."""
 
 WIDE = 10
-"""How many times more candidates a query of unknown vocabulary gets."""
+"""Factor on the number of candidates for a query of unknown vocabulary."""
 
 FALSE_FLAGS = 0.02
 """Share of the held-out texts that count as unknown."""
@@ -58,7 +58,7 @@ SCAN_BLOCK = 2**14
 
 @dataclass(frozen=True)
 class Anchors:
-    """``fit``: texts the stage is fitted on; ``captions``, ``fragments``: others, to measure it with."""
+    """``fit``: texts to fit the stage on; ``captions``, ``fragments``: other texts to measure it with."""
 
     fit: list[str]
     captions: list[str]
@@ -66,12 +66,12 @@ class Anchors:
 
     @property
     def held_out(self) -> list[str]:
-        """Those to measure with, captions first."""
+        """The texts to measure with, captions first."""
         return [*self.captions, *self.fragments]
 
     @classmethod
     def of(cls, captions: Iterable[str], seed: int = 0) -> Anchors | None:
-        """Draw them from captions, which may be any number: memory is that of the drawn. None for too few."""
+        """Draw texts from any number of captions, keeping only the drawn ones in memory; return None for too few."""
         random = np.random.default_rng(seed)
         wanted = (ANCHORS + HELD_OUT) // 2
         drawn: dict[str, bytes] = {}  # the texts of the lowest hashes: a sample of the distinct ones
@@ -92,7 +92,7 @@ class Anchors:
 
 
 def _fragment(text: str, random: np.random.Generator) -> str:
-    """Some neighbouring words of a caption, at most half of them."""
+    """Return some neighbouring words of a caption, at most half of them."""
     words = text.split()
     count = int(random.integers(1, max(1, len(words) // 2) + 1))
     start = int(random.integers(0, len(words) - count + 1))
@@ -101,10 +101,10 @@ def _fragment(text: str, random: np.random.Generator) -> str:
 
 @dataclass(frozen=True)
 class Basis:
-    """What turns scores into codes and texts into queries; fixed for as long as an index is appended to.
+    """Turns scores into codes and texts into queries; fixed while an index is appended to.
 
     ``mean`` [D], ``centres`` [M, D], ``width`` []: the features of a text; ``white`` [D + M + 1, k]; ``directions``
-    [k, r]; ``fit`` [n, r] and ``offset`` [r]: scores of the anchors to codes.
+    [k, r]; ``fit`` [n, r] and ``offset`` [r] turn scores of the anchors into codes.
     """
 
     mean: Tensor
@@ -117,7 +117,7 @@ class Basis:
 
     @classmethod
     def of(cls, anchors_ND: Tensor, scores_VN: Tensor, seed: int = 0) -> Basis:
-        """From the anchors' text vectors and the exact scores of a sample of videos with them."""
+        """Fit a basis to the anchors' text vectors and the exact scores of a sample of videos with them."""
         text, scores = anchors_ND.double(), scores_VN.double()
         random = torch.Generator().manual_seed(seed)
         mean = text.mean(0)
@@ -126,7 +126,7 @@ class Basis:
         width = distances.median().clamp(min=1e-6)
         features = _features(text, mean, centres, width)
         values, vectors = torch.linalg.eigh(features.T @ features / len(text))
-        # Directions that the anchors hardly vary in, or more than half as many as there are anchors, fit noise alone.
+        # Directions in which the anchors hardly vary, or more than half as many as there are anchors, fit only noise.
         kept = (values > 1e-9 * values[-1]) & (torch.arange(len(values)) >= len(values) - len(text) // 2)
         white = vectors[:, kept] / values[kept].sqrt()
         phi = features @ white
@@ -142,13 +142,13 @@ class Basis:
         return cls(*(part.float().contiguous() for part in parts))
 
     def codes(self, scores_VN: Tensor) -> Codes:
-        """Codes of videos from their exact scores with the anchors."""
+        """Return codes of videos from their exact scores with the anchors."""
         exact = scores_VN.float() @ self.fit - self.offset
         scale = exact.abs().amax(dim=1).clamp(min=1e-30) / 127
         return Codes((exact / scale[:, None]).round().to(torch.int8), scale)
 
     def queries(self, text_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries [B, r], and the leverage [B] of each text: how far it lies from all that the stage was fitted on."""
+        """Return queries [B, r], and the leverage [B] of each text: its distance from the texts of the fit."""
         features = _features(text_BD.double(), self.mean.double(), self.centres.double(), self.width.double())
         phi = features @ self.white.double()
         return (phi @ self.directions.double()).float(), phi.square().mean(dim=1)
@@ -167,9 +167,9 @@ class Codes(Rows):
     scale: Tensor
 
     def scores(self, queries_BR: Tensor) -> Tensor:
-        """Approximate scores [B, V]; beside the result, memory depends on neither.
+        """Return approximate scores [B, V]; apart from the result, memory depends on neither B nor V.
 
-        A query is split in two int8 parts, so that only the codes are rounded.
+        A query is split into two int8 parts, so that only the codes are rounded.
         """
         unit = queries_BR.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
         coarse = (queries_BR / unit).round()
@@ -184,17 +184,17 @@ class Codes(Rows):
 
 
 def _products(rows: Tensor, codes: Tensor) -> Tensor:
-    """Inner products of int8 rows, by torch's own product of int8 matrices where there is one."""
+    """Return inner products of int8 rows, by torch's own product of int8 matrices if it exists."""
     if not hasattr(torch, "_int_mm"):
         return rows.float() @ codes.float().T
-    return torch._int_mm(rows, codes.T)  # noqa: SLF001 - nothing public multiplies int8 matrices
+    return torch._int_mm(rows, codes.T)  # noqa: SLF001 - there is no public product of int8 matrices
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Share of the exact top 10 among the best K of the stage, per K of ``candidates``, for each kind of held-out text.
+    """Share of the exact top 10 among the best K of the stage, for each K of ``candidates`` and kind of held-out text.
 
-    ``leverage``: above it a query counts as unknown.
+    ``leverage``: above this, a query counts as unknown.
     """
 
     __pydantic_config__ = STRICT
@@ -206,16 +206,16 @@ class Recall:
     leverage: float
 
     def at(self, count: int) -> float:
-        """The recall of the worse kind at this many candidates, or the nearest fewer that were measured."""
+        """Return the recall of the worse kind at this many candidates, or the nearest smaller number measured."""
         known = [
             min(c, f) for k, c, f in zip(self.candidates, self.captions, self.fragments, strict=True) if k <= count
         ]
         return max(known, default=0.0)
 
     def choose(self, top: int, videos: int) -> int:
-        """The fewest candidates of 99 % of the exact top 10, in proportion more for a longer list.
+        """Return the fewest candidates for 99 % of the exact top 10, with proportionally more for a longer list.
 
-        An index that grew since its recall was measured takes more, by the power with which K was seen to grow.
+        An index that has grown since its recall was measured takes more, by the measured power of growth.
         """
         enough = next((k for k in self.candidates if self.at(k) >= TARGET), self.videos)
         grown = math.pow(max(1.0, videos / max(1, self.videos)), GROWTH)
@@ -223,22 +223,22 @@ class Recall:
 
 
 class Measure:
-    """The recall of a stage, of exact scores that come block by block."""
+    """Measures the recall of a stage from exact scores that come block by block."""
 
     def __init__(self, queries_BR: Tensor, leverage_B: Tensor, captions: int) -> None:
-        """``captions``: how many of the held-out texts, the first ones, are captions; the others are fragments."""
+        """Start measuring; the first ``captions`` held-out texts are captions, the others fragments."""
         self._queries, self._leverage, self._captions = queries_BR, leverage_B, captions
         self._best = self._stage = queries_BR.new_empty(len(queries_BR), 0)
 
     def add(self, scores_BV: Tensor, codes: Codes) -> None:
-        """Some videos' exact scores with the held-out texts, and their codes."""
+        """Add some videos' exact scores with the held-out texts, and their codes."""
         both = torch.cat([self._best, scores_BV], dim=1)
         kept = both.topk(min(TOP, both.shape[1]), dim=1).indices
         self._best = both.gather(1, kept)
         self._stage = torch.cat([self._stage, codes.scores(self._queries)], dim=1).gather(1, kept)
 
     def recall(self, all_codes: Iterable[Codes]) -> Recall:
-        """Count how many of the exact top 10 are among the best K of the stage; the codes of all videos again."""
+        """Count how many of the exact top 10 are among the best K of the stage; takes the codes of all videos again."""
         ahead, videos = torch.zeros_like(self._stage, dtype=torch.int64), 0
         for codes in all_codes:
             for start in range(0, len(codes), SCAN_BLOCK):
@@ -259,13 +259,13 @@ class Measure:
 
 
 def save_basis(path: Path, basis: Basis, anchors: Anchors) -> None:
-    """Write a basis and the texts it comes from as one safetensors file."""
+    """Write a basis and its texts as one safetensors file."""
     tensors = {f.name: getattr(basis, f.name) for f in fields(basis)}
     save_file(tensors, path, metadata={"anchors": json.dumps(asdict(anchors))})
 
 
 def load_basis(path: Path, dim: int) -> tuple[Basis, Anchors]:
-    """Read what ``save_basis`` wrote, for texts of width ``dim``; InputError for anything else."""
+    """Read a file of ``save_basis`` for texts of width ``dim``. Raises InputError for anything else."""
     try:
         with safe_open(path, framework="pt") as file:
             anchors = checked(Anchors, load_json((file.metadata() or {}).get("anchors", "")))
@@ -278,7 +278,7 @@ def load_basis(path: Path, dim: int) -> tuple[Basis, Anchors]:
 
 
 def _fits_together(basis: Basis, dim: int, texts: int) -> bool:
-    """Whether the parts of a basis have the types, shapes and finite numbers that belong together."""
+    """Return True if the parts of a basis are finite and have matching types and shapes."""
     parts = {f.name: getattr(basis, f.name) for f in fields(basis)}
     if any(part.dtype != torch.float32 or not bool(torch.isfinite(part).all()) for part in parts.values()):
         return False
@@ -303,7 +303,7 @@ def save_codes(path: Path, codes: Codes) -> None:
 
 
 def load_codes(path: Path, videos: int, rank: int) -> Codes:
-    """Map the codes of a segment; InputError where they are not those of ``videos`` videos."""
+    """Map the codes of a segment. Raises InputError unless they are those of ``videos`` videos."""
     try:
         with safe_open(path, framework="pt") as file:
             codes = Codes(file.get_tensor("codes"), file.get_tensor("scale"))

@@ -85,7 +85,7 @@ def settle_head(packets: Packets, feed: Feed) -> bool:
 
 
 def _decoded(segment: Segment, feed: Feed) -> list[int] | None:
-    """Return the pts of a stretch's frames in decoding order; None if they decrease anywhere."""
+    """Return the pts of a stretch's frames in output order; None if one is missing or they decrease anywhere."""
     came: list[int | None] = []
     feed([segment], lambda frame, _: came.append(frame.pts))
     known = [pts for pts in came if pts is not None]
@@ -113,7 +113,7 @@ def _hidden(packets: Packets, segment: Segment, came: Sequence[int], *, at_head:
 
 
 class Watch:
-    """Checks that the decoder's output is what the plan expects: ``fine`` as long as it is.
+    """Checks the decoder's output against the plan: ``fine`` as long as they agree.
 
     ``fields``: True if a frame may have been two packets.
     """

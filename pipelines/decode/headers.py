@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Final
 
 HEAD_BYTES: Final = 4096
-"""A frame's header lies within this many bytes of its packet, after any parameters and messages."""
+"""A frame's header is within this many bytes of its packet, after any parameters and messages."""
 HOLE: Final = bytes(8)
 """No coded H.264 or HEVC data has three zeros in a row; more are padding, or a hole in the file."""
 LONG_HOLE: Final = bytes(32)
@@ -72,7 +72,7 @@ def _nal_reader(codec: str, extradata: bytes) -> Reader:
 
 
 def _units(data: bytes, lengths: int) -> Iterator[int]:
-    """Yield where a packet's units start; near its start without ``lengths``, none if lengths do not add up."""
+    """Yield where a packet's units start: near its start without ``lengths``, none if the lengths do not add up."""
     if lengths:
         found, at = [], 0
         while at + lengths < len(data):

@@ -41,7 +41,7 @@ class Packets:
     """The packets of a track in file order.
 
     ``doubts``: positions of packets that may not give a frame, rising. ``reader``: tells this from a packet's bytes;
-    ``slow_starts``: for H.264, where a keyframe may start a gradual refresh, the bytes of its units' length fields.
+    ``slow_starts``: bytes of the units' length fields in H.264, whose keyframes may start a gradual refresh.
     """
 
     def __init__(
@@ -124,12 +124,12 @@ class Packets:
 
     @property
     def pts(self) -> NDArray[np.int64]:
-        """When each packet is shown, int64 [n], NONE if unknown."""
+        """Time at which each packet is shown, int64 [n], NONE if unknown."""
         return np.array(self._pts, np.int64)
 
     @property
     def places(self) -> NDArray[np.int64]:
-        """Where each packet lies in the file, int64 [n], NONE if unknown."""
+        """Place of each packet in the file, int64 [n], NONE if unknown."""
         return np.array(self._pos, np.int64)
 
     @property

@@ -233,9 +233,9 @@ def fitted(
         resize: returns the frame in a given size, uint8 [height, width, 3], for ``prepare.resize`` swscale.
 
     Returns:
-         RGB uint8 [height, width, 3]. Raises DecodeError(too_elongated) for a frame that is shown longer than
-         ``limits.max_aspect`` and is not cropped. Such a frame is never resized whole: with swscale and a crop, it goes
-         through PIL.
+        RGB uint8 [height, width, 3]. Raises DecodeError(too_elongated) for a frame that is shown longer than
+        ``limits.max_aspect`` and is not cropped. Such a frame is never resized whole: with swscale and a crop, it goes
+        through PIL.
 
     """
     pixel_shape = pixel_shape if recipe.square_pixels else SQUARE

@@ -23,7 +23,7 @@ QUARTER: Final = 90
 
 
 class First(NamedTuple):
-    """What PyAV reports about a file's first frame: width and height as stored, its orientation, and its colours."""
+    """PyAV's facts about a file's first frame: width and height as stored, its orientation, and its colours."""
 
     size: tuple[int, int]
     turn: Orientation

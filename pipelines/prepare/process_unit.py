@@ -52,7 +52,7 @@ def _redo(output: Output, unit: int, tries: Tries, again: Mapping[int, Row]) -> 
             merged = _merged(before, again, chain(failures, [one], made), _stored(output, part), tally)
             write_unit(output, unit, merged, part.generation + 1)
             break
-        failures.append(one)  # which hold no frames
+        failures.append(one)  # failures hold no frames
     else:
         merged = _merged(before, again, iter(failures), None, tally)
         write_ledger(output, unit, [entry for entry, _ in merged], part.shards, part.generation)

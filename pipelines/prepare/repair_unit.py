@@ -165,7 +165,7 @@ def _by_ledger(
 def _by_shards(
     output: Output, unit: int, lying: Lying, rows: Mapping[int, Row], tries: Tries, tally: Counter[str]
 ) -> Iterator[Attempt]:
-    """Without a ledger part, decode all rows; keep the stored row if its source now gives nothing or has changed.
+    """Decode all rows, as there is no ledger part; keep a stored row if its source gives nothing now or has changed.
 
     A row that gives nothing may have been in a lost shard: then there must be as many rows as recorded, or, without a
     record, the reason must be one that the source always had.

@@ -101,7 +101,7 @@ def _digest(uri: str) -> str:
 
 
 OnChange = Literal["refuse", "redo", "ignore"]
-"""How to handle videos whose source changed: fail, decode them again, or do not check."""
+"""Handling of videos whose source changed: fail, decode them again, or do not check."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Ranks, recall, intervals and paired comparison. Plain NumPy: no torch, no model."""
+"""Ranks, recall, intervals and paired comparison in plain NumPy, without torch or a model."""

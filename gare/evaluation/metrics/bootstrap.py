@@ -1,7 +1,7 @@
-"""Intervals of a metric and of a difference of two: percentile bootstrap over whole videos.
+"""Intervals of a metric and of the difference of two: percentile bootstrap over whole videos.
 
-Queries of one video are not independent: its captions are answered well or badly together. So a resample draws videos,
-with replacement, and each brings all its queries.
+Queries of one video are not independent: its captions tend to do well or badly together. So a resample draws videos,
+with replacement, each with all its queries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gare.evaluation.metrics.ranking import RECALLS, Ranking
 
 RESAMPLES = 10_000
 CHUNK_CELLS = 2_000_000
-"""Resamples x videos (or queries) held at once."""
+"""Number of resamples x videos (or queries) in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Difference:
 def intervals(
     ranking: Ranking, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Interval of every metric at ``level``, keys as ``Ranking.metrics()``."""
+    """Return the interval of every metric at ``level``, with the keys of ``Ranking.metrics()``."""
     found = resampled([ranking], resamples, seed)[0]
     return {name: _interval(values, level) for name, values in found.items()}
 
@@ -48,7 +48,7 @@ def intervals(
 def compare(
     a: Ranking, b: Ranking, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Difference]:
-    """Differences b - a of every metric, in the order of ``Ranking.metrics()``; every resample is drawn for both.
+    """Return the differences b - a of every metric, in the order of ``Ranking.metrics()``, on the same resamples.
 
     Raises InputError unless both rank the same gallery for the same videos' queries.
     """
@@ -69,7 +69,7 @@ def compare(
 
 
 def resampled(rankings: list[Ranking], resamples: int, seed: int) -> list[dict[str, NDArray[np.float64]]]:
-    """Each ranking's metrics [resamples] over the same draws of its videos; equal seeds draw equally."""
+    """Return each ranking's metrics [resamples] over the same draws of its videos; equal seeds draw equally."""
     if resamples < 1:
         raise InputError(f"{resamples} resamples are too few for an interval; take 1000 or more.")
     values = [{name: np.empty(resamples) for name in ranking.metrics()} for ranking in rankings]
@@ -85,7 +85,7 @@ def resampled(rankings: list[Ranking], resamples: int, seed: int) -> list[dict[s
 
 
 def _draws(videos: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Counts of draws of each video [b, videos], in chunks."""
+    """Yield how often each video is drawn [b, videos], in chunks of resamples."""
     random = np.random.default_rng(seed)
     chunk = max(1, CHUNK_CELLS // videos)
     for start in range(0, resamples, chunk):
@@ -96,7 +96,7 @@ def _draws(videos: int, resamples: int, seed: int) -> Iterator[NDArray[np.float6
 
 
 class _Table:
-    """A ranking as sums per video, from which the metrics of any weighting of the videos follow."""
+    """A ranking as sums per video, which give the metrics for any weights of the videos."""
 
     def __init__(self, ranking: Ranking) -> None:
         number = np.unique(ranking.video, return_inverse=True)[1]
@@ -109,12 +109,12 @@ class _Table:
         self.window = self._first_window()
 
     def measure(self, weights: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """Recalls, median and mean rank [b] of the resamples with weights [b, videos]."""
+        """Return recalls, median and mean rank [b] of the resamples with weights [b, videos]."""
         queries, total, *hits = (weights @ self.sums).T
         return [*(100.0 * h / queries for h in hits), self._medians(weights, queries), total / queries]
 
     def _medians(self, weights: NDArray[np.float64], queries: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Median rank [b]: the middle one or two of each resample's queries, as numpy counts them."""
+        """Return the median rank [b]: the middle one or two of each resample's queries, as in numpy."""
         medians = np.empty(len(weights))
         at = 0
         while at < len(weights):
@@ -132,7 +132,7 @@ class _Table:
         return medians
 
     def _first_window(self) -> tuple[int, int]:
-        """Which of the sorted queries a resample's median is looked for among: 5 standard deviations either way."""
+        """Return the range of sorted queries to search for a resample's median: 5 standard deviations either way."""
         middle = len(self.ranks) // 2
         below = np.bincount(self.owner[:middle], minlength=self.videos) - self.sums[:, 0] / 2
         reach = int(5 * np.sqrt((below**2).sum())) + 8

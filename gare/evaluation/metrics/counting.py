@@ -1,4 +1,4 @@
-"""Counting of ranks, done only here: tile by tile, both directions at once, in memory that grows with N + V."""
+"""Count ranks tile by tile, both directions at once, in memory that grows with N + V; done only here."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 from gare.common.errors import RunError
 
 Ties = Literal["pessimistic", "optimistic", "mean"]
-"""Which of a right and a wrong answer with the same score comes first: the wrong one, the right one, or half each."""
+"""The order of a right and a wrong answer with the same score: wrong first, right first, or the mean of both."""
 
 Tile = Callable[[slice, slice], NDArray[Any]]
-"""Scores [r, c] of a slice of the texts against a slice of the videos; the same numbers every time it is asked."""
+"""Returns scores [r, c] of a slice of the texts against a slice of the videos, the same numbers on every call."""
 
 View = Callable[[NDArray[Any], slice, slice], NDArray[Any]]
-"""Other scores [r, c] made of a tile of some texts and videos, such as post-processed ones."""
+"""Makes other scores [r, c], such as post-processed ones, from a tile of some texts and videos."""
 
 Seen = Callable[[str, slice, slice, NDArray[Any]], None]
-"""Is shown each tile of each view once, those of the same texts one after another."""
+"""Receives each tile of each view once, those of the same texts in succession."""
 
 ROWS, COLUMNS = 4080, 2040
 """Texts and videos of a tile: 33 MB of float32, enough for a matrix product to be efficient."""
 
 WORD = 8
 BLOCK = (255, 255 * WORD)
-"""Rows and columns compared at once: so few that a byte, or each byte of a word, can hold a count."""
+"""Rows and columns compared at once: few enough for a count to fit a byte, or each byte of a word."""
 
 STRIP = BLOCK[0]
-"""Rows of a tile that other scores are made of together: what stays in the caches of a core."""
+"""Rows of a tile from which other scores are made together, so that they stay in the caches of a core."""
 
 COMPARISONS: dict[Ties, list[np.ufunc]] = {
     "optimistic": [np.greater],
@@ -42,7 +42,7 @@ COMPARISONS: dict[Ties, list[np.ufunc]] = {
 
 @dataclass(frozen=True)
 class Ranks:
-    """``t2v`` [N]; ``v2t`` and ``v2t_grouped`` (None where no video has several captions) [C] of ``captioned`` [C]."""
+    """``t2v`` [N]; ``v2t``, ``v2t_grouped`` (None if no video has several captions) [C] of videos ``captioned`` [C]."""
 
     t2v: NDArray[Any]
     v2t: NDArray[Any]
@@ -65,9 +65,9 @@ def count_ranks(
     rows: int = ROWS,
     columns: int = COLUMNS,
 ) -> Ranks:
-    """Count the ranks of texts with ascending ``owner`` [N] in scores that ``tile`` gives, rows x columns at a time.
+    """Count the ranks of texts with ascending ``owner`` [N] in scores from ``tile``, rows x columns at a time.
 
-    As ``count_views`` does, of the scores themselves.
+    This is ``count_views`` for the scores themselves.
     """
     views = {"": lambda scores, _texts, _videos: scores}
     return count_views(tile, views, owner, videos, ties=ties, rows=rows, columns=columns)[""]
@@ -84,11 +84,10 @@ def count_views(
     columns: int = COLUMNS,
     seen: Seen | None = None,
 ) -> dict[str, Ranks]:
-    """Count the ranks in several scores that are made of the same tiles, in one pass over them.
+    """Count the ranks in several scores made from the same tiles, in one pass over them.
 
-    The tiles that hold own pairs are asked for first: their scores are what all others are compared with. Then every
-    tile is asked for once. Raises RunError for no texts and for NaN, ValueError for an owner that is not ascending or
-    no video.
+    Tiles with own pairs come first: all other scores are compared with theirs. Then every tile is requested once.
+    Raises RunError for no texts and for NaN, ValueError for an owner that is not ascending or not a video.
     """
     video = np.asarray(owner, np.int64)
     _check_owner(video, videos)
@@ -115,7 +114,7 @@ def count_views(
 
 
 class _Counts:
-    """The counters of one view: one comparison, or the two whose average is taken."""
+    """The counters of one view: one comparison, or two whose average is taken."""
 
     def __init__(
         self,
@@ -125,7 +124,7 @@ class _Counts:
         videos: int,
         captioned: NDArray[np.int64],
         first: NDArray[np.int64],
-        groups: bool,  # noqa: FBT001 - used here alone
+        groups: bool,  # noqa: FBT001 - only used here
     ) -> None:
         best = np.zeros(videos, own.dtype)
         best[captioned] = np.maximum.reduceat(own, first)
@@ -139,13 +138,13 @@ class _Counts:
             counter.add(scores, row, column)
 
     def ranks(self) -> Ranks:
-        """The ranks, once every tile was counted."""
+        """Return the ranks, once every tile is counted."""
         t2v, v2t, grouped = _mean([counter.ranks(self._captioned, self._level) for counter in self._counters])
         return Ranks(t2v, v2t, grouped if self._groups else None, self._captioned)
 
 
 class _Counter:
-    """Count of scores before the own ones by one comparison, for texts, videos and, if asked, groups of texts."""
+    """Counts scores ahead of the own ones by one comparison, for texts, videos and optionally groups of texts."""
 
     def __init__(
         self, compare: np.ufunc, own: NDArray[Any], best: NDArray[Any], owner: NDArray[np.int64] | None
@@ -154,12 +153,12 @@ class _Counter:
         self.texts = np.zeros(len(own), np.int64)
         self.videos = np.zeros(len(best), np.int64)
         self.groups = np.zeros(len(best), np.int64)
-        self.open = np.zeros(len(best), bool)  # whether the group the block before ended in is counted already
+        self.open = np.zeros(len(best), bool)  # True if the group at the previous block's end is already counted
         self.flags = np.zeros(BLOCK[0] * BLOCK[1], bool)
 
     def ranks(self, captioned: NDArray[np.int64], level: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """t2v [N], v2t [C], v2t_grouped [C]; ``level`` [C]: how many own captions score as high as the best."""
-        itself = self.compare is np.greater_equal  # which counts the own ones too
+        """Return t2v [N], v2t [C], v2t_grouped [C]; ``level`` [C]: how many own captions score as high as the best."""
+        itself = self.compare is np.greater_equal  # it also counts the own ones
         videos, groups = self.videos[captioned], self.groups[captioned]
         return [1 + self.texts - itself, 1 + videos - itself * level, 1 + groups - itself]
 
@@ -179,14 +178,14 @@ class _Counter:
                 self._add_groups(padded, self.owner, texts, videos)
 
     def _buffer(self, rows: int, columns: int) -> NDArray[np.bool_]:
-        """Flags [rows, columns rounded up to words], false where there are no columns."""
+        """Return flags [rows, columns rounded up to words], false in the padding."""
         width = -(-columns // WORD) * WORD
         flags = self.flags[: rows * width].reshape(rows, width)
         flags[:, columns:] = False
         return flags
 
     def _add_groups(self, padded: NDArray[np.bool_], owner: NDArray[np.int64], texts: slice, videos: slice) -> None:
-        """Count each group once for each video, at the first block in which one of its texts is a hit."""
+        """Count each group once for each video, at the first block where one of its texts is a hit."""
         local = owner[texts]
         starts = np.flatnonzero(np.diff(local, prepend=local[0] - 1))
         words = np.bitwise_or.reduceat(padded.view(np.uint64), starts, axis=0)
@@ -203,12 +202,12 @@ class _Counter:
 def _own_scores(
     tile: Tile, views: Mapping[str, View], owner: NDArray[np.int64], videos: int, rows: int, columns: int
 ) -> dict[str, NDArray[Any]]:
-    """Score of each text with its own video [N], by view; asks only for the tiles that hold one."""
+    """Return the score of each text with its own video [N], by view, from only the tiles that hold one."""
     own: dict[str, NDArray[Any]] = {}
     for texts, gallery in grid(len(owner), videos, rows, columns):
         if not len(_within(owner, texts, gallery)):
             continue
-        # Made of the same strips as they are compared with: the same numbers to the last bit.
+        # Use the same strips as for the comparison, so that the numbers are the same to the last bit.
         for part, strip in strips(_ask(tile, texts, gallery), texts.start):
             mine = _within(owner, part, gallery)
             for name, view in views.items():
@@ -220,19 +219,19 @@ def _own_scores(
 
 
 def _within(owner: NDArray[np.int64], texts: slice, gallery: slice) -> NDArray[np.int64]:
-    """The texts of a slice whose own video is in the gallery's slice."""
+    """Return the texts of a slice whose own video is in the gallery's slice."""
     return np.arange(*(texts.start + np.searchsorted(owner[texts], [gallery.start, gallery.stop])))
 
 
 def strips(scores: NDArray[Any], start: int) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """A tile whose first text is ``start``, in strips of ``STRIP`` rows: their texts and scores."""
+    """Yield the texts and scores of a tile, whose first text is ``start``, in strips of ``STRIP`` rows."""
     for first in range(0, len(scores), STRIP):
         strip = scores[first : first + STRIP]
         yield slice(start + first, start + first + len(strip)), strip
 
 
 def _ask(tile: Tile, texts: slice, videos: slice) -> NDArray[Any]:
-    """One tile; ValueError when it has another shape than was asked for."""
+    """Return one tile. Raises ValueError if it has the wrong shape."""
     scores = np.asarray(tile(texts, videos))
     wanted = (texts.stop - texts.start, videos.stop - videos.start)
     if scores.shape != wanted:
@@ -241,14 +240,14 @@ def _ask(tile: Tile, texts: slice, videos: slice) -> NDArray[Any]:
 
 
 def _row_sums(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """True flags of each row, of at most 255 words: whole words are added, each byte of which is a count."""
+    """Count the true flags of each row of at most 255 words by adding whole words; each byte is a count."""
     words = np.add.reduce(flags.view(np.uint64), axis=1)
     sums: NDArray[np.int64] = words.view(np.uint8).reshape(-1, WORD).sum(axis=1, dtype=np.int64)
     return sums
 
 
 def _mean(found: list[list[NDArray[np.int64]]]) -> list[NDArray[Any]]:
-    """The ranks of one comparison as they are, the average of those of two."""
+    """Return the ranks of one comparison unchanged, or the average of two."""
     return found[0] if len(found) == 1 else [(a + b) / 2 for a, b in zip(*found, strict=True)]
 
 
@@ -260,7 +259,7 @@ def _check_owner(owner: NDArray[np.int64], videos: int) -> None:
 
 
 def grid(height: int, width: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks that cover [0, height) x [0, width), those of the same rows one after another."""
+    """Yield blocks that cover [0, height) x [0, width), those of the same rows in succession."""
     for top in range(0, height, rows):
         for left in range(0, width, columns):
             yield slice(top, min(top + rows, height)), slice(left, min(left + columns, width))

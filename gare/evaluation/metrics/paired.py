@@ -1,4 +1,4 @@
-"""Two evaluations of the same queries against each other, ranking by ranking."""
+"""Compare two evaluations of the same queries, ranking by ranking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gare.evaluation.metrics.bootstrap import RESAMPLES, Difference, compare
 from gare.evaluation.metrics.query_table import Queries, QueryTable
 
 SHOWN = 60
-"""Characters of a caption in a message."""
+"""Most characters of a caption in a message."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PairedRanking:
         return self.better + self.worse + self.equal
 
     def verdict(self, level: float) -> str:
-        """Say in a sentence what the interval of R@1 shows."""
+        """Return a sentence on what the interval of R@1 shows."""
         first = next(d for d in self.differences if d.metric == f"{self.name}/R@1")
         interval = f"the {100 * level:g} % interval of B - A is {first.low:+.2f} to {first.high:+.2f} points"
         if first.low <= 0 <= first.high:
@@ -43,7 +43,7 @@ class PairedRanking:
 def compare_tables(
     a: QueryTable, b: QueryTable, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[PairedRanking]:
-    """Compare every ranking that both have; InputError unless both ranked the same queries by the same rules."""
+    """Compare every ranking that both have. Raises InputError unless both ranked the same queries by the same rules."""
     if a.ties != b.ties:
         raise _incomparable(f"ties are {a.ties} in A and {b.ties} in B")
     common = [name for name in a.queries if name in b.queries]
@@ -62,7 +62,7 @@ def compare_tables(
 
 
 def _check_same(name: str, a: Queries, b: Queries) -> None:
-    """Refuse other queries or another gallery, naming the first thing that differs."""
+    """Raise InputError for different queries or galleries, naming the first difference."""
     sizes = [(len(queries.video_ids), queries.ranking.gallery) for queries in (a, b)]
     if sizes[0] != sizes[1]:
         (queries_a, gallery_a), (queries_b, gallery_b) = sizes

@@ -1,4 +1,4 @@
-"""Ranks per query as Parquet: what one evaluation found, kept so that another can be compared with it."""
+"""Write and read the ranks per query of one evaluation as Parquet, so that another can be compared with it."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ COLUMNS = pa.schema(
         pa.field("top_scores", pa.list_(pa.float64()), nullable=False),
     ]
 )
-"""A row per query of each ranking; the queries of a ranking are numbered from 0 and stand together, in order."""
+"""A row per query of each ranking; a ranking's queries are numbered from 0 and stored together, in order."""
 
 
 @dataclass(frozen=True)
 class Queries:
     """The queries of one ranking, Q of them.
 
-    ``video_ids``: own video of each; ``captions``: None where videos are the queries. ``top``: for each query the ids
-    of the videos it ranks first, or captions where videos are the queries, at most ``TOP``; ``top_scores``: theirs.
+    ``video_ids``: own video of each; ``captions``: None if videos are the queries. ``top``: for each query the ids of
+    the videos it ranks first, or captions if videos are the queries, at most ``TOP``; ``top_scores``: their scores.
     """
 
     ranking: Ranking
@@ -56,7 +56,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class QueryTable:
-    """The rankings of one evaluation by name, and what they were measured on."""
+    """The rankings of one evaluation by name, and the data they were measured on."""
 
     split: str
     dataset_digest: str
@@ -75,7 +75,7 @@ def write_queries(path: str | Path, table: QueryTable) -> None:
 
 
 def read_queries(path: str | Path) -> QueryTable:
-    """Read what ``write_queries`` wrote; InputError for any other file.
+    """Read a table of ``write_queries``. Raises InputError for any other file.
 
     ``Ranking.video`` numbers the video ids that occur; it is not the column in the gallery.
     """
@@ -113,7 +113,6 @@ def _rows(name: str, queries: Queries) -> pa.Table:
 
 
 def _metadata(path: Path, table: pa.Table) -> dict[str, Any]:
-    """Read and check the metadata of the file."""
     there = {key.decode(errors="replace"): value for key, value in (table.schema.metadata or {}).items()}
     foreign = InputError(f"{path} is not a table of ranks as gare evaluate writes it.")
     version = there.get(KEY + "format")
@@ -138,7 +137,7 @@ def _same_columns(schema: pa.Schema) -> bool:
 
 
 def _queries(path: Path, name: str, gallery: int, rows: pa.Table, ties: Ties) -> Queries:
-    """The queries of one ranking, checked."""
+    """Return the queries of one ranking, checked."""
     ranks = rows["rank"].to_numpy()
     if not _whole(rows) or not ((ranks >= 1) & (ranks <= gallery) & (ties == "mean" or ranks % 1 == 0)).all():
         raise InputError(f"{path} is damaged: the rows of {name} are not queries ranked in a gallery of {gallery}.")
@@ -154,7 +153,7 @@ def _queries(path: Path, name: str, gallery: int, rows: pa.Table, ties: Ties) ->
 
 
 def _whole(rows: pa.Table) -> bool:
-    """Tell whether no value is missing, the queries are numbered, and each of the top has a score."""
+    """Return True if no value is missing, the queries are numbered, and each top answer has a score."""
     if any(rows[field.name].null_count for field in COLUMNS if not field.nullable):
         return False
     if rows["caption"].null_count not in {0, len(rows)}:

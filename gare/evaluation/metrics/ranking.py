@@ -1,19 +1,19 @@
-"""Ranks and retrieval metrics of texts against videos: exact on ties, loud on NaN.
+"""Ranks and retrieval metrics of texts against videos; ties are exact and NaN is an error.
 
 A *t2v* query is a caption, ranked for its own video among all videos. A *v2t* query is a video with captions. It has
-as many right answers as captions, and there are two rules, both counting the best-ranked own caption:
+as many right answers as captions. There are two rules, which both count the best-ranked own caption:
 
-- ``v2t``: among all captions. 1 + the captions of other videos that score at least as high. Own captions never stand
-  in each other's way.
-- ``v2t_grouped``: among videos, each standing with its best caption (the rule of the released CLIP4Clip code for MSVD).
-  1 + the other videos with a caption that scores at least as high. Only where some video has several captions; with
-  one caption each it is the same number as ``v2t``.
+- ``v2t``: among all captions. 1 + the captions of other videos that score at least as high. Own captions do not push
+  each other down.
+- ``v2t_grouped``: among videos, each represented by its best caption (the rule of the released CLIP4Clip code for
+  MSVD). 1 + the other videos with a caption that scores at least as high. Given only if some video has several
+  captions; with one caption each it equals ``v2t``.
 
-A video without captions is in the gallery of t2v and is no query of v2t.
+A video without captions is in the gallery of t2v but is not a query of v2t.
 
 Ties between a right and a wrong answer: ``pessimistic`` puts the wrong one first (1 + others at least as high),
-``optimistic`` the right one (1 + others higher), ``mean`` takes the average of the two. NaN is an error, infinities are
-scores like others.
+``optimistic`` the right one (1 + others higher), ``mean`` takes the average of the two. NaN is an error; infinities
+are ordinary scores.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Ranking:
     gallery: int
 
     def metrics(self) -> dict[str, float]:
-        """R@1/5/10/50 in percent, median rank and mean rank, under the ranking's name; RunError without queries."""
+        """Return R@1/5/10/50 in percent, median and mean rank, by ranking name. Raises RunError without queries."""
         if not len(self.ranks):
             raise RunError("There are no queries to measure retrieval with.")
         values = {f"{self.name}/R@{k}": 100.0 * float((self.ranks <= k).mean()) for k in RECALLS}
@@ -54,12 +54,12 @@ class Ranking:
         return values | {f"{self.name}/MdR": middle, f"{self.name}/MnR": mean}
 
     def sizes(self) -> dict[str, int]:
-        """Number of queries and size of the gallery."""
+        """Return the number of queries and the size of the gallery."""
         return {f"{self.name}/queries": len(self.ranks), f"{self.name}/gallery": self.gallery}
 
 
 def rankings(scores: NDArray[Any], owner: NDArray[np.integer], *, ties: Ties = "pessimistic") -> dict[str, Ranking]:
-    """Rank a whole score matrix: rankings by name, t2v, v2t, and v2t_grouped where a video has several captions.
+    """Rank a whole score matrix: rankings by name, t2v, v2t, and v2t_grouped if a video has several captions.
 
     ``scores`` [N, V]: texts against videos, higher is better; ``owner`` [N]: the column of each text's video, in any
     order. Memory besides ``scores`` does not grow with N x V. Raises RunError for NaN and for no texts.
@@ -88,15 +88,15 @@ def tiled_rankings(
 ) -> dict[str, Ranking]:
     """Rank scores that exist only in tiles, as ``rankings`` does.
 
-    ``tile(texts, videos)`` gives the scores [r, c] of two slices, the same numbers every time; tiles with own pairs are
-    asked for twice. ``owner`` [N]: the column of each text's video, ascending: texts come sorted by video. Memory
+    ``tile(texts, videos)`` returns the scores [r, c] of two slices, the same numbers every time; tiles with own pairs
+    are requested twice. ``owner`` [N]: the column of each text's video, ascending: texts come sorted by video. Memory
     besides the tile grows with N + V. Raises RunError for NaN and for no texts.
     """
     return as_rankings(count_ranks(tile, owner, videos, ties=ties, rows=rows, columns=columns), owner, videos)
 
 
 def as_rankings(ranks: Ranks, owner: NDArray[np.integer], videos: int) -> dict[str, Ranking]:
-    """Name counted ranks; ``owner`` in the order of ``ranks.t2v``."""
+    """Name counted ranks; ``owner`` is in the order of ``ranks.t2v``."""
     found = {
         "t2v": Ranking("t2v", ranks.t2v, np.asarray(owner, np.int64), videos),
         "v2t": Ranking("v2t", ranks.v2t, ranks.captioned, len(owner)),
@@ -107,6 +107,6 @@ def as_rankings(ranks: Ranks, owner: NDArray[np.integer], videos: int) -> dict[s
 
 
 def retrieval_metrics(scores: NDArray[Any], owner: NDArray[np.integer]) -> dict[str, float]:
-    """The metrics ``METRIC_NAMES``, by which checkpoints and trials are chosen: t2v and v2t, ties pessimistic."""
+    """Return the metrics ``METRIC_NAMES``, which choose checkpoints and trials: t2v and v2t, ties pessimistic."""
     found = rankings(scores, owner)
     return found["t2v"].metrics() | found["v2t"].metrics()

@@ -1,4 +1,4 @@
-"""The report page of an evaluation: one HTML file that needs nothing else."""
+"""Write the report page of an evaluation: one self-contained HTML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content of the report page, gathered from a measurement as plain values; its look is in ``page.py``."""
+"""Gather the content of the report page from a measurement as plain values; ``page.py`` lays it out."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Subject:
     """The model and data that were evaluated.
 
     ``title``: the model's name; ``selected``: how its checkpoint was chosen, in a sentence; ``cautions``: sentences
-    to know before the figures; ``facts``: (name, value); ``frames`` and ``words``: per video and text; ``cut`` [N]:
-    which captions were longer.
+    to read before the figures; ``facts``: (name, value); ``frames`` and ``words``: per video and text; ``cut`` [N]:
+    True for captions that were longer.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table of metrics; ``tag``: the post-processing, empty for raw scores."""
+    """A row of the table of metrics; ``tag``: the post-processing, empty for raw scores."""
 
     name: str
     tag: str
@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """A video and where it stands for a query."""
+    """A video with its rank and score for a query."""
 
     rank: float
     score: float
@@ -85,9 +85,9 @@ class HardQuery:
 
 @dataclass(frozen=True)
 class Hub:
-    """A video that is first for ``wrong`` captions of other videos, and ``right`` of its own.
+    """A video that ranks first for ``wrong`` captions of other videos, and for ``right`` of its own.
 
-    ``corrected``: captions of others it is first for after dual softmax.
+    ``corrected``: number of other videos' captions it ranks first for after dual softmax.
     """
 
     strip: Strip
@@ -98,7 +98,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class Hubs:
-    """The worst ones, and over all videos: wrong first places, how many videos take half of them."""
+    """The worst hubs; over all videos, the number of wrong first places, and how many videos take half of them."""
 
     worst: list[Hub]
     wrong: int
@@ -107,7 +107,7 @@ class Hubs:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole page."""
+    """The content of the whole page."""
 
     subject: Subject
     level: float
@@ -124,7 +124,7 @@ class Report:
 
 
 def gather(subject: Subject, measured: Measurement, split: Split, *, hardest: int) -> Report:
-    """Everything the page says of a measurement of ``split``."""
+    """Gather the page's content from a measurement of ``split``."""
     raw = measured.answers["t2v"]
     strips = Strips(split)
     shared, ceiling = shared_captions(measured.evaluation.texts, measured.evaluation.owner)
@@ -145,7 +145,7 @@ def gather(subject: Subject, measured: Measurement, split: Split, *, hardest: in
 
 
 def _checks(subject: Subject, ranking: Ranking, split: Split, shared: NDArray[np.bool_]) -> list[Check]:
-    """Find captions and clips that make it hard."""
+    """Find captions and clips that make retrieval hard."""
     short = short_clips(split, subject.frames)[ranking.video]
     found = [
         check(
@@ -179,7 +179,7 @@ def histogram(answers: Answers) -> list[tuple[str, int]]:
 
 
 def hardest_queries(answers: Answers, count: int) -> list[int]:
-    """The worst-ranked queries, worst first, one of each video, and none that found it first; ties in query order."""
+    """Return the worst-ranked queries, worst first, one per video, none ranked first; ties in query order."""
     ranks, videos = answers.ranking.ranks, answers.ranking.video
     chosen: dict[int, int] = {}
     for query in np.argsort(-ranks, kind="stable").tolist():
@@ -210,7 +210,7 @@ def _hard(measured: Measurement, query: int, strips: Strips) -> HardQuery:
 
 
 def _hubs(raw: Answers, corrected: Answers, strips: Strips) -> Hubs:
-    """Videos by how many captions of other videos they are first for."""
+    """Find the videos that rank first for the most captions of other videos."""
     video, gallery = raw.ranking.video, raw.ranking.gallery
     wins = raw.items[:, 0] == video
     wrong = np.bincount(raw.items[~wins, 0], minlength=gallery)

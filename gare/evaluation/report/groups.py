@@ -1,4 +1,4 @@
-"""Text-to-video R@1 of parts of the queries: by the manifest's attributes, and where the data set a limit."""
+"""Text-to-video R@1 of parts of the queries: by the manifest's attributes, and by limits of the data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Check:
-    """A property of some captions or videos that costs accuracy: R@1 where it holds and where it does not."""
+    """A property of some captions or videos that costs accuracy: R@1 with and without it."""
 
     says: str
     advice: str
@@ -41,7 +41,7 @@ class Check:
 
 
 def by_attribute(split: Split, ranking: Ranking) -> dict[str, list[Group]]:
-    """Groups of each attribute with 2 to 30 values, the worst first; the other attributes are left out."""
+    """Group queries by each attribute with 2 to 30 values, worst group first; skip other attributes."""
     captioned = np.unique(ranking.video)
     found = {}
     names = {name: None for video in captioned for name in split.videos[video].attributes}
@@ -56,16 +56,16 @@ def by_attribute(split: Split, ranking: Ranking) -> dict[str, list[Group]]:
 
 
 def group(name: str, ranking: Ranking, chosen: NDArray[np.bool_]) -> Group:
-    """The group of the ``chosen`` [Q] queries, of which there must be some."""
+    """Return the group of the ``chosen`` [Q] queries, at least one."""
     videos = len(np.unique(ranking.video[chosen]))
     share = float((ranking.ranks[chosen] <= 1).mean())
     return Group(name, int(chosen.sum()), videos, 100 * share, wilson(share, videos))
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval, in percent, of a share of ``count`` independent cases.
+    """Return Wilson's 95 % interval, in percent, of a share of ``count`` independent cases.
 
-    A bootstrap of a small group with no hit, or with nothing else, would say that it is certain.
+    For a small group with only hits or only misses, a bootstrap would claim certainty.
     """
     square = QUANTILE**2
     middle = (share + square / (2 * count)) / (1 + square / count)
@@ -74,7 +74,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def check(says: str, advice: str, ranking: Ranking, affected: NDArray[np.bool_]) -> Check | None:
-    """The check of the ``affected`` [Q] queries; None where there are none."""
+    """Return the check of the ``affected`` [Q] queries, or None if there are none."""
     if not affected.any():
         return None
     others = None if affected.all() else group("others", ranking, ~affected)
@@ -82,9 +82,9 @@ def check(says: str, advice: str, ranking: Ranking, affected: NDArray[np.bool_])
 
 
 def shared_captions(texts: Sequence[str], owner: NDArray[np.int64]) -> tuple[NDArray[np.bool_], float]:
-    """Which captions [N] another video has too, but for case and spaces; and the highest R@1 they allow, in percent.
+    """Find captions [N] that another video shares up to case and spaces, and the highest R@1 they allow, in percent.
 
-    All videos with the same caption cannot be first for it: at best the one that has it most often is.
+    Only one of the videos with the same caption can be first for it: at best the one that has it most often.
     """
     plain = [" ".join(text.casefold().split()) for text in texts]
     having: dict[str, Counter[int]] = defaultdict(Counter)
@@ -96,10 +96,10 @@ def shared_captions(texts: Sequence[str], owner: NDArray[np.int64]) -> tuple[NDA
 
 
 def short_clips(split: Split, frames: int) -> NDArray[np.bool_]:
-    """Which videos [V] have fewer stored frames than ``frames``."""
+    """Return which videos [V] have fewer stored frames than ``frames``."""
     return np.array([len(split.timestamps(number)) < frames for number in range(len(split))], bool)
 
 
 def uncaptioned(videos: Sequence[VideoInfo]) -> int:
-    """Count the videos of the gallery that have no caption."""
+    """Count the videos of the gallery without a caption."""
     return sum(not video.captions for video in videos)

@@ -1,4 +1,4 @@
-"""The report page as one string of HTML, pictures inside; ``report.html`` says how it looks."""
+"""Render the report page as one string of HTML with its pictures; ``report.html`` defines its look."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHART = (400.0, 200.0)
 
 @drawing()
 def render(report: Report) -> str:
-    """The whole page."""
+    """Render the whole page."""
     first = report.rows[0]
     overall = first.metrics["R@1"]
     reached = [group.interval[1] for groups in report.attributes.values() for group in groups]
@@ -61,12 +61,12 @@ def render(report: Report) -> str:
 
 
 def side(found: Group, overall: float) -> str:
-    """Say if a group is certainly ``worse`` or ``better`` than ``overall``; empty for neither."""
+    """Return ``worse`` or ``better`` if a group certainly differs from ``overall``; otherwise an empty string."""
     return "worse" if found.interval[1] < overall else "better" if found.interval[0] > overall else ""
 
 
 def _histogram(name: str, buckets: Sequence[tuple[str, int]]) -> tuple[str, Any]:
-    """A caption, and counts by bucket as upright bars, each with its count and share."""
+    """Return a caption, and a chart of counts by bucket as upright bars, each with its count and share."""
     caption = f"{DIRECTIONS[name]}: queries by rank of the right answer"
     labels, numbers = zip(*buckets, strict=True)
     total = sum(numbers)

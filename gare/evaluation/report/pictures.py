@@ -1,4 +1,4 @@
-"""Videos as strips of a few frames, small enough to stand in a page."""
+"""Strips of a few frames of a video, small enough to embed in a page."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Strip:
 
 
 class Strips:
-    """Strips of a split's videos, each made once."""
+    """Makes strips of a split's videos, each once."""
 
     def __init__(self, split: Split) -> None:
         self._split = split
         self._made: dict[int, Strip] = {}
 
     def of(self, video: int) -> Strip:
-        """The strip of a video by its number: at most 4 frames of at most 96 pixels."""
+        """Return the strip of a video by its number: at most 4 frames of at most 96 pixels."""
         if video not in self._made:
             self._made[video] = self._make(video)
         return self._made[video]

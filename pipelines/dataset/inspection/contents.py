@@ -60,7 +60,7 @@ class Contents:
                 yield {**row, "frames": count}
 
     def remark(self) -> str | None:
-        """Say what is missing and how to continue; None if nothing is."""
+        """Say what is missing and how to continue; return None if the folder is complete."""
         total = len(self.units) + len(self.unfinished)
         if self.unfinished:
             first, why = next(iter(self.unfinished.items()))

@@ -101,7 +101,7 @@ def sampled(contents: Contents, sample: int | None, seed: int) -> list[Source]:
         if unit != number:
             number, rows = unit, {given["video_id"]: given for given in contents.output.rows(unit)}
         video_id = contents.tables[file]["video_id"][row].as_py()
-        if video_id in rows:  # else the comparison of rows says so
+        if video_id in rows:  # otherwise the comparison of rows reports it
             sources.append(Source(rows[video_id], file, row))
     return sources
 

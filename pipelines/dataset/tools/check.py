@@ -32,7 +32,7 @@ class Steps:
 
 
 def validate(datasets: Sequence[Dataset], on_shard: OnShard = lambda: None) -> list[Tally]:
-    """Check datasets that are to be used together; return the figures of each.
+    """Check datasets that you want to use together; return the figures of each.
 
     ``on_shard`` is called after every shard. Raises InputError for the first fault, and for repeated video ids.
     """

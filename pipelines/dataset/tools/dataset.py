@@ -1,4 +1,4 @@
-"""A dataset that anybody may have made or changed: only ``dataset.json`` and the shards it lists."""
+"""A dataset that may come from anyone: only ``dataset.json`` and the shards it lists."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def cpu_within(seconds: float) -> Iterator[None]:
 
 
 def _set(kind: int, soft: int) -> None:
-    """Set a soft limit, at most the hard one; ignore a system that refuses."""
+    """Set a soft limit, at most the hard one; ignore systems that do not allow it."""
     hard = resource.getrlimit(kind)[1]
     if hard != resource.RLIM_INFINITY and (soft > hard or soft == resource.RLIM_INFINITY):
         soft = hard
@@ -163,7 +163,7 @@ def _answers(
 
 
 AHEAD = 3
-"""Multiple of the time limit for many clips: some are decoded together, and each of several ways has its own time."""
+"""Factor on the time for many clips: some are decoded together, and several ways may be tried, each with its time."""
 
 
 def decode(request: DecodeRequest) -> Iterator[Result | DecodeError]:

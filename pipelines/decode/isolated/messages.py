@@ -144,7 +144,7 @@ def header_of(video: DecodedVideo, size: int, sha256: str | None) -> VideoHeader
 
 
 def send(connection: socket.socket, header: Message, payload: Sequence[NDArray[np.uint8]] = ()) -> None:
-    """Write a message. Raises OSError if nobody reads it."""
+    """Write a message. Raises OSError if the other side is gone."""
     text = header.model_dump_json().encode()
     connection.sendall(LENGTHS.pack(len(text), sum(part.nbytes for part in payload)) + text)
     for part in payload:

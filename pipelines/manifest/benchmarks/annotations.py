@@ -79,7 +79,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How to turn a benchmark's annotations into a manifest.
+    """Instructions for turning a benchmark's annotations into a manifest.
 
     ``dev``: where the dev split comes from: an official split of its own (``separate``); an official list of videos
     that train also contains, which are removed from train (``inside train``); or a draw from train, because there is

@@ -1,4 +1,4 @@
-"""How to turn a source into a manifest, and the result."""
+"""Options for turning a source into a manifest, and the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gare.schema import MANIFEST
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to turn a source into a manifest; the same for every kind of source.
+    """Options for turning a source into a manifest; the same for every kind of source.
 
     ``columns``: manifest column -> column of the source, where the names differ. ``root``: folder of relative uris,
     the source's own by default. ``split``: puts every row into this split. ``carve``: split -> share of the videos;
@@ -46,7 +46,7 @@ class SourceOptions:
 
     @property
     def read(self) -> list[str]:
-        """Every column of the source that is read if it exists."""
+        """The columns of the source that are read if they exist."""
         return list(dict.fromkeys([*map(self.source_of, MANIFEST.names), *self.attributes]))
 
 

@@ -171,7 +171,6 @@ def _splits(ids: Sequence[str], videos: Sequence[_Video], options: SourceOptions
 
 
 def _in_several_splits(videos: Sequence[_Video], splits: Sequence[str]) -> tuple[str, ...]:
-    """Return the files with rows in more than one split."""
     first: dict[str, str] = {}
     pairs = zip(videos, splits, strict=True)
     return tuple({v.file: None for v, split in pairs if first.setdefault(v.file, split) != split})
