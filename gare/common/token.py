@@ -42,7 +42,7 @@ def protect_token() -> None:
 
 
 def make_token() -> None:
-    """Make the token before Ray does, whose file others could read for a moment.
+    """Make the token before Ray does: others could read Ray's file for a moment.
 
     Raises RunError if its file cannot be written.
     """
