@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from gare.common.files import digest_of, file_digest, write_json
 from gare.config.tree import load_config
+from gare.model import GareModel
+from gare.model.checkpoint import save_model
 from gare.model.scratch import ScratchClip, make_clip
 from gare.schema import DATASET_FILE, SCHEMA_VERSION, SHARD, SHARD_FOLDER, stamped
 
@@ -127,3 +130,11 @@ def toy_config(clip_folder: Path, shards: Path, output: Path, *overrides: str):
     """Settings of a run that takes a second or two."""
     places = (f"model.clip={clip_folder}", f"runtime.shards={shards}", f"runtime.output={output}", "runtime.name=toy")
     return load_config(None, [*OVERRIDES, *places, *overrides])
+
+
+def make_checkpoint(folder: Path, clip_folder: Path, shards: Path) -> None:
+    """Write a checkpoint of an untrained model."""
+    config = toy_config(clip_folder, shards, folder, "model.max_frames=3")
+    torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
+    save_model(GareModel.from_clip(clip_folder, config.model).eval(), config, folder)

@@ -14,7 +14,7 @@ from gare.model import load_model
 from gare.model.archive import check_entries
 from gare.runs.state import RunState, parse_state
 from pipelines.manifest.load import load_manifest
-from tests.unit.retrieval.test_index import make_checkpoint
+from tests.toy import make_checkpoint
 
 
 @pytest.mark.parametrize(
