@@ -76,7 +76,7 @@ def _refuse_other(config: Config, before: Config, record: SweepRecord, folder: P
     if asked not in (first, now):
         raise ConfigError(
             f"The sweep {record.name} has sweep.trials {now}, not {asked}; gare sweep --resume {record.name} "
-            "--extend N adds N more, and another runtime.name starts anew."
+            "--extend N adds N more, and another runtime.name starts a new sweep."
         )
 
 

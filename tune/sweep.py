@@ -167,7 +167,7 @@ def _raise_unfinished(record: SweepRecord) -> None:
     if open_trials:
         raise RunError(
             f"The sweep {record.name} was interrupted with {len(open_trials)} of {len(record.trials)} trials to go; "
-            f"the same command, or gare sweep --resume {record.name}, goes on."
+            f"the same command, or gare sweep --resume {record.name}, continues it."
         )
     if all(trial.status == "failed" for trial in record.trials):
         raise RunError(f"All {len(record.trials)} trials failed; the first: {record.trials[0].error}")

@@ -62,8 +62,8 @@ def index(
     """Encode the videos of a split with SOURCE, for search.
 
     SOURCE is a checkpoint, a run's folder for its best one, or a CLIP's folder or hub id: search without training, by
-    the mean of a video's frames. An index is changed by files that take their place at once, at the end: it answers as
-    before until then, whatever stops the command.
+    the mean of a video's frames. A change of an index takes effect at once, at the end: if the command stops before
+    that, the index answers as it did.
 
     \b
     Examples:

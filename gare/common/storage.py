@@ -137,7 +137,7 @@ class Folder:
         for name in sizes:
             if not name or ".." in name.split("/"):
                 raise InputError(
-                    f"{self.named(below)} holds a file named {name!r}, which leads elsewhere; it is refused."
+                    f"{self.named(below)} holds a file named {name!r}, which leads elsewhere and cannot be used."
                 )
         return sizes
 

@@ -45,7 +45,7 @@ RAY_FOLDER = ".ray"
 NODE_LOSS_SECONDS = 25.0
 WRITER_SECONDS = 120.0
 """Time beyond that after which a rank without the head ends: an NFS server frees a lost machine's locks after 90 s."""
-GOES_ON = "Training goes on from its last checkpoint"
+GOES_ON = "Training continues from its last checkpoint"
 NO_RETRY = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
 
 
@@ -85,7 +85,7 @@ def fit(
         run.storage.pull()
     finished = read_state(folder)
     if finished is None or not finished.finished:
-        raise RunError(f"Training ended early; its folder is {folder}. The same command goes on.")
+        raise RunError(f"Training ended early; its folder is {folder}. The same command continues.")
     return summary(config, finished, resumed=went_on)
 
 

@@ -168,7 +168,7 @@ def _weight_files(folder: Path) -> list[Path]:
             named = read_object(index).get("weight_map")
             files = set(named.values()) if isinstance(named, dict) and all(map(_is_text, named.values())) else set()
             if not 0 < len(files) <= MAX_FILES or any(Path(file).name != file for file in files):
-                raise InputError(f"{index} does not name the files of the weights beside it.")
+                raise InputError(f"{index} does not name the files of the weights next to it.")
             return [folder / file for file in sorted(files)]
     return []
 

@@ -88,7 +88,7 @@ def complete(stated: Stated, *, openai: bool) -> Stated:
     if missing:
         raise ConfigError(
             f"The file does not say how its CLIP computes ({', '.join(missing)}), and it is not OpenAI's own archive: "
-            f"put the {CONFIG} it was published with beside it, or give "
+            f"put the {CONFIG} it was published with next to it, or give "
             f"{' '.join(f'--set {key}={_choice(key)}' for key in missing)}."
         )
     return stated

@@ -150,7 +150,7 @@ def _check_sizes(config: Mapping[str, Any], stated: Stated) -> None:
         if part[OURS[key]] != value:
             name = f"{section}.{key}".removeprefix(".")
             raise InputError(
-                f"The {OPEN_CLIP_CONFIG} beside the file says {name} {value}, but its tensors have {part[OURS[key]]}."
+                f"The {OPEN_CLIP_CONFIG} next to the file says {name} {value}, but its tensors have {part[OURS[key]]}."
             )
 
 

@@ -106,7 +106,7 @@ class Checkpoints:
             write_state(self._folder, state)
         except GareError as error:
             whole = f"The checkpoint before it ({self._whole}) is whole" if self._whole else "There is none before it"
-            raise error.adding(f"{whole}; when there is room, the same command goes on.") from error
+            raise error.adding(f"{whole}; when there is room, the same command continues.") from error
         self._whole = state.last
         self._copy(state)
         remove_stale_checkpoints(self._folder, state)
@@ -118,7 +118,7 @@ class Checkpoints:
         except InputError as error:
             if state.finished:
                 raise error.adding(f"The run is whole in {self._folder}; the same command copies it.") from error
-            warn(f"{error} Training goes on; the next checkpoint is copied with what is missing.")
+            warn(f"{error} Training continues; the next checkpoint is copied with what is missing.")
 
 
 def rank(state: RunState, name: str, metrics: dict[str, float], config: Config) -> None:

@@ -49,7 +49,7 @@ def absolute(config: Config) -> Config:
     if is_address(runtime.output):
         raise ConfigError(
             f"runtime.output is {runtime.output}, but runs are written in a folder of a file system; "
-            "set runtime.storage to the address, and they are copied there and taken up from there."
+            "set runtime.storage to the address, and they are copied there and continued from there."
         )
     changes = {"root": str(root), "name": config.run_name()}
     for name in ("output", "shards", "storage"):

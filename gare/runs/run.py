@@ -138,9 +138,9 @@ class Run:
                 if state.extended[-1:] != [epochs]:
                     raise ConfigError(
                         f"The run {folder} is not finished, at {progress(state.epoch, state.step)} of "
-                        f"{state.epochs(config)} epochs; the same command without --extend goes on with it."
+                        f"{state.epochs(config)} epochs; the same command without --extend continues it."
                     )
-                return f"The run {folder} is already extended by {epochs} epochs, and goes on."
+                return f"The run {folder} is already extended by {epochs} epochs, and continues."
             state.extended.append(epochs)
             state.finished = False
             write_state(folder, state)

@@ -61,7 +61,7 @@ class Line:
             self.away = True
             says = f"refuses access, {error.fix}" if isinstance(error, Denied) else "cannot be used now"
             warn(
-                f"The tracker at {redact(self.uri)} {says} ({error}). The work goes on; what is to be recorded is in "
+                f"The tracker at {redact(self.uri)} {says} ({error}). The work continues; what is to be recorded is in "
                 f"{folder} and is sent when the tracker accepts it, at the latest by the folder's next command."
             )
 
@@ -77,7 +77,7 @@ class Line:
             self.refused = True
             warn(
                 f"The tracker at {redact(self.uri)} did not record something ({what}): {redact(str(refusal))}. The run "
-                "goes on, and its history.jsonl has every figure; what else is not recorded is not said again."
+                "continues, and its history.jsonl has every figure; further losses are not reported again."
             )
 
 

@@ -125,7 +125,7 @@ def check_same_weights(model: nn.Module, world: World, when: str) -> None:
     if others:
         raise RunError(
             f"{when} the weights of rank {', '.join(others)} are not those of rank 0, so the ranks do not train one "
-            "model. Look at the memory and the software of those machines; the same command goes on from the last "
+            "model. Look at the memory and the software of those machines; the same command continues from the last "
             "checkpoint."
         )
     share_weights(model, world)

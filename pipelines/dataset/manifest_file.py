@@ -57,7 +57,7 @@ def grow_manifest(place: Folder, tables: Iterable[pa.Table], unit_videos: int) -
         if missing is not None:
             raise InputError(
                 f"{place} was made from another manifest: its row {missing!r} was changed in this one, or removed. "
-                "Only new rows can be added. Give another --out, or remove the folder to make it anew."
+                "Only new rows can be added. Give another --out, or remove the folder to start over."
             )
         if not more.count:
             return Kept(there.sha256, there.count, 0)

@@ -121,7 +121,7 @@ def _read_recipe(place: Folder) -> dict[str, Any] | None:
 
 
 def _refuse_other(place: Folder, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    again = "Give another --out, or remove the folder to make it anew."
+    again = "Give another --out, or remove the folder to start over."
     if there.get("schema_version") != wanted["schema_version"]:
         raise InputError(
             f"{place} has schema version {shown(there.get('schema_version'))}; this software writes "

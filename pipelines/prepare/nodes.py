@@ -61,7 +61,7 @@ def lacking(wanted: Selector | None, nodes: Nodes) -> str | None:
     """Return a sentence saying that none of the nodes may decode any more, or None if some may."""
     if holding(nodes, decode_selector(wanted, nodes)):
         return None
-    return "Nodes were lost: none that may decode is left. Decoding goes on when there is one again."
+    return "Nodes were lost: none that may decode is left. Decoding continues when there is one again."
 
 
 def telling(lack: Callable[[Nodes], str | None]) -> AbstractContextManager[None]:

@@ -68,7 +68,7 @@ Work = Callable[..., UnitCounts]
 COUNTS = tuple(field.name for field in fields(UnitCounts))
 PORTION = 1024  # minimum units per execution: Ray Data keeps some KB in the driver for each until an execution ends
 PER_SLOT = 64  # and per slot: slots are idle at the end of an execution, for about half a unit each
-AGAIN = "The same command goes on where it stopped."
+AGAIN = "The same command continues where it stopped."
 
 
 def run_units(

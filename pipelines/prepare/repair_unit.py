@@ -206,7 +206,7 @@ def _less(output: Output, unit: int, lying: Lying, entry: Row) -> LessError:
     return LessError(
         f"{lost[0].upper()}{lost[1:]}, and the video {entry['video_id']!r} cannot be decoded again ({entry['reason']}: "
         f"{entry['message'].rstrip('.')}). Nothing was changed: bring the source or the file back. To have the unit "
-        f"done anew with the sources that are there, remove {DATASET_FILE}, {output.ledger_name(unit)} and "
+        f"done again with the sources that are there, remove {DATASET_FILE}, {output.ledger_name(unit)} and "
         f"{SHARD_FOLDER}/{unit_name(unit)}-* from {output.place}."
     )
 

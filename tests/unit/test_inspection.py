@@ -293,7 +293,7 @@ def test_an_unfinished_folder_says_what_is_missing_and_how_to_go_on(folder):
     (folder / LEDGER).unlink()
     contents = read_contents(folder)
     assert "1 of 2 work units are not finished" in contents.remark()
-    assert "again goes on" in contents.remark()
+    assert "continues with them" in contents.remark()
     assert summarise(contents)["units"] == {"finished": 1, "total": 2}
     (folder / "ledger/unit-000001.parquet").unlink()
     summary = summarise(read_contents(folder))

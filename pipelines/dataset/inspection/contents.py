@@ -66,7 +66,7 @@ class Contents:
             first, why = next(iter(self.unfinished.items()))
             return (
                 f"{len(self.unfinished)} of {total} work units are not finished, unit {first} first ({why}) "
-                "The same gare prepare command again goes on with them."
+                "The same gare prepare command continues with them."
             )
         if self.dataset is None and not any(row["status"] == "ok" for row in self.ledger):
             return f"All {total} work units are finished, but no video could be decoded: there is nothing to train on."
@@ -107,5 +107,5 @@ def _dataset(folder: Path) -> dict[str, Any] | None:
     except ValueError:
         values = None
     if not isinstance(values, dict):
-        raise InputError(f"{path} is damaged; the same gare prepare command again writes it anew.")
+        raise InputError(f"{path} is damaged; the same gare prepare command writes it again.")
     return values

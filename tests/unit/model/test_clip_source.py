@@ -218,7 +218,7 @@ def test_every_way_of_saving_gives_the_same_weights(folder, how):
 def test_an_index_cannot_name_files_elsewhere(folder):
     (folder / WEIGHTS).rename(folder.parent / WEIGHTS)
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"a": f"../{WEIGHTS}"}}))
-    assert "does not name the files of the weights beside it" in refusal(folder)
+    assert "does not name the files of the weights next to it" in refusal(folder)
 
 
 def test_loading_draws_nothing(folder):

@@ -210,7 +210,7 @@ def test_disk_full_is_one_sentence_and_the_same_command_goes_on(toy_run, monkeyp
     reason = "No space left on device" if how == "sync" else "File too large"
     assert re.fullmatch(
         rf"Cannot write \S+step-00000008\S*: {reason}\. The checkpoint before it \(step-00000004\) is whole; when "
-        r"there is room, the same command goes on\.",
+        r"there is room, the same command continues\.",
         str(caught.value),
     )
     assert read_state(folder).last == "step-00000004"

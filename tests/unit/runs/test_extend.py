@@ -107,7 +107,7 @@ def test_what_cannot_be_extended_is_refused(toy_run):
         extend(toy_run("train.epochs=1", "train.seed=7"), 1)
     folder = Path(summary.directory)
     write_state(folder, replace(read_state(folder), finished=False))
-    with pytest.raises(ConfigError, match="goes on with it"):
+    with pytest.raises(ConfigError, match="continues it"):
         extend(config, 1)
 
 

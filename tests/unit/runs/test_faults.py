@@ -124,7 +124,7 @@ def test_tracker_unreachable_costs_one_warning_and_no_training(toy_run, free_por
     summary = fit_local(config, quiet=True)
     said = capsys.readouterr().err
     assert said.count("warning") == 1
-    assert "The work goes on" in said
+    assert "The work continues" in said
     assert losses(summary.directory) == losses(whole.directory)
 
 

@@ -106,7 +106,7 @@ def test_storage_that_is_away_for_a_while_costs_no_training(stored, whole, monke
     monkeypatch.setattr(Folder, "put", put)
     summary = fit(stored("first"))
     same_runs(summary, whole)
-    assert "Training goes on" in capfd.readouterr().err
+    assert "Training continues" in capfd.readouterr().err
     assert fit(stored("second")).already_finished
 
 
