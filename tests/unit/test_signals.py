@@ -32,6 +32,20 @@ from tests.processes import decoders_below
 SIGNALS = [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGHUP, 1)]
 
 
+@pytest.fixture(autouse=True)
+def handlers():
+    """Give signals the handlers of a terminal: nohup ignores SIGHUP, and a test may have left others."""
+    usual = {
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, toy_clip, toy_shards):
     """A trained run, and a manifest of a few videos."""
