@@ -16,10 +16,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, file_digest, fsync_directory, make_folder, os_errors_as_input, write_json
@@ -86,6 +86,13 @@ class IndexRecord(BaseModel):
     basis: str | None = None
     recall: Recall | None = None
     digests: dict[str, str]
+
+    @model_validator(mode="after")
+    def _stage_is_whole(self) -> Self:
+        stage = (self.basis, self.recall, *(segment.codes for segment in self.segments))
+        if any(part is None for part in stage) and any(part is not None for part in stage):
+            raise ValueError("a part of its first stage is missing")
+        return self
 
     @property
     def videos(self) -> int:

@@ -205,6 +205,10 @@ class Recall:
     fragments: list[float]
     leverage: float
 
+    def __post_init__(self) -> None:
+        if not len(self.candidates) == len(self.captions) == len(self.fragments):
+            raise ValueError("its recall curve has a value missing")
+
     def at(self, count: int) -> float:
         """Return the recall of the worse kind at this many candidates, or the nearest smaller number measured."""
         known = [

@@ -291,6 +291,21 @@ def test_an_index_of_version_2_answers_and_is_replaced_when_it_is_made_again(tmp
     assert files(tmp_path) == {INDEX_FILE, *index.record.names()}
 
 
+def test_a_record_without_a_part_of_its_first_stage_is_damaged(tmp_path, model, shards):
+    write_index(tmp_path, model, shards, "train", stage_above=0, queries=QUERIES)
+    record = json.loads((tmp_path / INDEX_FILE).read_text())
+    segments = [segment | {"codes": None} for segment in record["segments"]]
+    curve = record["recall"] | {"captions": record["recall"]["captions"][1:]}
+    for wrong, says in (
+        ({"segments": segments}, "first stage is missing"),
+        ({"recall": None}, "first stage is missing"),
+        ({"recall": curve}, "recall curve"),
+    ):
+        write_json(tmp_path / INDEX_FILE, record | wrong)
+        with pytest.raises(InputError, match=rf"is damaged \(.*{says}"):
+            open_index(tmp_path)
+
+
 def test_a_damaged_index_of_version_2_is_refused(tmp_path, model, shards):
     former_index(tmp_path, model, shards)
     record = json.loads((tmp_path / INDEX_FILE).read_text())
