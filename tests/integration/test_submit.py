@@ -107,7 +107,7 @@ def test_ctrl_c_leaves_the_job_at_work_and_says_how_to_follow_it(run, head, conf
     assert submitting.returncode == 130
     assert "Traceback" not in said
     name = said.partition("Submitted the job ")[2].split()[0]
-    assert f"goes on. Follow it with gare logs {name} --follow, stop it with gare stop {name}." in said
+    assert f"keeps running. Follow it with gare logs {name} --follow, stop it with gare stop {name}." in said
     followed = run("logs", name, "--follow")
     assert followed.returncode == 0, followed.stderr
     assert "train:" in followed.stdout
