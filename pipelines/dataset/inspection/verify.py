@@ -125,11 +125,11 @@ def source_problem(source: Source, contents: Contents) -> str | None:
     if now != then:
         files = " and not ".join(f"{size} bytes with SHA-256 {sha256[:16]}" for size, sha256 in (now, then))
         return f"{name} is another file than was prepared: {files}."
-    anew = shard_row(given, decoded.video, recipe, size=decoded.bytes, sha256=decoded.sha256)
-    different = [column for column, value in anew.items() if stored[column] != value]
+    fresh = shard_row(given, decoded.video, recipe, size=decoded.bytes, sha256=decoded.sha256)
+    different = [column for column, value in fresh.items() if stored[column] != value]
     if not different:
         return None
-    how = _frames_differ(stored, anew) if "frames" in different else ""
+    how = _frames_differ(stored, fresh) if "frames" in different else ""
     if contents.output.lacking:
         raise UnverifiableError(
             f"{name} was decoded by an older version of this software, which made other {', '.join(different)}{how}."
@@ -137,11 +137,11 @@ def source_problem(source: Source, contents: Contents) -> str | None:
     return f"{name} decodes to another {', '.join(different)} than is stored{how}."
 
 
-def _frames_differ(stored: dict[str, Any], anew: dict[str, Any]) -> str:
+def _frames_differ(stored: dict[str, Any], fresh: dict[str, Any]) -> str:
     """Say how many frames differ, and by how much."""
-    pairs = list(zip(stored["frames"], anew["frames"], strict=False))
-    if len(stored["frames"]) != len(anew["frames"]):
-        return f" ({len(anew['frames'])} frames in place of {len(stored['frames'])})"
+    pairs = list(zip(stored["frames"], fresh["frames"], strict=False))
+    if len(stored["frames"]) != len(fresh["frames"]):
+        return f" ({len(fresh['frames'])} frames in place of {len(stored['frames'])})"
     differences = []
     for there, now in pairs:
         if there == now:
@@ -149,7 +149,7 @@ def _frames_differ(stored: dict[str, Any], anew: dict[str, Any]) -> str:
         try:
             one, other = (
                 stored_picture(frame, row["frame_codec"], row["height"], row["width"])
-                for frame, row in ((there, stored), (now, anew))
+                for frame, row in ((there, stored), (now, fresh))
             )
             differences.append(float(np.abs(one.astype(np.int16) - other).mean()))
         except (OSError, ValueError):
