@@ -76,11 +76,11 @@ def submit(words: tuple[str, ...], cluster: str | None, root: str | None, no_wai
     with _detaching(name):
         _send(server, name, line, shlex.join(words), root)
         note(f"Submitted the job {name} to {server.address}.")
-    result = {"job": name, "address": server.address}
-    if no_wait:
-        note(f"Follow it with gare logs {name} --follow, stop it with gare stop {name}.")
-        return result
-    return _follow(server, name, result, with_result=JSON in line.words)
+        result = {"job": name, "address": server.address}
+        if no_wait:
+            note(f"Follow it with gare logs {name} --follow, stop it with gare stop {name}.")
+            return result
+        return _follow(server, name, result, with_result=JSON in line.words)
 
 
 @gare_command("jobs", short_help="List the jobs of a Ray cluster.")
@@ -117,7 +117,8 @@ def logs(job: str, follow: bool, cluster: str | None) -> dict[str, Any]:
     server = connect(cluster)
     if follow:
         server.job(job)
-        return _follow(server, job, {"job": job, "address": server.address})
+        with _detaching(job):
+            return _follow(server, job, {"job": job, "address": server.address})
     log = Log(_print_line)
     log.more(server.log(job))
     log.close()
@@ -170,8 +171,7 @@ def _follow(server: Cluster, name: str, result: dict[str, Any], *, with_result: 
     from gare.jobs.follow import Log, follow, outcome, printed_result
 
     log = Log(_print_line)
-    with _detaching(name):
-        job = follow(server, name, log)
+    job = follow(server, name, log)
     result |= {"status": job.status, "exit_code": job.exit_code, "seconds": job.seconds}
     if with_result:
         result["result"] = printed_result(log.last)

@@ -12,8 +12,9 @@ import pytest
 
 from gare.cli import cli
 from gare.cli.command import call
-from gare.jobs import client
+from gare.jobs import client, follow
 from gare.jobs.client import Cluster, ClusterJob
+from gare.jobs.follow import Log
 from gare.jobs.places import SUBMITTED
 
 TOKEN = "5e" * 32
@@ -133,3 +134,15 @@ def test_an_interrupt_that_something_swallowed_still_ends_the_command_and_not_th
     assert "keeps running. Follow it with gare logs gare-config-" in capfd.readouterr().err
     assert not cluster.stopped
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_between_sending_and_following_leaves_the_job_running(made, capfd, monkeypatch):
+    def interrupted(show):
+        os.kill(os.getpid(), signal.SIGINT)
+        return Log(show)
+
+    monkeypatch.setattr(follow, "Log", interrupted)
+    cluster = made(Made())
+    assert gare("submit", "config", "a.yaml") == 130
+    assert "keeps running. Follow it with gare logs gare-config-" in capfd.readouterr().err
+    assert not cluster.stopped
