@@ -35,8 +35,8 @@ class RuntimeConfig(Section):
     output: str = key("runs", "folder that holds a folder per run")
     embeddings: str | None = key(
         "embeddings",
-        "folder, in runtime.output if relative, for what frozen towers (train.freeze) make of the shards, which all runs "
-        "there share; with null every step encodes all frames and texts",
+        "folder, below runtime.output if relative, where embeddings of frozen towers (train.freeze) are kept for all "
+        "runs; when null, every step encodes its frames and texts",
     )
     storage: str | None = key(
         None,

@@ -31,8 +31,8 @@ class VectorFile:
     def digest(self) -> str:
         """Return the SHA-256 of its content."""
         digest = hashlib.sha256("\0".join(self.names).encode())
-        digest.update(np.ascontiguousarray(self.starts))
-        digest.update(np.ascontiguousarray(self.values))
+        digest.update(self.starts.tobytes())
+        digest.update(self.values.tobytes())
         return digest.hexdigest()
 
     def counts(self) -> dict[str, int]:

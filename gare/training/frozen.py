@@ -86,7 +86,8 @@ class _Tower:
 
     @property
     def _device(self) -> torch.device:
-        return self.model.clip.logit_scale.device
+        device: torch.device = self.model.clip.logit_scale.device
+        return device
 
 
 class _Frames(_Tower):
