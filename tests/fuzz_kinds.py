@@ -18,7 +18,7 @@ import torch
 from gare.api.compare import cautions_of
 from gare.common.files import write_json
 from gare.common.storage import Folder
-from gare.config.tree import load_config, load_saved, to_yaml
+from gare.config.tree import load_config, load_saved, to_yaml, with_overrides
 from gare.data.shards import ShardSet
 from gare.evaluation.metrics.paired import compare_tables
 from gare.evaluation.metrics.query_table import Queries, QueryTable, read_queries, write_queries
@@ -27,11 +27,13 @@ from gare.evaluation.results import METRICS_FILE
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
 from gare.model.clip_source import load_clip
+from gare.objective import SINGLE
 from gare.retrieval.build import write_index
 from gare.retrieval.folder import INDEX_FILE
 from gare.retrieval.model import IndexModel
 from gare.retrieval.opening import open_index
 from gare.runs.checkpoints import TRAINER_FILE, restore
+from gare.runs.inputs import open_data
 from gare.runs.layout import RUN_FILE
 from gare.runs.run import outdated
 from gare.runs.selection import selection
@@ -40,6 +42,7 @@ from gare.schema import MANIFEST
 from gare.tracking.record import Record, read_handle, read_record, write_record
 from gare.tracking.registry import check_index
 from gare.tracking.rows import Tail
+from gare.training.frozen import with_embeddings
 from gare.training.loop import build_model
 from gare.training.scaler_and_average import Extras
 from pipelines.dataset import Ledger, existing_output, open_output, read_ledger
@@ -423,6 +426,22 @@ def runs(folder: Path) -> Iterator[Kind]:
 
     yield Kind("sweep.json", place / SWEEP_FILE, compared, "json", finite)
     yield from checkpoints(folder, config, run, dataset)
+    yield embeddings(with_overrides(config, {"train.freeze": ["image_tower"], "runtime.name": "frozen"}))
+
+
+def embeddings(config: Any) -> Kind:
+    data = open_data(config)
+    model, tokenizer, _ = build_model(config, data.shards, torch.device("cpu"))
+
+    def read() -> Any:
+        made = with_embeddings(data, model, tokenizer, config, SINGLE).train
+        assert made.embedded is not None
+        assert made.embedded.frames is not None
+        return [made.embedded.frames[video.video_id].tolist() for video in made.videos]
+
+    read()
+    path = next(Path(config.runtime.output).glob("embeddings/*/*.arrow"))
+    return Kind("embeddings", path, read, "bytes", whole=True)
 
 
 def checkpoints(folder: Path, config: Any, run: Path, dataset: ShardSet) -> Iterator[Kind]:

@@ -6,6 +6,7 @@ Only the driver writes the sweep's record and ends the MLflow runs; a trial trai
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from gare.config import Config, RuntimeConfig
 from gare.launch.placement import group_zones, one_number, uses_gpu
 from gare.launch.ray_controller import capacity_message, nodes_for
 from tune.comparison import Comparison, check_metric, compare
+from tune.here import check_local, launch_here
 from tune.launch import Listed, asha, launch
 from tune.opening import confirmations, missing, open_record, resolved, searcher
 from tune.record import Stage, SweepRecord
@@ -40,31 +42,42 @@ class SweepReport:
 
 
 def run_sweep(
-    config: Config, *, on_progress: OnProgress, trainer: Trainer = train_with_ray, extend: int = 0
+    config: Config,
+    *,
+    on_progress: OnProgress,
+    trainer: Trainer = train_with_ray,
+    extend: int = 0,
+    local: bool = False,
 ) -> SweepReport:
     """Train every trial of ``config.sweep`` that is not done yet, with ``extend`` more samples, and compare them.
 
-    A trial that fails is recorded and the others continue. Raises ConfigError for an invalid space, RunError if a trial
+    A trial that fails is recorded and the others continue. ``local``: trials are trained here, one after the other, and
+    the caller need not initialise Ray. Raises ConfigError for an invalid space, RunError if a trial
     cannot fit the cluster, if all fail, if the sweep was interrupted, or if another process is running it.
     """
     began = time.monotonic()
     check_metric(config)
     config = resolved(config)
-    one_number(config.runtime, "A trial")
-    nodes = nodes_for(config.runtime)
-    zones = Zones(group_zones(config.runtime, nodes, "A trial"))
+    if local:
+        check_local(config)
+        nodes: Nodes = []
+        zones = Zones([None])
+    else:
+        one_number(config.runtime, "A trial")
+        nodes = nodes_for(config.runtime)
+        zones = Zones(group_zones(config.runtime, nodes, "A trial"))
     folder = Path(config.runtime.output) / config.run_name()
     with exclusive_lock(folder):
         record, config = open_record(config, folder, _dataset(config), extend)
         at_once = min(zones.slots, config.sweep.max_concurrent or zones.slots)
         recorder = Recorder(folder, record, config, on_progress, _expected(config), zones)
-        stages = _Stages(config, folder, record, recorder, trainer, at_once)
+        stages = _Stages(config, folder, record, recorder, None if local else trainer, at_once)
         stages.add_missing()
         scheduler = asha(config, record)
         if stages.work_left():
             recorder.start(at_once, began)
             try:
-                with warn_on_lost_nodes(partial(_lacking, config.runtime, nodes)):
+                with nullcontext() if local else warn_on_lost_nodes(partial(_lacking, config.runtime, nodes)):
                     stages.search(scheduler)
                     stages.confirm()
             finally:
@@ -84,13 +97,16 @@ def _lacking(runtime: RuntimeConfig, first: Nodes, nodes: Nodes) -> str | None:
 
 @dataclass(frozen=True)
 class _Stages:
-    """The two stages of a sweep: all trials, or a search; and the confirmation of a search's best settings."""
+    """The two stages of a sweep: all trials, or a search; and the confirmation of a search's best settings.
+
+    ``trainer``: None to train trials in this process.
+    """
 
     config: Config
     folder: Path
     record: SweepRecord
     recorder: Recorder
-    trainer: Trainer
+    trainer: Trainer | None
     at_once: int
 
     def add_missing(self) -> None:
@@ -129,10 +145,13 @@ class _Stages:
 
     def _launch_listed(self, stage: Stage, scheduler: Any) -> None:
         todo = self._open(stage)
+        if self.trainer is None:
+            launch_here(Plan(self.config.model_dump(mode="json")), todo, self.recorder)
+            return
         self._launch(Listed(todo, self.recorder.chosen), len(todo), scheduler)
 
     def _launch(self, suggestions: Any, count: int, scheduler: Any) -> None:
-        if not count:
+        if not count or self.trainer is None:
             return
         launch(
             Plan(self.config.model_dump(mode="json")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gare.api import public
@@ -31,6 +33,7 @@ def sweep(
     section: Place | None = None,
     resume: Place | None = None,
     extend: int = 0,
+    local: bool = False,
     set: Overrides = (),
     **settings: Any,
 ) -> SweepReport:
@@ -46,6 +49,7 @@ def sweep(
         section: YAML file whose section ``sweep`` replaces that of ``config``.
         resume: a sweep's folder, or its name in the folder runs, to continue instead of a new one.
         extend: add this many samples.
+        local: train the trials in this process, one after the other, without Ray.
         set: overrides by dotted key, such as ``{"sweep.trials": 16}``, or ``key=value`` texts.
         **settings: overrides by section, such as ``train={"epochs": 3}``.
 
@@ -61,10 +65,11 @@ def sweep(
     own, trials = open_sweep(config, set, settings, shards=shards, section=section, resume=resume)
     if resume is None and not extend:
         _say_plan(own, trials)
-    with ray_session(own.runtime, places=setting_places(absolute(own))):
+    with nullcontext() if local else ray_session(own.runtime, places=setting_places(absolute(own))):
         from tune.sweep import run_sweep
 
-        return run_sweep(own, extend=extend, on_progress=lambda trial, done, total: _say(own, trial, done, total))
+        progress = partial(_say, own)
+        return run_sweep(own, extend=extend, on_progress=progress, local=local)
 
 
 def open_sweep(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     help="File whose section sweep replaces that of CONFIG (configs/sweeps).",
 )
 @click.option("--register", "registered", metavar="NAME", help="Register the best trial's model (gare register).")
+@click.option("--local", is_flag=True, help="Train the trials in this process, one after the other, without Ray.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, how much at a time and how long; write nothing.")
 @config_options
 def sweep(
@@ -37,6 +38,7 @@ def sweep(
     shards: str | None,
     sweep_file: str | None,
     registered: str | None,
+    local: bool,
     dry_run: bool,
     overrides: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -51,6 +53,7 @@ def sweep(
       gare sweep configs/demo.yaml --shards shards --set sweep.trials=16 --set runtime.name=weights
       gare sweep configs/msrvtt.yaml --sweep configs/sweeps/loss_terms.yaml --shards shards --dry-run
       gare sweep --resume weights --extend 8
+      gare sweep configs/events.yaml --sweep configs/sweeps/claims.yaml --shards shards --local
     """
     from gare.api import sweep as api
 
@@ -59,7 +62,7 @@ def sweep(
         from gare.cli.dry_run import dry_run_sweep
 
         return dry_run_sweep(api.open_sweep(config_file, overrides, **of)[0], extend)
-    report = api.sweep(config_file, set=overrides, extend=extend, **of)
+    report = api.sweep(config_file, set=overrides, extend=extend, local=local, **of)
     print_sweep(report.comparison)
     _print_cost(report.record)
     result = report.as_json()

@@ -58,6 +58,11 @@ class ModelConfig(Section):
         """Return whether pairs get increments, which the regularisers act on."""
         return HEADS[self.head].increments and self.increment != "none"
 
+    @property
+    def reads_words(self) -> bool:
+        """Return whether the pair head reads the vectors of a text's words."""
+        return self.makes_increments and self.context == "words"
+
     @model_validator(mode="after")
     def _legal(self) -> Self:
         for name in sorted(OF_HEADS - set(HEADS[self.head].reads)):

@@ -33,6 +33,11 @@ class RuntimeConfig(Section):
     cache_mounted: bool = key(False, "copy shards of a folder too, not only of an address; for network file systems")
     cache_threads: int = key(8, "shards copied to a node at once", ge=1, le=64)
     output: str = key("runs", "folder that holds a folder per run")
+    embeddings: str | None = key(
+        "embeddings",
+        "folder, below runtime.output if relative, where embeddings of frozen towers (train.freeze) are kept for all "
+        "runs; when null, every step encodes its frames and texts",
+    )
     storage: str | None = key(
         None,
         "folder or address (s3://...) that runs are copied to and go on from; for an output not all nodes share",

@@ -19,6 +19,7 @@ from gare.config import Config
 from gare.config.experiment import DataConfig
 from gare.data.samples import Sample
 from gare.data.shards import ShardSet, Split, VideoInfo
+from gare.data.vectors import Vectors
 from gare.model.gare import GareModel
 from gare.model.pixels import Pixels
 from gare.model.tokenizer import Tokenizer
@@ -38,6 +39,8 @@ class Batch:
     """frames uint8 [B, F, 3, H, W], frame_mask bool [B, F], token_ids int64 and token_mask bool [B, W].
 
     ``groups`` int64 [B]: samples with the same id are known to match each other (``data.known_positives``), or None.
+    With a frozen image tower frames may be its embeddings, float32 [B, F, D]; ``texts`` float32 [B, 1 + W, D], of a
+    frozen text tower: each text and its words (none if the pair head reads none), or None.
     """
 
     frames: Tensor
@@ -46,6 +49,20 @@ class Batch:
     token_mask: Tensor
     video_ids: list[str]
     groups: Tensor | None = None
+    texts: Tensor | None = None
+
+
+def encode_batch(model: GareModel, batch: Batch, rows: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+    """Return texts [b, D], words [b, W, D] and frames [b, F, D] of some rows of a batch, on the model's device.
+
+    Words are [b, 0, D] if a frozen tower made the texts and the pair head reads no words.
+    """
+    device = model.clip.logit_scale.device
+    if batch.texts is None:
+        text, words = model.encode_texts(batch.token_ids[rows].to(device), batch.token_mask[rows].to(device))
+    else:
+        text, words = batch.texts[rows, 0].to(device), batch.texts[rows, 1:].to(device)
+    return text, words, model.encode_clips(batch.frames[rows].to(device), batch.frame_mask[rows].to(device))
 
 
 def load_frames(
@@ -60,8 +77,11 @@ def load_frames(
     """Load frames [V, F, 3, S, S] (uint8) and mask [V, F] of a split's videos, zero-padded to F = ``data.frames``.
 
     S: the view's size. ``random``: the draws of each video in training; None in evaluation. ``workers``: threads that
-    share the videos. ``pinned``: use page-locked memory, which can be copied to a GPU asynchronously.
+    share the videos. ``pinned``: use page-locked memory, which can be copied to a GPU asynchronously. Where the split
+    has embeddings, they are loaded in place of frames: [V, F, D] (float32).
     """
+    if split.embedded is not None and split.embedded.frames is not None:
+        return _load_embedded(split, split.embedded.frames, indices, view, random, pinned=pinned)
     shape = (len(indices), view.data.frames, view.size, view.size, 3)
     frames = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
     mask = np.zeros(shape[:2], bool)
@@ -77,6 +97,33 @@ def load_frames(
     for _ in map(fill, range(len(indices))) if workers is None else workers.map(fill, range(len(indices))):
         pass
     return frames.permute(0, 1, 4, 2, 3), torch.from_numpy(mask)
+
+
+def _load_embedded(
+    split: Split,
+    vectors: Vectors,
+    indices: Sequence[int],
+    view: View,
+    random: Sequence[np.random.Generator] | None,
+    *,
+    pinned: bool,
+) -> tuple[Tensor, Tensor]:
+    frames = torch.zeros(len(indices), view.data.frames, vectors.dim, pin_memory=pinned)
+    mask = torch.zeros(frames.shape[:2], dtype=torch.bool)
+    for row, index in enumerate(indices):
+        picks = view.among_kept(split.count(index), random[row] if random else None)
+        frames.numpy()[row, : len(picks)] = vectors[split.videos[index].video_id][picks]
+        mask[row, : len(picks)] = True
+    return frames, mask
+
+
+def _load_texts(vectors: Vectors, texts: Sequence[str], words: int) -> Tensor:
+    """Load embeddings [B, 1 + W, D] of texts and their words, zero-padded."""
+    made = torch.zeros(len(texts), 1 + words, vectors.dim)
+    for row, text in enumerate(texts):
+        found = vectors[text]
+        made.numpy()[row, : len(found)] = found
+    return made
 
 
 def make_batch(
@@ -101,7 +148,10 @@ def make_batch(
     texts = [video.captions[caption] for video, (_, caption) in zip(videos, samples, strict=True)]
     ids, token_mask = tokenizer(texts, config.data.words)
     groups = None if config.data.known_positives == "none" else torch.tensor([group(v, config.data) for v in videos])
-    return Batch(frames, mask, ids, token_mask, [video.video_id for video in videos], groups)
+    made = None
+    if split.embedded is not None and split.embedded.texts is not None:
+        made = _load_texts(split.embedded.texts, texts, config.data.words if config.model.reads_words else 0)
+    return Batch(frames, mask, ids, token_mask, [video.video_id for video in videos], groups, made)
 
 
 def group(video: VideoInfo, data: DataConfig) -> int:
@@ -157,12 +207,30 @@ class View:
 
     def squares(self, split: Split, index: int, random: np.random.Generator | None = None) -> list[NDArray[np.uint8]]:
         """Return the frames of ``clip`` as a list; raw stored ones are views of the file, not copied yet."""
-        pictures = split.pictures(index, self._picks(split.count(index), random))
+        return self._cut(split, index, self._picks(split.count(index), random), random)
+
+    def _cut(
+        self, split: Split, index: int, picks: Sequence[int], random: np.random.Generator | None
+    ) -> list[NDArray[np.uint8]]:
+        pictures = split.pictures(index, picks)
         height, width = pictures[0].shape[:2]
         if min(height, width) < self.size:
             raise split.damaged(index, f"{width} x {height} pixels, and {self.size} are needed")
         top, left = self._corner(height, width, random)
         return [picture[top : top + self.size, left : left + self.size] for picture in pictures]
+
+    def kept(self, stored: int) -> list[int]:
+        """Return which of a video's stored frames are ever used."""
+        return thin(stored, self.data.frames) if self.data.sampling == "linspace" else list(range(stored))
+
+    def among_kept(self, stored: int, random: np.random.Generator | None = None) -> list[int]:
+        """Return the positions among the ``kept`` frames of those that ``squares`` takes with the same draws."""
+        kept = self.kept(stored)
+        return [kept.index(pick) for pick in self._picks(stored, random)]
+
+    def kept_squares(self, split: Split, index: int) -> list[NDArray[np.uint8]]:
+        """Return the centre squares of the ``kept`` frames of one video."""
+        return self._cut(split, index, self.kept(split.count(index)), None)
 
     def _picks(self, stored: int, random: np.random.Generator | None) -> list[int]:
         if self.data.sampling == "linspace":

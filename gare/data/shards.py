@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ from gare.common.storage import Folder
 from gare.common.text import LONGEST_TEXT
 from gare.config.prepare import BEFORE, UNSAID
 from gare.data.cache import Cache, Held, hold
+from gare.data.vectors import Embedded
 from gare.schema import DATASET_FILE, SHARD_FOLDER
 
 LIGHT = ("video_id", "split", "captions", "attributes", "timestamps_s", "uri")
@@ -45,7 +46,12 @@ class VideoInfo:
 
 
 class Split:
-    """Rows that belong together, in manifest order, with frames read on demand from memory-mapped files."""
+    """Rows that belong together, in manifest order, with frames read on demand from memory-mapped files.
+
+    ``embedded``: what frozen towers made of them, to be read instead; None if they are encoded in every step.
+    """
+
+    embedded: Embedded | None = None
 
     def __init__(
         self, folder: Path | str, name: str, tables: list[pa.Table], belongs: Belongs, held: Held | None = None
@@ -71,6 +77,12 @@ class Split:
         """Return the same videos with other captions, one list per video."""
         other = copy(self)
         other.videos = [replace(video, captions=texts) for video, texts in zip(self.videos, captions, strict=True)]
+        return other
+
+    def with_embedded(self, embedded: Embedded) -> Split:
+        """Return the same videos with embeddings to read instead of frames or captions."""
+        other = copy(self)
+        other.embedded = embedded
         return other
 
     def first(self, count: int) -> Split:
@@ -202,6 +214,20 @@ class ShardSet:
     def part(self, number: int, name: str) -> Split:
         """Return the rows of a split that are in one shard; there may be none."""
         return Split(self.folder, name, [self._tables[number]], lambda split, _: split == name, self._held)
+
+    def holding(self, splits: Collection[str]) -> list[str]:
+        """Return the names of the files that hold videos of these splits."""
+        tables = zip(self.manifest["shards"], self._tables, strict=True)
+        return [
+            entry["file"]
+            for entry, table in tables
+            if not set(splits).isdisjoint(pc.unique(table["split"]).to_pylist())
+        ]
+
+    def file(self, name: str) -> Split:
+        """Return all rows of one file, whatever their split."""
+        number = [entry["file"] for entry in self.manifest["shards"]].index(name)
+        return Split(self.folder, name, [self._tables[number]], lambda *_: True, self._held)
 
     def rows(self) -> list[tuple[str, int, dict[str, str]]]:
         """Return split, number of captions and attributes of every video, in manifest order."""

@@ -9,7 +9,7 @@ import torch
 from gare.common.errors import InputError
 from gare.config import Config
 from gare.config.heads import HEADS, NO_INCREMENTS
-from gare.data.batches import Batch, make_batch
+from gare.data.batches import Batch, encode_batch, make_batch
 from gare.data.shards import Split
 from gare.diagnostics.figure import increment_figure
 from gare.diagnostics.measures import PairState, observe, pair_diagnostics
@@ -54,13 +54,11 @@ def split_state(model: GareModel, tokenizer: Tokenizer, split: Split, config: Co
 def batch_state(model: GareModel, batch: Batch, pairs: int | None = None) -> PairState:
     """Return the state of a batch's first pairs (all if None) without dropout; the model's mode is restored."""
     device, part = model.clip.logit_scale.device, slice(pairs)
-    ids, token_mask = batch.token_ids[part].to(device), batch.token_mask[part].to(device)
-    frame_mask = batch.frame_mask[part].to(device)
+    token_mask, frame_mask = batch.token_mask[part].to(device), batch.frame_mask[part].to(device)
     was_training = model.training
     model.eval()
     try:
-        text, words = model.encode_texts(ids, token_mask)
-        frames = model.encode_clips(batch.frames[part].to(device), frame_mask)
+        text, words, frames = encode_batch(model, batch, part)
         return observe(model, text, frames, frame_mask, words=words, word_mask=token_mask)
     finally:
         model.train(was_training)

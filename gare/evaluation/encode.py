@@ -26,7 +26,7 @@ def encode_texts(
     model: GareModel, tokenizer: Tokenizer, texts: Sequence[str], words: int, batch: int, world: World = SINGLE
 ) -> Texts:
     """Encode texts, each rank its part; all ranks get the whole. Word vectors that no score reads are dropped."""
-    kept = words if model.config.context == "words" else 0
+    kept = words if model.config.reads_words else 0
     device = model.clip.logit_scale.device
 
     def block(start: int, stop: int) -> tuple[Tensor, ...]:

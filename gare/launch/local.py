@@ -18,7 +18,7 @@ from gare.runs.run import Run
 from gare.runs.state import RunSummary
 from gare.tracking import note_down, syncing
 from gare.tracking.system import watching
-from gare.training.loop import build_model, train
+from gare.training.loop import Report, build_model, train
 from gare.training.numerics import numerics
 from gare.training.optimiser import learning_rate_factor, set_learning_rates
 from gare.training.scaler_and_average import Extras
@@ -30,10 +30,11 @@ SECONDS_OF_STEPS = 10.0
 DEV_VIDEOS = 64
 
 
-def fit_local(run: Run | Config, *, quiet: bool = False) -> RunSummary:
+def fit_local(run: Run | Config, *, quiet: bool = False, report: Report | None = None) -> RunSummary:
     """Run the training loop here, as one rank; the losses are those of one Ray Train worker.
 
-    ``run``: an opened run, or settings, whose run is opened here. ``quiet``: show no progress.
+    ``run``: an opened run, or settings, whose run is opened here. ``quiet``: show no progress. ``report``: called after
+    each epoch with its metrics.
     """
     run = Run.of(run)
     runtime, folder = run.config.runtime, run.folder
@@ -45,7 +46,7 @@ def fit_local(run: Run | Config, *, quiet: bool = False) -> RunSummary:
         watching(folder, 0, runtime.system_metrics if tracked else None),
     ):
         note_down(folder, tags=placement_tags(1, device.type))
-        return train(run, SINGLE, lambda _: None, on_row)
+        return train(run, SINGLE, report or (lambda _: None), on_row)
 
 
 @dataclass(frozen=True)

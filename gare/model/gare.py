@@ -111,8 +111,11 @@ class GareModel(nn.Module):
     def encode_clips(self, clips: Tensor, frame_mask: Tensor) -> Tensor:
         """Return frame vectors [V, F, D] after the temporal transformer, from uint8 clips [V, F, 3, H, W].
 
-        Only valid frames are normalised and pass through the image tower; padded rows are zeros.
+        Only valid frames are normalised and pass through the image tower; padded rows are zeros. Clips may also be what
+        ``embed_images`` made of them, [V, F, D].
         """
+        if clips.dim() == 3:
+            return self._over_time(clips[frame_mask], frame_mask)
         return self._over_time(self.embed_images(self.normalise(clips[frame_mask])), frame_mask)
 
     def encode_frames(self, pixels: Tensor, frame_mask: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gare.common.errors import InputError
-from gare.common.files import write_json
+from gare.common.files import digest_of, write_json
 from gare.common.records import read_object
 from gare.common.redact import shown
 from gare.common.text import LONGEST_TEXT
@@ -104,6 +104,10 @@ class Tokenizer:
         return isinstance(other, Tokenizer) and self._vocabulary == other._vocabulary
 
     __hash__ = object.__hash__
+
+    def fingerprint(self) -> str:
+        """Return a digest of its pieces, their ids and the cleaning of texts."""
+        return digest_of([type(self).__name__, repr(self._vocabulary), self.cleaning])
 
     def __len__(self) -> int:
         return len(self._vocabulary.ids)

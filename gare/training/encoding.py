@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gare.config import Config
-from gare.data.batches import Batch
+from gare.data.batches import Batch, encode_batch
 from gare.model.gare import GareModel
 from gare.training.numerics import tower_precision
 
@@ -35,11 +35,8 @@ class Encoded:
 
 def encode(model: GareModel, batch: Batch, config: Config, rows: slice = slice(None)) -> Encoded:
     """Encode some rows of a batch in the settings' precision."""
-    device = model.clip.logit_scale.device
-    ids, token_mask, mask = (x[rows].to(device) for x in (batch.token_ids, batch.token_mask, batch.frame_mask))
-    with tower_precision(config.train, device):
-        text, words = model.encode_texts(ids, token_mask)
-        frames = model.encode_clips(batch.frames[rows].to(device), mask)
+    with tower_precision(config.train, model.clip.logit_scale.device):
+        text, words, frames = encode_batch(model, batch, rows)
     if config.train.precision == "fp32":
         return Encoded(text, words, frames)
     return Encoded(text.float(), words.float(), frames.float())

@@ -26,6 +26,7 @@ from gare.runs.inputs import TEMPORAL_AT_RANDOM, TrainingData, choose_device
 from gare.runs.layout import HISTORY_FILE, clip_source
 from gare.runs.run import Run
 from gare.runs.state import History, OnRow, RunState, RunSummary, resumed, summary
+from gare.training.frozen import with_embeddings
 from gare.training.numerics import numerics, prepare_towers
 from gare.training.observe import Observer, Watched
 from gare.training.optimiser import freeze, make_optimiser, set_learning_rates, staged_factor
@@ -60,6 +61,7 @@ def _train(run: Run, world: World, report: Report, on_row: OnRow | None, device:
     parts = extras.parts(model, optimiser)
     _load(run, state, parts, extras)
     check_same_weights(model, world, "At the start")
+    data = with_embeddings(data, model, tokenizer, config, world)
     state.decided = decided(config, world, device)
     history = History(run.folder / HISTORY_FILE, state.step, on_row) if world.rank == 0 else None
     observer = Observer(run, world, Watched(model, tokenizer, optimiser, data), history, state.seconds)
