@@ -38,6 +38,7 @@ class Batch:
     """frames uint8 [B, F, 3, H, W], frame_mask bool [B, F], token_ids int64 and token_mask bool [B, W].
 
     ``groups`` int64 [B]: samples with the same id are known to match each other (``data.known_positives``), or None.
+    ``valid``: the number of valid frames of each clip, if known without asking the device for it.
     """
 
     frames: Tensor
@@ -46,6 +47,7 @@ class Batch:
     token_mask: Tensor
     video_ids: list[str]
     groups: Tensor | None = None
+    valid: list[int] | None = None
 
 
 def load_frames(
@@ -101,7 +103,8 @@ def make_batch(
     texts = [video.captions[caption] for video, (_, caption) in zip(videos, samples, strict=True)]
     ids, token_mask = tokenizer(texts, config.data.words)
     groups = None if config.data.known_positives == "none" else torch.tensor([group(v, config.data) for v in videos])
-    return Batch(frames, mask, ids, token_mask, [video.video_id for video in videos], groups)
+    names, valid = [video.video_id for video in videos], mask.sum(dim=1).tolist()
+    return Batch(frames, mask, ids, token_mask, names, groups, valid)
 
 
 def group(video: VideoInfo, data: DataConfig) -> int:

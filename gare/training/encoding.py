@@ -39,7 +39,8 @@ def encode(model: GareModel, batch: Batch, config: Config, rows: slice = slice(N
     ids, token_mask, mask = (x[rows].to(device) for x in (batch.token_ids, batch.token_mask, batch.frame_mask))
     with tower_precision(config.train, device):
         text, words = model.encode_texts(ids, token_mask)
-        frames = model.encode_clips(batch.frames[rows].to(device), mask)
+        valid = None if batch.valid is None else sum(batch.valid[rows])
+        frames = model.encode_clips(batch.frames[rows].to(device), mask, valid)
     if config.train.precision == "fp32":
         return Encoded(text, words, frames)
     return Encoded(text.float(), words.float(), frames.float())
