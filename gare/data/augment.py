@@ -74,7 +74,7 @@ def augmented(batch: Batch, samples: Sequence[Sample], seed: int, epoch: int) ->
     """Augment the frames of each sample's clip on their device; padded frames stay zero."""
     frames = batch.frames.clone()
     # Counted so that short clips' padded frames are not processed.
-    lengths = batch.frame_mask.sum(dim=1).tolist()
+    lengths = batch.valid or batch.frame_mask.sum(dim=1).tolist()
     for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
         drawn = augment_draws(seed, epoch, sample)
         if drawn:

@@ -41,6 +41,7 @@ class Batch:
     ``groups`` int64 [B]: samples with the same id are known to match each other (``data.known_positives``), or None.
     With a frozen image tower frames may be its embeddings, float32 [B, F, D]; ``texts`` float32 [B, 1 + W, D], of a
     frozen text tower: each text and its words (none if the pair head reads none), or None.
+    ``valid``: the number of valid frames of each clip, if known without asking the device for it.
     """
 
     frames: Tensor
@@ -50,6 +51,7 @@ class Batch:
     video_ids: list[str]
     groups: Tensor | None = None
     texts: Tensor | None = None
+    valid: list[int] | None = None
 
 
 def encode_batch(model: GareModel, batch: Batch, rows: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +64,8 @@ def encode_batch(model: GareModel, batch: Batch, rows: slice = slice(None)) -> t
         text, words = model.encode_texts(batch.token_ids[rows].to(device), batch.token_mask[rows].to(device))
     else:
         text, words = batch.texts[rows, 0].to(device), batch.texts[rows, 1:].to(device)
-    return text, words, model.encode_clips(batch.frames[rows].to(device), batch.frame_mask[rows].to(device))
+    valid = None if batch.valid is None else sum(batch.valid[rows])
+    return text, words, model.encode_clips(batch.frames[rows].to(device), batch.frame_mask[rows].to(device), valid)
 
 
 def load_frames(
@@ -151,7 +154,8 @@ def make_batch(
     made = None
     if split.embedded is not None and split.embedded.texts is not None:
         made = _load_texts(split.embedded.texts, texts, config.data.words if config.model.reads_words else 0)
-    return Batch(frames, mask, ids, token_mask, [video.video_id for video in videos], groups, made)
+    names, valid = [video.video_id for video in videos], mask.sum(dim=1).tolist()
+    return Batch(frames, mask, ids, token_mask, names, groups, made, valid)
 
 
 def group(video: VideoInfo, data: DataConfig) -> int:

@@ -139,8 +139,8 @@ def relative_length(state: PairState) -> Tensor:
 
 def margins(scores: Tensor, match: Tensor) -> Tensor:
     """Return the score of each row's match minus that of its best rival, [B]; negative if the match is not first."""
-    matching = _matching(scores, match)
-    ahead: Tensor = scores[matching] - scores.masked_fill(matching, -math.inf).max(dim=1).values
+    matching = scores.gather(1, match[:, None])[:, 0]
+    ahead: Tensor = matching - scores.masked_fill(_matching(scores, match), -math.inf).max(dim=1).values
     return ahead
 
 

@@ -55,8 +55,8 @@ def encode_videos(
 
     def block(start: int, stop: int) -> tuple[Tensor, ...]:
         clips, mask = load_clips(split, numbers[start:stop], view, choice)
-        mask = mask.to(device)
-        return model.encode_clips(clips.to(device), mask), mask
+        valid, mask = int(mask.sum()), mask.to(device)
+        return model.encode_clips(clips.to(device), mask, valid), mask
 
     return Videos(*in_parts(len(numbers), batch, block, world))
 

@@ -108,25 +108,28 @@ class GareModel(nn.Module):
         """Convert uint8 frames [..., 3, H, W] to CLIP's normalised float pixels."""
         return frames.to(self.pixel_mean.dtype, copy=True).div_(255).sub_(self.pixel_mean).div_(self.pixel_std)
 
-    def encode_clips(self, clips: Tensor, frame_mask: Tensor) -> Tensor:
+    def encode_clips(self, clips: Tensor, frame_mask: Tensor, valid: int | None = None) -> Tensor:
         """Return frame vectors [V, F, D] after the temporal transformer, from uint8 clips [V, F, 3, H, W].
 
         Only valid frames are normalised and pass through the image tower; padded rows are zeros. Clips may also be what
-        ``embed_images`` made of them, [V, F, D].
+        ``embed_images`` made of them, [V, F, D]. ``valid``: how many frames are valid; a GPU has to be asked for that
+        if it is None, and is waited for.
         """
-        if clips.dim() == 3:
-            return self._over_time(clips[frame_mask], frame_mask)
-        return self._over_time(self.embed_images(self.normalise(clips[frame_mask])), frame_mask)
+        places = _places(frame_mask, valid)
+        frames = clips.flatten(0, 1)[places]
+        embedded = frames if clips.dim() == 3 else self.embed_images(self.normalise(frames))
+        return self._over_time(embedded, frame_mask, places)
 
     def encode_frames(self, pixels: Tensor, frame_mask: Tensor) -> Tensor:
         """Encode normalised pixels [V, F, 3, H, W] like ``encode_clips``."""
-        return self._over_time(self.embed_images(pixels[frame_mask]), frame_mask)
+        places = _places(frame_mask)
+        return self._over_time(self.embed_images(pixels.flatten(0, 1)[places]), frame_mask, places)
 
-    def _over_time(self, embedded: Tensor, frame_mask: Tensor) -> Tensor:
+    def _over_time(self, embedded: Tensor, frame_mask: Tensor, places: Tensor) -> Tensor:
         """Put valid frames' embeddings [N, D] in their places [V, F, D] and apply the temporal transformer."""
-        frames = embedded.new_zeros(*frame_mask.shape, self.dim)
-        frames[frame_mask] = embedded
-        return self.temporal(frames, frame_mask)  # type: ignore[no-any-return]
+        frames = embedded.new_zeros(frame_mask.numel(), self.dim)
+        frames[places] = embedded
+        return self.temporal(frames.view(*frame_mask.shape, self.dim), frame_mask)  # type: ignore[no-any-return]
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Return CLIP image embeddings [N, D] of normalised pixels [N, 3, H, W]."""
@@ -149,6 +152,14 @@ class GareModel(nn.Module):
         return PairScores(
             full.scores, full.increments if return_delta else None, full.pooled if return_pooled else None
         )
+
+
+def _places(frame_mask: Tensor, valid: int | None = None) -> Tensor:
+    """Return the numbers [N] of the valid frames in a mask [V, F], counted over all clips."""
+    flat = frame_mask.flatten()
+    if valid is None:
+        return flat.nonzero()[:, 0]
+    return flat.logical_not().to(torch.uint8).argsort(stable=True)[:valid]
 
 
 def outline(architecture: Any, config: ModelConfig, device: str = "meta") -> GareModel:

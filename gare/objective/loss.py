@@ -53,10 +53,10 @@ class Terms:
     share: Tensor
     parts: dict[str, Tensor]
 
-    def totals(self, world: World = SINGLE) -> dict[str, float]:
-        """Return each term summed over ranks; terms that were not computed are left out."""
+    def totals(self, world: World = SINGLE) -> dict[str, Tensor]:
+        """Return each term summed over ranks, a float64 scalar; terms that were not computed are left out."""
         names = list(self.parts)
-        values = world.total(torch.stack([self.parts[name].double() for name in names])).tolist()
+        values = world.total(torch.stack([self.parts[name].double() for name in names]))
         return dict(zip(names, values, strict=True))
 
 

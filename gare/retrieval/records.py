@@ -51,7 +51,7 @@ class RecordFormat:
         """Return the format of a gallery's rows."""
         fields = {}
         for name, tensor in gallery.tensors().items():
-            fields[name] = (tensor[:0].cpu().numpy().dtype.name, list(tensor.shape[1:]))
+            fields[name] = (torch.empty(0, dtype=tensor.dtype).numpy().dtype.name, list(tensor.shape[1:]))
         return cls(fields)
 
     @property

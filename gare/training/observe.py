@@ -107,6 +107,7 @@ class Observer:
         self._looking_s = 0.0
         if step % self._config.runtime.log_every == 0 or step == self._watched.data.steps:
             row = {f"train/{name}": value for name, value in values.items()}
+            row["train/logit_scale"] = float(self._watched.model.logit_scale.detach())
             row |= {f"train/lr/{group['name']}": float(group["lr"]) for group in self._watched.optimiser.param_groups}
             self._add(step, row | self._speed())
         if self._history is not None and self._diagnosed(step):

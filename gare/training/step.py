@@ -74,43 +74,48 @@ def train_step(
     scaler: torch.amp.GradScaler | None = None,
     ema: Ema | None = None,
 ) -> dict[str, float]:
-    """Make one update; return the loss, its terms, gradient norms and the logit scale, equal on all ranks.
+    """Make one update; return the loss, its terms and gradient norms, equal on all ranks.
 
     ``scaler``: of fp16; as usual, a step whose scaled gradients overflow is skipped and lowers the scale (``skipped``
-    is then 1). Raises RunError on every rank, before anything is updated, if the loss or a gradient is not finite on
-    any of them.
+    is then 1, ``loss_scale`` the scale of this step). Raises RunError on every rank, before anything is updated, if the
+    loss or a gradient is not finite on any of them. The device is waited for once, to find that out.
     """
     model.train()
     optimiser.zero_grad(set_to_none=True)
     one = torch.ones((), device=model.clip.logit_scale.device)
-    terms, made = backward(model, batch, config, world, step, 1.0 if scaler is None else scaler.scale(one))
+    scale = None if scaler is None else scaler.scale(one)
+    terms, made = backward(model, batch, config, world, step, 1.0 if scale is None else scale)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     # The shares sum to the loss, so summing gradients over ranks is exact.
     own_norm = sum_gradients(parameters, world)
     if scaler is not None:
         scaler.unscale_(optimiser)
-    norms = gradient_norms(optimiser)
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.train.max_grad_norm))
-    values = terms.totals(world)
-    overflow = scaler is not None and scaler.get_scale() > SMALLEST_SCALE and not math.isfinite(norm)
+    of_groups = gradient_norms(optimiser)
+    norms = {"grad_norm": torch.nn.utils.clip_grad_norm_(parameters, config.train.max_grad_norm), **of_groups}
+    values, lengths, scales = numbers(terms.totals(world), norms, {} if scale is None else {"loss_scale": scale})
+    norm = lengths["grad_norm"]
+    overflow = scales.get("loss_scale", 0.0) > SMALLEST_SCALE and not math.isfinite(norm)
     if not math.isfinite(values["loss"]) or not (overflow or math.isfinite(norm)):
 
         def logits() -> Tensor:
             return model.logit_scale * score(model, made, batch, config, world, step).scores
 
         raise _diverged(step, values["loss"], norm, suspects(batch, made, logits, own_norm, world))
-    if scaler is None:
-        optimiser.step()
-    else:
-        scaler.step(optimiser)
+    if scaler is not None:
         scaler.update()
-    if not overflow:
-        values |= {"grad_norm": norm} | norms
-        model.clamp_logit_scale()
-        if ema is not None:
-            ema.update()
-    values |= {"logit_scale": float(model.logit_scale.detach())}
-    return values if scaler is None else values | {"skipped": float(overflow), "loss_scale": scaler.get_scale()}
+    if overflow:
+        return values | {"skipped": 1.0} | scales
+    optimiser.step()
+    model.clamp_logit_scale()
+    if ema is not None:
+        ema.update()
+    return values | lengths | ({"skipped": 0.0} if scales else {}) | scales
+
+
+def numbers(*named: dict[str, Tensor]) -> list[dict[str, float]]:
+    """Return scalars of one device as numbers, all in one copy."""
+    every = iter(torch.stack([value.detach().double() for part in named for value in part.values()]).tolist())
+    return [{name: next(every) for name in part} for part in named]
 
 
 def _diverged(step: int, loss: float, norm: float, look_at: str) -> RunError:
@@ -137,14 +142,14 @@ def sum_gradients(parameters: list[Tensor], world: World) -> Tensor | None:
     return own_norm
 
 
-def gradient_norms(optimiser: Optimizer) -> dict[str, float]:
-    """Return the norm of each parameter group's gradient, by ``grad_norm/`` and the group's name."""
-    names, norms = [], []
+def gradient_norms(optimiser: Optimizer) -> dict[str, Tensor]:
+    """Return the norm of each parameter group's gradient, a scalar, by ``grad_norm/`` and the group's name."""
+    norms = {}
     for group in optimiser.param_groups:
-        names.append(f"grad_norm/{group['name']}")
-        norm = torch.nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
-        norms.append(norm.to(group["params"][0].device, torch.float64))
-    return dict(zip(names, torch.stack(norms).tolist(), strict=True))
+        gradients = [p.grad for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else group["params"][0].new_zeros(())
+        norms[f"grad_norm/{group['name']}"] = norm
+    return norms
 
 
 def suspects(batch: Batch, made: Encoded, logits: Callable[[], Tensor], own_norm: Tensor | None, world: World) -> str:

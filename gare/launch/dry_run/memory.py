@@ -28,8 +28,6 @@ from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze
 from gare.training.step import backward
 
-INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -95,6 +93,7 @@ def _batch(config: Config, model: GareModel, rows: int) -> Batch:
         token_ids=torch.zeros(rows, data.words, dtype=torch.int64),
         token_mask=torch.ones(rows, data.words, dtype=torch.bool),
         video_ids=[],
+        valid=[data.frames] * rows,
     )
 
 
@@ -156,9 +155,9 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        done = _index_all(func, args) if func in INDEXING else NotImplemented
-        if done is NotImplemented:
-            done = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.nonzero.default:  # without data: none of the pairs is doubtful
+            return torch.empty(0, args[0].ndim, dtype=torch.int64, device=args[0].device)
+        done = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(done):
             if isinstance(leaf, Tensor):
                 self._note(leaf)
@@ -176,19 +175,6 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _gone(self, name: int) -> None:
         self.now -= self._sizes.pop(name)
-
-
-def _index_all(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Index by a mask as if all of it were true: without data, the result has no shape otherwise."""
-    target, indices = args[0], args[1]
-    if len(indices) != 1 or indices[0].dtype is not torch.bool:
-        return NotImplemented
-    rows = target.flatten(0, indices[0].ndim - 1)
-    if func is torch.ops.aten.index.Tensor:
-        return rows.clone()
-    put = rows.clone() if func is torch.ops.aten.index_put.default else rows
-    put.copy_(args[2])
-    return put.view(target.shape) if func is torch.ops.aten.index_put.default else target
 
 
 class _OneOf(World):

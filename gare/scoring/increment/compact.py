@@ -89,8 +89,8 @@ class CompactFactors(Factors[CompactGallery]):
             corner=contexts.corner,
             cross=contexts.increments @ base.mT,
             shared=videos.shared,
-            mixing=contexts.mixing[:, *_mixing_places(count)],
-            pool_gram=videos.pool_gram[:, *_upper(base.shape[1])],
+            mixing=contexts.mixing[:, *_mixing_places(count, frames.device)],
+            pool_gram=videos.pool_gram[:, *_upper(base.shape[1], frames.device)],
         )
 
     @override
@@ -162,21 +162,21 @@ class _Query:
     of_increments: Tensor
 
 
-def _upper(size: int) -> tuple[Tensor, Tensor]:
+def _upper(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return row and column numbers of an upper triangle."""
-    rows, columns = torch.triu_indices(size, size).unbind(0)
+    rows, columns = torch.triu_indices(size, size, device=device).unbind(0)
     return rows, columns
 
 
-def _mixing_places(count: int) -> tuple[Tensor, Tensor]:
+def _mixing_places(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return where ``ContextFactors.mixing`` [3 F + 3, F] is not zero: 3 triangles, 1 and 2 full rows between them."""
-    rows, columns = _upper(count)
-    full = torch.arange(count)
+    rows, columns = _upper(count, device)
+    full = torch.arange(count, device=device)
     starts = ((0, 0), (count, 1), (2 * count + 1, 2))
     found_rows, found_columns = [], []
     for start, shared in starts:
         for row in range(shared):
-            found_rows.append(torch.full((count,), start + row))
+            found_rows.append(torch.full_like(full, start + row))
             found_columns.append(full)
         found_rows.append(rows + start + shared)
         found_columns.append(columns)
@@ -188,9 +188,9 @@ def _expanded(part: CompactGallery) -> tuple[VideoFactors, ContextFactors, Tenso
     dtype, (count, frames) = part.scale.dtype, part.scale.shape
     bases = part.shared.shape[-1]
     mixing = part.mixing.new_zeros(count, 3 * frames + 3, frames)
-    mixing[:, *_mixing_places(frames)] = part.mixing
+    mixing[:, *_mixing_places(frames, mixing.device)] = part.mixing
     gram = part.pool_gram.new_zeros(count, bases, bases)
-    gram[:, *_upper(bases)] = part.pool_gram
+    gram[:, *_upper(bases, gram.device)] = part.pool_gram
     vectors = part.frames.to(dtype)
     mean = vectors.sum(1) / part.frame_mask.sum(1, keepdim=True).to(dtype)
     none = vectors[:, :, :0]

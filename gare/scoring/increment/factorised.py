@@ -221,9 +221,7 @@ GATHERED_NUMBERS = 2**24
 
 
 def pairs_where(doubtful: Tensor) -> Tensor:
-    """Return the pairs [P, 2] at which a matrix is true; none if it has no data, as in a dry run."""
-    if type(doubtful) is not Tensor:
-        return torch.empty(0, 2, dtype=torch.int64, device=doubtful.device)
+    """Return the pairs [P, 2] at which a matrix is true; a GPU is waited for."""
     return doubtful.detach().nonzero()
 
 

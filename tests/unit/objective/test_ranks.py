@@ -56,7 +56,7 @@ def gradients(ranks, model, config, path, dtype):
     terms.share.backward()
     parameters = [*encoder.parameters(), *head.parameters()]
     sum_gradients(parameters, ranks)
-    return terms.totals(ranks), [p.grad for p in parameters]
+    return {name: float(value) for name, value in terms.totals(ranks).items()}, [p.grad for p in parameters]
 
 
 def cases():

@@ -92,8 +92,7 @@ def test_the_logit_scale_is_at_most_its_maximum_after_a_step(toy_run):
     config = toy_run(*REGULARISERS, "model.max_logit_scale=50")
     model, batch = built(config, torch.float32)
     model.clip.logit_scale.data.fill_(math.log(60))
-    values = train_step(model, make_optimiser(model, config.train), batch, config, SINGLE, 0)
-    assert values["logit_scale"] == pytest.approx(50, rel=1e-6)
+    train_step(model, make_optimiser(model, config.train), batch, config, SINGLE, 0)
     assert float(model.clip.logit_scale.detach()) == pytest.approx(math.log(50))
 
 
