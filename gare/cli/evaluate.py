@@ -147,7 +147,7 @@ def diagnose(
     """
     from gare.api.checkpoint import open_checkpoint
     from gare.data.batches import check_fit
-    from gare.diagnostics import diagnose_split
+    from gare.diagnostics.pairs import diagnose_split
 
     refuse_part(out)
     with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):

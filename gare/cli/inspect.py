@@ -14,7 +14,8 @@ from gare.common.errors import InputError, RunError
 from gare.common.occupied import refuse_part
 
 if TYPE_CHECKING:
-    from pipelines.dataset.inspection import Contents, Verdict
+    from pipelines.dataset.inspection.contents import Contents
+    from pipelines.dataset.inspection.verify import Verdict
 
 PRINTED_SIZES = 8
 PRINTED_PROBLEMS = 50
@@ -54,7 +55,8 @@ def inspect(
       gare inspect shards --sheet sheet.png --videos 20 --split test
       gare inspect shards --verify --sample all
     """
-    from pipelines.dataset.inspection import draw_sheet, leak_sentence, leaks, read_contents, summarise
+    from pipelines.dataset.inspection.contents import read_contents
+    from pipelines.dataset.inspection.summary import draw_sheet, leak_sentence, leaks, summarise
 
     count = _count(sample)
     if sheet is not None:
@@ -93,15 +95,10 @@ def _count(sample: str) -> int | None:
 
 
 def _verified(contents: Contents, sample: int | None, seed: int) -> Verdict:
-    from pipelines.dataset.inspection import verify
+    from pipelines.dataset.inspection.verify import verify
 
-    with meter("verified", None) as progress:
-
-        def show(done: int, total: int) -> None:
-            progress.total = total
-            progress.update(done)
-
-        verdict = verify(contents, sample=sample, seed=seed, on_progress=show)
+    with meter("verified") as progress:
+        verdict = verify(contents, sample=sample, seed=seed, on_progress=progress.count)
     for text in verdict.problems[:PRINTED_PROBLEMS]:
         say(text)
     if len(verdict.problems) > PRINTED_PROBLEMS:

@@ -16,7 +16,7 @@ from gare.common.errors import InputError
 from gare.common.occupied import refuse_part
 
 if TYPE_CHECKING:
-    from pipelines.manifest.sources import Made, SourceOptions
+    from pipelines.manifest.sources.options import Made, SourceOptions
 
 Command = Callable[..., Any]
 
@@ -92,7 +92,7 @@ def csv_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
       gare manifest csv crawl.tsv.gz --out manifest.parquet --unquoted --header captions,uri \\
         --columns video_id=uri --split train
     """
-    from pipelines.manifest.sources import from_csv
+    from pipelines.manifest.sources.tables import from_csv
 
     return _make(from_csv, file, out, **options)
 
@@ -110,7 +110,7 @@ def jsonl_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
       gare manifest jsonl clips.jsonl --out manifest.parquet --columns video_id=id,uri=path,captions=text \\
         --root /data/clips --carve dev=0.1
     """
-    from pipelines.manifest.sources import from_jsonl
+    from pipelines.manifest.sources.tables import from_jsonl
 
     return _make(from_jsonl, file, out, **options)
 
@@ -127,7 +127,7 @@ def parquet_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
     Example:
       gare manifest parquet clips.parquet --out manifest.parquet --columns uri=path,captions=caption --split train
     """
-    from pipelines.manifest.sources import from_parquet
+    from pipelines.manifest.sources.tables import from_parquet
 
     return _make(from_parquet, file, out, **options)
 
@@ -158,7 +158,7 @@ def folder_command(
       gare prepare manifest.parquet --out shards
       gare index runs/demo --shards shards --split gallery --out index
     """
-    from pipelines.manifest.sources import VIDEO_SUFFIXES, Segments, from_folder
+    from pipelines.manifest.sources.folder import VIDEO_SUFFIXES, Segments, from_folder
 
     if overlap is not None and segment is None:
         raise InputError("--overlap is about the clips of --segment; give that, too.")
@@ -206,7 +206,7 @@ def _make(
 ) -> dict[str, Any]:
     """Read a source with the command line's options, write its manifest, print a summary and return it."""
     from pipelines.manifest.rows import splits_of, write_manifest
-    from pipelines.manifest.sources import SourceOptions
+    from pipelines.manifest.sources.options import SourceOptions
 
     if split is not None and carve is not None:
         raise InputError("--split puts all videos into one split and --carve draws them; give one of the two.")

@@ -31,7 +31,8 @@ from pipelines.manifest.rows import (
     located,
     text_suffix,
 )
-from pipelines.manifest.sources import SourceOptions, from_csv
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv
 
 
 def load_manifest(path: str | Path) -> pa.Table:

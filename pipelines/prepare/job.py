@@ -17,8 +17,9 @@ from gare.common.nodes import Selector
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER
-from pipelines.dataset import Output, remove_leftovers, remove_superseded, take_up
-from pipelines.dataset.ledger import dataset_manifest
+from pipelines.dataset.layout import Output
+from pipelines.dataset.ledger import dataset_manifest, remove_leftovers, remove_superseded
+from pipelines.dataset.opening import take_up
 from pipelines.decode.backends import missing
 from pipelines.manifest.load import stream_manifest
 from pipelines.prepare.local_units import run_here

@@ -13,7 +13,7 @@ from typing import Any
 from gare.common.errors import GareError, RunError
 from gare.common.nodes import Selector
 from gare.common.redact import first_line
-from pipelines.dataset import Output
+from pipelines.dataset.layout import Output
 from pipelines.prepare.attempts import UnitCounts
 from pipelines.prepare.nodes import lacking, selector_now, slots, telling
 from pipelines.prepare.unit_tasks import UnitTask

@@ -15,7 +15,8 @@ from gare.common.console import warn
 from gare.common.errors import InputError
 from gare.common.files import file_digest
 from gare.common.redact import redact
-from pipelines.dataset import Absent, Ledger, Output, Part, Unfinished, once_finished
+from pipelines.dataset.layout import Output
+from pipelines.dataset.ledger import Absent, Ledger, Part, Unfinished, once_finished
 from pipelines.decode import DecodeError
 from pipelines.decode.isolated.fetching import local_path
 

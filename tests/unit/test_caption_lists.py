@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gare.common.errors import InputError
-from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv, from_jsonl
 from pipelines.manifest.sources.values import NO_CAPTION, NotAListError, listed
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12), max_size=5)

@@ -12,7 +12,8 @@ from gare.common.errors import InputError
 from gare.schema import MANIFEST, VERSION_KEY
 from pipelines.manifest.load import load_manifest
 from pipelines.manifest.rows import carve, content_digest, splits_of, write_manifest
-from pipelines.manifest.sources import SourceOptions, from_csv
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv
 
 
 def csv_file(tmp_path, text, name="videos.csv"):

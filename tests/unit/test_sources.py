@@ -17,7 +17,9 @@ from gare.common.errors import InputError
 from gare.schema import MANIFEST
 from pipelines.manifest.load import load_manifest
 from pipelines.manifest.rows import content_digest, write_manifest
-from pipelines.manifest.sources import SourceOptions, from_csv, from_folder, from_jsonl, from_parquet
+from pipelines.manifest.sources.folder import from_folder
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv, from_jsonl, from_parquet
 
 READERS = {"csv": from_csv, "jsonl": from_jsonl, "parquet": from_parquet}
 COLUMNS = {"video_id": "file", "uri": "file", "captions": "text"}

@@ -13,8 +13,8 @@ import pyarrow as pa
 from gare.common.dataset_file import stored_picture
 from gare.common.files import file_digest
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SHARD_FOLDER, UNIT_KEY, Status
-from pipelines.dataset import MANIFEST_FILE, RECIPE_FILE, ShardFile, recipe_digest
 from pipelines.dataset.inspection.contents import Contents, Unit
+from pipelines.dataset.layout import MANIFEST_FILE, RECIPE_FILE, ShardFile, recipe_digest
 from pipelines.dataset.ledger import dataset_manifest
 from pipelines.dataset.shard_rows import light_rows, shard_row, stored_problems
 from pipelines.decode import DecodeError

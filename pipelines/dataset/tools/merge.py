@@ -16,7 +16,7 @@ from gare.config import Config
 from gare.config.prepare import BEFORE
 from gare.config.tree import diff
 from gare.schema import SHARD_FOLDER
-from pipelines.dataset import ShardFile
+from pipelines.dataset.layout import ShardFile
 from pipelines.dataset.tools.check import OnProgress, Steps, validate
 from pipelines.dataset.tools.dataset import Dataset, Tally, open_dataset
 from pipelines.dataset.tools.target import Made, Target, dataset_values, summed

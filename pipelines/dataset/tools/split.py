@@ -17,7 +17,9 @@ from gare.common.locks import held
 from gare.common.occupied import refuse_occupied
 from gare.common.storage import Folder, is_address
 from gare.common.text import PLAIN_NAME
-from pipelines.dataset import Ledger, Output, existing_output
+from pipelines.dataset.layout import Output
+from pipelines.dataset.ledger import Ledger
+from pipelines.dataset.opening import existing_output
 from pipelines.dataset.shard_rows import ShardWriter
 from pipelines.dataset.tools.check import NAMED_IDS, OnProgress, Steps, validate
 from pipelines.dataset.tools.dataset import Dataset, Tally, open_dataset, rows_in_brief

@@ -13,7 +13,7 @@ from gare.common.occupied import refuse_occupied
 from gare.common.records import load_json
 from gare.common.storage import Folder
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
-from pipelines.dataset import RECIPE_FILE, ShardFile, dataset_digest
+from pipelines.dataset.layout import RECIPE_FILE, ShardFile, dataset_digest
 from pipelines.dataset.tools.dataset import Dataset, Tally, open_dataset
 
 UNFINISHED_FILE = "unfinished.json"

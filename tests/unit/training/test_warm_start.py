@@ -183,7 +183,7 @@ def test_other_pixel_statistics_are_refused(toy_run, source, toy_clip, tmp_path)
 
 
 def test_a_dry_run_says_where_a_run_would_begin_and_what_would_be_refused(toy_run, source):
-    from gare.launch.dry_run import make_plan
+    from gare.launch.dry_run.plan import make_plan
 
     (problem,) = make_plan(toy_run("train.init_from=/nowhere")).problems
     assert "There is no folder /nowhere" in problem
