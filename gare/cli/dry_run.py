@@ -84,7 +84,7 @@ def _steps(plan: Plan, config: Config) -> list[list[object]]:
         return rows
     steps = plan.steps
     return [
-        ["pairs in an epoch", f"{steps.pairs:,}, of which {steps.dropped:,} fill no batch"],
+        ["pairs in an epoch", f"{steps.pairs:,}, of which {steps.dropped:,} do not fill a batch"],
         ["steps in an epoch", f"{steps.per_epoch:,} of {config.train.global_batch} pairs"],
         ["steps in all", f"{steps.total:,} in {config.train.epochs} epochs, {steps.warmup:,} of them warm-up"],
         *rows,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import gare_command
+from gare.cli.command import PLACE, gare_command
 from gare.common.console import meter, note, print_table, say, warn
 from gare.common.errors import InputError, RunError
 from gare.common.occupied import refuse_part
@@ -23,21 +23,13 @@ PRINTED_NAMES = 6
 
 
 @gare_command("inspect", short_help="Show what a folder of prepared videos holds, and verify it.")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a PNG of some videos' stored frames.")
-@click.option("--videos", type=click.IntRange(min=1), default=12, show_default=True, help="Videos on the sheet.")
+@click.argument("folder", metavar="DIR", type=PLACE)
+@click.option("--sheet", type=PLACE, help="Write a PNG of some videos' stored frames.")
+@click.option("--videos", type=click.IntRange(min=1), default=12, help="Videos on the sheet.")
 @click.option("--split", help="Draw the sheet's videos from this split.")
 @click.option("--verify", is_flag=True, help="Check every digest and row, and decode a sample of the sources again.")
-@click.option(
-    "--sample",
-    metavar="N|all",
-    default="16",
-    show_default=True,
-    help="How many sources --verify decodes again; 0 for none.",
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed by which the sheet and the sample are drawn."
-)
+@click.option("--sample", metavar="N|all", default="16", help="How many sources --verify decodes again; 0 for none.")
+@click.option("--seed", type=int, default=0, help="Seed by which the sheet and the sample are drawn.")
 def inspect(
     *, folder: Path, sheet: Path | None, videos: int, split: str | None, verify: bool, sample: str, seed: int
 ) -> dict[str, Any]:
@@ -166,9 +158,8 @@ def _kinds(summary: dict[str, Any]) -> list[list[object]]:
     return rows
 
 
-def recipe_rows(values: dict[str, Any], prefix: str = "prepare.") -> list[list[object]]:
+def recipe_rows(recipe: dict[str, Any]) -> list[list[object]]:
     """Return the settings of a recipe as rows of a table: dotted key, value."""
-    rows: list[list[object]] = []
-    for name, value in values.items():
-        rows += recipe_rows(value, f"{prefix}{name}.") if isinstance(value, dict) else [[f"{prefix}{name}", str(value)]]
-    return rows
+    from gare.config.tree import by_dotted_key
+
+    return [[key, str(value)] for key, value in by_dotted_key(recipe, "prepare.").items()]

@@ -15,7 +15,7 @@ from gare.common.nodes import Selector
 from gare.common.redact import first_line
 from pipelines.dataset.layout import Output
 from pipelines.prepare.attempts import UnitCounts
-from pipelines.prepare.nodes import lacking, selector_now, slots, telling
+from pipelines.prepare.nodes import lacking, selector_now, slots
 from pipelines.prepare.unit_tasks import UnitTask
 
 
@@ -80,7 +80,9 @@ def run_units(
     """
     if not todo:
         return
-    with quiet(), telling(partial(lacking, decode_on)):
+    from gare.common.ray_cluster import warn_on_lost_nodes
+
+    with quiet(), warn_on_lost_nodes(partial(lacking, decode_on)):
         portions = _portions(output, todo, workers, decode_on, work)
         ready = next(portions, None)
         while ready is not None:

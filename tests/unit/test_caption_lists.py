@@ -83,7 +83,7 @@ def test_text_in_brackets_stays_text(cell):
         ("['a', 'b", "does not end"),
         ("['a', 'b'", "does not end"),
         ('["a", "b', "does not end"),
-        ("['it's a dog']", "no text in quotes"),
+        ("['it's a dog']", "not a text in quotes"),
         ("['it''s a dog']", "not all separated"),
         ("['a' 'b', 'c']", "not all separated"),
         ("[b'a', b'b']", "bytes"),
@@ -96,7 +96,7 @@ def test_text_in_brackets_stays_text(cell):
         ("[{'caption': 'a'}]", "other things than texts"),
         ('{"caption": "a"}', "an object"),
         ("{'caption': 'a'}", "an object"),
-        ("['\\U7fffffff']", "no character"),
+        ("['\\U7fffffff']", "not the code of a character"),
     ],
 )
 def test_a_list_that_is_none_of_texts_is_one_sentence_with_its_line(tmp_path, cell, reason):
