@@ -36,8 +36,8 @@ from gare.data.shards import ShardSet, Split
 from gare.model.tokenizer import Tokenizer
 from gare.runs.inputs import open_data
 from gare.schema import MANIFEST
-from pipelines.dataset import open_output
 from pipelines.dataset.ledger import dataset_manifest
+from pipelines.dataset.opening import open_output
 from pipelines.decode import decode_video
 from pipelines.prepare.process_unit import process_unit
 

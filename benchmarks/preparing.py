@@ -40,7 +40,7 @@ from scale.decoding import made_manifest
 
 from gare.config import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.dataset import Output
+from pipelines.dataset.layout import Output
 
 CLIPS = 12
 TINY = 8  # the side of common.grey's picture
@@ -195,7 +195,8 @@ def once_and_in_clips(path: Path, manifest: Path, out: Path) -> None:
     import av
 
     from gare.common.files import file_digest
-    from pipelines.dataset import open_output, read_ledger
+    from pipelines.dataset.ledger import read_ledger
+    from pipelines.dataset.opening import open_output
     from pipelines.manifest.load import stream_manifest
     from pipelines.prepare.process_unit import process_unit
 

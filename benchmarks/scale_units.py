@@ -34,8 +34,8 @@ from gare.config.tree import load_config
 from gare.data.samples import epoch_batches
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
-from pipelines.dataset import open_output
 from pipelines.dataset.ledger import dataset_manifest
+from pipelines.dataset.opening import open_output
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.prepare.job import open_job
 from pipelines.prepare.process_unit import process_unit

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gare.api.checkpoint import load_model
     from gare.api.compare import EvaluationComparison, compare
     from gare.api.evaluate import EvaluationResult, evaluate
     from gare.api.prepare import prepare
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from gare.common.errors import ConfigError, GareError, InputError, RunError
     from gare.config import Config
     from gare.config.tree import load_config
-    from gare.model import GareModel, load_model
+    from gare.model import GareModel
     from gare.retrieval.index import Hit, Hits, SearchIndex
     from gare.runs.state import RunSummary
     from gare.scoring.video_index import VideoIndex
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "gare.api.checkpoint": ("load_model",),
     "gare.api.compare": ("EvaluationComparison", "compare"),
     "gare.api.evaluate": ("EvaluationResult", "evaluate"),
     "gare.api.prepare": ("prepare",),
@@ -39,7 +41,7 @@ _MODULES = {
     "gare.common.errors": ("ConfigError", "GareError", "InputError", "RunError"),
     "gare.config": ("Config",),
     "gare.config.tree": ("load_config",),
-    "gare.model": ("GareModel", "load_model"),
+    "gare.model": ("GareModel",),
     "gare.retrieval.index": ("Hit", "Hits", "SearchIndex"),
     "gare.runs.state": ("RunSummary",),
     "gare.scoring.video_index": ("VideoIndex",),

@@ -45,9 +45,9 @@ from gare.tracking.rows import Tail
 from gare.training.frozen import with_embeddings
 from gare.training.loop import build_model
 from gare.training.scaler_and_average import Extras
-from pipelines.dataset import Ledger, existing_output, open_output, read_ledger
 from pipelines.dataset.inspection.contents import read_contents
-from pipelines.dataset.ledger import Damaged
+from pipelines.dataset.ledger import Damaged, Ledger, read_ledger
+from pipelines.dataset.opening import existing_output, open_output
 from pipelines.dataset.tools.check import validate
 from pipelines.dataset.tools.dataset import open_dataset
 from pipelines.dataset.tools.target import UNFINISHED_FILE, Target
@@ -56,7 +56,8 @@ from pipelines.manifest.benchmarks.annotations import Options
 from pipelines.manifest.benchmarks.build import make_manifest
 from pipelines.manifest.load import load_manifest
 from pipelines.manifest.rows import write_manifest
-from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl, from_parquet
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv, from_jsonl, from_parquet
 from pipelines.synthetic.corpus import CORPUS_FILE
 from tests import toy
 from tests.fuzz import Kind, finite

@@ -11,8 +11,8 @@ from gare.common.files import write_json
 from gare.common.storage import Folder
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.dataset import open_output, write_ledger
-from pipelines.dataset.ledger import dataset_manifest
+from pipelines.dataset.ledger import dataset_manifest, write_ledger
+from pipelines.dataset.opening import open_output
 from pipelines.dataset.shard_rows import ShardWriter
 from pipelines.dataset.tools.dataset import open_dataset
 

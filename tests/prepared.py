@@ -9,8 +9,8 @@ import pyarrow as pa
 from gare.common.files import write_json
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.dataset import open_output
 from pipelines.dataset.ledger import dataset_manifest
+from pipelines.dataset.opening import open_output
 from pipelines.prepare.process_unit import process_unit
 from tests.videos import make_video
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from gare.evaluation.metrics.ranking import tiled_rankings
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -101,3 +104,12 @@ def querybank(scores, bank, beta):
     normalised = raw.copy()
     normalised[active] = np.exp(beta * raw[active] - log_total)
     return normalised
+
+
+def rankings(scores, owner, *, ties="pessimistic"):
+    """Rank a whole matrix of scores [N, V] of texts whose videos ``owner`` [N] come in any order."""
+    order = np.argsort(owner, kind="stable")
+    found = tiled_rankings(lambda texts, videos: scores[order[texts], videos], owner[order], scores.shape[1], ties=ties)
+    in_order = np.empty_like(found["t2v"].ranks)
+    in_order[order] = found["t2v"].ranks
+    return found | {"t2v": replace(found["t2v"], ranks=in_order, video=np.asarray(owner, np.int64))}

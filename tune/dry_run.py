@@ -13,7 +13,7 @@ from gare.config import Config
 from gare.config.tree import with_overrides
 from gare.data.samples import test_cautions
 from gare.launch.local import TrainingCost, measure_cost
-from gare.launch.placement import group_zones, groups_that_fit, offered, rank_nodes, rank_resources, uses_gpu
+from gare.launch.placement import group_zones, offered, rank_nodes, rank_resources, uses_gpu
 from gare.runs.inputs import open_data
 from tune.opening import missing, open_record, resolved
 from tune.space import Overrides, Planned, repeated
@@ -115,7 +115,7 @@ def make_slots(config: Config, nodes: Nodes) -> Slots:
     fit = len(zones)
     with_gpu = uses_gpu(runtime, nodes)
     alone = with_overrides(config, {"runtime.workers": 1, "runtime.device": "cuda" if with_gpu else "cpu"})
-    room = groups_that_fit(alone.runtime, nodes, "A worker")
+    room = len(group_zones(alone.runtime, nodes, "A worker"))
     close = f", all in one {runtime.close_by}:" if zones[0] is not None else ":"
     workers = runtime.fewest_workers
     each = f"{runtime.cpus_per_worker:g} CPU" + (" and a GPU" if with_gpu else "")

@@ -11,7 +11,7 @@ from gare.config import Config
 from gare.launch.local import fit_local
 from gare.runs.state import RunSummary
 from tune.recorder import Recorder
-from tune.trial import OUTCOME, Plan, run_trial
+from tune.trial import OUTCOME, run_trial
 
 
 def check_local(config: Config) -> None:
@@ -37,8 +37,8 @@ def train_here(
     return fit_local(config, quiet=quiet, report=report)
 
 
-def launch_here(plan: Plan, todo: Sequence[int], recorder: Recorder) -> None:
-    """Train the numbered trials in order."""
+def launch_here(settings: dict[str, Any], todo: Sequence[int], recorder: Recorder) -> None:
+    """Train the numbered trials in order; ``settings``: those of the sweep."""
     for index in todo:
         chosen = recorder.chosen(index)
         recorder.trial_started(index)
@@ -50,4 +50,4 @@ def launch_here(plan: Plan, todo: Sequence[int], recorder: Recorder) -> None:
                 recorder.epoch(index, row)
                 recorder.look()
 
-        run_trial(chosen, plan, train_here, tell, threading.Event())
+        run_trial(chosen, settings, train_here, tell, threading.Event())

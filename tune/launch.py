@@ -24,7 +24,7 @@ from gare.runs.state import read_history
 from tune.record import SweepRecord
 from tune.recorder import TuneCallback
 from tune.space import parse_space
-from tune.trial import Plan, Trainer, TrialActor
+from tune.trial import Trainer, TrialActor
 
 TUNE_FOLDER = ".tune"
 HALVING = 2
@@ -58,7 +58,7 @@ class Listed(Searcher):  # type: ignore[misc]
 
 
 def launch(
-    plan: Plan,
+    sweep: dict[str, Any],
     trainer: Trainer,
     searcher: Searcher,
     count: int,
@@ -68,13 +68,13 @@ def launch(
     callback: TuneCallback,
     folder: Path,
 ) -> None:
-    """Run ``count`` trials as ``searcher`` suggests them, ``at_once`` at a time; processes are reused.
+    """Run ``count`` trials of a sweep as ``searcher`` suggests them, ``at_once`` at a time; processes are reused.
 
-    They are placed on the nodes that ranks may run on.
+    They are placed on the nodes that ranks may run on. ``sweep``: its settings as plain values.
     """
-    selector = rank_selector(build(plan.config).runtime)
+    selector = rank_selector(build(sweep).runtime)
     resources = ray_tune.PlacementGroupFactory([ACTOR_RESOURCES], bundle_label_selector=[selector])
-    trainable = ray_tune.with_resources(ray_tune.with_parameters(TrialActor, plan=plan, trainer=trainer), resources)
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(TrialActor, sweep=sweep, trainer=trainer), resources)
     with _quiet_tune():
         ray_tune.Tuner(
             trainable,

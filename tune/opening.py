@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gare.common.console import note
 from gare.common.errors import ConfigError
 from gare.common.files import canonical_json, digest_of
 from gare.common.occupied import lies_in, refuse_occupied
 from gare.config import Config
-from gare.config.tree import with_overrides
+from gare.config.tree import diff, with_overrides
 from gare.runs.layout import absolute
 from gare.runs.run import outdated
 from gare.runs.state import read_state
-from tune.record import SweepRecord, Trial
-from tune.space import SEED, Add, Chosen, Overrides, Planned, expand, setting
-
-if TYPE_CHECKING:
-    from tune.study import StudySearch
+from tune.record import SEED, SweepRecord, Trial
+from tune.space import Overrides, Planned, expand, setting
 
 NOT_THE_SWEEP = {"max_concurrent"}
 
@@ -114,8 +110,6 @@ def _refuse_no_more(before: Config, config: Config, record: SweepRecord) -> None
 
 
 def _changed(config: Config, before: Config) -> Sequence[str]:
-    from gare.config.tree import diff
-
     elsewhere = ("runtime.", "sweep.trials", "sweep.max_concurrent")
     return [key for key in diff(before, config) if not key.startswith(elsewhere)] or ["its settings"]
 
@@ -132,20 +126,6 @@ def _digest(config: Config, without: set[str]) -> str:
 
 def _identity(case: str | None, overrides: Overrides) -> str:
     return canonical_json([case, overrides])
-
-
-def searcher(config: Config, folder: Path, record: SweepRecord, add: Add, chosen: Chosen) -> StudySearch | None:
-    """Return the searcher of the search stage, for ``ray.tune.TuneConfig(search_alg=...)``; None for random.
-
-    The record is authoritative, and the study in the sweep's ``folder`` is updated to match it. Rows that have not
-    ended are suggested first, unchanged; then new ones, ``sweep.trials`` less the existing rows, each handed to ``add``
-    before Tune sees it. ``remaining`` of the result is the ``num_samples`` that Tune needs.
-    """
-    if config.sweep.search == "random":
-        return None
-    from tune.study import StudySearch
-
-    return StudySearch(config, folder, record, add, chosen)
 
 
 def confirmations(config: Config, record: SweepRecord) -> list[Planned]:

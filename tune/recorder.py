@@ -74,23 +74,13 @@ class Recorder:
 
     def add_all(self, planned: Sequence[Planned], stage: Stage = "search") -> None:
         """Add more trials."""
+        trials = self._record.trials
         for one in planned:
-            self._add(one, stage)
-        self.expected = max(self.expected, len(self._record.trials))
+            name = f"trial-{len(trials):03d}"
+            trials.append(Trial(name, dict(one.overrides), str(self._folder / name), case=one.case, stage=stage))
+        self.expected = max(self.expected, len(trials))
         if planned:
             self.write()
-
-    def _add(self, planned: Planned, stage: Stage) -> None:
-        index = len(self._record.trials)
-        name = f"trial-{index:03d}"
-        row = Trial(
-            name=name,
-            overrides=dict(planned.overrides),
-            directory=str(self._folder / name),
-            case=planned.case,
-            stage=stage,
-        )
-        self._record.trials.append(row)
 
     def chosen(self, index: int) -> dict[str, Any]:
         """Begin a trial's record, or continue its earlier one, and return the trial's input from Tune."""

@@ -20,6 +20,7 @@ from gare.common.files import canonical_json, digest_of
 from gare.common.records import is_number
 from gare.config import Config
 from gare.config.tree import check_key, with_overrides
+from tune.record import SEED
 
 Form = Literal["choice", "grid", "uniform", "loguniform", "int"]
 
@@ -120,8 +121,6 @@ def _bounds(key: str, form: str, values: Sequence[Any]) -> tuple[Any, Any]:
 
 Overrides = dict[str, Any]
 
-SEED = "train.seed"
-
 
 @dataclass(frozen=True)
 class Planned:
@@ -207,7 +206,7 @@ def check_cases(config: Config, dimensions: Sequence[Dimension]) -> None:
     for name, changes in config.sweep.cases.items():
         where = f"sweep.cases: {name}"
         if not name.strip() or not name.isprintable():
-            raise ConfigError(f"sweep.cases: {name!r} is no name for a case; write one line of text.")
+            raise ConfigError(f"sweep.cases: {name!r} is not a name for a case; write one line of text.")
         for key in changes:
             check_sweepable(key, where)
             if key in swept:

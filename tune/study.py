@@ -24,8 +24,8 @@ from gare.common.files import canonical_json, make_folder
 from gare.common.redact import first_line
 from gare.config import Config
 from gare.config.tree import with_overrides
-from tune.record import SweepRecord, Trial
-from tune.space import LISTS, SEED, Add, Chosen, Dimension, Overrides, Planned, parse_space, setting, stream
+from tune.record import SEED, SweepRecord, Trial
+from tune.space import LISTS, Add, Chosen, Dimension, Overrides, Planned, parse_space, setting, stream
 from tune.trial import OUTCOME
 
 STUDY_FILE = "search.db"
@@ -43,7 +43,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     The first third of the trials, at most ten, are the draws of a random search with the same ``sweep.seed``. Each
     later one depends on that seed, its number and the results reported by then, so that only the order in which trials
-    end makes two sweeps differ. A trial that was stopped early is reported as pruned.
+    end makes two sweeps differ. A trial that was stopped early is reported as pruned. The record is authoritative: the
+    study in the sweep's ``folder`` is updated to match it, and new trials are handed to ``add`` before Tune sees them.
     """
 
     def __init__(self, config: Config, folder: Path, record: SweepRecord, add: Add, chosen: Chosen) -> None:
@@ -74,7 +75,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     @property
     def remaining(self) -> int:
-        """Return the number of remaining suggestions: rows that have not ended, and those still to be drawn."""
+        """Return Tune's ``num_samples``: the rows that have not ended, and those still to be drawn."""
         wanted = min(self._config.sweep.trials, self._points())
         return len(self._again) + max(0, int(wanted) - len(_searched(self._record)))
 

@@ -22,10 +22,10 @@ from gare.launch.ray_controller import capacity_message, nodes_for
 from tune.comparison import Comparison, check_metric, compare
 from tune.here import check_local, launch_here
 from tune.launch import Listed, asha, launch
-from tune.opening import confirmations, missing, open_record, resolved, searcher
+from tune.opening import confirmations, missing, open_record, resolved
 from tune.record import Stage, SweepRecord
 from tune.recorder import OnProgress, Recorder, TuneCallback
-from tune.trial import Plan, Trainer, Zones, train_with_ray
+from tune.trial import Trainer, Zones, train_with_ray
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,13 @@ class _Stages:
 
     def search(self, scheduler: Any) -> None:
         """Train the listed trials, or those that the searcher suggests."""
-        found = searcher(self.config, self.folder, self.record, self.recorder.add, self.recorder.chosen)
-        if found is not None:
-            self._launch(found, found.remaining, scheduler)
-        else:
+        if self.config.sweep.search == "random":
             self._launch_listed("search", scheduler)
+            return
+        from tune.study import StudySearch
+
+        found = StudySearch(self.config, self.folder, self.record, self.recorder.add, self.recorder.chosen)
+        self._launch(found, found.remaining, scheduler)
 
     def confirm(self) -> None:
         """Train the best settings of a search over all seeds, none of them stopped early."""
@@ -146,7 +148,7 @@ class _Stages:
     def _launch_listed(self, stage: Stage, scheduler: Any) -> None:
         todo = self._open(stage)
         if self.trainer is None:
-            launch_here(Plan(self.config.model_dump(mode="json")), todo, self.recorder)
+            launch_here(self.config.model_dump(mode="json"), todo, self.recorder)
             return
         self._launch(Listed(todo, self.recorder.chosen), len(todo), scheduler)
 
@@ -154,7 +156,7 @@ class _Stages:
         if not count or self.trainer is None:
             return
         launch(
-            Plan(self.config.model_dump(mode="json")),
+            self.config.model_dump(mode="json"),
             self.trainer,
             suggestions,
             count,

@@ -9,7 +9,6 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ray import tune as ray_tune
@@ -38,16 +37,6 @@ class Trainer(Protocol):
 
         ``place``: its ``zone``, if there are several.
         """
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Data that all trials share, sent to each process once.
-
-    ``config``: the sweep's settings.
-    """
-
-    config: dict[str, Any]
 
 
 def chosen(index: int, name: str, overrides: Mapping[str, Any], zone: str | None = None) -> dict[str, Any]:
@@ -89,9 +78,9 @@ class TrialActor(ray_tune.Trainable):  # type: ignore[misc]
     Training runs in a thread, so that Tune can end it at any time; every step waits for an epoch or for the end.
     """
 
-    def setup(self, config: dict[str, Any], plan: Plan, trainer: Trainer) -> None:
-        """Prepare for the first trial."""
-        self._plan, self._trainer = plan, trainer
+    def setup(self, config: dict[str, Any], sweep: dict[str, Any], trainer: Trainer) -> None:
+        """Prepare for the first trial of a sweep with these settings."""
+        self._sweep, self._trainer = sweep, trainer
         self._next: dict[str, Any] | None = dict(config)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -125,31 +114,31 @@ class TrialActor(ray_tune.Trainable):  # type: ignore[misc]
             return
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._stop = threading.Event()
-        arguments = (self._next, self._plan, self._trainer, self._events.put, self._stop)
+        arguments = (self._next, self._sweep, self._trainer, self._events.put, self._stop)
         self._next, self._thread = None, threading.Thread(target=run_trial, args=arguments, daemon=True)
         self._thread.start()
 
 
 def run_trial(
     config: Mapping[str, Any],
-    plan: Plan,
+    settings: Mapping[str, Any],
     trainer: Trainer,
     tell: Callable[[dict[str, Any]], None],
     stop: threading.Event,
 ) -> None:
-    """Train the ``chosen`` trial and report its epochs and, last, its outcome.
+    """Train the ``chosen`` trial of a sweep with these settings; report its epochs and, last, its outcome.
 
     A failure is an outcome too: an exception would reach the driver as pages of Ray's traceback.
     """
-    sweep = build(plan.config)
-    settings = trial_config(sweep, config["name"], json.loads(config["overrides"]))
+    sweep = build(settings)
+    own = trial_config(sweep, config["name"], json.loads(config["overrides"]))
     metric = sweep.sweep.metric
     outcome: dict[str, Any]
     value = math.nan  # the one value that asha compares with no other trial
     try:
-        callbacks = [_epoch_reports(settings.train.epochs, tell)]
+        callbacks = [_epoch_reports(own.train.epochs, tell)]
         place = {"zone": config["zone"]} if config.get("zone") is not None else {}
-        summary = trainer(settings, callbacks=callbacks, quiet=True, stop=stop, **place)
+        summary = trainer(own, callbacks=callbacks, quiet=True, stop=stop, **place)
     except Exception as error:  # noqa: BLE001 - any error ends this trial, not the sweep
         first = (str(error).strip() or "no message").splitlines()[0]
         outcome = {"status": "failed", "error": f"{type(error).__name__}: {first}"}
@@ -158,14 +147,14 @@ def run_trial(
         outcome = {
             "status": "done",
             "metrics": dict(summary.best_metrics),
-            "best": summary.best,
+            "best": str(summary.best),
             "steps": summary.steps,
             "epochs": summary.epochs,
             "train_s": summary.seconds,
         }
         if not math.isfinite(value):
             outcome |= {"status": "failed", "error": f"The run ended without a finite {metric}."}
-    tell({"epoch": settings.train.epochs, metric: value, OUTCOME: outcome, "done": True})
+    tell({"epoch": own.train.epochs, metric: value, OUTCOME: outcome, "done": True})
 
 
 def _epoch_reports(epochs: int, tell: Callable[[dict[str, Any]], None]) -> Any:

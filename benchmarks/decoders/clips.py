@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.manifest.sources import VIDEO_SUFFIXES
+from pipelines.manifest.sources.folder import VIDEO_SUFFIXES
 
 WIDTH: Final = 320
 HEIGHT: Final = 240

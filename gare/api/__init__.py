@@ -52,6 +52,6 @@ def refuse_namesakes() -> None:
         spec = None if name in sys.modules else importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent != home / name:
             raise InputError(
-                f"{spec.origin} is found in place of this program's own package {name}; take its folder off "
+                f"{spec.origin} is found instead of this program's own package {name}; take its folder off "
                 "PYTHONPATH, uninstall it, or start from another folder."
             )

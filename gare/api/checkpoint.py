@@ -16,13 +16,23 @@ from gare.config.tree import Overrides, build, parse_overrides, with_overrides
 from gare.data.batches import unlike_prepared
 from gare.data.cache import Cache
 from gare.data.shards import ShardSet
-from gare.model.checkpoint import load_checkpoint_config, load_model
+from gare.model.checkpoint import load_checkpoint_config
+from gare.model.checkpoint import load_model as load_checkpoint
 from gare.model.gare import GareModel
 from gare.runs.inputs import check_recipe, choose_device
 from gare.runs.storage import find_checkpoint
 from gare.training.numerics import numerics
 
 DETERMINISTIC = "train.deterministic"
+
+
+def load_model(checkpoint: Place) -> GareModel:
+    """Load the model of a checkpoint, or of a run's best one, in evaluation mode, on the CPU, in float32.
+
+    ``checkpoint``: folder or address of either. Raises InputError if it is neither, or if its parts do not fit each
+    other; both are checked before anything of the model's size is allocated.
+    """
+    return load_checkpoint(find_checkpoint(place_text("checkpoint", checkpoint)))
 
 
 @contextmanager
@@ -40,7 +50,7 @@ def open_checkpoint(
     config = load_checkpoint_config(folder)
     config = with_overrides(config, of_this_machine(config) | changes)
     with numerics(config):
-        model = load_model(folder).to(choose_device(config.runtime.device))
+        model = load_checkpoint(folder).to(choose_device(config.runtime.device))
         try:
             check_recipe(config, dataset)
         except ConfigError as error:

@@ -103,7 +103,7 @@ def find_sweep(place: str | Path) -> Path:
 def _sweep_folder(place: Path) -> Path:
     folder = find_sweep(place)
     if (folder / RANKS_FILE).is_file() or not (folder / SWEEP_FILE).exists():
-        raise InputError(f"{folder} is no sweep; to compare two evaluations, name both.")
+        raise InputError(f"{folder} is not a sweep; to compare two evaluations, name both.")
     return folder
 
 

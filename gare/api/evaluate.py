@@ -25,7 +25,8 @@ from gare.evaluation.measure import Measurement, measure
 from gare.evaluation.metrics.bootstrap import RESAMPLES
 from gare.evaluation.metrics.counting import Ties
 from gare.evaluation.postprocess import draw_bank
-from gare.evaluation.report import REPORT_FILE, Subject, write_report
+from gare.evaluation.report.content import Subject
+from gare.evaluation.report.page import REPORT_FILE, write_report
 from gare.evaluation.results import METRICS_FILE, RESULT_FILES, refuse_another, write_results
 from gare.evaluation.scorer import GareScorer
 from gare.evaluation.sheet import contact_sheet

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import gare_command
+from gare.cli.command import PLACE, gare_command, with_options
 from gare.common.console import note, print_table, warn
 from gare.common.errors import InputError
 from gare.common.occupied import refuse_part
@@ -28,32 +27,24 @@ _COLUMNS = {
 }
 
 
-def _files(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that all benchmarks share."""
-    place = click.Path(path_type=Path)
-    for option in (
-        click.option("--strict", is_flag=True, help="Write nothing unless every published video and caption is there."),
-        click.option("--out", required=True, type=place, help="The manifest to write (Parquet)."),
-        click.option(
-            "--videos", required=True, type=place, help="Folder of the video files, searched with its subfolders."
-        ),
-        click.option("--annotations", required=True, type=place, help="Folder of the annotation files."),
-    ):
-        function = option(function)
-    return function
-
-
+_FILES = with_options(
+    click.option("--annotations", required=True, type=PLACE, help="Folder of the annotation files."),
+    click.option(
+        "--videos", required=True, type=PLACE, help="Folder of the video files, searched with its subfolders."
+    ),
+    click.option("--out", required=True, type=PLACE, help="The manifest to write (Parquet)."),
+    click.option("--strict", is_flag=True, help="Write nothing unless every published video and caption is there."),
+)
 _MOMENTS = click.option("--moments", is_flag=True, help="Write a row for each described moment instead of each video.")
 
 
 @gare_command("msrvtt", short_help="Make a manifest of MSR-VTT.")
-@_files
-@click.option("--train", type=click.Choice(["9k", "7k"]), default="9k", show_default=True, help="The train list.")
+@_FILES
+@click.option("--train", type=click.Choice(["9k", "7k"]), default="9k", help="The train list.")
 @click.option(
     "--test",
     type=click.Choice(["1k-A", "full"]),
     default="1k-A",
-    show_default=True,
     help="The test split: 1,000 videos with one query each, or 2,990 with all their captions.",
 )
 def msrvtt(**arguments: Any) -> dict[str, Any]:
@@ -73,7 +64,7 @@ def msrvtt(**arguments: Any) -> dict[str, Any]:
 
 
 @gare_command("didemo", short_help="Make a manifest of DiDeMo.")
-@_files
+@_FILES
 @_MOMENTS
 def didemo(**arguments: Any) -> dict[str, Any]:
     """Make a manifest of DiDeMo: a video's descriptions are one paragraph, and videos end at 30 s.
@@ -91,15 +82,14 @@ def didemo(**arguments: Any) -> dict[str, Any]:
 
 
 @gare_command("activitynet", short_help="Make a manifest of ActivityNet Captions.")
-@_files
+@_FILES
 @click.option(
     "--dev-share",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.05,
-    show_default=True,
     help="Share of train that becomes dev.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed by which dev is drawn.")
+@click.option("--seed", type=int, default=0, help="Seed by which dev is drawn.")
 @_MOMENTS
 def activitynet(**arguments: Any) -> dict[str, Any]:
     """Make a manifest of ActivityNet Captions: a video's sentences are one paragraph.
@@ -117,7 +107,7 @@ def activitynet(**arguments: Any) -> dict[str, Any]:
 
 
 @gare_command("msvd", short_help="Make a manifest of MSVD.")
-@_files
+@_FILES
 def msvd(**arguments: Any) -> dict[str, Any]:
     """Make a manifest of MSVD: many captions per video, each of them a query.
 
@@ -132,7 +122,7 @@ def msvd(**arguments: Any) -> dict[str, Any]:
 
 
 @gare_command("lsmdc", short_help="Make a manifest of LSMDC.")
-@_files
+@_FILES
 def lsmdc(**arguments: Any) -> dict[str, Any]:
     """Make a manifest of LSMDC 2016: movie clips, each a file of its own.
 
@@ -203,5 +193,5 @@ def _show(made: Made, annotations: Path, videos: Path, out: Path, listed: Path) 
         warn(
             f"{some([video.video_id for video in made.missing])} missing in {videos} and not in the manifest; {listed} "
             "lists them all. Add their files and run this again, or continue without them: results on a test split "
-            "that lacks videos are not comparable with published ones."
+            "with missing videos are not comparable with published ones."
         )

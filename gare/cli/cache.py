@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import gare_command
+from gare.cli.command import PLACE, gare_command
 from gare.common.console import note, print_table, warn
 from gare.common.errors import InputError, RunError
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 @gare_command("cache", short_help="List, check and remove the copies of shards on this machine.")
-@click.option(
-    "--folder", type=click.Path(path_type=Path), help="Folder of the cache (runtime.cache); GARE_CACHE by default."
-)
+@click.option("--folder", type=PLACE, help="Folder of the cache (runtime.cache); GARE_CACHE by default.")
 @click.option("--evict", metavar="DIGEST", multiple=True, help="Remove the copy of this dataset; repeatable.")
 @click.option("--all", "everything", is_flag=True, help="Remove every copy that is not in use.")
 @click.option(

@@ -27,7 +27,9 @@ from gare.common.signals import Stopped, stopping
 from gare.jobs.places import refuse_foreign_paths
 
 Result = Mapping[str, Any] | None
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+CONTEXT = {"max_content_width": 120, "show_default": True}
 JSON = "--json"
 DEBUG_HINT = " (--debug shows where)."
 JSON_OPTION = click.Option(
@@ -37,9 +39,17 @@ JSON_OPTION = click.Option(
 )
 DEBUG_OPTION = click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
 
+PLACE = click.Path(path_type=Path)
 CHECKPOINT = click.argument("checkpoint")
 SHARDS = click.option("--shards", required=True, help="Folder or address of gare prepare.")
-SPLIT = click.option("--split", default="test", show_default=True, help="Split to use.")
+SPLIT = click.option("--split", default="test", help="Split to use.")
+config_options = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set one dotted configuration key, such as train.epochs=3; repeatable. gare config --schema lists them.",
+)
 
 ASK = "choose another place, or ask its owner for access"
 TOO_MANY_FILES = os.strerror(errno.EMFILE)
@@ -72,10 +82,9 @@ def gare_command(name: str, **settings: Any) -> Callable[[Callable[..., Result]]
         def run(*, json_output: bool, debug: bool, **arguments: Any) -> Result:
             if click.get_current_context().find_root().obj is EMBEDDED:
                 return function(**arguments)
-            work = functools.partial(_on_paths, function, arguments)
-            sys.exit(_run(work, json_output=json_output, debug=debug))
+            sys.exit(_run(function, arguments, json_output=json_output, debug=debug))
 
-        settings.setdefault("context_settings", {"max_content_width": 120})
+        settings["context_settings"] = {**CONTEXT, **settings.get("context_settings", {})}
         command = click.Command(name, callback=run, help=function.__doc__, **settings)
         command.params = [*reversed(getattr(function, "__click_params__", [])), JSON_OPTION, DEBUG_OPTION]
         return command
@@ -83,24 +92,9 @@ def gare_command(name: str, **settings: Any) -> Callable[[Callable[..., Result]]
     return wrap
 
 
-def _on_paths(function: Callable[..., Result], arguments: Mapping[str, Any]) -> Result:
-    """Call a command. Raises InputError if a Path is an address; arguments that accept addresses are text."""
-    for name, value in arguments.items():
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, Path):
-                refuse_address(name.removesuffix("_folder"), one)
-    return function(**arguments)
-
-
-def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--set key=value``, repeatable, as the argument ``overrides``."""
-    return click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Set one dotted configuration key, such as train.epochs=3; repeatable. gare config --schema lists them.",
-    )(function)
+def with_options(*options: Option) -> Option:
+    """Add click's options and arguments, in this order."""
+    return lambda function: functools.reduce(lambda made, option: option(made), reversed(options), function)
 
 
 def call(group: click.Group, arguments: Sequence[str], name: str) -> int:
@@ -122,7 +116,8 @@ def call(group: click.Group, arguments: Sequence[str], name: str) -> int:
             return _fail(error.exit_code, message, emit)
 
 
-def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> int:
+def _run(function: Callable[..., Result], arguments: Mapping[str, Any], *, json_output: bool, debug: bool) -> int:
+    """Call a command and return its exit code; a Path is on this machine, and what may be an address is text."""
     with _results(json_output=json_output) as emit, warnings.catch_warnings():
         if not debug:
             warnings.simplefilter("ignore")  # libraries' warnings to programmers
@@ -130,7 +125,11 @@ def _run(function: Callable[[], Result], *, json_output: bool, debug: bool) -> i
             with stopping():
                 refuse_foreign_paths()
                 refuse_namesakes()
-                result = dict(function() or {})
+                for name, value in arguments.items():
+                    for path in value if isinstance(value, tuple) else (value,):
+                        if isinstance(path, Path):
+                            refuse_address(name.removesuffix("_folder"), path)
+                result = dict(function(**arguments) or {})
             emit(result)
         except BrokenPipeError:
             raise  # Nobody reads the output any more; click ends quietly.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import gare_command
+from gare.cli.command import PLACE, gare_command
 from gare.common.console import note, print_table, say, warn
 from gare.common.errors import InputError
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from gare.evaluation.metrics.paired import PairedRanking
     from tune.comparison import Comparison
 
-PLACE = click.Path(path_type=Path)
 MOST_SENTENCES = 12
 SWEEP_OPTIONS = frozenset({"baseline"})
 EVALUATION_OPTIONS = frozenset({"split", "level", "resamples", "seed"})
@@ -29,24 +28,15 @@ EVALUATION_OPTIONS = frozenset({"split", "level", "resamples", "seed"})
     help="Sweep: the case or trial to compare with, named before you look; by default the case that changes nothing, "
     "or the best.",
 )
-@click.option("--split", default="test", show_default=True, help="Evaluations: the split they were made on.")
-@click.option(
-    "--level",
-    default=0.95,
-    show_default=True,
-    help="Evaluations: level of the intervals.",
-    type=click.FloatRange(0.5, 0.9999),
-)
+@click.option("--split", default="test", help="Evaluations: the split they were made on.")
+@click.option("--level", default=0.95, help="Evaluations: level of the intervals.", type=click.FloatRange(0.5, 0.9999))
 @click.option(
     "--resamples",
     default=10_000,
-    show_default=True,
     help="Evaluations: resamples of the bootstrap.",
     type=click.IntRange(100, 1_000_000),
 )
-@click.option(
-    "--seed", default=0, show_default=True, help="Evaluations: seed of the resamples.", type=click.IntRange(0)
-)
+@click.option("--seed", default=0, help="Evaluations: seed of the resamples.", type=click.IntRange(0))
 def compare(places: tuple[Path, ...], out: Path | None, **settings: Any) -> dict[str, Any]:
     """Rank the settings of a SWEEP, or compare the evaluations A and B.
 

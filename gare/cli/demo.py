@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from gare.cli.command import EMBEDDED, gare_command
+from gare.cli.command import EMBEDDED, PLACE, gare_command
 from gare.common.addresses import sqlite_uri
 from gare.common.console import note, output, say
 from gare.common.files import make_folder, write_text
@@ -62,16 +62,8 @@ def _set(*overrides: str) -> list[str]:
 
 
 @gare_command("demo", short_help="Run the whole path at a small size.")
-@click.option(
-    "--out",
-    default="demo",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Folder for all that the demo makes.",
-)
-@click.option(
-    "--videos", default=1800, show_default=True, type=click.IntRange(min=600), help="How many videos the corpus has."
-)
+@click.option("--out", default="demo", type=PLACE, help="Folder for all that the demo makes.")
+@click.option("--videos", default=1800, type=click.IntRange(min=600), help="How many videos the corpus has.")
 def demo(out: Path, videos: int) -> dict[str, Any]:
     """Run the whole path at a small size: corpus, manifest, shards, training, retrieval, search, sweep.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import config_options, gare_command
+from gare.cli.command import PLACE, config_options, gare_command
 from gare.common.console import print_table
 from gare.common.errors import RunError
 from gare.common.storage import is_address
@@ -26,21 +25,13 @@ HERE = "here"
 @click.option(
     "--cluster", is_flag=True, help="Also check every node of the cluster (RAY_ADDRESS, or the one on this machine)."
 )
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), help="YAML file whose runtime.* places to check."
-)
+@click.option("--config", "config_file", type=PLACE, help="YAML file whose runtime.* places to check.")
 @click.option("--shards", help="Folder or address that must be readable (runtime.shards).")
 @click.option("--output", help="Folder or address that must be writable (runtime.output).")
 @click.option("--fix", is_flag=True, help="Set the mode of the token file to 600 if others can read it.")
 @config_options
 def doctor(
-    *,
-    cluster: bool,
-    config_file: Path | None,
-    shards: str | None,
-    output: str | None,
-    fix: bool,
-    overrides: tuple[str, ...],
+    config_file: Path | None, shards: str | None, output: str | None, overrides: tuple[str, ...], **flags: Any
 ) -> dict[str, Any]:
     """Check what could stop or slow a run: packages, GPUs, codecs, disk, memory, storage, tracker, token.
 
@@ -54,29 +45,24 @@ def doctor(
       gare doctor --config configs/msrvtt.yaml --shards shards --output runs
       gare doctor --cluster --output /mnt/gare/runs --json
     """
-    from gare.doctor.every import look
+    from gare.doctor.every import Wanted, look
     from gare.doctor.finding import fail
+    from gare.launch.ray_session import OBJECT_STORE_BYTES
 
     found: Found = []
+    tracker = os.environ.get("MLFLOW_TRACKING_URI") or None
+    wanted = Wanted(OBJECT_STORE_BYTES, _absolute(shards), _absolute(output), tracker, **flags)
     try:
-        wanted = _wanted(config_file, overrides, shards, output, cluster=cluster, fix=fix)
+        if config_file is not None or overrides:
+            wanted = _with_settings(wanted, config_file, overrides)
     except Exception as error:  # noqa: BLE001 - an import error is a finding too
         found.append((HERE, fail("settings", str(error), "correct the file or the option")))
-        wanted = _defaults(shards, output, cluster=cluster, fix=fix)
     found += [(HERE, finding) for finding in look(wanted)]
-    if cluster:
+    if wanted.cluster:
         from gare.doctor.ray_nodes import look_everywhere
 
         found += look_everywhere(wanted, HERE)
     return _report(found)
-
-
-def _defaults(shards: str | None, output: str | None, *, cluster: bool, fix: bool) -> Wanted:
-    from gare.doctor.every import Wanted
-    from gare.launch.ray_session import OBJECT_STORE_BYTES
-
-    tracker = os.environ.get("MLFLOW_TRACKING_URI")
-    return Wanted(OBJECT_STORE_BYTES, _absolute(shards), _absolute(output), tracker or None, cluster=cluster, fix=fix)
 
 
 def _absolute(place: str | None, root: str | None = None) -> str | None:
@@ -86,23 +72,12 @@ def _absolute(place: str | None, root: str | None = None) -> str | None:
     return str(Path(root or ".").resolve() / place)
 
 
-def _wanted(
-    config_file: Path | None,
-    overrides: Sequence[str],
-    shards: str | None,
-    output: str | None,
-    *,
-    cluster: bool,
-    fix: bool,
-) -> Wanted:
-    wanted = _defaults(shards, output, cluster=cluster, fix=fix)
-    if config_file is None and not overrides:
-        return wanted
+def _with_settings(wanted: Wanted, config_file: Path | None, overrides: tuple[str, ...]) -> Wanted:
+    """Fill in the places of the settings that no option names."""
     from gare.config.tree import load_config
-
-    runtime = load_config(config_file, tuple(overrides)).runtime
     from gare.data.cache import Cache
 
+    runtime = load_config(config_file, overrides).runtime
     return replace(
         wanted,
         cache=Cache.of(runtime),

@@ -12,7 +12,9 @@ from gare.common.nodes import Node
 
 if TYPE_CHECKING:
     from gare.config import Config
-    from gare.launch.dry_run import Corpus, Memory, Parameters, Plan, SplitCounts
+    from gare.launch.dry_run.corpus import Corpus, SplitCounts
+    from gare.launch.dry_run.memory import Memory
+    from gare.launch.dry_run.plan import Parameters, Plan
     from tune.dry_run import SweepPlan
 
 GIB = 2**30
@@ -31,7 +33,7 @@ MEMORY = {
 
 def dry_run(config: Config, manifest: Path | None, *, local: bool) -> dict[str, Any]:
     """Plan the run of ``config``, print it, and return it with the resolved settings."""
-    from gare.launch.dry_run import make_plan
+    from gare.launch.dry_run.plan import make_plan
 
     corpus = _of_manifest(manifest, config) if manifest is not None else None
     plan = make_plan(config, corpus, workers=1 if local else None)
@@ -40,7 +42,7 @@ def dry_run(config: Config, manifest: Path | None, *, local: bool) -> dict[str, 
 
 
 def _of_manifest(path: Path, config: Config) -> Corpus:
-    from gare.launch.dry_run import Corpus
+    from gare.launch.dry_run.corpus import Corpus
     from pipelines.manifest.load import load_manifest
     from pipelines.manifest.rows import rows_of
 
@@ -82,7 +84,7 @@ def _steps(plan: Plan, config: Config) -> list[list[object]]:
         return rows
     steps = plan.steps
     return [
-        ["pairs in an epoch", f"{steps.pairs:,}, of which {steps.dropped:,} fill no batch"],
+        ["pairs in an epoch", f"{steps.pairs:,}, of which {steps.dropped:,} do not fill a batch"],
         ["steps in an epoch", f"{steps.per_epoch:,} of {config.train.global_batch} pairs"],
         ["steps in all", f"{steps.total:,} in {config.train.epochs} epochs, {steps.warmup:,} of them warm-up"],
         *rows,

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import CHECKPOINT, SHARDS, SPLIT, config_options, gare_command
+from gare.cli.command import CHECKPOINT, PLACE, SHARDS, SPLIT, config_options, gare_command, with_options
 from gare.common.console import note, print_table, say
 from gare.common.occupied import refuse_part
 
 if TYPE_CHECKING:
     from gare.api.evaluate import EvaluationResult
 
-PLACE = click.Path(path_type=Path)
 DSL = "_dsl: dual softmax, over all queries of the split together, which a search for one sentence does not have."
 QBNORM = "_qbnorm: QB-Norm with a query bank of the train split."
-OPTIONS = (
+EVALUATION_OPTIONS = with_options(
     click.option(
         "--frames",
         type=click.Choice(["all", "middle"]),
         default="all",
-        show_default=True,
         help="middle: replace every frame of a clip by its middle one, to see how much of the score needs time.",
     ),
     click.option(
         "--ties",
         type=click.Choice(["pessimistic", "optimistic", "mean"]),
         default="pessimistic",
-        show_default=True,
         help="How to rank wrong answers that score the same as the right one: before it, after it, or half of each.",
     ),
     click.option(
         "--query-bank",
         type=click.IntRange(min=0),
         default=0,
-        show_default=True,
         metavar="N",
         help="Also measure QB-Norm, with N captions and N videos of the train split, drawn by train.seed; "
         "1000 is usual. 0 leaves it out.",
@@ -46,7 +42,6 @@ OPTIONS = (
         "--resamples",
         type=click.IntRange(min=0, max=1_000_000),
         default=10_000,
-        show_default=True,
         help="Resamples of the bootstrap behind the intervals; 0 leaves them out.",
     ),
     click.option(
@@ -55,23 +50,15 @@ OPTIONS = (
         help="Replace an evaluation of another dataset, split or model in the folder; without it the command fails.",
     ),
     click.option("--save-scores", is_flag=True, help="Also write all scores (scores.safetensors)."),
-    click.option("--report/--no-report", default=True, show_default=True, help="Write the page report.html."),
+    click.option("--report/--no-report", default=True, help="Write the page report.html."),
     click.option(
         "--hardest",
         type=click.IntRange(min=0, max=200),
         default=12,
-        show_default=True,
         help="How many of the worst-ranked captions the page shows.",
     ),
     click.option("--sheet", type=PLACE, help="Write a PNG of some queries with their top videos."),
 )
-
-
-def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``OPTIONS``, in their order."""
-    for option in reversed(OPTIONS):
-        function = option(function)
-    return function
 
 
 @gare_command("evaluate", short_help="Measure retrieval on a split.")
@@ -79,7 +66,7 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @SHARDS
 @SPLIT
 @click.option("--out", type=PLACE, help="Folder for the results; CHECKPOINT/evaluation/SPLIT by default.")
-@evaluation_options
+@EVALUATION_OPTIONS
 @config_options
 def evaluate(
     checkpoint: str, shards: str, split: str, out: Path | None, overrides: tuple[str, ...], **options: Any
@@ -105,7 +92,7 @@ def evaluate(
 @SHARDS
 @SPLIT
 @click.option("--out", type=PLACE, help="Folder for the results; zero-shot/CLIP/SPLIT by default.")
-@evaluation_options
+@EVALUATION_OPTIONS
 @config_options
 def zero_shot(
     clip: str, shards: str, split: str, out: Path | None, overrides: tuple[str, ...], **options: Any
@@ -129,8 +116,8 @@ def zero_shot(
 @gare_command("diagnose", short_help="Measure and draw what the increments of a checkpoint do.")
 @CHECKPOINT
 @SHARDS
-@click.option("--split", default="dev", show_default=True, help="Split to look at.")
-@click.option("--pairs", default=64, show_default=True, type=click.IntRange(min=2), help="Videos, one caption each.")
+@click.option("--split", default="dev", help="Split to look at.")
+@click.option("--pairs", default=64, type=click.IntRange(min=2), help="Videos, one caption each.")
 @click.option("--out", required=True, type=PLACE, help="PNG to write.")
 @config_options
 def diagnose(
@@ -147,7 +134,7 @@ def diagnose(
     """
     from gare.api.checkpoint import open_checkpoint
     from gare.data.batches import check_fit
-    from gare.diagnostics import diagnose_split
+    from gare.diagnostics.pairs import diagnose_split
 
     refuse_part(out)
     with open_checkpoint(checkpoint, shards, overrides) as (folder, model, dataset, config):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import config_options, gare_command
+from gare.cli.command import PLACE, config_options, gare_command
 from gare.common.console import note, print_table, warn
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @gare_command(
     "import-checkpoint", short_help="Convert a checkpoint of the authors' code, or a CLIP of OpenAI or open_clip."
 )
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the converted model.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="Folder of the tokenizer it was trained with.")
+@click.argument("file", type=PLACE)
+@click.option("--out", required=True, type=PLACE, help="Folder for the converted model.")
+@click.option("--tokenizer", type=PLACE, help="Folder of the tokenizer it was trained with.")
 @config_options
 def import_checkpoint(file: Path, out: Path, tokenizer: Path | None, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Convert FILE: a checkpoint of the authors' released GARE code, an OpenAI CLIP archive, or open_clip's weights.

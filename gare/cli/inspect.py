@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import gare_command
+from gare.cli.command import PLACE, gare_command
 from gare.common.console import meter, note, print_table, say, warn
 from gare.common.errors import InputError, RunError
 from gare.common.occupied import refuse_part
 
 if TYPE_CHECKING:
-    from pipelines.dataset.inspection import Contents, Verdict
+    from pipelines.dataset.inspection.contents import Contents
+    from pipelines.dataset.inspection.verify import Verdict
 
 PRINTED_SIZES = 8
 PRINTED_PROBLEMS = 50
@@ -22,21 +23,13 @@ PRINTED_NAMES = 6
 
 
 @gare_command("inspect", short_help="Show what a folder of prepared videos holds, and verify it.")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a PNG of some videos' stored frames.")
-@click.option("--videos", type=click.IntRange(min=1), default=12, show_default=True, help="Videos on the sheet.")
+@click.argument("folder", metavar="DIR", type=PLACE)
+@click.option("--sheet", type=PLACE, help="Write a PNG of some videos' stored frames.")
+@click.option("--videos", type=click.IntRange(min=1), default=12, help="Videos on the sheet.")
 @click.option("--split", help="Draw the sheet's videos from this split.")
 @click.option("--verify", is_flag=True, help="Check every digest and row, and decode a sample of the sources again.")
-@click.option(
-    "--sample",
-    metavar="N|all",
-    default="16",
-    show_default=True,
-    help="How many sources --verify decodes again; 0 for none.",
-)
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed by which the sheet and the sample are drawn."
-)
+@click.option("--sample", metavar="N|all", default="16", help="How many sources --verify decodes again; 0 for none.")
+@click.option("--seed", type=int, default=0, help="Seed by which the sheet and the sample are drawn.")
 def inspect(
     *, folder: Path, sheet: Path | None, videos: int, split: str | None, verify: bool, sample: str, seed: int
 ) -> dict[str, Any]:
@@ -54,7 +47,8 @@ def inspect(
       gare inspect shards --sheet sheet.png --videos 20 --split test
       gare inspect shards --verify --sample all
     """
-    from pipelines.dataset.inspection import draw_sheet, leak_sentence, leaks, read_contents, summarise
+    from pipelines.dataset.inspection.contents import read_contents
+    from pipelines.dataset.inspection.summary import draw_sheet, leak_sentence, leaks, summarise
 
     count = _count(sample)
     if sheet is not None:
@@ -93,15 +87,10 @@ def _count(sample: str) -> int | None:
 
 
 def _verified(contents: Contents, sample: int | None, seed: int) -> Verdict:
-    from pipelines.dataset.inspection import verify
+    from pipelines.dataset.inspection.verify import verify
 
-    with meter("verified", None) as progress:
-
-        def show(done: int, total: int) -> None:
-            progress.total = total
-            progress.update(done)
-
-        verdict = verify(contents, sample=sample, seed=seed, on_progress=show)
+    with meter("verified") as progress:
+        verdict = verify(contents, sample=sample, seed=seed, on_progress=progress.count)
     for text in verdict.problems[:PRINTED_PROBLEMS]:
         say(text)
     if len(verdict.problems) > PRINTED_PROBLEMS:
@@ -169,9 +158,8 @@ def _kinds(summary: dict[str, Any]) -> list[list[object]]:
     return rows
 
 
-def recipe_rows(values: dict[str, Any], prefix: str = "prepare.") -> list[list[object]]:
+def recipe_rows(recipe: dict[str, Any]) -> list[list[object]]:
     """Return the settings of a recipe as rows of a table: dotted key, value."""
-    rows: list[list[object]] = []
-    for name, value in values.items():
-        rows += recipe_rows(value, f"{prefix}{name}.") if isinstance(value, dict) else [[f"{prefix}{name}", str(value)]]
-    return rows
+    from gare.config.tree import by_dotted_key
+
+    return [[key, str(value)] for key, value in by_dotted_key(recipe, "prepare.").items()]

@@ -37,7 +37,7 @@ cluster_option = click.option(
 @gare_command(
     "submit",
     short_help="Run a gare command as a job of a Ray cluster.",
-    context_settings={"max_content_width": 120, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
 )
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND...")
 @cluster_option

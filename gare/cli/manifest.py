@@ -10,67 +10,50 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gare.cli.benchmarks import activitynet, didemo, lsmdc, msrvtt, msvd
-from gare.cli.command import gare_command
+from gare.cli.command import PLACE, gare_command, with_options
 from gare.common.console import note, print_table, warn
 from gare.common.errors import InputError
 from gare.common.occupied import refuse_part
 
 if TYPE_CHECKING:
-    from pipelines.manifest.sources import Made, SourceOptions
-
-Command = Callable[..., Any]
+    from pipelines.manifest.sources.options import Made, SourceOptions
 
 NAMED = 5
 
-_PLACE = click.Path(path_type=Path)
-_OUT = click.option("--out", required=True, type=_PLACE, help="The manifest to write (Parquet).")
+_OUT = click.option("--out", required=True, type=PLACE, help="The manifest to write (Parquet).")
 _SPLITS = (
     click.option(
         "--carve",
         metavar="NAME=SHARE,...",
         help="Draw splits at random, such as dev=0.1,test=0.1; the rest is train. Clips of one file stay together.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of --carve."),
+    click.option("--seed", type=int, default=0, help="Seed of --carve."),
 )
 
 
-def _with(function: Command, *options: Callable[[Command], Command]) -> Command:
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def _folder_options(function: Command) -> Command:
-    """Add the options of a source that consists of files only."""
-    split = click.option("--split", metavar="NAME", help="Put every video into this split; gallery by default.")
-    return _with(function, _OUT, split, *_SPLITS)
-
-
-def _table_options(function: Command) -> Command:
-    """Add the argument FILE and the options of a table of captions."""
-    return _with(
-        function,
-        click.argument("file", type=_PLACE),
-        _OUT,
-        click.option(
-            "--columns",
-            metavar="NAME=COLUMN,...",
-            help="Which columns of FILE to read, such as video_id=file,uri=file.",
-        ),
-        click.option(
-            "--root", type=_PLACE, help="Folder that relative paths start from; FILE's own folder by default."
-        ),
-        click.option("--split", metavar="NAME", help="Put every video into this split."),
-        *_SPLITS,
-        click.option(
-            "--attributes", metavar="COLUMN,...", help="Columns to keep with each video, such as shape,colour."
-        ),
-        click.option("--allow-uncaptioned", is_flag=True, help="Keep videos without a caption."),
-    )
+_FOLDER_OPTIONS = with_options(
+    _OUT,
+    click.option("--split", metavar="NAME", help="Put every video into this split; gallery by default."),
+    *_SPLITS,
+)
+_TABLE_OPTIONS = with_options(
+    click.argument("file", type=PLACE),
+    _OUT,
+    click.option(
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        help="Which columns of FILE to read, such as video_id=file,uri=file.",
+    ),
+    click.option("--root", type=PLACE, help="Folder that relative paths start from; FILE's own folder by default."),
+    click.option("--split", metavar="NAME", help="Put every video into this split."),
+    *_SPLITS,
+    click.option("--attributes", metavar="COLUMN,...", help="Columns to keep with each video, such as shape,colour."),
+    click.option("--allow-uncaptioned", is_flag=True, help="Keep videos without a caption."),
+)
 
 
 @gare_command("csv", short_help="Make a manifest of a CSV file.")
-@_table_options
+@_TABLE_OPTIONS
 @click.option("--unquoted", is_flag=True, help="Treat quotes in FILE as plain text, as in the TSVs of web crawls.")
 @click.option("--header", metavar="COLUMN,...", help="Names of the columns, if FILE has no header line.")
 def csv_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -92,13 +75,13 @@ def csv_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
       gare manifest csv crawl.tsv.gz --out manifest.parquet --unquoted --header captions,uri \\
         --columns video_id=uri --split train
     """
-    from pipelines.manifest.sources import from_csv
+    from pipelines.manifest.sources.tables import from_csv
 
     return _make(from_csv, file, out, **options)
 
 
 @gare_command("jsonl", short_help="Make a manifest of JSON lines.")
-@_table_options
+@_TABLE_OPTIONS
 def jsonl_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
     """Make a manifest of JSON lines: an object per line with the keys video_id, uri, split and captions.
 
@@ -110,13 +93,13 @@ def jsonl_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
       gare manifest jsonl clips.jsonl --out manifest.parquet --columns video_id=id,uri=path,captions=text \\
         --root /data/clips --carve dev=0.1
     """
-    from pipelines.manifest.sources import from_jsonl
+    from pipelines.manifest.sources.tables import from_jsonl
 
     return _make(from_jsonl, file, out, **options)
 
 
 @gare_command("parquet", short_help="Make a manifest of a Parquet file.")
-@_table_options
+@_TABLE_OPTIONS
 def parquet_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
     """Make a manifest of a Parquet file with the columns video_id, uri, split and captions.
 
@@ -127,14 +110,14 @@ def parquet_command(*, file: Path, out: Path, **options: Any) -> dict[str, Any]:
     Example:
       gare manifest parquet clips.parquet --out manifest.parquet --columns uri=path,captions=caption --split train
     """
-    from pipelines.manifest.sources import from_parquet
+    from pipelines.manifest.sources.tables import from_parquet
 
     return _make(from_parquet, file, out, **options)
 
 
 @gare_command("folder", short_help="Make a manifest of a folder of videos, without captions.")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@_folder_options
+@click.argument("folder", metavar="DIR", type=PLACE)
+@_FOLDER_OPTIONS
 @click.option("--suffixes", metavar="NAME,...", help="Take the files with these suffixes, such as mp4,gif.")
 @click.option("--segment", type=float, metavar="SECONDS", help="Cut each file into clips of this length, a row each.")
 @click.option("--overlap", type=float, metavar="SECONDS", help="How much of a clip the next one repeats; 0 by default.")
@@ -158,7 +141,7 @@ def folder_command(
       gare prepare manifest.parquet --out shards
       gare index runs/demo --shards shards --split gallery --out index
     """
-    from pipelines.manifest.sources import VIDEO_SUFFIXES, Segments, from_folder
+    from pipelines.manifest.sources.folder import VIDEO_SUFFIXES, Segments, from_folder
 
     if overlap is not None and segment is None:
         raise InputError("--overlap is about the clips of --segment; give that, too.")
@@ -206,7 +189,7 @@ def _make(
 ) -> dict[str, Any]:
     """Read a source with the command line's options, write its manifest, print a summary and return it."""
     from pipelines.manifest.rows import splits_of, write_manifest
-    from pipelines.manifest.sources import SourceOptions
+    from pipelines.manifest.sources.options import SourceOptions
 
     if split is not None and carve is not None:
         raise InputError("--split puts all videos into one split and --carve draws them; give one of the two.")
@@ -256,7 +239,7 @@ def _show(out: Path, made: Made, splits: Mapping[str, Mapping[str, int]]) -> Non
     if made.in_several_splits:
         warn(
             f"{len(made.in_several_splits):,} files have rows in more than one split, such as "
-            f"{made.in_several_splits[0]}: a test on them is none of unseen videos."
+            f"{made.in_several_splits[0]}: a test on them is not a test on unseen videos."
         )
     without = [name for name, counts in splits.items() if not counts["captions"]]
     if without:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import config_options, gare_command
+from gare.cli.command import PLACE, config_options, gare_command
 from gare.common.console import meter, note, print_table
 from gare.common.errors import InputError
 
@@ -18,15 +18,12 @@ REPORTED = ("totals", "splits", "videos", "units_skipped", "seconds", "videos_pe
 
 
 @gare_command("corpus", short_help="Write a small captioned corpus of real video files.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; new or empty.")
+@click.option("--out", required=True, type=PLACE, help="Folder to write; new or empty.")
 @click.option("--videos", required=True, type=int, help="Videos in all splits together, 12 or more (24 for events).")
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed by which the corpus is drawn."
-)
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Seed by which the corpus is drawn.")
 @click.option(
     "--kind",
     default="objects",
-    show_default=True,
     type=click.Choice(["objects", "events"]),
     help="One moving object in each clip, or several that come and go.",
 )
@@ -87,19 +84,12 @@ def corpus(out: Path, videos: int, seed: int, kind: str, **difficulty: Any) -> d
     "--changed",
     type=click.Choice(["refuse", "redo", "ignore"]),
     default="refuse",
-    show_default=True,
     help="How to handle videos whose source changed since: fail, decode them again, or do not check.",
 )
 @click.option("--local", is_flag=True, help="Decode on this machine alone, without Ray: for small jobs.")
 @config_options
 def prepare(
-    manifest: str,
-    out: str,
-    config_file: str | None,
-    retry_failed: bool,
-    changed: Literal["refuse", "redo", "ignore"],
-    local: bool,
-    overrides: tuple[str, ...],
+    manifest: str, out: str, config_file: str | None, overrides: tuple[str, ...], **options: Any
 ) -> dict[str, Any]:
     """Decode and sample the videos of MANIFEST into Arrow shards, with a ledger row for every one.
 
@@ -116,9 +106,7 @@ def prepare(
     """
     from gare.api import prepare as api
 
-    report = api.prepare(
-        manifest, out, config_file, retry_failed=retry_failed, changed=changed, local=local, set=overrides
-    )
+    report = api.prepare(manifest, out, config_file, set=overrides, **options)
     _print(report)
     counts = {name: getattr(report, name) for name in REPORTED}
     return {"out": str(report.out), **counts}

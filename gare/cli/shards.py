@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,9 +13,8 @@ from gare.common.errors import InputError, RunError
 from gare.common.storage import Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from pipelines.dataset.tools import Cut, Made
+    from pipelines.dataset.tools.split import Cut
+    from pipelines.dataset.tools.target import Made
 
 PRINTED = 20
 
@@ -46,10 +44,10 @@ def stat(*, folder: str, verify: bool) -> dict[str, Any]:
       gare shards stat shards
       gare shards stat download/msrvtt --verify
     """
-    from pipelines.dataset import tools as shard_tools
+    from pipelines.dataset.tools import check
 
-    with _steps("shards") as show:
-        result = shard_tools.stat(Folder.at(folder), verify=verify, on_progress=show)
+    with meter("shards") as progress:
+        result = check.stat(Folder.at(folder), verify=verify, on_progress=progress.count)
     _print_figures(result)
     wrong = result["problems"]
     for text in wrong[:PRINTED]:
@@ -76,11 +74,11 @@ def merge(*, folders: tuple[str, ...], out: str, copy: bool) -> dict[str, Any]:
     Example:
       gare shards merge shards-a shards-b --out shards
     """
-    from pipelines.dataset import tools as shard_tools
+    from pipelines.dataset.tools.merge import merge as merged
 
-    with _steps("shards") as show:
+    with meter("shards") as progress:
         places = [Folder.at(folder) for folder in folders]
-        made = shard_tools.merge(places, Folder.at(out), copy=copy, on_progress=show)
+        made = merged(places, Folder.at(out), copy=copy, on_progress=progress.count)
     _print_made([made])
     return _plain(made)
 
@@ -110,11 +108,11 @@ def split(*, folder: str, out: str, shard_bytes: int | None, **how: Any) -> dict
       gare shards split shards --take test --out shards-test
       gare shards split shards --ids subset.txt --out subset --shard-bytes 64000000
     """
-    from pipelines.dataset import tools as shard_tools
+    from pipelines.dataset.tools import split as ways
 
     cut = _cut(**how, recut=shard_bytes is not None)
-    with _steps("shards") as show:
-        made = shard_tools.split(Folder.at(folder), Folder.at(out), cut, shard_bytes=shard_bytes, on_progress=show)
+    with meter("shards") as progress:
+        made = ways.split(Folder.at(folder), Folder.at(out), cut, shard_bytes=shard_bytes, on_progress=progress.count)
     _print_made(list(made.values()))
     found = sum(one.values["totals"]["ok"] for one in made.values())
     if cut.asked is not None and found < cut.asked:
@@ -129,7 +127,7 @@ for _command in (stat, merge, split):
 def _cut(
     *, by: str | None, parts: int | None, take: tuple[str, ...], ids: str | None, allow_missing: bool, recut: bool
 ) -> Cut:
-    from pipelines.dataset import tools as shard_tools
+    from pipelines.dataset.tools import split as ways
 
     given = [name for name, value in {"--by": by, "--parts": parts, "--take": take, "--ids": ids}.items() if value]
     if len(given) > 1:
@@ -137,27 +135,16 @@ def _cut(
     if allow_missing and not ids:
         raise InputError("--allow-missing is about --ids, which is not given.")
     if by:
-        return shard_tools.by_split()
+        return ways.by_split()
     if parts:
-        return shard_tools.in_parts(parts)
+        return ways.in_parts(parts)
     if take:
-        return shard_tools.of_splits(take)
+        return ways.of_splits(take)
     if ids:
-        return shard_tools.of_ids(ids, allow_missing=allow_missing)
+        return ways.of_ids(ids, allow_missing=allow_missing)
     if recut:
-        return shard_tools.whole()
+        return ways.whole()
     raise InputError("Say how to cut: --by split, --parts N, --take SPLIT, --ids FILE or --shard-bytes N.")
-
-
-@contextmanager
-def _steps(title: str) -> Iterator[Callable[[int, int], None]]:
-    with meter(title, None) as progress:
-
-        def show(done: int, total: int) -> None:
-            progress.total = total
-            progress.update(done)
-
-        yield show
 
 
 def _plain(made: Made) -> dict[str, Any]:
@@ -180,7 +167,6 @@ def _print_made(made: list[Made]) -> None:
 
 
 def _print_figures(result: dict[str, Any]) -> None:
-
     listed = result["shards"]
     shown = [[shard["file"], shard["rows"], shard["bytes"] / 1e6] for shard in listed[:PRINTED]]
     if len(listed) > PRINTED:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import config_options, gare_command
+from gare.cli.command import PLACE, config_options, gare_command
 from gare.cli.compare import print_sweep
 from gare.common.console import note
 
@@ -17,30 +17,23 @@ if TYPE_CHECKING:
 
 
 @gare_command("sweep", short_help="Try many settings around one experiment.")
-@click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))
+@click.argument("config_file", metavar="[CONFIG]", required=False, type=PLACE)
 @click.option("--resume", metavar="NAME", help="Continue a sweep, by its folder or its name in runs; no CONFIG.")
 @click.option("--extend", metavar="N", default=0, type=click.IntRange(min=0), help="Add N samples to a sweep.")
 @click.option("--shards", help="Folder or address of gare prepare (runtime.shards).")
-@click.option(
-    "--sweep",
-    "sweep_file",
-    metavar="FILE",
-    help="File whose section sweep replaces that of CONFIG (configs/sweeps).",
-)
+@click.option("--sweep", "section", metavar="FILE", help="File whose section sweep replaces CONFIG's (configs/sweeps).")
 @click.option("--register", "registered", metavar="NAME", help="Register the best trial's model (gare register).")
 @click.option("--local", is_flag=True, help="Train the trials in this process, one after the other, without Ray.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, how much at a time and how long; write nothing.")
 @config_options
 def sweep(
     config_file: Path | None,
-    resume: str | None,
     extend: int,
-    shards: str | None,
-    sweep_file: str | None,
     registered: str | None,
     local: bool,
     dry_run: bool,
     overrides: tuple[str, ...],
+    **options: Any,
 ) -> dict[str, Any]:
     """Train the trials that the section sweep of CONFIG describes, and compare them.
 
@@ -57,12 +50,11 @@ def sweep(
     """
     from gare.api import sweep as api
 
-    of = {"shards": shards, "section": sweep_file, "resume": resume}
     if dry_run:
         from gare.cli.dry_run import dry_run_sweep
 
-        return dry_run_sweep(api.open_sweep(config_file, overrides, **of)[0], extend)
-    report = api.sweep(config_file, set=overrides, extend=extend, local=local, **of)
+        return dry_run_sweep(api.open_sweep(config_file, overrides, **options)[0], extend)
+    report = api.sweep(config_file, set=overrides, extend=extend, local=local, **options)
     print_sweep(report.comparison)
     _print_cost(report.record)
     result = report.as_json()

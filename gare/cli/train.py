@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gare.cli.command import CHECKPOINT, config_options, gare_command
+from gare.cli.command import CHECKPOINT, PLACE, config_options, gare_command
 from gare.common.console import note, print_table, say
 from gare.common.errors import InputError
 
@@ -57,13 +57,13 @@ def config(file: str | None, schema: bool, diff: tuple[str, str] | None, overrid
 
 
 def _size(name: str, default: int, says: str, least: int, most: int) -> Callable[[Callable[..., Any]], Any]:
-    return click.option(name, default=default, show_default=True, type=click.IntRange(least, most), help=says)
+    return click.option(name, default=default, type=click.IntRange(least, most), help=says)
 
 
 @gare_command("make-clip", short_help="Make a small CLIP model from scratch.")
-@click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the CLIP model and tokenizer.")
-@click.option("--split", default="train", show_default=True, help="Split whose captions train the tokenizer.")
+@click.argument("manifest", type=PLACE)
+@click.option("--out", required=True, type=PLACE, help="Folder for the CLIP model and tokenizer.")
+@click.option("--split", default="train", help="Split whose captions train the tokenizer.")
 @_size("--image-size", 64, "Side of the square frames, in pixels.", 8, 1024)
 @_size("--patch-size", 32, "Side of a patch, in pixels.", 2, 1024)
 @_size("--width", 128, "Width of both towers and of the embedding, a multiple of 64.", 64, 4096)
@@ -102,7 +102,7 @@ def make_clip(manifest: Path, out: Path, split: str, **sizes: int) -> dict[str, 
 
 @gare_command("export-clip", short_help="Write the CLIP inside a trained model as a CLIP folder.")
 @CHECKPOINT
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the CLIP model and tokenizer.")
+@click.option("--out", required=True, type=PLACE, help="Folder for the CLIP model and tokenizer.")
 def export_clip(checkpoint: str, out: Path) -> dict[str, Any]:
     """Write the two towers of CHECKPOINT, or of a run's best checkpoint, as a CLIP folder that model.clip can name.
 
@@ -125,25 +125,15 @@ def export_clip(checkpoint: str, out: Path) -> dict[str, Any]:
 
 
 @gare_command("train", short_help="Train a model on shards.")
-@click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("config_file", metavar="CONFIG", type=PLACE)
 @click.option("--shards", help="Folder or address of gare prepare (runtime.shards).")
 @click.option("--local", is_flag=True, help="Train in this process, without Ray; the losses are the same.")
 @click.option("--extend", metavar="EPOCHS", type=click.IntRange(min=1), help="Train a finished run for EPOCHS more.")
 @click.option("--dry-run", is_flag=True, help="Show what the run would be and what would fail; start nothing.")
-@click.option(
-    "--manifest",
-    type=click.Path(path_type=Path),
-    help="With --dry-run: count the videos of this manifest instead of shards.",
-)
+@click.option("--manifest", type=PLACE, help="With --dry-run: count the videos of this manifest instead of shards.")
 @config_options
 def train(
-    config_file: Path,
-    shards: str | None,
-    local: bool,
-    extend: int | None,
-    dry_run: bool,
-    manifest: Path | None,
-    overrides: tuple[str, ...],
+    config_file: Path, dry_run: bool, manifest: Path | None, overrides: tuple[str, ...], **options: Any
 ) -> dict[str, Any]:
     """Train the experiment in CONFIG on shards, evaluating on the dev split each epoch (protocol.dev).
 
@@ -167,19 +157,19 @@ def train(
       gare train configs/msrvtt.yaml --dry-run --manifest manifest.parquet
     """
     if dry_run:
-        if extend:
+        if options["extend"]:
             raise InputError(
                 "--extend trains a finished run further, which --dry-run does not plan; leave one of them out."
             )
         from gare.api.settings import resolve
         from gare.cli.dry_run import dry_run as plan
 
-        return plan(resolve(config_file, overrides, shards=shards), manifest, local=local)
+        return plan(resolve(config_file, overrides, shards=options["shards"]), manifest, local=options["local"])
     if manifest is not None:
         raise InputError("--manifest goes with --dry-run; training reads the shards that gare prepare makes of it.")
     from gare.api import train as api
 
-    summary = api.train(config_file, shards=shards, local=local, extend=extend, set=overrides)
+    summary = api.train(config_file, set=overrides, **options)
     _show(summary)
     return asdict(summary)
 

@@ -145,6 +145,11 @@ class Meter:
             else:
                 self._line.update({"text/plain": printable(text)}, raw=True)
 
+    def count(self, done: int, total: int) -> None:
+        """Set the amount done, and the total if it only becomes known now."""
+        self.total = total
+        self.update(done)
+
     def _rate(self, done: int, now: float) -> str:
         if not self._timed:
             return ""

@@ -24,7 +24,7 @@ from gare.schema import DATASET_FILE, RECIPE_KEY, SCHEMA_VERSION, SHARD, VERSION
 def _file_name(name: str) -> str:
     """Check that a name is that of a file directly in the shard folder."""
     if name in ("", ".", "..") or PurePosixPath(name).name != name:
-        raise ValueError("it is no file's name")
+        raise ValueError("it is not a file name")
     return name
 
 
@@ -148,6 +148,6 @@ def stored_picture(data: Any, codec: str, height: int, width: int) -> Picture:
 
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             if (image.height, image.width) != (height, width):
-                raise ValueError(f"a picture of {image.width} x {image.height} in place of {width} x {height}")
+                raise ValueError(f"a picture of {image.width} x {image.height} instead of {width} x {height}")
             return np.asarray(image.convert("RGB"))
     return np.frombuffer(data, np.uint8).reshape(height, width, 3)

@@ -60,10 +60,10 @@ def wrong(selector: Selector) -> str | None:
     for key, value in selector.items():
         named = _KEY.fullmatch(key)
         if named is None or len(named["prefix"] or "") > _LONGEST_PREFIX:
-            return f"{key!r} is no label of a node; labels look like gare.role or ray.io/market-type"
+            return f"{key!r} is not a label of a node; labels look like gare.role or ray.io/market-type"
         if not _VALUE.fullmatch(value):
             ways = "write value, !value, in(a,b) or !in(a,b), without spaces"
-            return f"{value!r} is no condition on the label {key}; {ways}"
+            return f"{value!r} is not a condition on the label {key}; {ways}"
     return None
 
 

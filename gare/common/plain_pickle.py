@@ -122,7 +122,7 @@ class Machine:
             case "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
                 if not isinstance(module, str) or not isinstance(attribute, str):
-                    raise RefusedError("it names something by what is no string")
+                    raise RefusedError("it names something by something that is not a string")
                 stack.append(self.allowed(module, attribute))
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
@@ -147,7 +147,7 @@ class Machine:
             case "APPEND" | "APPENDS":
                 items = [stack.pop()] if name == "APPEND" else self._since_mark()
                 if not isinstance(stack[-1], list):
-                    raise RefusedError("it appends to what is no list")
+                    raise RefusedError("it appends to something that is not a list")
                 stack[-1].extend(items)
             case "DICT":
                 items = self._since_mark()
@@ -197,7 +197,7 @@ def _text(content: bytes) -> str:
 
 def _set_items(target: Any, items: list[Any]) -> None:
     if type(target) is not dict or len(items) % 2:
-        raise RefusedError("it sets items of what is no mapping")
+        raise RefusedError("it sets items of something that is not a mapping")
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not isinstance(key, str | int | float):
             raise RefusedError(f"it has a mapping with a key that is a {type(key).__name__}")

@@ -70,7 +70,7 @@ def silence(address: str) -> str | None:
             return f"something listens, and does not answer as Ray does within {HEAD_SECONDS:.0f} s"
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.UNAUTHENTICATED:
-                return f"what answers there is no head ({error.code().name})"
+                return f"what answers there is not a head ({error.code().name})"
     return None
 
 

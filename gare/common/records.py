@@ -21,6 +21,8 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 T = TypeVar("T")
 
+_adapter: Any = cache(TypeAdapter)
+
 
 def load_json(content: str | bytes, *, nan: bool = False) -> Any:
     r"""Return the value of a JSON text; ValueError with a short reason for anything else.
@@ -46,7 +48,7 @@ def load_json(content: str | bytes, *, nan: bool = False) -> Any:
 
 def checked(kind: type[T], value: Any) -> T:
     """Convert a plain JSON value to the dataclass or model ``kind``; ValueError with the first thing wrong."""
-    adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type]
+    adapter: TypeAdapter[T] = _adapter(kind)
     try:
         return adapter.validate_json(json.dumps(value))  # in Python's mode a mapping is not accepted as a dataclass
     except ValidationError as error:
@@ -90,11 +92,6 @@ def parse_object(content: str | bytes, where: str) -> dict[str, Any]:
     return value
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
@@ -108,4 +105,4 @@ def _finite(word: str) -> float:
 
 
 def _refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word:.40} is no number of JSON")
+    raise ValueError(f"{word:.40} is not a JSON number")

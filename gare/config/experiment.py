@@ -44,7 +44,7 @@ class ModelConfig(Section):
     query: Literal["gap", "text", "residual", "residual_scaled"] = key(
         "gap",
         "psi's query: the modality gap, or the text alone (control); residual: the query is the text, and the "
-        "increment is what psi's output lacks to the video's mean; residual_scaled: that at a learned length",
+        "increment is the difference from psi's output to the video's mean; residual_scaled: that at a learned length",
     )
     video_base: Literal["pooled", "mean"] = key(
         "pooled", "the video vector that is scored: pooled by the text, or mean"
@@ -135,7 +135,7 @@ class DataConfig(Section):
     )
     known_positives: Literal["none", "same_video", "attribute"] = key(
         "none",
-        "pairs of a batch, off the diagonal, that match and are no negatives: none as published; a video's "
+        "pairs of a batch, off the diagonal, that match and do not count as negatives: none as published; a video's "
         "other captions; or also those of videos with the same value of positives_attribute",
     )
     positives_attribute: str | None = key(
@@ -178,7 +178,7 @@ class ProtocolConfig(Section):
     test: Literal["held_out", "used"] = key(
         "held_out",
         "no split with test in its name may be data.train_split or data.dev_split; used: it may, and the run, its "
-        "sweep and its evaluations say that its figures on test are no estimate for new videos",
+        "sweep and its evaluations say that its figures on test do not tell how it does on new videos",
     )
 
 

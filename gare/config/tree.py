@@ -200,6 +200,14 @@ def flatten(config: Config) -> dict[str, Any]:
     return {key: _get(values, key) for key in _known_keys()}
 
 
+def by_dotted_key(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return dotted key -> value of any nested mapping, whose keys are below ``prefix``."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= by_dotted_key(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
 def diff(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> (left, right) wherever two trees differ."""
     a, b = flatten(left), flatten(right)

@@ -13,11 +13,6 @@ from gare.common.errors import ConfigError
 from gare.common.redact import first_line
 from gare.common.text import decode
 
-
-def _reader() -> YAML:
-    return YAML(typ="safe", pure=True)
-
-
 MOST_CHARACTERS: Final = 2**20
 MOST_VALUES: Final = 100_000
 MOST_DEPTH: Final = 32
@@ -31,7 +26,7 @@ def parse(text: str, where: str) -> Any:
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(f"{where} has {len(text)} characters; settings have at most {MOST_CHARACTERS}.")
     try:
-        value = _reader().load(text)
+        value = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark is not None else ""

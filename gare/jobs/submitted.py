@@ -15,7 +15,7 @@ from gare.common.errors import ConfigError, InputError
 from gare.jobs.places import Place, setting_places
 
 NOT_THERE = frozenset({"submit", "jobs", "logs", "stop"})
-CONFIGS = frozenset({"config_file", "diff", "sweep_file"})
+CONFIGS = frozenset({"config_file", "diff", "section"})
 OUTPUTS = frozenset({"out", "sheet"})
 PATHS = frozenset({"manifest", "shards", "folder", "folders", "checkpoint", "resume"})
 """Arguments for a path or an address, which therefore do not use click's Path."""
@@ -54,7 +54,7 @@ def understand(words: Sequence[str], program: click.Command) -> Line:
         path = getattr(getattr(error, "ctx", None), "command_path", "gare")
         raise ConfigError(f"{error.format_message().rstrip('.')}. {path} --help says more.") from None
     if name in NOT_THERE:
-        raise InputError(f"gare {name} talks to a cluster and is no work for one; run it here.")
+        raise InputError(f"gare {name} talks to a cluster and cannot run as a job of one; run it here.")
     places = list(_arguments(context))
     configs: dict[str, Path] = {}
     for place in places:
@@ -99,7 +99,7 @@ def _settings(name: str, context: click.Context) -> list[Place]:
         return []
     if name not in {"train", "sweep", "prepare", "config"} or context.params.get("resume") is not None:
         return []
-    sweep = context.params.get("sweep_file")
+    sweep = context.params.get("section")
     config = load_config(file, overrides, sweep)
     if name not in RUNTIME_COMMANDS:
         return []

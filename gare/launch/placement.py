@@ -30,17 +30,12 @@ def rank_resources(runtime: RuntimeConfig, *, use_gpu: bool) -> dict[str, float]
     return {"CPU": runtime.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
 
 
-def groups_that_fit(runtime: RuntimeConfig, nodes: Nodes, what: str) -> int:
-    """Count the groups of ``runtime.workers`` workers that fit at the same time, each in a zone that holds it.
+def group_zones(runtime: RuntimeConfig, nodes: Nodes, what: str) -> list[str | None]:
+    """Return the zone of each group of ``runtime.workers`` workers that fits at the same time; None without zones.
 
     Raises RunError, naming ``what`` needs them and the arithmetic, if not even one does, and ConfigError for a range of
     workers: growing groups would take each other's capacity.
     """
-    return len(group_zones(runtime, nodes, what))
-
-
-def group_zones(runtime: RuntimeConfig, nodes: Nodes, what: str) -> list[str | None]:
-    """Return the zone of each group that fits at the same time, as ``groups_that_fit``; None for one without a zone."""
     workers = one_number(runtime, what)
     room = _enough_room(runtime, nodes, workers, what)
     zones = zone_rooms(runtime, nodes)

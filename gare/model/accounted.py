@@ -80,7 +80,7 @@ class Source:
             raise InputError(f"The tensor {name} in the file is {found}, where its other tensors ask for {shape}.")
         tensor = self.tensors[name]
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"The tensor {name} in the file holds values that are no finite numbers.")
+            raise InputError(f"The tensor {name} in the file holds values that are not finite numbers.")
         self.taken.add(name)
         return tensor.float()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, file_digest, write_json
-from gare.common.redact import shown
 from gare.config import Config
 from gare.config.tree import load_saved, to_yaml
 from gare.model.clip_config import check_tokenizer, read_config
@@ -71,8 +69,6 @@ def load_model(checkpoint_dir: str | Path) -> GareModel:
     Raises InputError if the folder is not a checkpoint or its parts do not fit each other; both are checked before
     anything of the model's size is allocated.
     """
-    if not isinstance(checkpoint_dir, str | os.PathLike):
-        raise InputError(f"{shown(checkpoint_dir)} is not a checkpoint; give the folder of one.")
     folder = Path(checkpoint_dir)
     for name in (WEIGHTS, CONFIG, f"{CLIP_FOLDER}/config.json"):
         if not (folder / name).is_file():

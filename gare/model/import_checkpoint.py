@@ -43,7 +43,7 @@ def import_checkpoint(
     if words is not None:
         check_tokenizer(words, architecture_of(converted), str(tokenizer))
     if changes and converted.kind == "clip":
-        raise ConfigError(f"{next(iter(changes))} is no setting of a CLIP model, which FILE is; leave out --set.")
+        raise ConfigError(f"{next(iter(changes))} is not a setting of a CLIP model, which FILE is; leave out --set.")
     if of_clip and converted.kind == "gare":
         raise ConfigError(f"{next(iter(of_clip))} cannot be set: FILE is of the released code, whose CLIP is OpenAI's.")
     result = {

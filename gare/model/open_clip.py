@@ -66,7 +66,7 @@ def stated_for(file: Path, changes: Mapping[str, Any]) -> Stated:
     stated = _of_config(path) if path.is_file() else Stated()
     for key, value in changes.items():
         if key not in KEYS:
-            raise ConfigError(f"{key} is no setting of a CLIP model; these are: {', '.join(KEYS)}.")
+            raise ConfigError(f"{key} is not a setting of a CLIP model; these are: {', '.join(KEYS)}.")
         if not (value in ACTIVATIONS if key == KEYS[0] else type(value) is int and 1 <= value < 2**16):
             raise ConfigError(f"{key} cannot be {shown(value)}; it is {_choice(key)}.")
         said = stated.values()[key]
@@ -118,11 +118,13 @@ def _of_config(path: Path) -> Stated:
     for name, section in (("vision_cfg", vision), ("text_cfg", text)):
         ratio = section["mlp_ratio"]
         if type(ratio) not in (int, float) or not 0 < ratio < 100:
-            raise InputError(f"{path} has {name}.mlp_ratio {shown(ratio)}, which is no ratio.")
+            raise InputError(f"{path} has {name}.mlp_ratio {shown(ratio)}, which is not a ratio.")
         sizes[name, "mlp_width"] = int(sizes[name, "width"] * ratio)
     preprocess, quick = values.get("preprocess_cfg") or {}, model.get("quick_gelu", False)
     if not isinstance(preprocess, dict) or type(quick) is not bool:
-        raise InputError(f"{path} has a preprocess_cfg that is no mapping, or a quick_gelu that is not true or false.")
+        raise InputError(
+            f"{path} has a preprocess_cfg that is not a mapping or a quick_gelu that is not true or false."
+        )
     return Stated(
         activation="quick_gelu" if quick else "gelu",
         image_head_width=_whole(vision["head_width"], "vision_cfg.head_width", path),
@@ -153,7 +155,7 @@ def _pixels(preprocess: Mapping[str, Any], image_size: int, path: Path) -> Pixel
 def _section(model: Any, name: str, path: Path) -> dict[str, Any]:
     section = model.get(name) if isinstance(model, dict) else None
     if not isinstance(section, dict):
-        raise InputError(f"{path} is no config of open_clip: it has no {name}.")
+        raise InputError(f"{path} is not a config of open_clip: it has no {name}.")
     return section
 
 

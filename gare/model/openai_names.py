@@ -134,7 +134,7 @@ def _take_tower(source: Source, blocks: str, width: int, weights: dict[str, Tens
 def _computing(width: int, head_width: int | None, stated: Stated, blocks: str) -> dict[str, Any]:
     """Return a tower's number of heads and activation."""
     if head_width is None or width % head_width:
-        raise InputError(f"The width {width} of {blocks} in the file is no multiple of {head_width}, the head width.")
+        raise InputError(f"The width {width} of {blocks} in the file is not a multiple of the head width {head_width}.")
     return {"num_attention_heads": width // head_width, "hidden_act": stated.activation}
 
 

@@ -171,13 +171,13 @@ def _read(folder: Path, kinds: tuple[str, ...]) -> Pieces:
 def _scored(value: Any) -> tuple[dict[str, int], list[float]]:
     """Return ids and scores from a list of (piece, score) pairs."""
     if not isinstance(value, list):
-        raise UnfitError("its vocabulary is no list of pieces")
+        raise UnfitError("its vocabulary is not a list of pieces")
     for entry in value:
         match entry:
             case [str(), score] if is_number(score, below=1e30):
                 pass
             case _:
-                raise UnfitError(f"{shown(entry)} is no piece with its score")
+                raise UnfitError(f"{shown(entry)} is not a piece with its score")
     size = sum(len(piece.encode(errors="replace")) for piece, _ in value)
     if size > MAX_PIECES:
         raise UnfitError(

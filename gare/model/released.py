@@ -64,7 +64,7 @@ def settings_of(converted: Converted, changes: Mapping[str, Any]) -> Config:
     for key, value in changes.items():
         check_key(key)
         if not key.startswith("model."):
-            raise ConfigError(f"{key} is no setting of the model; only model.* can be set when importing one.")
+            raise ConfigError(f"{key} is not a setting of the model; only model.* can be set when importing one.")
         if key in converted.settings and converted.settings[key] != value:
             raise ConfigError(f"{key} is {converted.settings[key]} in the file; it cannot be set to {value}.")
         values = with_value(values, key, value)
@@ -108,7 +108,7 @@ def _convert_gare(source: Source) -> Converted:
     out = Converted("gare", clip.clip_config, weights, mapped=clip.mapped)
     dim = clip.clip_config["projection_dim"]
     if dim % HEAD_WIDTH:
-        raise InputError(f"The embedding width {dim} in the file is no multiple of {HEAD_WIDTH}, the head width.")
+        raise InputError(f"The embedding width {dim} in the file is not a multiple of {HEAD_WIDTH}, the head width.")
     start = len(source.taken)
     layers = source.layers("transformerClip.resblocks")
     for n in range(layers):

@@ -111,4 +111,4 @@ def _build(state: Any, target: Any) -> None:
     if isinstance(target, Module):
         target.attributes = state if type(state) is dict else {}
     elif type(target) is not dict:
-        raise RefusedError("it sets the state of what is no module")
+        raise RefusedError("it sets the state of something that is not a module")

@@ -101,7 +101,7 @@ def piece_pairs(value: Any) -> list[tuple[str, str]]:
 def _pair(value: Any) -> tuple[str, str]:
     parts = value.split(" ") if isinstance(value, str) else value
     if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-        raise UnfitError(f"{shown(value)} is no pair of pieces to merge")
+        raise UnfitError(f"{shown(value)} is not a pair of pieces to merge")
     return parts[0], parts[1]
 
 
@@ -114,8 +114,8 @@ def _check(found: Vocabulary) -> None:
     missing = sorted(known - ids.keys())
     if missing:
         raise UnfitError(
-            f"its vocabulary of {len(ids)} pieces lacks {len(missing)} that CLIP's have, such as {shown(missing[0])}, "
-            "so it belongs to another kind of model"
+            f"its vocabulary of {len(ids)} pieces does not have {len(missing)} that CLIP's have, such as "
+            f"{shown(missing[0])}, so it belongs to another kind of model"
         )
     for pair in found.merges:
         if not {*pair, "".join(pair)} <= ids.keys():

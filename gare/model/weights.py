@@ -33,7 +33,7 @@ def shapes_in(path: Path) -> dict[str, Shape]:
             length = int.from_bytes(stream.read(8), "little")
             if not 2 <= length <= min(MAX_HEADER, size - 8):
                 raise InputError(
-                    f"Cannot read the weights in {path}: it is no safetensors file, or its header of {length} bytes "
+                    f"Cannot read the weights in {path}: it is not a safetensors file, or its header of {length} bytes "
                     f"is cut off or longer than {MAX_HEADER}."
                 )
             header = parse_object(stream.read(length), f"The header of {path}")
@@ -76,7 +76,7 @@ def as_floats(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise InputError(f"The weight {name} in {where} is {kind}, not a floating-point tensor.")
         if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"The weight {name} in {where} holds values that are no finite numbers.")
+            raise InputError(f"The weight {name} in {where} holds values that are not finite numbers.")
     return {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
 
 

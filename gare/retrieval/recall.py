@@ -40,8 +40,8 @@ PART = 4
 class Recall:
     """Share of the exact top 10 among the best K of the stage, for each K of ``candidates`` and kind of held-out text.
 
-    ``leverage``: above this, a query counts as unknown. ``probes``: the number of lists that a search for 200 candidates
-    reads, 0 for all; the shares are those of such a search, which reads more lists for more candidates.
+    ``leverage``: above this, a query counts as unknown. ``probes``: the number of lists that a search for 200
+    candidates reads, 0 for all; the shares are those of such a search, which reads more lists for more candidates.
     """
 
     __pydantic_config__ = STRICT

@@ -105,8 +105,10 @@ class Checkpoints:
             write_checkpoint(self._folder, model, self._config, state, snapshot, metrics)
             write_state(self._folder, state)
         except GareError as error:
-            whole = f"The checkpoint before it ({self._whole}) is whole" if self._whole else "There is none before it"
-            raise error.adding(f"{whole}; when there is room, the same command continues.") from error
+            before = (
+                f"The checkpoint before it ({self._whole}) is complete" if self._whole else "There is none before it"
+            )
+            raise error.adding(f"{before}; when there is room, the same command continues.") from error
         self._whole = state.last
         self._copy(state)
         remove_stale_checkpoints(self._folder, state)
@@ -117,7 +119,7 @@ class Checkpoints:
             self._storage.push(state)
         except InputError as error:
             if state.finished:
-                raise error.adding(f"The run is whole in {self._folder}; the same command copies it.") from error
+                raise error.adding(f"The run is complete in {self._folder}; the same command copies it.") from error
             warn(f"{error} Training continues; the next checkpoint is copied with what is missing.")
 
 

@@ -41,8 +41,8 @@ class RunSummary:
     """
 
     name: str
-    directory: str
-    best: str
+    directory: Path
+    best: Path
     best_metrics: dict[str, float]
     epochs: int
     steps: int
@@ -146,8 +146,8 @@ def summary(
     folder = run_directory(config)
     return RunSummary(
         name=config.run_name(),
-        directory=str(folder),
-        best=str(folder / CHECKPOINTS / str(state.best)),
+        directory=folder,
+        best=folder / CHECKPOINTS / str(state.best),
         best_metrics=state.best_metrics,
         epochs=state.epoch,
         steps=state.step,

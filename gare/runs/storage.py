@@ -133,7 +133,7 @@ def _state_at(place: Folder) -> RunState | None:
 
 def _checked(name: str, run: Folder) -> str:
     if not CHECKPOINT_NAME.fullmatch(name):
-        raise InputError(f"{run.named(RUN_FILE)} names a checkpoint {name!r}, which is no checkpoint's name: refused.")
+        raise InputError(f"{run.named(RUN_FILE)} names the checkpoint {name!r}, which is not a checkpoint's name.")
     return name
 
 

@@ -15,14 +15,8 @@ from torch.optim import Optimizer
 from gare.common.files import make_folder
 from gare.config.heads import HEADS
 from gare.data.batches import Batch
-from gare.diagnostics import (
-    PairState,
-    increment_figure,
-    increment_spread,
-    pair_diagnostics,
-    relative_length,
-    step_diagnostics,
-)
+from gare.diagnostics.figure import increment_figure
+from gare.diagnostics.measures import PairState, increment_spread, pair_diagnostics, relative_length, step_diagnostics
 from gare.diagnostics.pairs import batch_state, split_state
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -237,20 +237,28 @@ def dataset_manifest(output: Output) -> dict[str, Any]:
             split = splits.setdefault(entry["split"], {"videos": 0, "captions": 0})
             split["videos"] += 1
             split["captions"] += number
+    values = dataset_values(
+        stated(output.recipe, output.lacking), output.digest, shards, splits,
+        {"rows": rows, "ok": ok, **outcomes, "notes": notes, "frames": frames},
+    )  # fmt: skip
+    return values | {"manifest_sha256": output.manifest_sha256}
+
+
+def dataset_values(
+    recipe: Mapping[str, Any],
+    recipe_digest: str,
+    shards: Sequence[ShardFile],
+    splits: Mapping[str, Any],
+    totals: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Make the content of ``dataset.json``. ``totals``: all but ``bytes``; counts by name may come in any order."""
+    counted = {name: dict(sorted(of.items())) if isinstance(of, Mapping) else of for name, of in totals.items()}
     return {
         "schema_version": SCHEMA_VERSION,
-        "recipe": stated(output.recipe, output.lacking),
-        "recipe_digest": output.digest,
-        "manifest_sha256": output.manifest_sha256,
-        "digest": dataset_digest(output.digest, shards),
+        "recipe": recipe,
+        "recipe_digest": recipe_digest,
+        "digest": dataset_digest(recipe_digest, shards),
         "shards": [asdict(shard) for shard in shards],
-        "totals": {
-            "rows": rows,
-            "ok": ok,
-            **{status: dict(sorted(counts.items())) for status, counts in outcomes.items()},
-            "notes": dict(sorted(notes.items())),
-            "frames": frames,
-            "bytes": sum(shard.bytes for shard in shards),
-        },
+        "totals": counted | {"bytes": sum(shard.bytes for shard in shards)},
         "splits": dict(sorted(splits.items())),
     }

@@ -16,6 +16,7 @@ from gare.common.records import load_json
 from gare.common.redact import names, shown
 from gare.common.storage import Folder
 from gare.config.prepare import BEFORE, UNSAID, PrepareConfig
+from gare.config.tree import by_dotted_key
 from gare.schema import LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
 from pipelines.dataset.layout import MANIFEST_FILE, RECIPE_FILE, Output, read_recipe, recipe_digest, stated
 from pipelines.dataset.manifest_file import Kept, grow_manifest, open_units, start_manifest
@@ -132,7 +133,7 @@ def _refuse_other(place: Folder, there: Mapping[str, Any], wanted: Mapping[str, 
             f"{place} was prepared by an older version of this software, which made other pictures of some videos. "
             "A finished folder trains as it is, but nothing can be added to it: give another --out."
         )
-    old, new = (_flat({**UNSAID, **one["recipe"]}, "prepare.") for one in (there, wanted))
+    old, new = (by_dotted_key({**UNSAID, **one["recipe"]}, "prepare.") for one in (there, wanted))
     changed = [
         f"{names([k])} was {shown(old.get(k))}, now {shown(new.get(k))}"
         for k in {**old, **new}
@@ -140,10 +141,3 @@ def _refuse_other(place: Folder, there: Mapping[str, Any], wanted: Mapping[str, 
     ]
     if changed:
         raise InputError(f"{place} was made with another recipe: {'; '.join(changed)}. {again}")
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return flat

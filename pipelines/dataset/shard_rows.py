@@ -17,7 +17,8 @@ from PIL import Image
 from gare.common.files import file_digest
 from gare.config import PrepareConfig
 from gare.schema import SHARD, SHARD_FOLDER, stamped
-from pipelines.dataset import Output, ShardFile, shard_name, write_ledger
+from pipelines.dataset.layout import Output, ShardFile, shard_name
+from pipelines.dataset.ledger import write_ledger
 from pipelines.decode import DecodedVideo
 from pipelines.decode.errors import ROW_BYTES
 from pipelines.decode.picture import can_be_shape

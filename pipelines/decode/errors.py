@@ -16,7 +16,7 @@ KINDS: Final[dict[str, str]] = {
     "unreachable": "a file that storage or network did not give to its end; another try may do better",
     "empty_file": "a file of 0 bytes",
     "unreadable": "no container format that is accepted here, or damaged beyond opening",
-    "no_video": "no video stream (cover art is none)",
+    "no_video": "no video stream (cover art does not count)",
     "no_decodable_video": "a video stream of a codec or pixel format that cannot be decoded here",
     "no_packets": "a header without any video data",
     "no_frames": "video data from which no frame came",

@@ -148,7 +148,7 @@ def plain_rows(batch: pa.RecordBatch, where: str) -> list[dict[str, Any]]:
         batch.validate(full=True)
         rows: list[dict[str, Any]] = batch.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise InputError(f"{where} holds what cannot be read: {first_line(error)}.") from None
+        raise InputError(f"{where} holds something that cannot be read: {first_line(error)}.") from None
     return rows
 
 
@@ -171,7 +171,7 @@ def _sentences(path: Path) -> Iterator[None]:
 
 UNREADABLE: Final = "cannot be read"
 BROKEN_LINK: Final = "is a link that leads nowhere"
-NO_FILE: Final = "is no regular file"
+NO_FILE: Final = "is not a regular file"
 NO_UTF8: Final = "has a name that is not UTF-8"
 
 

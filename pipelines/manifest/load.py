@@ -31,7 +31,8 @@ from pipelines.manifest.rows import (
     located,
     text_suffix,
 )
-from pipelines.manifest.sources import SourceOptions, from_csv
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv
 
 
 def load_manifest(path: str | Path) -> pa.Table:
@@ -136,7 +137,7 @@ def _json_table(path: Path, rows: list[dict[str, Any]]) -> pa.Table:
     for row in rows:
         captions = row.get("captions")
         if not isinstance(captions, list | None):  # pyarrow would split a string into its letters
-            raise InputError(f"{path} has the captions {shown(captions)}, which are no list of texts.")
+            raise InputError(f"{path} has the captions {shown(captions)}, which are not a list of texts.")
         if isinstance(row.get("attributes"), Mapping):
             row["attributes"] = list(row["attributes"].items())
     try:

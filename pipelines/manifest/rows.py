@@ -92,7 +92,7 @@ def in_columns(table: pa.Table, where: str) -> pa.Table:
     missing = [name for name in REQUIRED if name not in table.column_names]
     if missing:
         there = names(table.column_names) or "none"
-        raise InputError(f"{where} lacks the column {names(missing)}; its columns are {there}.")
+        raise InputError(f"{where} has no column {names(missing)}; its columns are {there}.")
     unknown = [name for name in table.column_names if name not in MANIFEST.names]
     if unknown:
         raise InputError(
@@ -122,7 +122,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.ChunkedArr
         column.validate(full=True)
         return column.cast(field.type)
     except (pa.ArrowException, ValueError) as error:
-        raise InputError(f"{where}: the column {field.name} holds what cannot be read: {first_line(error)}.") from None
+        raise InputError(f"{where}: the column {field.name} cannot be read: {first_line(error)}.") from None
 
 
 def splits_of(table: pa.Table) -> dict[str, dict[str, int]]:

@@ -17,8 +17,9 @@ from gare.common.nodes import Selector
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, LEDGER_FOLDER
-from pipelines.dataset import Output, remove_leftovers, remove_superseded, take_up
-from pipelines.dataset.ledger import dataset_manifest
+from pipelines.dataset.layout import Output
+from pipelines.dataset.ledger import dataset_manifest, remove_leftovers, remove_superseded
+from pipelines.dataset.opening import take_up
 from pipelines.decode.backends import missing
 from pipelines.manifest.load import stream_manifest
 from pipelines.prepare.local_units import run_here
@@ -123,16 +124,7 @@ def prepare(
     local: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> PrepareReport:
-    """Decode a manifest's videos into shards, a ledger and a dataset manifest under ``out``.
-
-    Ray has to be initialised unless ``local``, which decodes in processes on this machine; the files are the same.
-
-    ``out``: a folder, or an address of storage that pyarrow opens; ``workers``: decode processes at once, all CPUs
-    if None; ``decode_on``: labels of the nodes that decode, by the rule of ``pipelines.prepare.nodes`` if None. A
-    rerun does the remaining work; rows that are new in the manifest add shards. Otherwise as ``open_job``.
-    Raises InputError for a manifest or folder that cannot be used, RunError if no node may decode, the job stops or
-    no video at all could be decoded.
-    """
+    """Decode a manifest's videos into shards, a ledger and a dataset manifest: ``open_job`` and ``run_job`` in one."""
     with open_job(manifest, out, config, retry_failed=retry_failed, changed=changed) as job:
         return run_job(job, workers=workers, decode_on=decode_on, on_progress=on_progress, local=local)
 
@@ -146,9 +138,12 @@ def run_job(
     work: Work = process_unit,
     local: bool = False,
 ) -> PrepareReport:
-    """Do the remaining work of a job. Ray is needed only if there is any, and not if ``local``.
+    """Do the remaining work of a job. Ray has to be initialised if there is any, unless ``local``.
 
-    ``work``: the function that a Ray task applies to a unit.
+    ``workers``: decode processes at once, all CPUs if None; ``decode_on``: labels of the nodes that decode, by the rule
+    of ``pipelines.prepare.nodes`` if None; ``work``: the function that a Ray task applies to a unit; ``local``: decode
+    in processes on this machine; the files are the same. Raises RunError if no node may decode, the job stops or no
+    video at all could be decoded.
     """
     started = time.monotonic()
     if job.todo and not local:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from queue import Full, Queue
 
 from gare.config import PrepareConfig
-from pipelines.dataset import Output
+from pipelines.dataset.layout import Output
 from pipelines.dataset.shard_rows import Row
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.prepare.attempts import Attempt, Placed, Tries, UnitCounts, by_source, in_order, of_one_source

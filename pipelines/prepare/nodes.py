@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
 from gare.common.console import note
 from gare.common.errors import RunError
 from gare.common.nodes import DECODE, NODE_ID, ROLE, TRAIN, Nodes, Selector, in_words, selected
@@ -62,13 +59,6 @@ def lacking(wanted: Selector | None, nodes: Nodes) -> str | None:
     if holding(nodes, decode_selector(wanted, nodes)):
         return None
     return "Nodes were lost: none that may decode is left. Decoding continues when there is one again."
-
-
-def telling(lack: Callable[[Nodes], str | None]) -> AbstractContextManager[None]:
-    """Call ``gare.common.ray_cluster.warn_on_lost_nodes``, importing it late because it loads Ray."""
-    from gare.common import ray_cluster
-
-    return ray_cluster.warn_on_lost_nodes(lack)
 
 
 def holding(nodes: Nodes, selector: Selector) -> int:

@@ -10,7 +10,8 @@ from itertools import chain
 from gare.common.dataset_file import read_shard
 from gare.common.errors import InputError
 from gare.schema import SHARD_FOLDER
-from pipelines.dataset import Ledger, Output, Part, write_ledger
+from pipelines.dataset.layout import Output
+from pipelines.dataset.ledger import Ledger, Part, write_ledger
 from pipelines.dataset.shard_rows import Row, write_unit
 from pipelines.decode.isolated.decoder import shared_decoder
 from pipelines.prepare.attempts import Attempt, Decodes, Tries, UnitCounts, attempts

@@ -12,9 +12,9 @@ from gare.common.errors import GareError, RunError
 from gare.common.nodes import Selector
 from gare.common.ray_data import kept_to, quiet
 from gare.common.redact import first_line
-from pipelines.dataset import Output
+from pipelines.dataset.layout import Output
 from pipelines.prepare.attempts import UnitCounts
-from pipelines.prepare.nodes import lacking, selector_now, slots, telling
+from pipelines.prepare.nodes import lacking, selector_now, slots
 from pipelines.prepare.unit_tasks import UnitTask
 
 Work = Callable[..., UnitCounts]
@@ -35,7 +35,9 @@ def run_units(
     """
     if not todo:
         return
-    with quiet(), telling(partial(lacking, decode_on)):
+    from gare.common.ray_cluster import warn_on_lost_nodes
+
+    with quiet(), warn_on_lost_nodes(partial(lacking, decode_on)):
         portions = _portions(output, todo, workers, decode_on, work)
         ready = next(portions, None)
         while ready is not None:

@@ -21,7 +21,8 @@ from gare.common.dataset_file import read_shard
 from gare.common.errors import InputError, StorageError
 from gare.common.files import file_digest
 from gare.schema import DATASET_FILE, SHARD_FOLDER
-from pipelines.dataset import Damaged, Ledger, Output, Part, ShardFile, once_finished, unit_name
+from pipelines.dataset.layout import Output, ShardFile, unit_name
+from pipelines.dataset.ledger import Damaged, Ledger, Part, once_finished
 from pipelines.dataset.shard_rows import Row, light_rows, stored_problems, write_unit
 from pipelines.decode.errors import MAY_BE_DAMAGE, SAYS_NOTHING
 from pipelines.prepare.attempts import Attempt, Tries, UnitCounts

@@ -15,7 +15,8 @@ from gare.common.console import warn
 from gare.common.errors import InputError
 from gare.common.files import file_digest
 from gare.common.redact import redact
-from pipelines.dataset import Absent, Ledger, Output, Part, Unfinished, once_finished
+from pipelines.dataset.layout import Output
+from pipelines.dataset.ledger import Absent, Ledger, Part, Unfinished, once_finished
 from pipelines.decode import DecodeError
 from pipelines.decode.isolated.fetching import local_path
 
@@ -177,6 +178,6 @@ def _not_seen(unseen: list[Unseen]) -> str:
 def _repaired(damaged: list[UnitTask]) -> str:
     number = "A work unit is" if len(damaged) == 1 else f"{len(damaged)} work units are"
     return (
-        f"{number} damaged, unit {damaged[0].unit} first: {damaged[0].damage} They are done again, and what lies there "
-        "of them and is whole stays."
+        f"{number} damaged, unit {damaged[0].unit} first: {damaged[0].damage} They are processed again; those of "
+        "their files that are complete stay."
     )

@@ -22,7 +22,8 @@ from gare.data.shards import ShardSet
 from gare.model import load_model
 from gare.runs.storage import find_checkpoint
 from gare.schema import MANIFEST
-from pipelines.dataset.tools import by_split, merge, split
+from pipelines.dataset.tools.merge import merge
+from pipelines.dataset.tools.split import by_split, split
 from pipelines.decode import DecodeError
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest.rows import write_manifest

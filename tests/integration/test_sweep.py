@@ -16,7 +16,7 @@ from gare.cli import main
 from gare.common.errors import ConfigError, RunError
 from gare.common.nodes import Node
 from gare.config.tree import build, load_config
-from gare.launch.placement import groups_that_fit
+from gare.launch.placement import group_zones
 from gare.runs.layout import run_directory
 from gare.runs.state import RunSummary
 from tune.record import SweepRecord
@@ -116,7 +116,7 @@ def workers(count, cpus, **runtime):
 
 
 def at_once(config, nodes):
-    return groups_that_fit(config.runtime, nodes, "A trial")
+    return len(group_zones(config.runtime, nodes, "A trial"))
 
 
 def test_trials_at_a_time_are_what_the_nodes_have_room_for():

@@ -16,8 +16,8 @@ from gare.config.tree import to_yaml
 from gare.model import load_model
 from gare.runs.state import read_history
 from gare.schema import MANIFEST
-from pipelines.dataset import open_output
 from pipelines.dataset.ledger import dataset_manifest
+from pipelines.dataset.opening import open_output
 from pipelines.manifest.rows import write_manifest
 from pipelines.prepare.process_unit import process_unit
 from tests import toy

@@ -19,11 +19,13 @@ from gare.common.errors import InputError
 from gare.common.storage import Folder
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.dataset import open_output, read_ledger
+from pipelines.dataset.ledger import read_ledger
+from pipelines.dataset.opening import open_output
 from pipelines.decode import DecodeError
 from pipelines.decode.isolated.fetching import local_path, suffix_of
 from pipelines.manifest.load import load_manifest
-from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv, from_jsonl
 from pipelines.prepare.process_unit import process_unit
 
 REGION = "?region=us-east-1"

@@ -59,7 +59,7 @@ def command(capfd, *arguments):
 
 
 def plain(value):
-    return json.loads(json.dumps(value))
+    return json.loads(json.dumps(value, default=str))
 
 
 def test_every_public_name_is_listed_found_and_described():
@@ -212,11 +212,11 @@ MISTAKES = [
     (lambda p: gare.compare([p.folder, p.folder]), gare.InputError, "places is of type list"),
     (lambda _: gare.compare("a", "b", split=None), gare.InputError, "split is None"),
     (lambda _: gare.compare("a", "b", seed=1.5), gare.InputError, "seed is 1.5"),
-    (lambda _: gare.load_model(None), gare.InputError, "None is not a checkpoint"),
+    (lambda _: gare.load_model(None), gare.InputError, "checkpoint is None"),
     (lambda _: gare.compare(), gare.InputError, "0 folders"),
     (lambda _: gare.compare("a", "b", baseline="x"), gare.InputError, "baseline is for a sweep"),
     (lambda _: gare.compare("a", "b", level=2), gare.InputError, "level is 2"),
-    (lambda p: gare.compare(p.run.directory), gare.InputError, "is no sweep"),
+    (lambda p: gare.compare(p.run.directory), gare.InputError, "is not a sweep"),
     (lambda _: gare.sweep(), gare.ConfigError, "one of the two"),
     (lambda p: gare.sweep(p.config), gare.ConfigError, "sweep.space is empty"),
     (lambda p: gare.sweep(p.config, section=p.folder / "toy.yaml"), gare.ConfigError, "a sweep file holds"),
@@ -249,7 +249,7 @@ def test_a_foreign_package_of_our_name_is_named_and_not_run(tmp_path):
     path = os.pathsep.join([str(tmp_path), str(Path(gare.__file__).parent.parent)])
     environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True)
-    assert f"{tmp_path}/tune.py is found in place of" in done.stdout.decode()
+    assert f"{tmp_path}/tune.py is found instead of" in done.stdout.decode()
 
 
 def test_an_interrupted_training_raises_and_the_same_call_continues(place, tmp_path):

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gare.common.errors import InputError
-from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv, from_jsonl
 from pipelines.manifest.sources.values import NO_CAPTION, NotAListError, listed
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12), max_size=5)
@@ -82,7 +83,7 @@ def test_text_in_brackets_stays_text(cell):
         ("['a', 'b", "does not end"),
         ("['a', 'b'", "does not end"),
         ('["a", "b', "does not end"),
-        ("['it's a dog']", "no text in quotes"),
+        ("['it's a dog']", "not a text in quotes"),
         ("['it''s a dog']", "not all separated"),
         ("['a' 'b', 'c']", "not all separated"),
         ("[b'a', b'b']", "bytes"),
@@ -95,7 +96,7 @@ def test_text_in_brackets_stays_text(cell):
         ("[{'caption': 'a'}]", "other things than texts"),
         ('{"caption": "a"}', "an object"),
         ("{'caption': 'a'}", "an object"),
-        ("['\\U7fffffff']", "no character"),
+        ("['\\U7fffffff']", "not the code of a character"),
     ],
 )
 def test_a_list_that_is_none_of_texts_is_one_sentence_with_its_line(tmp_path, cell, reason):

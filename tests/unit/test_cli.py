@@ -130,7 +130,7 @@ MISTAKES = [
     ("manifest csv {p}/header.csv --out {p}/m", 3, "has no rows"),
     ("manifest csv {p}/cells.csv --out {p}/m", 3, "line 2 has 2 cells, and not 4 as the header"),
     ("manifest csv {p}/uncaptioned.csv --out {p}/m", 3, "has a caption"),
-    ("manifest csv {p}/seconds.csv --out {p}/m", 3, "'nan' is no number of seconds"),
+    ("manifest csv {p}/seconds.csv --out {p}/m", 3, "'nan' is not a number of seconds"),
     ("manifest csv {p}/surrogate.csv --out {p}/m", 3, "not valid Unicode"),
     ("manifest csv {p}/good.csv --out {p}/m --carve dev=2", 3, "share between 0 and 1"),
     ("manifest csv {p}/good.csv --out {p}/m --columns x", 3, "NAME=VALUE"),
@@ -189,7 +189,7 @@ MISTAKES = [
     ("search {p}/index x --checkpoint {p}/none", 3, "There is no folder"),
     ("search {p}/index x --checkpoint {c}", 2, "made with other weights"),
     ("compare {p}/none", 3, "There is no sweep"),
-    ("compare {p}/runs/toy", 3, "is no sweep; to compare two evaluations, name both"),
+    ("compare {p}/runs/toy", 3, "is not a sweep; to compare two evaluations, name both"),
     ("sweep {p}/toy.yaml", 2, "sweep.space is empty"),
     ("sweep {p}/none.yaml", 2, "There is no config file"),
 ]
@@ -499,7 +499,7 @@ def test_a_foreign_package_of_our_name_is_named_and_not_run(tmp_path, namesake):
         [sys.executable, "-m", "gare", "config"], env=environment, cwd=root.parent, capture_output=True, text=True
     )
     assert done.returncode == 3
-    assert f"error: {foreign} is found in place of this program's own package" in " ".join(done.stderr.split())
+    assert f"error: {foreign} is found instead of this program's own package" in " ".join(done.stderr.split())
 
 
 def test_a_message_of_foreign_values_is_shortened_escaped_and_keeps_its_secrets(capfd):

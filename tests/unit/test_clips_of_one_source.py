@@ -13,7 +13,9 @@ import pytest
 from gare.common.errors import InputError
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from gare.schema import MANIFEST, SHARD, stamped
-from pipelines.dataset import open_output, read_ledger, shard_rows
+from pipelines.dataset import shard_rows
+from pipelines.dataset.ledger import read_ledger
+from pipelines.dataset.opening import open_output
 from pipelines.decode import Clip, DecodeError, clip_job, decode_video, errors
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.prepare import attempts

@@ -21,8 +21,10 @@ from gare.common.nodes import Node
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
-from pipelines.dataset import Absent, Ledger, Part, existing_output, open_output, shard_rows
+from pipelines.dataset import shard_rows
+from pipelines.dataset.ledger import Absent, Ledger, Part
 from pipelines.dataset.manifest_file import _cut
+from pipelines.dataset.opening import existing_output, open_output
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest import load as manifest_reading
 from pipelines.manifest import rows as manifest_rows

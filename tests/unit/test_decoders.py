@@ -18,7 +18,8 @@ from gare.config.prepare import LimitsConfig
 from gare.data.shards import ShardSet
 from gare.doctor.software import check_decoders
 from gare.runs.inputs import check_recipe
-from pipelines.dataset import existing_output, open_output, recipe_digest, stated
+from pipelines.dataset.layout import recipe_digest, stated
+from pipelines.dataset.opening import existing_output, open_output
 from pipelines.decode import DecodedVideo, DecodeError, decode_video
 from pipelines.decode import picture as pictures_of_pyav
 from pipelines.decode.backends import missing

@@ -14,7 +14,7 @@ def test_it_measures_and_draws_a_checkpoint(toy_run, tmp_path, capfd):
     summary = fit_local(toy_run("train.epochs=1"), quiet=True)
     shards = toy_run().runtime.shards
     with pytest.raises(SystemExit) as ended:
-        main(["diagnose", summary.directory, "--shards", shards, "--out", str(tmp_path / "d.png"), "--json"])
+        main(["diagnose", str(summary.directory), "--shards", shards, "--out", str(tmp_path / "d.png"), "--json"])
     assert ended.value.code == 0
     result = json.loads(capfd.readouterr().out)
     assert result["pairs"] == 5

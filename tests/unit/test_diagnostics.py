@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from gare.config import ModelConfig
-from gare.diagnostics import (
+from gare.diagnostics.figure import increment_figure
+from gare.diagnostics.measures import (
     alignment,
     angles,
     compare_steps,
     gradient_tension,
-    increment_figure,
     margins,
     modality_gap,
     observe,

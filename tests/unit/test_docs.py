@@ -71,12 +71,14 @@ def test_the_library_example_of_the_readme_runs(tmp_path, monkeypatch):
     from gare.config import Config, ModelConfig
     from gare.model import GareModel, save_model
     from gare.model.scratch import ScratchClip, make_clip
+    from gare.runs.state import RunState, write_state
 
     make_clip(["a small red circle"], tmp_path / "clip", ScratchClip(64, 32, 64, 1, 1, 32, 600))
     folder = tmp_path / "runs/mine/checkpoints/epoch-0005"
     folder.mkdir(parents=True)
     settings = ModelConfig(temporal_layers=1)
     save_model(GareModel.from_clip(tmp_path / "clip", settings), Config(model=settings), folder)
+    write_state(tmp_path / "runs/mine", RunState("digest", "digest", last=folder.name, best=folder.name))
     monkeypatch.chdir(tmp_path)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     code = readme.partition("```python\n")[2].partition("```")[0]

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 from gare.cli import main
 from gare.config.tree import with_overrides
 from gare.data.shards import ShardSet
-from gare.evaluation.metrics.ranking import rankings
 from gare.launch.local import fit_local
 from gare.schema import TAKEN_FROM
 from tests import toy
 from tests.page import Page
+from tests.reference import rankings
 
 
 @pytest.fixture(scope="module")

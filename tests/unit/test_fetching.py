@@ -17,7 +17,8 @@ from pyarrow.fs import FileInfo, FileSystemHandler, FileType, PyFileSystem
 from gare.common.files import file_digest
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.dataset import open_output, read_ledger
+from pipelines.dataset.ledger import read_ledger
+from pipelines.dataset.opening import open_output
 from pipelines.decode import KINDS, DecodeError, decode_video
 from pipelines.decode.isolated import fetching
 from pipelines.decode.isolated.decoder import Decoder

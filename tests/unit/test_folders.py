@@ -18,7 +18,9 @@ from gare.config.prepare import PrepareConfig
 from pipelines.decode import decode_video
 from pipelines.manifest.files import BROKEN_LINK, NO_FILE, NO_UTF8, UNREADABLE
 from pipelines.manifest.load import load_manifest
-from pipelines.manifest.sources import Segments, SourceOptions, from_csv, from_folder
+from pipelines.manifest.sources.folder import Segments, from_folder
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv
 from tests.videos import make_video
 
 ANY = SourceOptions()

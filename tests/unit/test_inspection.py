@@ -14,9 +14,11 @@ import pytest
 from gare.common.errors import InputError
 from gare.common.files import file_digest, write_json
 from gare.schema import MANIFEST
-from pipelines.dataset import SHARDS_KEY, open_output
-from pipelines.dataset.inspection import draw_sheet, read_contents, summarise, verify
-from pipelines.dataset.ledger import dataset_manifest
+from pipelines.dataset.inspection.contents import read_contents
+from pipelines.dataset.inspection.summary import draw_sheet, summarise
+from pipelines.dataset.inspection.verify import verify
+from pipelines.dataset.ledger import SHARDS_KEY, dataset_manifest
+from pipelines.dataset.opening import open_output
 from pipelines.prepare.process_unit import process_unit
 from tests.prepared import RECIPE, make_sources, prepare
 

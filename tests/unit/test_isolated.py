@@ -19,7 +19,8 @@ from gare.common.errors import RunError
 from gare.common.files import file_digest
 from gare.config.prepare import LimitsConfig, PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.dataset import open_output, read_ledger
+from pipelines.dataset.ledger import read_ledger
+from pipelines.dataset.opening import open_output
 from pipelines.decode import KINDS, DecodeError, decode_video
 from pipelines.decode.isolated import process
 from pipelines.decode.isolated.decode_worker import data_bytes, memory_within

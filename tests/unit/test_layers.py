@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -123,7 +124,12 @@ def module_of(path):
     return name.removesuffix(".__init__")
 
 
+@functools.cache
 def known_imports():
+    return tuple(_known_imports())
+
+
+def _known_imports():
     """(module, imported module of ours) for every import that runs, inside functions too; not those for types alone."""
     ours = {module_of(path) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     for package in PACKAGES:
@@ -145,6 +151,24 @@ def known_imports():
                     whole = [f"{node.module}.{alias.name}" for alias in node.names]
                     found = [name if name in ours else node.module for name in whole]
                 yield from ((module_of(path), name) for name in found if name in ours)
+
+
+def package_of(module):
+    return ".".join(module.split(".")[: 2 if module.startswith("gare.") else 1]).removeprefix("gare.")
+
+
+def test_a_package_imports_those_above_it_in_the_table_that_its_row_names():
+    table = (ROOT / "docs/architecture.md").read_text().partition("## Packages")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(?:gare\.)?(\w+)` \|[^|]*\|([^|]*)\|", table, re.MULTILINE)
+    order = [name for name, _ in rows]
+    allowed = {name: set(order if text.strip() == "all" else re.findall(r"`(\w+)`", text)) for name, text in rows}
+    found = {(package_of(module), package_of(name)) for module, name in known_imports()}
+    found = {(one, other) for one, other in found if one != other and not {"gare", "__main__"} & {one, other}}
+    assert {one for pair in found for one in pair} <= set(order)
+    assert sorted(pair for pair in found if order.index(pair[1]) > order.index(pair[0])) == []
+    assert sorted(pair for pair in found if pair[1] not in allowed[pair[0]]) == []
+    unused = [(name, other) for name, text in rows if text.strip() != "all" for other in allowed[name]]
+    assert sorted(set(unused) - found) == []
 
 
 def on_circles(edges):

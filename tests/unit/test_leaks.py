@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from gare.cli import main
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.dataset import open_output
-from pipelines.dataset.inspection import leaks, read_contents
-from pipelines.dataset.inspection.summary import Stretch, _overlapping
+from pipelines.dataset.inspection.contents import read_contents
+from pipelines.dataset.inspection.summary import Stretch, _overlapping, leaks
+from pipelines.dataset.opening import open_output
 from pipelines.prepare.process_unit import process_unit
 from tests.videos import make_video
 

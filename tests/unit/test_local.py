@@ -14,7 +14,8 @@ from gare.common.errors import InputError, RunError
 from gare.common.files import file_digest
 from gare.config.prepare import PrepareConfig
 from gare.schema import MANIFEST
-from pipelines.dataset import Ledger, open_output
+from pipelines.dataset.ledger import Ledger
+from pipelines.dataset.opening import open_output
 from pipelines.dataset.shard_rows import ShardWriter
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest.rows import write_manifest

@@ -12,7 +12,8 @@ from gare.common.errors import InputError
 from gare.schema import MANIFEST, VERSION_KEY
 from pipelines.manifest.load import load_manifest
 from pipelines.manifest.rows import carve, content_digest, splits_of, write_manifest
-from pipelines.manifest.sources import SourceOptions, from_csv
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv
 
 
 def csv_file(tmp_path, text, name="videos.csv"):
@@ -96,7 +97,7 @@ def test_videos_without_captions_are_dropped_and_counted(tmp_path):
         ("video_id,uri,split,captions\na,,train,x\n", "line 2 has no uri"),
         ("video_id,uri,split,captions\na,a.mp4,train\n", "line 2 has 3 cells, and not 4 as the header"),
         ("video_id,uri,split,captions\na,a.mp4,train,x,y\n", "line 2 has 5 cells, and not 4 as the header"),
-        ("video_id,uri,split,captions,start_s\na,a.mp4,train,x,soon\n", "'soon' is no number of seconds"),
+        ("video_id,uri,split,captions,start_s\na,a.mp4,train,x,soon\n", "'soon' is not a number of seconds"),
         ("video_id,uri,split,captions\na,a.mp4,train,\n", "No row of .* has a caption"),
         ('video_id,uri,split,captions\na,"a.mp4,train,x\n', "not valid CSV"),
     ],
@@ -189,7 +190,7 @@ def test_relative_uris_are_taken_from_the_manifests_folder(tmp_path):
         (columns_of(), None, "no rows"),
         (columns_of(GOOD, GOOD), None, "video_id 'a' more than once"),
         (columns_of(GOOD, shape=["round"]), None, "column shape, which no manifest has"),
-        ({"video_id": ["a"], "uri": ["b"], "split": ["c"]}, None, "lacks the column captions"),
+        ({"video_id": ["a"], "uri": ["b"], "split": ["c"]}, None, "has no column captions"),
         (columns_of(GOOD), {VERSION_KEY: b"99"}, "schema version 99"),
         (columns_of(GOOD, video_id=[7]), None, "column video_id holds int64"),
         (columns_of(GOOD, captions=["one"]), None, "column captions holds string"),

@@ -71,7 +71,7 @@ def test_a_space_that_ray_would_take_for_a_part_of_the_value_is_refused():
 
 def test_the_refusal_says_what_to_write():
     assert "write value, !value, in(a,b) or !in(a,b)" in wrong({"gare.role": "!!x"})
-    assert "'a b' is no label" in wrong({"a b": "x"})
+    assert "'a b' is not a label" in wrong({"a b": "x"})
 
 
 def test_a_selector_of_many_nodes_is_short_in_a_sentence():

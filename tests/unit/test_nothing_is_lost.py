@@ -15,7 +15,8 @@ from gare.common.storage import Folder
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import MANIFEST
-from pipelines.dataset import Ledger, existing_output
+from pipelines.dataset.ledger import Ledger
+from pipelines.dataset.opening import existing_output
 from pipelines.decode.isolated.decoder import Decoder
 from pipelines.manifest.rows import write_manifest
 from pipelines.prepare import job as shards

@@ -18,10 +18,15 @@ from gare.config.tree import build, build_saved
 from gare.data.shards import ShardSet
 from gare.runs.inputs import check_recipe
 from gare.schema import RECIPE_KEY, SCHEMA_VERSION
-from pipelines.dataset import SHARDS_KEY, existing_output, open_output, read_recipe, recipe_digest
-from pipelines.dataset.inspection import read_contents, summarise, verify
-from pipelines.dataset.ledger import dataset_manifest
-from pipelines.dataset.tools import in_parts, merge, split, stat
+from pipelines.dataset.inspection.contents import read_contents
+from pipelines.dataset.inspection.summary import summarise
+from pipelines.dataset.inspection.verify import verify
+from pipelines.dataset.layout import read_recipe, recipe_digest
+from pipelines.dataset.ledger import SHARDS_KEY, dataset_manifest
+from pipelines.dataset.opening import existing_output, open_output
+from pipelines.dataset.tools.check import stat
+from pipelines.dataset.tools.merge import merge
+from pipelines.dataset.tools.split import in_parts, split
 from tests.prepared import RECIPE, make_sources, prepare
 
 

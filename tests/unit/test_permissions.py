@@ -47,7 +47,7 @@ def place(tmp_path_factory, toy_clip, toy_shards):
     rows = [{"video_id": n, "uri": f"{videos}/{n}.mp4", "split": "train", "captions": [n]} for n in "abc"]
     write_manifest(pa.Table.from_pylist(rows, MANIFEST), foreign / "m.parquet")
     (foreign / "m.csv").write_text("video_id,uri,split,captions\na,a.mp4,train,a cat\n")
-    assert run.directory == str(foreign / "toy")
+    assert run.directory == foreign / "toy"
     for words in (("evaluate", run.directory, "--resamples", 0), ("index", run.directory, "--out", foreign / "index")):
         with pytest.raises(SystemExit):
             main([str(word) for word in (*words, "--shards", foreign / "shards")])

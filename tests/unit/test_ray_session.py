@@ -89,4 +89,4 @@ def test_a_head_answers_past_a_proxy_and_its_nodes_are_no_heads(ray_cluster, mon
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert silence(ray.get_runtime_context().gcs_address) is None
     node = ray.nodes()[0]
-    assert "is no head" in str(silence(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"))
+    assert "is not a head" in str(silence(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"))

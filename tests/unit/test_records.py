@@ -21,8 +21,8 @@ from tests.toy import make_checkpoint
     ("text", "reason"),
     [
         ("[" * 100_000, "nested too deeply"),
-        ('{"a": NaN}', "NaN is no number"),
-        ('{"a": 1e999}', "1e999 is no number"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
+        ('{"a": 1e999}', "1e999 is not a JSON number"),
         ('{"a": 1, "a": 2}', "twice"),
         (r'{"a": "\ud800"}', "not valid Unicode"),
         (b"\xff", "decode"),
@@ -59,7 +59,7 @@ def test_a_run_record_with_a_value_that_cannot_be_is_damaged(change):
 def test_one_text_is_no_list_of_captions(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"video_id": "a", "uri": "a.mp4", "split": "train", "captions": "text"}))
-    with pytest.raises(InputError, match="the captions 'text', which are no list of texts"):
+    with pytest.raises(InputError, match="the captions 'text', which are not a list of texts"):
         load_manifest(path)
 
 

@@ -20,9 +20,11 @@ from gare.common.errors import InputError, RunError
 from gare.common.locks import exclusive_lock
 from gare.common.storage import Folder
 from gare.data.shards import ShardSet
-from pipelines.dataset import dataset_digest
-from pipelines.dataset.tools import by_split, in_parts, merge, of_ids, of_splits, split, stat, whole
+from pipelines.dataset.layout import dataset_digest
+from pipelines.dataset.tools.check import stat
 from pipelines.dataset.tools.dataset import open_dataset
+from pipelines.dataset.tools.merge import merge
+from pipelines.dataset.tools.split import by_split, in_parts, of_ids, of_splits, split, whole
 from pipelines.dataset.tools.target import UNFINISHED_FILE
 from tests.made_shards import RECIPE, made_row, make_dataset, stored_rows
 
@@ -192,14 +194,14 @@ def test_an_interrupted_merge_leaves_no_dataset_and_goes_on(made, tmp_path, step
 KILLED = """
 import os, signal, sys
 from gare.common.storage import Folder
-from pipelines.dataset import tools as shard_tools
+from pipelines.dataset.tools.split import by_split, split
 def stop(done, _):
     if done == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 from pipelines.dataset import shard_rows
 real = shard_rows.file_digest
 shard_rows.file_digest = lambda path: os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == "0" else real(path)
-shard_tools.split(Folder.at(sys.argv[2]), Folder.at(sys.argv[3]), shard_tools.by_split(), on_progress=stop)
+split(Folder.at(sys.argv[2]), Folder.at(sys.argv[3]), by_split(), on_progress=stop)
 """
 
 

@@ -113,7 +113,7 @@ def test_split_and_merge(capfd, made, tmp_path):
         ("split {p}/a --parts 5 --out {o}", 3, "has 4 videos, which cannot be cut into 5 parts"),
         ("split {p}/a --take dev --out {o}", 3, "has no split 'dev'; its splits are: test, train"),
         ("split {p}/a --take test --allow-missing --out {o}", 3, "--allow-missing is about --ids"),
-        ("split {p}/odd --by split --out {o}", 3, "which is no name for a folder"),
+        ("split {p}/odd --by split --out {o}", 3, "which is not a name for a folder"),
         ("split {p}/a --ids {p}/none.txt --out {o}", 3, "There is no file"),
         ("split {p}/a --ids {p}/empty.txt --out {o}", 3, "names no video"),
         ("split {p}/a --ids {p}/latin.txt --out {o}", 3, "is not UTF-8 text"),

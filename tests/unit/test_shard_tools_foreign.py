@@ -16,9 +16,11 @@ from gare.common.files import file_digest
 from gare.common.storage import Folder
 from gare.data.shards import ShardSet
 from gare.schema import SHARD
-from pipelines.dataset import dataset_digest
-from pipelines.dataset.tools import merge, split, stat, whole
+from pipelines.dataset.layout import dataset_digest
+from pipelines.dataset.tools.check import stat
 from pipelines.dataset.tools.dataset import open_dataset
+from pipelines.dataset.tools.merge import merge
+from pipelines.dataset.tools.split import split, whole
 from tests.made_shards import made_row, make_dataset, stored_rows
 
 FIRST = "unit-000000-00.arrow"

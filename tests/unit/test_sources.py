@@ -17,7 +17,9 @@ from gare.common.errors import InputError
 from gare.schema import MANIFEST
 from pipelines.manifest.load import load_manifest
 from pipelines.manifest.rows import content_digest, write_manifest
-from pipelines.manifest.sources import SourceOptions, from_csv, from_folder, from_jsonl, from_parquet
+from pipelines.manifest.sources.folder import from_folder
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv, from_jsonl, from_parquet
 
 READERS = {"csv": from_csv, "jsonl": from_jsonl, "parquet": from_parquet}
 COLUMNS = {"video_id": "file", "uri": "file", "captions": "text"}
@@ -133,15 +135,15 @@ GOOD = {"video_id": "a", "uri": "a.mp4", "split": "train", "captions": ["x"]}
     ("rows", "message"),
     [
         ([{"id": "a"}], "no column video_id, uri, captions; its columns are id"),
-        ([{**GOOD, "uri": 1.5}], "line 1: 1.5 is no uri that is text"),
+        ([{**GOOD, "uri": 1.5}], "line 1: 1.5 is not a uri that is text"),
         ([GOOD, {**GOOD, "video_id": None}], "line 2 has no video_id"),
         ([GOOD, {"video_id": "b", "uri": "b", "captions": "x"}], "line 2 has no split"),
-        ([{**GOOD, "captions": [1]}], r"line 1: \[1\] is no list of captions"),
-        ([{**GOOD, "captions": {"a": "b"}}], "is no list of captions"),
-        ([{**GOOD, "attributes": "x"}], "is no mapping of attributes"),
-        ([{**GOOD, "start_s": True}], "True is no number of seconds"),
-        ([{**GOOD, "start_s": [1]}], "is no number of seconds"),
-        ([{**GOOD, "end_s": 10**400}], r"1000.*\.\.\. is no number of seconds"),
+        ([{**GOOD, "captions": [1]}], r"line 1: \[1\] is not a list of captions"),
+        ([{**GOOD, "captions": {"a": "b"}}], "is not a list of captions"),
+        ([{**GOOD, "attributes": "x"}], "is not a mapping of attributes"),
+        ([{**GOOD, "start_s": True}], "True is not a number of seconds"),
+        ([{**GOOD, "start_s": [1]}], "is not a number of seconds"),
+        ([{**GOOD, "end_s": 10**400}], r"1000.*\.\.\. is not a number of seconds"),
         ([GOOD, {**GOOD, "uri": "b.mp4"}], "line 2: 'a' has another uri than in line 1"),
         ([{**GOOD, "captions": None}], "No row of .* has a caption"),
         ([{**GOOD, "captions": ["\ud800"]}], "not valid Unicode"),
@@ -173,7 +175,7 @@ def test_a_file_that_is_no_json_lines_is_explained(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"video_id": ["a"], "uri": ["a"], "captions": [b"x"]}, "row 1: b'x' is no list of captions"),
+        ({"video_id": ["a"], "uri": ["a"], "captions": [b"x"]}, "row 1: b'x' is not a list of captions"),
         ({"video_id": ["a", ""], "uri": ["a", "b"], "captions": ["x", "y"]}, "row 2 has no video_id"),
         ({"video_id": pa.array([], pa.string()), "uri": pa.array([], pa.string()), "captions": []}, "has no rows"),
         ({"path": ["a"]}, "no column video_id, uri, captions; its columns are path"),

@@ -18,7 +18,8 @@ from gare.common.storage import Folder
 from gare.config import yaml
 from pipelines.manifest.files import CsvForm, csv_rows, json_lines, json_value, text_lines
 from pipelines.manifest.load import load_manifest
-from pipelines.manifest.sources import SourceOptions, from_csv, from_jsonl
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_csv, from_jsonl
 
 HEADER = "video_id,uri,split,captions\n"
 ROW = {"video_id": "é", "uri": "a.mp4", "split": "train", "captions": ["ein Hund läuft"]}

@@ -15,7 +15,8 @@ from gare.common.files import file_digest
 from gare.config.prepare import PrepareConfig
 from gare.data.shards import ShardSet
 from gare.schema import LEDGER, MANIFEST, SHARD, VERSION_KEY
-from pipelines.dataset import open_output, read_ledger, remove_leftovers
+from pipelines.dataset.ledger import read_ledger, remove_leftovers
+from pipelines.dataset.opening import open_output
 from pipelines.decode import decode_video
 from pipelines.prepare import attempts
 from pipelines.prepare import job as shards

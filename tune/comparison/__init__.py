@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from gare.common.errors import ConfigError
@@ -43,7 +43,7 @@ def compare(folder: Path, out: Path | None = None, baseline: str | None = None) 
     with staged_files(out, [BEST_FILE, DATA_FILE, PAGE_FILE]) as staged:
         if found.best is not None:
             write_text(staged / BEST_FILE, to_yaml(best_settings(config, found.best)))
-        write_json(staged / DATA_FILE, found.as_json() | {"curves": [curve.as_json() for curve in found.curves]})
+        write_json(staged / DATA_FILE, found.as_json() | {"curves": [asdict(curve) for curve in found.curves]})
         write_text(staged / PAGE_FILE, render(found))
     return found
 

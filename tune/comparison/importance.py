@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,6 @@ class Importance:
     needed: int
     warning: str | None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as a plain mapping."""
-        return asdict(self)
-
 
 def importance(settings: Sequence[Setting], keys: Sequence[str]) -> Importance | None:
     """Weigh ``keys`` by the settings that have the metric, none of them stopped early; None for no keys.
@@ -77,7 +73,7 @@ def importance(settings: Sequence[Setting], keys: Sequence[str]) -> Importance |
 def _warning(n: int, needed: int, explained: float | None, *, spread: bool) -> str | None:
     have = f"{n} setting{'' if n == 1 else 's'} trained to the end"
     if n < FEWEST:
-        return f"{have}: importance cannot be told from fewer than {FEWEST}, and means little below {needed}."
+        return f"{have}: importance cannot be judged from fewer than {FEWEST}, and means little below {needed}."
     if not spread or explained is None:
         return "All settings came out the same, so no key can be more important than another."
     if explained <= 0:

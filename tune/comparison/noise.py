@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from gare.common.errors import ConfigError
 from tune.comparison.labels import bounds, figure
-from tune.comparison.settings import SEED, Setting
+from tune.comparison.settings import Setting
 from tune.comparison.statistics import LEVEL, Difference, common_noise, difference, holm, largest
+from tune.record import SEED
 
 LEAST = 3
 """Fewest seeds for any claim: with two, the spread of a metric with discrete steps is often small by chance."""

@@ -94,7 +94,40 @@ class Comparison:
 
     def cautions(self) -> list[str]:
         """Return cautions to read before the figures."""
-        return _cautions(self)
+        counts, says = self.counts, []
+        if self.test == "used":
+            says.append(
+                "The trials were free to train on the test split or to choose their checkpoints by it (protocol.test "
+                "is used): nothing here says how they do on new videos."
+            )
+        if waiting := counts["pending"] + counts["running"]:
+            still = "has" if waiting == 1 else "have"
+            says.append(
+                f"{waiting} of {count(len(self.trials), 'trial')} {still} not ended: this is how it stands so far."
+            )
+        if counts["failed"]:
+            says.append(
+                f"{count(counts['failed'], 'trial')} failed and count nowhere: their settings are means of the seeds "
+                "left."
+            )
+        most = max((len(setting.scores) for setting in self.ranked), default=0)
+        if len(self.ranked) > 1 and most < LEAST:
+            says.append(
+                f"No setting has more than {count(most, 'seed')}, so nothing tells a difference between settings from "
+                f"seed noise; list at least {LEAST} in sweep.seeds."
+            )
+        if counts["stopped"]:
+            says.append(
+                f"{count(counts['stopped'], 'trial')} stopped early: {'its' if counts['stopped'] == 1 else 'their'} "
+                "metric is the best until then, and takes no part in intervals, comparisons and importance."
+            )
+        if any(setting.confirmed for setting in self.ranked):
+            says.append(
+                "The confirmed settings were chosen for their first seed, which therefore flatters them; the ranking "
+                "also gives their mean without it. They rank before the settings of the search, which have "
+                "that seed alone."
+            )
+        return says
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Format the columns and rows of the ranking as text; settings without a rank come last."""
@@ -121,7 +154,7 @@ class Comparison:
             "settings": [self._setting(number, setting) for number, setting in numbered],
             "differences": [each.as_json() for each in self.against],
             "seed_noise": asdict(self.noise) if self.noise else None,
-            "importance": self.importance.as_json() if self.importance else None,
+            "importance": asdict(self.importance) if self.importance else None,
             "cost": asdict(self.cost) | {"idle": self.cost.idle},
             "trials": [_trial(number, trial) for number, setting in numbered for trial in setting.trials],
         }
@@ -222,38 +255,3 @@ def _trial(number: int | None, trial: Trial) -> dict[str, Any]:
         "checkpoint": trial.best,
         "mlflow_run": trial.run_id,
     }
-
-
-def _cautions(found: Comparison) -> list[str]:
-    counts, says = found.counts, []
-    if found.test == "used":
-        says.append(
-            "The trials were free to train on the test split or to choose their checkpoints by it (protocol.test is "
-            "used): nothing here says how they do on new videos."
-        )
-    if waiting := counts["pending"] + counts["running"]:
-        still = "has" if waiting == 1 else "have"
-        says.append(
-            f"{waiting} of {count(len(found.trials), 'trial')} {still} not ended: this is how it stands so far."
-        )
-    if counts["failed"]:
-        says.append(
-            f"{count(counts['failed'], 'trial')} failed and count nowhere: their settings are means of the seeds left."
-        )
-    most = max((len(setting.scores) for setting in found.ranked), default=0)
-    if len(found.ranked) > 1 and most < LEAST:
-        says.append(
-            f"No setting has more than {count(most, 'seed')}, so nothing tells a difference between settings from seed "
-            f"noise; list at least {LEAST} in sweep.seeds."
-        )
-    if counts["stopped"]:
-        says.append(
-            f"{count(counts['stopped'], 'trial')} stopped early: {'its' if counts['stopped'] == 1 else 'their'} "
-            "metric is the best until then, and takes no part in intervals, comparisons and importance."
-        )
-    if any(setting.confirmed for setting in found.ranked):
-        says.append(
-            "The confirmed settings were chosen for their first seed, which therefore flatters them; the ranking also "
-            "gives their mean without it. They rank before the settings of the search, which have that seed alone."
-        )
-    return says

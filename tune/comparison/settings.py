@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,7 @@ from gare.runs.layout import HISTORY_FILE
 from gare.runs.state import read_history
 from tune.comparison.labels import cell, short_keys
 from tune.comparison.statistics import Estimate, estimate
-from tune.record import SweepRecord, Trial
-
-SEED = "train.seed"
+from tune.record import SEED, SweepRecord, Trial
 
 
 @dataclass(frozen=True)
@@ -170,10 +168,6 @@ class Curve:
     status: str
     metric: Points
     loss: Points
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as a plain mapping."""
-        return asdict(self)
 
 
 def read_curves(trials: Sequence[Trial], metric: str) -> list[Curve]:

@@ -30,9 +30,9 @@ def render(package: str, template: str, sections: Sequence[tuple[str, str]], **v
     return _environment(package).get_template(template).render(sections=sections, **values)
 
 
-def count(number: int, one: str, many: str = "") -> str:
+def count(number: int, one: str) -> str:
     """Format a number of things."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    return f"{number:,} {one}{'' if number == 1 else 's'}"
 
 
 def share(percent: float, digits: int = 1) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -48,29 +48,6 @@ class Ranks:
     v2t: NDArray[Any]
     v2t_grouped: NDArray[Any] | None
     captioned: NDArray[np.int64]
-
-    def in_order(self, order: NDArray[np.int64]) -> Ranks:
-        """Undo a sort of the texts by ``order``."""
-        t2v = np.empty_like(self.t2v)
-        t2v[order] = self.t2v
-        return replace(self, t2v=t2v)
-
-
-def count_ranks(
-    tile: Tile,
-    owner: NDArray[np.integer],
-    videos: int,
-    *,
-    ties: Ties = "pessimistic",
-    rows: int = ROWS,
-    columns: int = COLUMNS,
-) -> Ranks:
-    """Count the ranks of texts with ascending ``owner`` [N] in scores from ``tile``, rows x columns at a time.
-
-    This is ``count_views`` for the scores themselves.
-    """
-    views = {"": lambda scores, _texts, _videos: scores}
-    return count_views(tile, views, owner, videos, ties=ties, rows=rows, columns=columns)[""]
 
 
 def count_views(

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gare.common.errors import RunError
-from gare.evaluation.metrics.counting import COLUMNS, ROWS, Ranks, Ties, Tile, count_ranks
+from gare.evaluation.metrics.counting import COLUMNS, ROWS, Ranks, Ties, Tile, count_views
 
 RECALLS = (1, 5, 10, 50)
 HIGHER_IS_BETTER = tuple(f"{direction}/R@{k}" for direction in ("t2v", "v2t") for k in RECALLS)
@@ -58,25 +58,6 @@ class Ranking:
         return {f"{self.name}/queries": len(self.ranks), f"{self.name}/gallery": self.gallery}
 
 
-def rankings(scores: NDArray[Any], owner: NDArray[np.integer], *, ties: Ties = "pessimistic") -> dict[str, Ranking]:
-    """Rank a whole score matrix: rankings by name, t2v, v2t, and v2t_grouped if a video has several captions.
-
-    ``scores`` [N, V]: texts against videos, higher is better; ``owner`` [N]: the column of each text's video, in any
-    order. Memory besides ``scores`` does not grow with N x V. Raises RunError for NaN and for no texts.
-    """
-    order = np.argsort(owner, kind="stable")
-    if scores.shape[:1] != order.shape:
-        raise ValueError(f"{len(order)} texts cannot have {len(scores)} rows of scores.")
-    sorted_already = bool((order == np.arange(len(order))).all())
-
-    def tile(texts: slice, videos: slice) -> NDArray[Any]:
-        block: NDArray[Any] = scores[texts if sorted_already else order[texts], videos]
-        return block
-
-    ranks = count_ranks(tile, owner[order], scores.shape[1], ties=ties).in_order(order)
-    return as_rankings(ranks, owner, scores.shape[1])
-
-
 def tiled_rankings(
     tile: Tile,
     owner: NDArray[np.integer],
@@ -86,13 +67,15 @@ def tiled_rankings(
     rows: int = ROWS,
     columns: int = COLUMNS,
 ) -> dict[str, Ranking]:
-    """Rank scores that exist only in tiles, as ``rankings`` does.
+    """Rank scores that come in tiles: rankings by name, t2v, v2t, and v2t_grouped if a video has several captions.
 
     ``tile(texts, videos)`` returns the scores [r, c] of two slices, the same numbers every time; tiles with own pairs
     are requested twice. ``owner`` [N]: the column of each text's video, ascending: texts come sorted by video. Memory
     besides the tile grows with N + V. Raises RunError for NaN and for no texts.
     """
-    return as_rankings(count_ranks(tile, owner, videos, ties=ties, rows=rows, columns=columns), owner, videos)
+    views = {"": lambda scores, _texts, _videos: scores}
+    ranks = count_views(tile, views, owner, videos, ties=ties, rows=rows, columns=columns)[""]
+    return as_rankings(ranks, owner, videos)
 
 
 def as_rankings(ranks: Ranks, owner: NDArray[np.integer], videos: int) -> dict[str, Ranking]:
@@ -104,9 +87,3 @@ def as_rankings(ranks: Ranks, owner: NDArray[np.integer], videos: int) -> dict[s
     if ranks.v2t_grouped is not None:
         found["v2t_grouped"] = Ranking("v2t_grouped", ranks.v2t_grouped, ranks.captioned, len(ranks.captioned))
     return found
-
-
-def retrieval_metrics(scores: NDArray[Any], owner: NDArray[np.integer]) -> dict[str, float]:
-    """Return the metrics ``METRIC_NAMES``, which choose checkpoints and trials: t2v and v2t, ties pessimistic."""
-    found = rankings(scores, owner)
-    return found["t2v"].metrics() | found["v2t"].metrics()

@@ -1,15 +1,19 @@
-"""Render the report page as one string of HTML with its pictures; ``report.html`` defines its look."""
+"""Write the report page, one HTML file with its pictures; ``report.html`` defines its look."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from gare.common.files import write_text
 from gare.common.page import render as render_page
 from gare.common.page import share
 from gare.common.page.figures import BAR, FAINT, INK, canvas, drawing, inline_svg
-from gare.evaluation.report.content import HUB_WINS, Report
+from gare.data.shards import Split
+from gare.evaluation.measure import Measurement
+from gare.evaluation.report.content import HUB_WINS, Report, Subject, gather
 from gare.evaluation.report.groups import Group
 from gare.evaluation.report.pictures import SHOWN_FRAMES
 
@@ -22,7 +26,7 @@ TIES = {
 }
 SECTIONS = (
     ("metrics", "Metrics"),
-    ("ranks", "Where the right answer stands"),
+    ("ranks", "Rank of the right answer"),
     ("checks", "What the data cost"),
     ("attributes", "Accuracy by attribute"),
     ("hardest", "Hardest queries"),
@@ -30,6 +34,12 @@ SECTIONS = (
 )
 MEASURES = ["R@1", "R@5", "R@10", "R@50", "MdR", "MnR"]
 CHART = (400.0, 200.0)
+REPORT_FILE = "report.html"
+
+
+def write_report(path: Path, subject: Subject, measured: Measurement, split: Split, *, hardest: int) -> None:
+    """Write the page of a measurement of a split, with pictures of the ``hardest`` queries, atomically."""
+    write_text(path, render(gather(subject, measured, split, hardest=hardest)))
 
 
 @drawing()
@@ -40,7 +50,7 @@ def render(report: Report) -> str:
     reached = [group.interval[1] for groups in report.attributes.values() for group in groups]
     return render_page(
         __package__,
-        "report.html",
+        REPORT_FILE,
         SECTIONS,
         title=f"{report.subject.title} on {report.subject.split}",
         report=report,

@@ -14,7 +14,9 @@ from gare.common.dataset_file import read_shard
 from gare.common.errors import InputError
 from gare.common.records import load_json
 from gare.schema import DATASET_FILE
-from pipelines.dataset import Ledger, Output, ShardFile, Unfinished, existing_output
+from pipelines.dataset.layout import Output, ShardFile
+from pipelines.dataset.ledger import Ledger, Unfinished
+from pipelines.dataset.opening import existing_output
 from pipelines.dataset.shard_rows import LIGHT
 
 

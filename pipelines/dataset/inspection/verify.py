@@ -13,8 +13,8 @@ import pyarrow as pa
 from gare.common.dataset_file import stored_picture
 from gare.common.files import file_digest
 from gare.schema import DATASET_FILE, LEDGER_FOLDER, SHARD_FOLDER, UNIT_KEY, Status
-from pipelines.dataset import MANIFEST_FILE, RECIPE_FILE, ShardFile, recipe_digest
 from pipelines.dataset.inspection.contents import Contents, Unit
+from pipelines.dataset.layout import MANIFEST_FILE, RECIPE_FILE, ShardFile, recipe_digest
 from pipelines.dataset.ledger import dataset_manifest
 from pipelines.dataset.shard_rows import light_rows, shard_row, stored_problems
 from pipelines.decode import DecodeError
@@ -29,7 +29,7 @@ def ledger_problems(ledger: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield a sentence for each ledger row that is invalid by itself."""
     for row in ledger:
         if row["status"] not in get_args(Status):
-            yield f"{row['video_id']!r} has the status {row['status']!r} in the ledger, which there is not."
+            yield f"{row['video_id']!r} has the status {row['status']!r} in the ledger, which does not exist."
         elif row["status"] == "ok" and row["shard"] is None:
             yield f"{row['video_id']!r} is ok in the ledger, which names no shard for it."
         elif row["status"] != "ok" and row["reason"] is None:
@@ -141,7 +141,7 @@ def _frames_differ(stored: dict[str, Any], fresh: dict[str, Any]) -> str:
     """Say how many frames differ, and by how much."""
     pairs = list(zip(stored["frames"], fresh["frames"], strict=False))
     if len(stored["frames"]) != len(fresh["frames"]):
-        return f" ({len(fresh['frames'])} frames in place of {len(stored['frames'])})"
+        return f" ({len(fresh['frames'])} frames instead of {len(stored['frames'])})"
     differences = []
     for there, now in pairs:
         if there == now:

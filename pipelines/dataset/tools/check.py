@@ -9,7 +9,7 @@ from typing import Any
 from gare.common.errors import InputError
 from gare.common.storage import Folder
 from gare.schema import DATASET_FILE, UNIT_KEY
-from pipelines.dataset import ShardFile, dataset_digest
+from pipelines.dataset.layout import ShardFile, dataset_digest
 from pipelines.dataset.shard_rows import light_rows, stored_problems
 from pipelines.dataset.tools.dataset import Dataset, Tally, open_dataset, rows_in_brief
 from pipelines.manifest.rows import VideoIds

@@ -15,7 +15,7 @@ from gare.common.errors import InputError
 from gare.common.storage import Folder
 from gare.config import PrepareConfig
 from gare.schema import DATASET_FILE, SHARD_FOLDER
-from pipelines.dataset import ShardFile, read_recipe, recipe_digest
+from pipelines.dataset.layout import ShardFile, read_recipe, recipe_digest
 
 ENTRY_KINDS = {"file": str, "unit": int, "rows": int, "bytes": int, "sha256": str}
 

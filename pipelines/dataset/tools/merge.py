@@ -16,10 +16,10 @@ from gare.config import Config
 from gare.config.prepare import BEFORE
 from gare.config.tree import diff
 from gare.schema import SHARD_FOLDER
-from pipelines.dataset import ShardFile
+from pipelines.dataset.layout import ShardFile
 from pipelines.dataset.tools.check import OnProgress, Steps, validate
 from pipelines.dataset.tools.dataset import Dataset, Tally, open_dataset
-from pipelines.dataset.tools.target import Made, Target, dataset_values, summed
+from pipelines.dataset.tools.target import Made, Target, summed, values_like
 
 
 def merge(
@@ -54,7 +54,7 @@ def _values(datasets: Sequence[Dataset], shards: Sequence[ShardFile], tallies: S
     for name, counts in ((name, counts) for one in tallies for name, counts in one.splits.items()):
         split = tally.splits.setdefault(name, {"videos": 0, "captions": 0})
         split.update({key: split[key] + count for key, count in counts.items()})
-    return dataset_values(
+    return values_like(
         datasets[0],
         shards,
         tally,

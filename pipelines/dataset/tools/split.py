@@ -17,11 +17,13 @@ from gare.common.locks import held
 from gare.common.occupied import refuse_occupied
 from gare.common.storage import Folder, is_address
 from gare.common.text import PLAIN_NAME
-from pipelines.dataset import Ledger, Output, existing_output
+from pipelines.dataset.layout import Output
+from pipelines.dataset.ledger import Ledger
+from pipelines.dataset.opening import existing_output
 from pipelines.dataset.shard_rows import ShardWriter
 from pipelines.dataset.tools.check import NAMED_IDS, OnProgress, Steps, validate
 from pipelines.dataset.tools.dataset import Dataset, Tally, open_dataset, rows_in_brief
-from pipelines.dataset.tools.target import Made, Target, dataset_values
+from pipelines.dataset.tools.target import Made, Target, values_like
 from pipelines.manifest.files import text_lines
 from pipelines.manifest.load import stream_manifest
 
@@ -56,7 +58,7 @@ def by_split() -> Cut:
     def plan(dataset: Dataset, tally: Tally) -> Plan:
         for name in tally.splits:
             if not PLAIN_NAME.fullmatch(name):
-                raise InputError(f"{dataset.place} has a split {name!r}, which is no name for a folder; use --take.")
+                raise InputError(f"{dataset.place} has a split {name!r}, which is not a name for a folder; use --take.")
         return sorted(tally.splits), lambda _row, _video_id, split: split
 
     return Cut({"by": "split"}, plan)
@@ -206,7 +208,7 @@ def _write(
     made = {}
     for name, part in parts.items():
         notes = None if known is None else part.notes
-        values = dataset_values(dataset, part.writer.finished, part.tally, filtered={}, failed={}, notes=notes)
+        values = values_like(dataset, part.writer.finished, part.tally, filtered={}, failed={}, notes=notes)
         made[name] = part.target.finish(values)
     return made
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from gare.common.errors import InputError
 from gare.common.occupied import refuse_occupied
 from gare.common.records import load_json
 from gare.common.storage import Folder
-from gare.schema import DATASET_FILE, LEDGER_FOLDER, SCHEMA_VERSION, SHARD_FOLDER
-from pipelines.dataset import RECIPE_FILE, ShardFile, dataset_digest
+from gare.schema import DATASET_FILE, LEDGER_FOLDER, SHARD_FOLDER
+from pipelines.dataset.layout import RECIPE_FILE, ShardFile
+from pipelines.dataset.ledger import dataset_values
 from pipelines.dataset.tools.dataset import Dataset, Tally, open_dataset
 
 UNFINISHED_FILE = "unfinished.json"
@@ -80,7 +81,7 @@ class Target:
                 self.place.remove(name)
 
 
-def dataset_values(
+def values_like(
     origin: Dataset,
     shards: Sequence[ShardFile],
     tally: Tally,
@@ -90,23 +91,10 @@ def dataset_values(
     notes: Mapping[str, int] | None,
 ) -> dict[str, Any]:
     """Make the ``dataset.json`` of ``shards`` with the recipe of ``origin``; ``notes``: None if they are unknown."""
-    totals = {
-        "rows": tally.rows + sum(filtered.values()) + sum(failed.values()),
-        "ok": tally.rows,
-        "filtered": dict(sorted(filtered.items())),
-        "failed": dict(sorted(failed.items())),
-        "frames": tally.frames,
-        "bytes": sum(shard.bytes for shard in shards),
-    }
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "recipe": origin.values["recipe"],
-        "recipe_digest": origin.recipe_digest,
-        "digest": dataset_digest(origin.recipe_digest, shards),
-        "shards": [asdict(shard) for shard in shards],
-        "totals": totals if notes is None else totals | {"notes": dict(sorted(notes.items()))},
-        "splits": dict(sorted(tally.splits.items())),
-    }
+    rows = tally.rows + sum(filtered.values()) + sum(failed.values())
+    totals = {"rows": rows, "ok": tally.rows, "filtered": filtered, "failed": failed, "frames": tally.frames}
+    totals |= {} if notes is None else {"notes": notes}
+    return dataset_values(origin.values["recipe"], origin.recipe_digest, shards, tally.splits, totals)
 
 
 def summed(datasets: Sequence[Dataset], name: str) -> Counter[str] | None:

@@ -26,6 +26,7 @@ REQUEST_BYTES = 2**31  # requests come from the parent, which is trusted
 HEADER_BYTES_PER_FRAME = 64  # a timestamp takes up to 25
 SHOWN_CHARACTERS = 500
 INT32, INT64 = 2**31 - 1, 2**63 - 1  # limits of the shards' columns
+FACTS = tuple(name for name in DecodedVideo.__dataclass_fields__ if name != "frames")
 
 
 class Garbled(Exception):  # noqa: N818 - says what the message is
@@ -115,32 +116,13 @@ class VideoHeader(Message):
     def video(self, payload: bytearray) -> DecodedVideo:
         """Return the decoded video with its frames, which are views of ``payload``."""
         frames: NDArray[np.uint8] = np.frombuffer(payload, np.uint8).reshape(*self.shape, 3)
-        return DecodedVideo(
-            frames=list(frames),
-            timestamps_s=self.timestamps_s,
-            codec=self.codec,
-            width=self.width,
-            height=self.height,
-            fps=self.fps,
-            duration_s=self.duration_s,
-            notes=self.notes,
-        )
+        return DecodedVideo(frames=list(frames), **{name: getattr(self, name) for name in FACTS})
 
 
 def header_of(video: DecodedVideo, size: int, sha256: str | None) -> VideoHeader:
     """Describe a decoded video and its file of ``size`` bytes."""
-    return VideoHeader(
-        shape=[len(video.frames), *video.frames[0].shape[:2]],
-        timestamps_s=video.timestamps_s,
-        codec=video.codec,
-        width=video.width,
-        height=video.height,
-        fps=video.fps,
-        duration_s=video.duration_s,
-        notes=video.notes,
-        bytes=size,
-        sha256=sha256,
-    )
+    shape = [len(video.frames), *video.frames[0].shape[:2]]
+    return VideoHeader(shape=shape, bytes=size, sha256=sha256, **{name: getattr(video, name) for name in FACTS})
 
 
 def send(connection: socket.socket, header: Message, payload: Sequence[NDArray[np.uint8]] = ()) -> None:

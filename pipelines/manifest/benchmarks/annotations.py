@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gare.common.errors import InputError
+from gare.common.records import read_small
 from gare.common.redact import names, shown
 from pipelines.manifest.files import csv_rows, json_value, text_lines
 
@@ -131,15 +132,7 @@ class Folder:
 
     def content(self, name: str, limit: int) -> bytes:
         """Return the bytes of a file of at most ``limit`` bytes."""
-        path = self._use(name)
-        try:
-            with path.open("rb") as stream:
-                content = stream.read(limit + 1)
-        except OSError as error:
-            raise InputError(f"Cannot read {path}: {error.strerror}.") from None
-        if len(content) > limit:
-            raise InputError(f"{path} is longer than {limit} bytes.")
-        return content
+        return read_small(self._use(name), limit)
 
     def split(
         self, name: str, files: tuple[str, ...], published: Published, entries: Callable[[], list[Entry]]

@@ -213,7 +213,7 @@ def _check_complete(
     annotations: Path,
     videos: Path,
 ) -> None:
-    wrong = [f"the split {name} lacks {_and(files)}" for name, files in absent.items()]
+    wrong = [f"the split {name} has no {_and(files)}" for name, files in absent.items()]
     wrong += [f"the split {name} has {text}" for name, count in counts.items() for text in count.differences()]
     if wrong:
         raise InputError(f"--strict, and in {annotations} {_and(wrong)}; nothing was written.")

@@ -165,8 +165,6 @@ def _whole_rows(ids: Sequence[str], files: Sequence[str]) -> Iterator[Row]:
 def _clips(
     ids: Sequence[str], files: Sequence[str], root: str, segments: Segments, whole: dict[str, str]
 ) -> Iterator[Row]:
-    from pipelines.manifest.sources.folder import durations  # loads the decoder
-
     measured = durations([os.path.join(root, file) for file in files])  # noqa: PTH118
     for row, duration in zip(_whole_rows(ids, files), measured, strict=True):
         cells = {**row.cells, "attributes": {SOURCE: row.cells["video_id"]}}

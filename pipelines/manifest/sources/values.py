@@ -102,7 +102,7 @@ def _what_is_wrong(cell: str, at: int) -> str:
         return "it does not end"
     if rest[0] in "[({" or re.match(r"[-+.\d]|array|np\.|True|False", rest):
         return "it holds other things than texts"
-    return f"what stands at {rest!r} is no text in quotes"
+    return f"{rest!r} is not a text in quotes"
 
 
 def _unescaped(literal: str) -> str:
@@ -122,7 +122,7 @@ def _unescape(escape: re.Match[str]) -> str:
     try:
         return chr(int(code, 16))
     except ValueError:
-        raise NotAListError(f"{escape[0]} stands for no character") from None
+        raise NotAListError(f"{escape[0]} is not the code of a character") from None
 
 
 NO_CAPTION: Final = frozenset({"nan", "NaN", "None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>"})
@@ -210,4 +210,4 @@ def attribute(value: Any) -> str:
 
 
 def _refused(value: Any, wanted: str, where: str) -> InputError:
-    return InputError(f"{where}: {shown(value)} is no {wanted}.")
+    return InputError(f"{where}: {shown(value)} is not a {wanted}.")

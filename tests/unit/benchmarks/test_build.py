@@ -75,7 +75,7 @@ def test_strict_writes_nothing_where_a_video_is_missing(msvd, command, tmp_path,
     (msvd[0] / "val_list.txt").unlink()
     code, result, _ = command("msvd", *msvd, out, "--strict")
     assert code == 3
-    assert "the split dev lacks val_list.txt" in result["error"]
+    assert "the split dev has no val_list.txt" in result["error"]
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)

@@ -143,7 +143,7 @@ def test_places_without_ranks_are_one_sentence(capfd, first, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["first"], "first is no sweep; to compare two evaluations, name both"),
+        (["first"], "first is not a sweep; to compare two evaluations, name both"),
         (["first", "first", "first"], "These are 3 folders; give one sweep, or two evaluations"),
         (["first", "first", "--baseline", "x"], "--baseline is for a sweep; you gave two folders"),
         (["first", "--split", "dev", "--seed", "1"], "--seed, --split are for two evaluations; you gave one folder"),

@@ -24,7 +24,7 @@ from gare.evaluation.answers import Best
 from gare.evaluation.evaluate import evaluate
 from gare.evaluation.measure import SEED, measure
 from gare.evaluation.metrics.bootstrap import intervals
-from gare.evaluation.metrics.ranking import METRIC_NAMES, rankings
+from gare.evaluation.metrics.ranking import METRIC_NAMES
 from gare.evaluation.postprocess import draw_bank
 from gare.evaluation.results import METRICS_FILE, SCORES_FILE, write_results
 from gare.evaluation.scorer import GareScorer
@@ -32,7 +32,7 @@ from gare.model import GareModel
 from gare.model.pixels import OPENAI_PIXELS
 from tests import toy
 from tests.made_up import HashScorer, TableScorer, split_of
-from tests.reference import dual_softmax, querybank
+from tests.reference import dual_softmax, querybank, rankings
 
 CAPTIONS = [[f"caption {n} of video {v}" for n in range(v % 4)] for v in range(13)]
 TRAIN = split_of([[f"train caption {n} of {v}" for n in range(2)] for v in range(9)], name="train")

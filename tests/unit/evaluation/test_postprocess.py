@@ -10,10 +10,10 @@ import pytest
 from gare.common.errors import InputError
 from gare.evaluation import postprocess
 from gare.evaluation import scorer as scores_module
-from gare.evaluation.metrics.ranking import rankings
 from gare.evaluation.scorer import Scores
 from tests import reference
 from tests.made_up import TableScorer
+from tests.reference import rankings
 
 
 @pytest.fixture(autouse=True, params=[2, 3, 2040])

@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from gare.evaluation.measure import measure
-from gare.evaluation.report import Subject, write_report
-from gare.evaluation.report.content import gather, hardest_queries
+from gare.evaluation.report.content import Subject, gather, hardest_queries
 from gare.evaluation.report.groups import by_attribute, shared_captions, wilson
-from gare.evaluation.report.page import SECTIONS
+from gare.evaluation.report.page import SECTIONS, write_report
 from tests.made_up import HashScorer, TableScorer, split_of
 from tests.page import HOSTILE, PLAIN, SHOWN, Page
 

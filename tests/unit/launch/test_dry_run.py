@@ -12,7 +12,8 @@ import pytest
 from gare.cli import main
 from gare.common.errors import ConfigError, GareError, InputError
 from gare.config.tree import load_config, to_yaml
-from gare.launch.dry_run import Corpus, make_plan
+from gare.launch.dry_run.corpus import Corpus
+from gare.launch.dry_run.plan import make_plan
 from gare.launch.local import fit_local
 from gare.model import GareModel
 from gare.model.scratch import ScratchClip, make_clip

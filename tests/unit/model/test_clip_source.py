@@ -103,7 +103,7 @@ def test_towers_of_other_models_are_refused(folder):
         ({"text_config__hidden_size": 0}, "hidden_size"),
         ({"text_config__hidden_size": 30, "text_config__num_attention_heads": 4}, "is not a multiple"),
         ({"text_config__hidden_act": "relu9"}, "names the activation 'relu9'"),
-        ({"text_config__layer_norm_eps": 1e999}, "Infinity is no number of JSON"),
+        ({"text_config__layer_norm_eps": 1e999}, "Infinity is not a JSON number"),
         ({"text_config__eos_token_id": 10**6}, "eos_token_id: 1000000"),
         ({"text_config__eos_token_id": [1, 2]}, "eos_token_id: [1, 2]"),
         ({"text_config": [1]}, "text_config in"),
@@ -160,7 +160,7 @@ def test_weights_that_overlap_leave_gaps_or_lie_about_their_size_are_refused(fol
     assert "its tensors take" in refusal(folder)
     for length in (2**63, 2**40, 5 * 2**20, 0):
         (folder / WEIGHTS).write_bytes(struct.pack("<Q", length) + b"{}" * 100)
-        assert "no safetensors file" in refusal(folder)
+        assert "not a safetensors file" in refusal(folder)
     (folder / WEIGHTS).write_bytes(struct.pack("<Q", 2 * 10**5) + b"[" * (2 * 10**5))
     assert "nested too deeply" in refusal(folder)
 
@@ -170,7 +170,7 @@ def test_weights_of_wrong_kinds_and_values_are_refused_when_loaded(folder):
     name = "text_projection.weight"
     for tensor, message in (
         (weights[name].to(torch.int32), f"weight {name} in .* is int32, not a floating-point tensor"),
-        (torch.full_like(weights[name], torch.nan), f"weight {name} in .* no finite numbers"),
+        (torch.full_like(weights[name], torch.nan), f"weight {name} in .* not finite numbers"),
         (
             weights[name][:, :-1].contiguous(),
             f"weight {name} in .* is \\(64, 63\\), not the \\(64, 64\\)",
@@ -468,7 +468,7 @@ def test_tokenizers_of_other_models_are_refused(folder):
         (good | {"model": model | {"vocab": {"a": 0, "b": 1}, "merges": []}}, "belongs to another kind of model"),
         (good | {"model": model | {"merges": []}}, "no merge makes"),
         (good | {"model": model | {"merges": [["a", "zz"]]}}, "which its vocabulary does not have"),
-        (good | {"model": model | {"merges": ["abc"]}}, "is no pair of pieces"),
+        (good | {"model": model | {"merges": ["abc"]}}, "is not a pair of pieces"),
         (good | {"model": model | {"vocab": dict.fromkeys(model["vocab"], 3)}}, "have the same id"),
         (good | {"model": model | {"vocab": shifted}, "added_tokens": []}, "has ids up to"),
         (

@@ -152,7 +152,7 @@ def test_without_a_config_it_asks_and_takes_the_answers(clip, state, tmp_path):
         ({"text_cfg__vocab_size": 49408}, "says text_cfg.vocab_size 49408"),
         ({"embed_dim": 32}, "says embed_dim 32"),
         ({"vision_cfg__layers": [2, 2]}, "vision_cfg.layers [2, 2]; a whole number"),
-        ({"vision_cfg__head_width": 48}, "no multiple of 48"),
+        ({"vision_cfg__head_width": 48}, "not a multiple of the head width 48"),
         ({"text_cfg__heads": 7}, "7 heads do not divide"),
         ({"vision_cfg__timm_model_name": "vit_so400m"}, "vision_cfg.timm_model_name is 'vit_so400m'"),
         ({"vision_cfg__pool_type": "avg"}, "vision_cfg.pool_type is 'avg'"),
@@ -187,8 +187,8 @@ def test_keys_that_change_nothing_here_are_allowed(state, tmp_path):
         ("clip.activation=gelu", "The file is OpenAI's model, whose clip.activation is quick_gelu"),
         ("clip.activation=relu", "clip.activation cannot be 'relu'; it is quick_gelu|gelu"),
         ("clip.image_head_width=yes", "clip.image_head_width cannot be"),
-        ("clip.depth=3", "clip.depth is no setting of a CLIP model; these are: clip.activation"),
-        ("model.gap_sign=-1", "model.gap_sign is no setting of a CLIP model"),
+        ("clip.depth=3", "clip.depth is not a setting of a CLIP model; these are: clip.activation"),
+        ("model.gap_sign=-1", "model.gap_sign is not a setting of a CLIP model"),
     ],
 )
 def test_settings_that_contradict_an_openai_archive_or_do_not_exist_are_refused(tmp_path, setting, message):

@@ -227,9 +227,9 @@ def test_tokenizer_files_that_cannot_be_used(folders, tmp_path):
     good = json.loads(path.read_text())
     model, lone = good["model"], good["model"]["vocab"][0]
     for value, message in (
-        (good | {"model": model | {"vocab": {"a": 1}}}, "is no list of pieces"),
-        (good | {"model": model | {"vocab": [*model["vocab"], ["a"]]}}, "is no piece with its score"),
-        (good | {"model": model | {"vocab": [*model["vocab"], ["a", 10**400]]}}, "is no piece with its score"),
+        (good | {"model": model | {"vocab": {"a": 1}}}, "is not a list of pieces"),
+        (good | {"model": model | {"vocab": [*model["vocab"], ["a"]]}}, "is not a piece with its score"),
+        (good | {"model": model | {"vocab": [*model["vocab"], ["a", 10**400]]}}, "is not a piece with its score"),
         (good | {"model": model | {"vocab": [*model["vocab"], lone]}}, "are the same"),
         (good | {"model": model | {"vocab": [["a", 0.0]]}}, "its vocabulary of 1 pieces has no"),
         (good | {"added_tokens": [{"id": 5, "content": "<video>"}]}, "adds the token '<video>'"),

@@ -209,7 +209,7 @@ def test_disk_full_is_one_sentence_and_the_same_command_goes_on(toy_run, monkeyp
             fit(config)
     reason = "No space left on device" if how == "sync" else "File too large"
     assert re.fullmatch(
-        rf"Cannot write \S+step-00000008\S*: {reason}\. The checkpoint before it \(step-00000004\) is whole; when "
+        rf"Cannot write \S+step-00000008\S*: {reason}\. The checkpoint before it \(step-00000004\) is complete; when "
         r"there is room, the same command continues\.",
         str(caught.value),
     )

@@ -13,7 +13,7 @@ from gare.cli import main
 from gare.common.errors import ConfigError
 from gare.config.tree import build, to_yaml
 from gare.data.shards import ShardSet
-from gare.launch.dry_run import make_plan
+from gare.launch.dry_run.plan import make_plan
 from gare.launch.local import fit_local
 from gare.objective import SINGLE
 from gare.runs.inputs import open_data

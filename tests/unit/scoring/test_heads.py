@@ -267,8 +267,9 @@ def test_earlier_settings_keep_their_names_and_are_gare():
 
 def test_diagnose_says_that_there_are_no_increments(toy_run, tmp_path, capfd):
     summary = fit_local(toy_run("model.head=mean_pool", "train.epochs=1", *NO_TERMS), quiet=True)
+    words = ("diagnose", summary.directory, "--shards", toy_run().runtime.shards, "--out", tmp_path / "d.png")
     with pytest.raises(SystemExit) as ended:
-        main(["diagnose", summary.directory, "--shards", toy_run().runtime.shards, "--out", str(tmp_path / "d.png")])
+        main([str(word) for word in words])
     assert ended.value.code != 0
     assert "model.head mean_pool makes no increments, so there is nothing to measure of" in " ".join(
         capfd.readouterr().err.split()

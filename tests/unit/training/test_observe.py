@@ -11,7 +11,7 @@ import torch
 
 from gare.common.errors import RunError
 from gare.data.batches import make_batch
-from gare.diagnostics import increment_spread, relative_length
+from gare.diagnostics.measures import increment_spread, relative_length
 from gare.diagnostics.pairs import batch_state, split_state
 from gare.launch.local import fit_local
 from gare.launch.tracked import tracked

@@ -50,7 +50,7 @@ def test_a_run_begins_with_the_weights_of_a_runs_best_checkpoint_and_at_step_0(t
     assert (begun["optimiser"], begun["step"]) == ({}, 0)
     assert (summary.resumed_step, summary.steps) == (None, source.steps)
     assert read_state(Path(summary.directory)).init_from == {
-        "checkpoint": source.best,
+        "checkpoint": str(source.best),
         "weights_sha256": file_digest(Path(source.best) / "model.safetensors"),
         "config_digest": read_state(Path(source.directory)).config_digest,
     }
@@ -95,7 +95,7 @@ def test_a_relative_path_starts_from_the_root(toy_run, source):
     where = Path(source.directory)
     settings = (f"runtime.root={where.parent}", f"train.init_from={where.name}", "train.epochs=1")
     summary = fit(toy_run(*settings))
-    assert read_state(Path(summary.directory)).init_from["checkpoint"] == source.best
+    assert read_state(Path(summary.directory)).init_from["checkpoint"] == str(source.best)
 
 
 def test_what_is_no_checkpoint_is_refused_before_anything_starts(toy_run, tmp_path):
@@ -133,10 +133,10 @@ def test_a_tensor_of_another_shape_is_refused_by_its_setting(toy_run, source):
 
 def test_the_clip_of_a_checkpoint_is_a_clip_that_training_starts_from(toy_run, source, tmp_path, capfd):
     out = tmp_path / "exported"
-    command = ["export-clip", source.directory, "--out", str(out), "--json"]
+    command = ["export-clip", str(source.directory), "--out", str(out), "--json"]
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
-    assert json.loads(capfd.readouterr().out)["checkpoint"] == source.best
+    assert json.loads(capfd.readouterr().out)["checkpoint"] == str(source.best)
     assert CliRunner().invoke(cli, command).exit_code == 0  # its own kind of folder may be replaced
     stored = load_model(source.best)
     model = GareModel.from_clip(str(out), stored.config)
@@ -144,7 +144,7 @@ def test_the_clip_of_a_checkpoint_is_a_clip_that_training_starts_from(toy_run, s
         assert torch.equal(value, model.clip.state_dict()[name])
     assert (model.tokenizer, model.pixels) == (stored.tokenizer, stored.pixels)
     fit(toy_run("train.epochs=1", f"model.clip={out}"))
-    refused = CliRunner().invoke(cli, ["export-clip", source.directory, "--out", source.directory])
+    refused = CliRunner().invoke(cli, ["export-clip", str(source.directory), "--out", str(source.directory)])
     assert refused.exit_code == InputError.exit_code
     assert "holds other things" in refused.output
 
@@ -183,7 +183,7 @@ def test_other_pixel_statistics_are_refused(toy_run, source, toy_clip, tmp_path)
 
 
 def test_a_dry_run_says_where_a_run_would_begin_and_what_would_be_refused(toy_run, source):
-    from gare.launch.dry_run import make_plan
+    from gare.launch.dry_run.plan import make_plan
 
     (problem,) = make_plan(toy_run("train.init_from=/nowhere")).problems
     assert "There is no folder /nowhere" in problem

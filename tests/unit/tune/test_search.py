@@ -6,10 +6,10 @@ from optuna.trial import TrialState
 
 from gare.common.errors import ConfigError
 from gare.config.tree import build
-from tune.opening import confirmations, searcher
+from tune.opening import confirmations
 from tune.record import SweepRecord, Trial
 from tune.space import expand, parse_space
-from tune.study import STUDY_FILE, STUDY_NAME
+from tune.study import STUDY_FILE, STUDY_NAME, StudySearch
 
 IB, TR, METRIC = "objective.information_bottleneck.weight", "objective.trust_region.weight", "dev/t2v/R@1"
 SPACE = {
@@ -35,7 +35,7 @@ class Driver:
         )
         for trial in self.record.trials:
             trial.status = "pending" if trial.status in {"running", "failed"} else trial.status
-        self.search = searcher(settings, folder, self.record, self.add, lambda index: {"trial": index})
+        self.search = StudySearch(settings, folder, self.record, self.add, lambda index: {"trial": index})
         self.ids = 0
 
     def add(self, planned):
@@ -74,10 +74,6 @@ class Driver:
 
 def score(overrides):
     return 50 - 400 * abs(overrides[TR] - 0.03) + (overrides["model.context"] == "frames")
-
-
-def test_no_searcher_is_needed_for_a_random_search(tmp_path):
-    assert searcher(build({"sweep": {"space": SPACE}}), tmp_path, None, None, None) is None
 
 
 def test_trials_are_what_the_seed_says_and_begin_as_a_random_search_does(tmp_path):

@@ -140,7 +140,7 @@ def test_seeds_and_more_trials_leave_the_draws_as_they_are_and_come_after():
         ({"cases": {"a": {TR: 0.01}, "b": {}}}, "sweep.cases: b is the same experiment as a"),
         ({"cases": {"a": {TR: 0.0}}, "space": {TR: {"grid": [1.0]}}}, "a sets .*, which sweep.space varies"),
         ({"cases": {"a": {"train.seed": 0}}, "seeds": [0, 1]}, "a sets train.seed, which sweep.seeds varies"),
-        ({"cases": {" ": {}}}, "is no name for a case"),
+        ({"cases": {" ": {}}}, "is not a name for a case"),
         ({"space": {"train.seed": {"grid": [1, 2]}}, "seeds": [0, 1]}, "in sweep.space and in sweep.seeds"),
         ({"space": {TR: {"grid": [0.0, 1.0]}}, "search": "optuna"}, "is a grid, .* write choice"),
         ({"search": "optuna"}, "sweep.space is empty"),

@@ -13,14 +13,14 @@ from gare.config.tree import build
 from gare.runs.state import RunSummary
 from tune.launch import Listed, asha
 from tune.record import SweepRecord, Trial
-from tune.trial import OUTCOME, Plan, TrialActor, Zones, chosen, run_trial
+from tune.trial import OUTCOME, TrialActor, Zones, chosen, run_trial
 
 METRIC = "dev/t2v/R@1"
 
 
 def plan(**sweep):
     values = {"sweep": {"metric": METRIC} | sweep, "runtime": {"name": "s", "output": "/runs"}, "train": {"epochs": 4}}
-    return Plan(build(values).model_dump(mode="json"))
+    return build(values).model_dump(mode="json")
 
 
 def told(trainer, index=0, zone=None, **overrides):
