@@ -142,15 +142,21 @@ class SegmentCodes:
         """Return the codes of videos by their rows."""
         return self.codes[rows if self._places is None else self._places[rows].long()]
 
-    def scan(self, query_R: Tensor, lists: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return rows and approximate scores of all videos, or of those in some lists."""
-        if lists is None or self.starts is None or self.rows is None:
-            rows = torch.arange(len(self)) if self.rows is None else self.rows
-            return rows, self.codes.scores(query_R[None])[0]
+    def scan(self, query_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows and approximate scores of all videos."""
+        rows = torch.arange(len(self)) if self.rows is None else self.rows
+        return rows, self.codes.scores(query_R[None])[0]
+
+    def inside(self, lists: Tensor) -> tuple[Tensor, Codes]:
+        """Return rows and codes of the videos in some lists. Raises ValueError if there are no lists."""
+        if self.starts is None or self.rows is None:
+            raise ValueError("these codes are in no lists")
         ends = torch.stack([self.starts[lists], self.starts[lists + 1]], dim=1).tolist()
         spans = [slice(*span) for span in ends]
-        some = Codes(*(torch.cat([x[span] for span in spans]) for x in (self.codes.codes, self.codes.scale)))
-        return torch.cat([self.rows[span] for span in spans]), some.scores(query_R[None])[0]
+        rows, codes, scale = (
+            torch.cat([x[span] for span in spans]) for x in (self.rows, self.codes.codes, self.codes.scale)
+        )
+        return rows, Codes(codes, scale)
 
     def save(self, path: Path) -> None:
         """Write them as a safetensors file."""

@@ -26,7 +26,7 @@ CANDIDATES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 GROWTH = 0.6
 """The candidates for a given recall grow with this power of the number of videos, measured from 1,800 to 14,600."""
 
-FALSE_FLAGS = 0.02
+FALSE_FLAGS = 0.01
 """Share of the held-out texts that count as unknown by their leverage."""
 
 WORD_FLAGS, NEVER = 0.01, 2.0
