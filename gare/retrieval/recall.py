@@ -144,7 +144,7 @@ class Asked:
         probes = 0
         if lists is not None and best_codes is not None:
             own = lists.assign(best_codes).view_as(best.numbers)
-            rank = _rank(self.queries @ lists.centres.T, own)
+            rank = _rank(self.queries @ lists.means.T, own)
             probes, shares = self._probes(ahead, rank, dict(zip(tried, shares, strict=True)), len(lists))
         return Recall(
             videos=videos,
