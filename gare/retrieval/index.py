@@ -17,7 +17,8 @@ from gare.common.console import warn
 from gare.common.errors import InputError
 from gare.common.redact import shown
 from gare.evaluation.encode import encode_texts
-from gare.retrieval.codes import Lists, load_lists
+from gare.retrieval.anchors import Anchors
+from gare.retrieval.codes import Codes, Lists, load_lists
 from gare.retrieval.folder import IndexRecord
 from gare.retrieval.model import IndexModel
 from gare.retrieval.recall import TOP
@@ -102,6 +103,7 @@ class SearchIndex:
     segments: list[Segment]
     missing: int = 0
     basis: Basis | None = None
+    anchors: Anchors | None = None
     lists: Lists | None = None
     _factors: Factors[Any] = field(init=False)
     threads: ThreadPoolExecutor = field(init=False, default_factory=read_pool)
@@ -154,7 +156,7 @@ class SearchIndex:
         model = self.model
         texts = encode_texts(model.model, model.tokenizer, [query], model.config.data.words, 1)
         allowed = self._allowed(where or {})
-        chosen, searched = self._candidates(texts, allowed, top, exact=exact, wanted=first_stage)
+        chosen, searched = self._candidates(query, texts, allowed, top, exact=exact, wanted=first_stage)
         scores = self.scores(chosen, lambda gallery: self._factors.score(gallery, texts, ScoreStats())[0])
         return Hits(self._hits(chosen, scores, top), searched)
 
@@ -174,7 +176,7 @@ class SearchIndex:
         videos, wanted = sum(int(mask.sum()) for mask in allowed), LIKE * max(top, TOP)
         codes = self.segments[number].codes
         if codes is not None and not exact and videos > max(FEW, wanted):
-            chosen = self._best(codes.of_videos(torch.tensor([row])).vectors()[0], allowed, wanted)
+            chosen = self.best(codes.of_videos(torch.tensor([row])).vectors()[0], allowed, wanted)
         else:
             chosen = [np.flatnonzero(mask) for mask in allowed]
         scored = sum(map(len, chosen))
@@ -206,7 +208,7 @@ class SearchIndex:
         return [segment.where(where) for segment in self.segments]
 
     def _candidates(
-        self, texts: Texts, allowed: list[NDArray[np.bool_]], top: int, *, exact: bool, wanted: int | None
+        self, query: str, texts: Texts, allowed: list[NDArray[np.bool_]], top: int, *, exact: bool, wanted: int | None
     ) -> tuple[list[NDArray[np.int64]], Searched]:
         filtered = any(mask is not segment.alive for mask, segment in zip(allowed, self.segments, strict=True))
         videos = sum(int(mask.sum()) for mask in allowed) if filtered else len(self)
@@ -220,7 +222,8 @@ class SearchIndex:
         if exact or basis is None or recall is None:
             return [np.flatnonzero(mask) for mask in allowed], everything
         queries, leverage = basis.queries(texts.text.cpu())
-        unknown = float(leverage[0]) > recall.leverage
+        words = self.anchors.unknown_words([query])[0] if self.anchors is not None else 0.0
+        unknown = recall.is_unknown(float(leverage[0]), words)
         count = max(wanted or recall.choose(top, len(self)) * (WIDE if unknown else 1), top)
         if videos <= count or (wanted is None and videos <= FEW):
             return [np.flatnonzero(mask) for mask in allowed], everything
@@ -228,9 +231,9 @@ class SearchIndex:
         probes = None if unknown or filtered or self.lists is None else recall.lists(count, len(self.lists))
         known = None if unknown else recall.at(count)
         searched = Searched(videos, count, known, unknown, self.missing)
-        return self._best(queries[0], allowed, count, probes), searched
+        return self.best(queries[0], allowed, count, probes), searched
 
-    def _best(
+    def best(
         self, query_R: Tensor, allowed: list[NDArray[np.bool_]], count: int, probes: int | None = None
     ) -> list[NDArray[np.int64]]:
         """Return the rows of each segment among the best ``count`` of the allowed by the first stage, in order.
@@ -239,16 +242,15 @@ class SearchIndex:
         """
         lists = self.lists.best(query_R, probes) if self.lists is not None and probes is not None else None
         found = []
-        for segment, mask in zip(self.segments, allowed, strict=True):
-            assert segment.codes is not None  # noqa: S101 - all segments have codes, or none
-            rows, scores = segment.codes.scan(query_R, lists)
-            if mask is not segment.alive or segment.living < len(segment):
-                kept = torch.from_numpy(mask)[rows.long()]
-                rows, scores = rows[kept], scores[kept]
-            found.append((rows, scores))
+        for segment, mask, scanned in zip(self.segments, allowed, self._scanned(query_R, lists), strict=True):
+            if mask is segment.alive and segment.living == len(segment):
+                found.append(scanned)
+            else:
+                kept = torch.from_numpy(mask)[scanned[0].long()]
+                found.append((scanned[0][kept], scanned[1][kept]))
         joined = torch.cat([scores for _, scores in found])
         if lists is not None and len(joined) < count:
-            return self._best(query_R, allowed, count)
+            return self.best(query_R, allowed, count)
         best = joined.topk(min(count, len(joined))).indices.sort().values
         ends = np.cumsum([len(rows) for rows, _ in found])
         parts = np.split(best.numpy(), np.searchsorted(best.numpy(), ends[:-1]))
@@ -257,6 +259,16 @@ class SearchIndex:
             np.sort(rows[torch.from_numpy(part - start)].numpy()).astype(np.int64)
             for (rows, _), part, start in zip(found, parts, starts, strict=True)
         ]
+
+    def _scanned(self, query_R: Tensor, lists: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        """Return rows and approximate scores of each segment's videos, all of them or those in some lists."""
+        codes = [segment.codes for segment in self.segments if segment.codes is not None]
+        if lists is None:
+            return [one.scan(query_R) for one in codes]
+        parts = [one.inside(lists) for one in codes]
+        scores = Codes.join([some for _, some in parts]).scores(query_R[None])[0]
+        sizes = [len(rows) for rows, _ in parts]
+        return [(rows, part) for (rows, _), part in zip(parts, torch.split(scores, sizes), strict=True)]
 
     def _vectors(self, chosen: list[NDArray[np.int64]]) -> Tensor:
         def vectors(gallery: Rows) -> Tensor:
@@ -293,7 +305,8 @@ class SearchIndex:
 
         Raises InputError if none can be read.
         """
-        basis = load_basis(folder / record.basis, model.model.dim)[0] if record.basis is not None else None
+        loaded = (None, None) if record.basis is None else load_basis(folder / record.basis, model.model.dim)
+        basis, anchors = loaded
         rank = None if basis is None else basis.directions.shape[1]
         lists = None if record.lists is None or rank is None else load_lists(folder / record.lists, rank)
         segments, missing, form = [], 0, model.check_format(record.format, folder)
@@ -307,7 +320,7 @@ class SearchIndex:
                     warn(f"{error} Its {files.videos} videos are not searched.")
         if reason is not None and not segments:
             raise reason
-        return cls(folder, record, model, segments, missing, basis, lists)
+        return cls(folder, record, model, segments, missing, basis, anchors, lists)
 
     @classmethod
     def whole(cls, folder: Path, record: IndexRecord, model: IndexModel) -> Self:
