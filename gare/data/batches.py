@@ -157,14 +157,15 @@ class View:
 
     def squares(self, split: Split, index: int, random: np.random.Generator | None = None) -> list[NDArray[np.uint8]]:
         """Return the frames of ``clip`` as a list; raw stored ones are views of the file, not copied yet."""
-        pictures = split.pictures(index, self._picks(split.count(index), random))
+        pictures = split.pictures(index, self.picks(split.count(index), random))
         height, width = pictures[0].shape[:2]
         if min(height, width) < self.size:
             raise split.damaged(index, f"{width} x {height} pixels, and {self.size} are needed")
         top, left = self._corner(height, width, random)
         return [picture[top : top + self.size, left : left + self.size] for picture in pictures]
 
-    def _picks(self, stored: int, random: np.random.Generator | None) -> list[int]:
+    def picks(self, stored: int, random: np.random.Generator | None = None) -> list[int]:
+        """Return the places of the frames to use among ``stored`` ones."""
         if self.data.sampling == "linspace":
             return thin(stored, self.data.frames)
         if random is None:

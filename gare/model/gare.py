@@ -113,17 +113,22 @@ class GareModel(nn.Module):
 
         Only valid frames are normalised and pass through the image tower; padded rows are zeros.
         """
-        return self._over_time(self.embed_images(self.normalise(clips[frame_mask])), frame_mask)
+        return self.temporal(self.embed_clips(clips, frame_mask), frame_mask)  # type: ignore[no-any-return]
+
+    def embed_clips(self, clips: Tensor, frame_mask: Tensor) -> Tensor:
+        """Return frame vectors [V, F, D] like ``encode_clips``, but from before the temporal transformer."""
+        return self._in_places(self.embed_images(self.normalise(clips[frame_mask])), frame_mask)
 
     def encode_frames(self, pixels: Tensor, frame_mask: Tensor) -> Tensor:
         """Encode normalised pixels [V, F, 3, H, W] like ``encode_clips``."""
-        return self._over_time(self.embed_images(pixels[frame_mask]), frame_mask)
+        embedded = self._in_places(self.embed_images(pixels[frame_mask]), frame_mask)
+        return self.temporal(embedded, frame_mask)  # type: ignore[no-any-return]
 
-    def _over_time(self, embedded: Tensor, frame_mask: Tensor) -> Tensor:
-        """Put valid frames' embeddings [N, D] in their places [V, F, D] and apply the temporal transformer."""
+    def _in_places(self, embedded: Tensor, frame_mask: Tensor) -> Tensor:
+        """Put valid frames' embeddings [N, D] in their places [V, F, D]; padded rows are zeros."""
         frames = embedded.new_zeros(*frame_mask.shape, self.dim)
         frames[frame_mask] = embedded
-        return self.temporal(frames, frame_mask)  # type: ignore[no-any-return]
+        return frames
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Return CLIP image embeddings [N, D] of normalised pixels [N, 3, H, W]."""

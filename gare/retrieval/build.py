@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from gare.common.errors import ConfigError, InputError
 from gare.common.redact import shown
-from gare.config.experiment import DataConfig
+from gare.data.batches import View
 from gare.data.shards import ShardSet, Split, VideoInfo
-from gare.evaluation.encode import encode_texts, encode_videos
+from gare.evaluation.encode import encode_texts, encode_twice, encode_videos
 from gare.retrieval.folder import (
     INDEX_VERSION,
     VIDEOS,
@@ -29,6 +29,7 @@ from gare.retrieval.folder import (
     next_generation,
 )
 from gare.retrieval.index import SearchIndex, Segment
+from gare.retrieval.media import MEDIA, Kept, make_media
 from gare.retrieval.model import IndexModel
 from gare.retrieval.records import RecordFormat, record_factors, write_records
 from gare.retrieval.stage import (
@@ -42,7 +43,7 @@ from gare.retrieval.stage import (
     save_basis,
     save_codes,
 )
-from gare.scoring.factors import ScoreStats, Texts, slices
+from gare.scoring.factors import ScoreStats, Texts, Videos, slices
 
 Storage = Literal["float16", "float32"]
 
@@ -65,21 +66,23 @@ def write_index(
     split: str,
     *,
     storage: Storage = "float16",
+    kept: Kept = Kept(),  # noqa: B008 - it is frozen
     stage_above: int = STAGE_ABOVE,
     queries: Iterable[str] | None = None,
 ) -> SearchIndex:
     """Encode the videos of a split and save them as an index, replacing an index in the folder.
 
-    ``storage``: the type frames are stored in. ``stage_above``: with more videos than this, fit a first stage on
-    ``queries`` (sentences like those you will search with), or on the captions of the shards. Memory does not grow with
-    the number of videos, except for what the shards record about them. Raises InputError for an empty split, frames
-    that the storage cannot hold, and a folder that holds other things.
+    ``storage``: the type frames are stored in. ``kept``: what is stored to show the videos. ``stage_above``: with
+    more videos than this, fit a first stage on ``queries`` (sentences like those you will search with), or on the
+    captions of the shards. Memory does not grow with the number of videos, except for what the shards record about
+    them. Raises InputError for an empty split, frames that the storage cannot hold, and a folder that holds other
+    things.
     """
     if not dataset.splits.get(split, {"videos": 1})["videos"]:
         raise InputError(f"The split {split!r} of {dataset.folder} is empty; there is nothing to index.")
     with next_generation(folder, new=True) as generation:
         with _SegmentWriter(generation, model.config.data.frames) as writer:
-            _encode(writer, model, dataset, split, storage, known=frozenset())
+            _encode(writer, model, dataset, split, storage, kept, known=frozenset())
         if not writer.done:
             raise InputError(f"The split {split!r} of {dataset.folder} is empty; there is nothing to index.")
         record = IndexRecord(
@@ -92,6 +95,8 @@ def write_index(
             split=split,
             storage=storage,
             format=writer.form.fields,
+            previews=kept.previews,
+            windows=kept.windows,
             segments=writer.done,
             digests={},
         )
@@ -124,7 +129,8 @@ def append_videos(
             if alive
         )
         with _SegmentWriter(generation, model.config.data.frames, RecordFormat(record.format)) as writer:
-            added = _encode(writer, model, dataset, split, record.storage, known)
+            kept = Kept(record.previews, record.windows)
+            added = _encode(writer, model, dataset, split, record.storage, kept, known)
         if not added:
             return opened, 0
         record = record.model_copy(update={"segments": [*record.segments, *writer.done]})
@@ -169,7 +175,8 @@ def compact_index(folder: Path, model: IndexModel) -> SearchIndex:
                     taken = torch.from_numpy(rows[part])
                     codes = None if segment.codes is None else segment.codes[taken]
                     records = segment.records.read(rows[part], opened.threads)
-                    writer.add(records, segment.table.take(rows[part]), codes)
+                    media = None if segment.media is None else segment.media.table.take(rows[part])
+                    writer.add(records, segment.table.take(rows[part]), codes, media)
         done = generation.commit(record.model_copy(update={"segments": writer.done}))
         return SearchIndex.of(folder, done, model)
 
@@ -209,7 +216,7 @@ def _last(generation: Generation) -> IndexRecord:
 def _whole(folder: Path, record: IndexRecord, model: IndexModel) -> SearchIndex:
     """Open all segments of an index for a change. Raises InputError if a part cannot be read."""
     opened = SearchIndex.of(folder, record, model)
-    if opened.missing:
+    if opened.missing or any(segment.lost_media for segment in opened.segments):
         raise InputError(f"A part of the index {folder} cannot be read, so it cannot be changed. Make it again.")
     return opened
 
@@ -261,19 +268,23 @@ class _SegmentWriter:
             raise InputError("The videos do not have the index's number of frames or settings; make a new index.")
         return form.pack(gallery)
 
-    def add(self, records: NDArray[np.void], table: pa.Table, codes: Codes | None = None) -> None:
-        """Append some videos, with their codes if they already have some."""
+    def add(
+        self, records: NDArray[np.void], table: pa.Table, codes: Codes | None = None, media: pa.Table | None = None
+    ) -> None:
+        """Append some videos, with their codes if they already have some, and with their media if they are kept."""
         if self._open is not None and self._count + len(records) > SEGMENT_VIDEOS:
             self._close()
         if self._open is None:
-            self._begin(codes=codes is not None)
+            self._begin(codes=codes is not None, media=media is not None)
         write_records(self._records, records)
         self._about.write_table(table)
         if codes is not None:
             self._codes.append(codes)
+        if media is not None:
+            self._media.write_table(media)
         self._count += len(records)
 
-    def _begin(self, *, codes: bool) -> None:
+    def _begin(self, *, codes: bool, media: bool) -> None:
         stem = self._generation.segment()
         self._files = SegmentFiles(videos=0, records=f"{stem}.records", about=f"{stem}.arrow")
         if codes:
@@ -284,6 +295,10 @@ class _SegmentWriter:
         self._records: IO[bytes] = self._open.enter_context(path.open("wb"))
         path = self._open.enter_context(self._generation.file(self._files.about))
         self._about = self._open.enter_context(pa.ipc.new_file(str(path), VIDEOS))
+        if media:
+            self._files.media = f"{stem}.media"
+            path = self._open.enter_context(self._generation.file(self._files.media))
+            self._media = self._open.enter_context(pa.ipc.new_file(str(path), MEDIA))
 
     def _close(self) -> None:
         stack, self._open = self._open, None
@@ -297,7 +312,13 @@ class _SegmentWriter:
 
 
 def _encode(
-    writer: _SegmentWriter, model: IndexModel, dataset: ShardSet, split: str, storage: str, known: frozenset[str]
+    writer: _SegmentWriter,
+    model: IndexModel,
+    dataset: ShardSet,
+    split: str,
+    storage: str,
+    kept: Kept,
+    known: frozenset[str],
 ) -> int:
     """Encode the videos of a split that are not known yet, block by block, and return their number."""
     dtype = torch.float16 if storage == "float16" else None
@@ -305,19 +326,25 @@ def _encode(
     for part in dataset.parts(split):
         numbers = [n for n, video in enumerate(part.videos) if video.video_id not in known]
         for rows in slices(len(numbers), ENCODED):
-            encoded = _frames(model, part, numbers[rows])
+            before, encoded = _frames(model, part, numbers[rows], kept)
             largest = encoded.frames.abs().max()
             if dtype is not None and not float(largest) <= torch.finfo(dtype).max:
                 raise InputError(f"Frame vectors up to {float(largest):g} do not fit float16; keep them as float32.")
             records = writer.pack(factors.build(encoded, dtype))
-            writer.add(records, _about([part.videos[n] for n in numbers[rows]]))
+            about = _about([part.videos[n] for n in numbers[rows]])
+            view = View(model.config.data, model.model.image_size)
+            media = make_media(part, numbers[rows], view, before, kept) if kept else None
+            writer.add(records, about, media=media)
             added += len(records)
     return added
 
 
-def _frames(model: IndexModel, part: Split, numbers: Sequence[int]) -> Any:
-    data: DataConfig = model.config.data
-    return encode_videos(model.model, part, data, model.config.runtime.eval_batch, videos=numbers)
+def _frames(model: IndexModel, part: Split, numbers: Sequence[int], kept: Kept) -> tuple[Videos | None, Videos]:
+    """Return frame vectors from before the temporal transformer, if windows are kept, and those after it."""
+    data, batch = model.config.data, model.config.runtime.eval_batch
+    if kept.windows:
+        return encode_twice(model.model, part, data, batch, numbers)
+    return None, encode_videos(model.model, part, data, batch, videos=numbers)
 
 
 def _about(videos: Sequence[VideoInfo]) -> pa.Table:

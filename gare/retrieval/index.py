@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from gare.common.errors import InputError
 from gare.common.redact import first_line, shown
 from gare.evaluation.encode import encode_texts
 from gare.retrieval.folder import VIDEOS, IndexRecord, SegmentFiles
+from gare.retrieval.media import MediaFile
 from gare.retrieval.model import IndexModel
 from gare.retrieval.records import RecordFile, RecordFormat, read_pool, record_factors
 from gare.retrieval.stage import WIDE, Basis, Codes, load_basis, load_codes
@@ -41,12 +43,16 @@ LIKE = 20
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer: its rank from 1, its score (a cosine), the video's id and its source file or address."""
+    """One answer: its rank from 1, its score (a cosine), the video's id and its source file or address.
+
+    ``seconds``: start and end in that file of the window that the query fits best, if the index keeps windows.
+    """
 
     rank: int
     score: float
     video_id: str
     uri: str
+    seconds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,16 @@ class Searched:
         return found + (f"; {self.missing:,} videos cannot be read" if self.missing else "")
 
 
-class Hits(list[Hit]):
-    """The answers, best first; ``searched`` tells how they were found."""
+Place = tuple[int, int]
+"""Number of a segment of an opened index, and the row of a video in it."""
 
-    def __init__(self, hits: list[Hit], searched: Searched) -> None:
+
+class Hits(list[Hit]):
+    """The answers, best first; ``searched`` tells how they were found, ``places`` where they are in the index."""
+
+    def __init__(self, hits: list[Hit], searched: Searched, places: list[Place]) -> None:
         super().__init__(hits)
-        self.searched = searched
+        self.searched, self.places = searched, places
 
 
 class Segment:
@@ -104,6 +114,13 @@ class Segment:
         self.codes: Codes | None = None
         if files.codes is not None and rank is not None:
             self.codes = load_codes(folder / files.codes, count, rank)
+        self.media: MediaFile | None = None
+        self.lost_media: InputError | None = None
+        if files.media is not None:
+            try:
+                self.media = MediaFile(folder / files.media, count)
+            except InputError as error:  # search goes on without pictures
+                self.lost_media = error
         self.records = RecordFile(folder / files.records, form.dtype, count)
 
     def __len__(self) -> int:
@@ -147,6 +164,11 @@ class SearchIndex:
         """Count the videos that can be found."""
         return sum(int(segment.alive.sum()) for segment in self.segments)
 
+    @cached_property
+    def shares_files(self) -> bool:
+        """True if some of its videos are clips of one file."""
+        return any(pc.count_distinct(s.table["uri"]).as_py() < len(s) for s in self.segments)
+
     @property
     def checkpoint(self) -> str:
         """The place of the model: a checkpoint, or a CLIP's folder or hub id."""
@@ -159,17 +181,26 @@ class SearchIndex:
             return videos
         return min(max(recall.choose(top, videos), LEAST), videos)
 
+    def encode(self, query: str) -> Texts:
+        """Encode a sentence. Raises InputError if it is empty or not valid text."""
+        if not query.strip():
+            raise InputError("The query is empty; give a sentence in quotes.")
+        if any("\ud800" <= character <= "\udfff" for character in query):
+            raise InputError("The query is not valid UTF-8 text.")
+        model = self.model
+        return encode_texts(model.model, model.tokenizer, [query], model.config.data.words, 1)
+
     @torch.no_grad()
     def search(
         self,
-        query: str,
+        query: str | Texts,
         top: int,
         *,
         where: Mapping[str, str] | None = None,
         exact: bool = False,
         first_stage: int | None = None,
     ) -> Hits:
-        """Return the ``top`` videos for a sentence, best first; ties in index order.
+        """Return the ``top`` videos for a sentence (or one that is encoded already), best first; ties in index order.
 
         Each score is exactly the model's for the frames as the index stores them (float16 by default).
 
@@ -177,16 +208,11 @@ class SearchIndex:
         candidates instead of the number the index chooses by its own recall. Raises InputError for a query that is
         empty or invalid text, and for an attribute that no video has.
         """
-        if not query.strip():
-            raise InputError("The query is empty; give a sentence in quotes.")
-        if any("\ud800" <= character <= "\udfff" for character in query):
-            raise InputError("The query is not valid UTF-8 text.")
-        model = self.model
-        texts = encode_texts(model.model, model.tokenizer, [query], model.config.data.words, 1)
+        texts = self.encode(query) if isinstance(query, str) else query
         allowed = self._allowed(where or {})
         chosen, searched = self._candidates(texts, allowed, top, exact=exact, wanted=first_stage)
         scores = self.scores(chosen, lambda gallery: self._factors.score(gallery, texts, ScoreStats())[0])
-        return Hits(self._hits(chosen, scores, top), searched)
+        return self._hits(chosen, scores, top, searched)
 
     @torch.no_grad()
     def like(self, video_id: str, top: int, *, where: Mapping[str, str] | None = None, exact: bool = False) -> Hits:
@@ -194,7 +220,7 @@ class SearchIndex:
 
         Raises InputError if the index has no such video.
         """
-        number, row = self._find(video_id)
+        number, row = self.find(video_id)
         vector = self._vectors(
             [np.array([row]) if n == number else np.array([], int) for n in range(len(self.segments))]
         )
@@ -207,7 +233,7 @@ class SearchIndex:
         scored = sum(map(len, chosen))
         searched = Searched(videos, scored, 1.0 if scored == videos else None, missing=self.missing)
         scores = self._vectors(chosen) @ vector[0]
-        return Hits(self._hits(chosen, scores, top), searched)
+        return self._hits(chosen, scores, top, searched)
 
     def scores(self, chosen: list[NDArray[np.int64]], score: Callable[[Rows], Tensor]) -> Tensor:
         """Apply ``score`` to the galleries of chosen rows of each segment; join the results along the first axis."""
@@ -277,22 +303,24 @@ class SearchIndex:
 
         return self.scores(chosen, vectors)
 
-    def _find(self, video_id: str) -> tuple[int, int]:
+    def find(self, video_id: str) -> Place:
+        """Return the place of a video. Raises InputError if there is none of this id."""
         for number, segment in enumerate(self.segments):
             row = segment.row(video_id)
             if row is not None:
                 return number, row
         raise InputError(f"The index {self.folder} has no video {shown(video_id)}.")
 
-    def _hits(self, chosen: list[NDArray[np.int64]], scores: Tensor, top: int) -> list[Hit]:
+    def _hits(self, chosen: list[NDArray[np.int64]], scores: Tensor, top: int, searched: Searched) -> Hits:
         starts = np.cumsum([0, *map(len, chosen)])
-        hits = []
+        hits, places = [], []
         for rank, place in enumerate(torch.sort(scores, descending=True, stable=True).indices[:top].tolist(), start=1):
             number = int(np.searchsorted(starts, place, side="right")) - 1
             table, row = self.segments[number].table, int(chosen[number][place - starts[number]])
             video_id, uri = (table[name][row].as_py() for name in ("video_id", "uri"))
             hits.append(Hit(rank, float(scores[place]), video_id, uri))
-        return hits
+            places.append((number, row))
+        return Hits(hits, searched, places)
 
     @classmethod
     def of(cls, folder: Path, record: IndexRecord, model: IndexModel) -> Self:
@@ -313,6 +341,9 @@ class SearchIndex:
                     warn(f"{error} Its {files.videos} videos are not searched.")
         if reason is not None and not segments:
             raise reason
+        for segment in segments:
+            if segment.lost_media is not None:
+                warn(f"{segment.lost_media} Its videos are searched, but not shown.")
         return cls(folder, record, model, segments, missing, basis)
 
 
