@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
+import socket
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
@@ -52,11 +54,9 @@ def serve(
         ConfigError: the checkpoint has other weights.
         InputError: the index cannot be read, or the address cannot be used.
     """
-    port, queue = whole("port", port, 0), whole("queue", queue, 0)
+    port, queue = whole("port", port, 0, 65535), whole("queue", queue, 0)
     threads = None if threads is None else whole("threads", threads, 1)
     check_texts("allow_hosts", allow_hosts)
-    if port > 65535:
-        raise InputError(f"port is {port}; the largest is 65535.")
     if token is not None and (len(token) < FEWEST_CHARACTERS or not token.isascii() or not token.isprintable()):
         raise InputError(f"A token has {FEWEST_CHARACTERS} characters or more, all of them ASCII.")
     local = is_local(host)
@@ -73,5 +73,10 @@ def serve(
 
 
 def _address(host: str, port: int, token: str | None) -> str:
+    try:
+        anywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        anywhere = False
+    host = socket.gethostname() if anywhere else host
     named = f"[{host}]" if ":" in host else host
     return f"http://{named}:{port}/" + ("" if token is None else f"?token={token}")

@@ -38,7 +38,7 @@ def score_windows(model: GareModel, texts: Texts, videos: Sequence[Tensor]) -> l
     mask = pad_sequence([torch.ones(len(clip), dtype=torch.bool) for clip in clips], batch_first=True).to(device)
     frames = model.temporal(pad_sequence(clips, batch_first=True).to(device), mask)
     scores = score_all(model.head, texts.text, frames, mask, texts.words, texts.word_mask)[0]
-    return list(scores.cpu().split([len(windows) for windows in cut]))
+    return list(torch.split(scores.cpu(), [len(windows) for windows in cut]))
 
 
 def seconds(times_s: Sequence[float], place: range) -> tuple[float, float]:

@@ -41,6 +41,9 @@ class Moment(Answer):
 class Video(Moment):
     """A file that matches, with its best moment."""
 
+    name: str = Field(
+        description="What to call the file: the id, without the seconds if it is a clip of a longer file."
+    )
     uri: str = Field(description="The source as the manifest names it, without secrets.")
     attributes: dict[str, str]
     video: str | None = Field(description="Where a browser can play the file; null if it cannot.")

@@ -42,7 +42,7 @@ class Guard:
     def __init__(self, app: ASGIApp, *, hosts: Collection[str] = LOCAL, token: str | None = None) -> None:
         self._app, self._hosts, self._token = app, frozenset(hosts), token
         # Browsers share cookies between the ports of a host, so each token has its own.
-        self._cookie = None if token is None else f"gare_{hashlib.sha256(token.encode()).hexdigest()[:12]}"
+        self._cookie = f"gare_{hashlib.sha256((token or '').encode()).hexdigest()[:12]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -85,7 +85,7 @@ class Guard:
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and _same(given, token):
             response = RedirectResponse("/", 303)
-            response.set_cookie(self._cookie or "", token, httponly=True, samesite="lax", max_age=30 * 86400)
+            response.set_cookie(self._cookie, token, httponly=True, samesite="lax", max_age=30 * 86400)
             return response
         kind, _, value = headers.get("authorization", "").partition(" ")
         if (kind.lower() == "bearer" and _same(value.strip(), token)) or _same(self._kept(headers), token):

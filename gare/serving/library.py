@@ -30,6 +30,9 @@ T = TypeVar("T")
 LOOK_S = 1.0
 """Seconds between two looks for a new generation."""
 
+CLIP_OF = "source"
+"""The attribute in which ``gare manifest folder --segment`` puts the id of a clip's file."""
+
 QUEUE = 64
 """Most searches that wait."""
 
@@ -118,11 +121,14 @@ class Shelf:
             find_source(best.uri, "" if media is None else media.codec)
         except InputError as error:
             playable, why_not = False, str(error)
+        attributes = {name: value for name, value in opened.table["attributes"][row].as_py() if value is not None}
+        source = attributes.get(CLIP_OF, "")
         preview = f"/api/preview/{address}?generation={self.generation}&n="
         return Video(
             **self._moment(best, (segment, row)).model_dump(),
+            name=source if best.video_id.startswith(f"{source}@") else best.video_id,
             uri=redact(best.uri),
-            attributes={name: value for name, value in opened.table["attributes"][row].as_py() if value is not None},
+            attributes=attributes,
             video=f"/api/video/{address}" if playable else None,
             why_not=why_not,
             pictures=[Picture(url=f"{preview}{n}", at_s=at) for n, at in enumerate(pictures)],

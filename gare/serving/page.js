@@ -27,7 +27,7 @@ function clock(seconds) {
 
 function span(moment) {
   if (moment.seconds === null) return moment.start_s > 0 ? "from " + clock(moment.start_s) : "";
-  const [from, to] = moment.seconds.map(clock);
+  const [from, to] = [clock(moment.seconds[0]), clock(Math.ceil(moment.seconds[1] - 0.05))];
   return from === to ? from : from + "–" + to;
 }
 
@@ -158,7 +158,7 @@ function say(text, failed = false) {
 function answer(found, appending) {
   const list = find("results");
   const first = appending ? list.children.length : 0;
-  const cards = found.results.map(card);
+  const cards = found.results.map((video, n) => card(video, first + n + 1));
   if (appending) list.append(...cards);
   else list.replaceChildren(...cards);
   find("more").hidden = !found.more;
@@ -230,7 +230,7 @@ function typed(facet, number, chosen, change) {
 
 // --- cards
 
-function card(video) {
+function card(video, place) {
   const made = find("card").content.firstElementChild.cloneNode(true);
   const view = made.querySelector(".view");
   const image = view.querySelector("img");
@@ -241,19 +241,20 @@ function card(video) {
     view.querySelector(".none").hidden = false;
   }
   made.querySelector(".when").textContent = span(video);
-  view.setAttribute("aria-label", (video.video ? "Play " : "Show ") + shown(video.id) + (span(video) ? ", " + span(video) : ""));
+  view.setAttribute("aria-label", (video.video ? "Play " : "Show ") + shown(video.name) + (span(video) ? ", " + span(video) : ""));
   view.addEventListener("click", () => play(video, video));
-  made.querySelector(".name").textContent = shown(video.id);
-  made.querySelector(".score").textContent = "rank " + video.rank + " · cosine " + video.score.toFixed(3);
+  made.querySelector(".name").textContent = shown(video.name);
+  made.querySelector(".score").textContent = place + " · cosine " + video.score.toFixed(3);
   for (const moment of video.moments) {
-    made.querySelector(".moments").append(button(span(moment) || shown(moment.id), () => play(video, moment), "Play from " + clock(moment.start_s)));
+    made.querySelector(".moments").append(button(clock(moment.start_s), () => play(video, moment), "Play from " + clock(moment.start_s)));
   }
   for (const [name, value] of Object.entries(video.attributes)) {
+    if (value === video.name) continue;
     const filter = () => go({ where: new Map(asked.where).set(name, value) });
     made.querySelector(".tags").append(button(shown(name) + ": " + shown(value), filter, "Only videos with " + shown(name) + " " + shown(value)));
   }
   made.querySelector(".similar").addEventListener("click", () => go({ like: video.id }));
-  made.querySelector(".similar").setAttribute("aria-label", "More like " + shown(video.id));
+  made.querySelector(".similar").setAttribute("aria-label", "More like " + shown(video.name));
   hovering(view, video);
   return made;
 }
@@ -327,7 +328,7 @@ let flips = null;
 function play(video, moment) {
   const dialog = find("player");
   const clip = find("video");
-  find("player-name").textContent = shown(video.id);
+  find("player-name").textContent = shown(video.name);
   find("why-not").textContent = "";
   const seek = (start) => {
     if (!find("flip").hidden) turn(video, nearest(video, start, null));
@@ -341,7 +342,7 @@ function play(video, moment) {
     find("flip").hidden = false;
     find("why-not").textContent = why + (video.pictures.length ? " These are its stored pictures." : " The index keeps no pictures of it.");
     find("flip-place").max = Math.max(0, video.pictures.length - 1);
-    find("flip-play").hidden = video.pictures.length < 2;
+    find("flip").querySelector(".controls").hidden = video.pictures.length < 2;
     find("flip-place").oninput = () => turn(video, Number(find("flip-place").value));
     find("flip-play").onclick = () => (flips === null ? startFlips(video) : stopFlips());
     turn(video, nearest(video, moment.start_s, moment.seconds));
@@ -380,7 +381,7 @@ function strip(video, moment, seek) {
 }
 
 function facts(video, moment) {
-  const rows = [["file", video.uri], ["clip", moment.id], ["rank", moment.rank], ["cosine", moment.score.toFixed(4)]];
+  const rows = [["file", video.uri], ["clip", moment.id], ["rank among all clips", moment.rank], ["cosine", moment.score.toFixed(4)]];
   if (moment.seconds) rows.push(["fits best", moment.seconds.map((s) => s.toFixed(1)).join(" to ") + " s"]);
   find("facts").replaceChildren(
     ...[...rows, ...Object.entries(video.attributes)].flatMap(([name, value]) => {

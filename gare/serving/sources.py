@@ -102,7 +102,7 @@ def _from_storage(address: str, kind: str, wanted: str | None, headers: dict[str
 
 def parse_range(header: str, size: int) -> range | None:
     """Return the bytes that a Range header asks for: all for one of another form, None if there are none such."""
-    found = re.fullmatch(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))", header.strip())
+    found = re.fullmatch(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))", header.strip(), re.ASCII)
     if found is None:
         return range(size)
     first, last, final = found.groups()
