@@ -177,12 +177,13 @@ def _where(given: list[str], known: list[str]) -> dict[str, str]:
         raise HTTPException(400, f"There are more than {MOST_WHERE} filters.")
     found = {}
     for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or len(text) > MOST_QUERY:
+        cuts = [place for place, character in enumerate(text) if character == "="]
+        if not cuts or len(text) > MOST_QUERY:
             raise HTTPException(400, "A filter is where=KEY=VALUE.")
-        if name not in known:
+        cut = next((place for place in cuts if text[:place] in known), None)  # a name may hold an equals sign
+        if cut is None:
             raise HTTPException(400, "No video of the index has such an attribute; /api/about lists them.")
-        found[name] = value
+        found[text[:cut]] = text[cut + 1 :]
     return found
 
 

@@ -86,7 +86,8 @@ function readAddress() {
   const given = new URLSearchParams(location.search);
   asked = { query: given.get("q") || "", like: given.get("like"), where: new Map(), offset: 0 };
   for (const text of given.getAll("where")) {
-    const cut = text.indexOf("=");
+    const known = about.facets.find((facet) => text.startsWith(facet.name + "="));
+    const cut = known ? known.name.length : text.indexOf("=");
     if (cut > 0) asked.where.set(text.slice(0, cut), text.slice(cut + 1));
   }
 }
@@ -457,13 +458,13 @@ find("more").addEventListener("click", () => {
   load(true);
 });
 window.addEventListener("popstate", () => {
+  if (!about) return;
   if (find("player").open) find("player").close();
   readAddress();
   show();
 });
 
 async function begin() {
-  readAddress();
   try {
     about = await fetched("/api/about");
     const more = [about.model, about.windows ? "" : "keeps no windows", about.previews ? "" : "keeps no pictures"].filter(Boolean);
@@ -473,6 +474,7 @@ async function begin() {
     say(error.message, true);
     return;
   }
+  readAddress();
   show();
 }
 

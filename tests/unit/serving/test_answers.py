@@ -90,6 +90,7 @@ def test_a_filter_leaves_its_videos_and_counts_what_else_could_be_chosen(client)
     counts = {f["name"]: {v["value"]: v["videos"] for v in f["values"]} for f in found["facets"]}
     assert counts["colour"] == {"red": 3, "blue": 3}  # those of n = 0
     assert counts["n"] == {"0": 3}  # those of red
+    assert set(by_id(asked(client, "/api/search", q=QUERY, where=f"{NASTY}=yes"))) == {NASTY}
     nobody = asked(client, "/api/search", q=QUERY, where="colour=none")
     assert (nobody["results"], nobody["searched"]["videos"]) == ([], 0)
 
