@@ -75,6 +75,7 @@ def cli() -> None:
       gare evaluate runs/first --shards shards
       gare index runs/first --shards shards --out index
       gare search index "a small red circle moving left"
+      gare serve index
     gare demo runs all of it and a sweep. COMMAND --help explains a command; gare submit -- COMMAND runs it elsewhere.
 
     \b
