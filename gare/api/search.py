@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gare.api import public
 from gare.api.checkpoint import open_checkpoint, open_clip
 from gare.api.settings import Place, check_text, check_texts, local_path, one_of, place_text, whole
+from gare.common.console import meter
 from gare.common.errors import InputError
 from gare.common.occupied import lies_in
 from gare.common.storage import is_address
 from gare.config.tree import Overrides
 from gare.data.batches import check_fit
 from gare.data.shards import ShardSet
+from gare.jobs.places import Place as CheckedPlace
 from gare.model.clip_source import inspect_clip
-from gare.retrieval.build import (
-    STAGE_ABOVE,
-    Storage,
-    append_videos,
-    check_index,
-    compact_index,
-    delete_videos,
-    write_index,
-)
+from gare.retrieval.build import STAGE_ABOVE, RunOf, Storage, append_videos, write_index
+from gare.retrieval.changes import check_index, compact_index, delete_videos
 from gare.retrieval.folder import read_index_file
 from gare.retrieval.index import Hits, SearchIndex
 from gare.retrieval.media import Kept
@@ -36,6 +32,9 @@ from gare.retrieval.opening import open_index
 from gare.retrieval.windows import with_seconds
 from gare.runs.storage import find_checkpoint
 from gare.training.numerics import numerics
+
+LOCAL_VIDEOS = 10_000
+"""Most videos that are encoded in this process, unless you say so."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -53,10 +52,13 @@ def index(
     windows: bool = True,
     stage_above: int = STAGE_ABOVE,
     queries: Collection[str] | None = None,
+    local: bool | None = None,
     set: Overrides = (),
     **settings: Any,
 ) -> SearchIndex:
     """Encode the videos of a split for search, and save them as an index.
+
+    After an interruption (Ctrl-C raises KeyboardInterrupt) the same call does the remaining work.
 
     Args:
         checkpoint: a checkpoint, a run's folder for its best one, or a CLIP's folder or hub id: search without
@@ -71,6 +73,8 @@ def index(
             tells the seconds that the query fits best. An index keeps to it.
         stage_above: above this number of videos, fit a first stage, so that a search scores few of them.
         queries: sentences like those you will search with, to fit the first stage on; the shards' captions by default.
+        local: True to encode in this process, False in actors of Ray (``runtime.index_workers``); by default in actors
+            if the split has more than 10,000 videos.
         set: overrides of ``runtime`` and ``data`` settings by dotted key, or ``key=value`` texts.
         **settings: the same by section, such as ``runtime={"device": "cpu"}``.
 
@@ -80,7 +84,7 @@ def index(
     Raises:
         ConfigError: a setting cannot be used, or model, shards and index do not fit together.
         InputError: the checkpoint, shards, split or folder cannot be used.
-        RunError: another process is changing the index.
+        RunError: another process is changing the index, or Ray stopped.
     """
     one_of("storage", storage, ("float16", "float32"))
     stage_above = whole("stage_above", stage_above, 0)
@@ -88,10 +92,29 @@ def index(
         check_texts("queries", queries)
     folder = local_path("out", out)
     with _opened(checkpoint, shards, set, settings) as (model, dataset):
-        if append:
-            return append_videos(folder, model, dataset, split, stage_above=stage_above, queries=queries)[0]
-        how: dict[str, Any] = {"storage": storage, "kept": Kept(previews, windows), "stage_above": stage_above}
-        return write_index(folder, model, dataset, split, queries=queries, **how)
+        videos = dataset.splits.get(split, {"videos": 0})["videos"]
+        by_ray = videos > LOCAL_VIDEOS if local is None else not local
+        work = _by_ray(model, place_text("shards", shards), folder) if by_ray else nullcontext()
+        with work as run_of, meter("videos", videos) as progress:
+            how: Any = {"stage_above": stage_above, "queries": queries, "run_of": run_of}
+            how["on_videos"] = progress.update
+            if append:
+                return append_videos(folder, model, dataset, split, **how)[0]
+            return write_index(folder, model, dataset, split, storage=storage, kept=Kept(previews, windows), **how)
+
+
+@contextmanager
+def _by_ray(model: IndexModel, shards: str, folder: Path) -> Iterator[RunOf]:
+    """Yield how tasks are done in actors of the cluster that the block is connected to."""
+    from gare.launch.ray_index import Source, ray_run
+    from gare.launch.ray_session import ray_session
+
+    source = Source.of(model, shards)
+    places = [CheckedPlace("--shards", source.shards, "input"), CheckedPlace("--out", str(folder.absolute()), "output")]
+    if Path(model.name).is_absolute():
+        places.append(CheckedPlace("the model", model.name, "input"))
+    with ray_session(model.config.runtime, places=places):
+        yield partial(ray_run, source)
 
 
 @public

@@ -49,6 +49,12 @@ from gare.common.text import open_lines
     default=True,
     help="Keep vectors by which a search tells the seconds that fit best (12 KB at 12 frames).",
 )
+@click.option(
+    "--local/--ray",
+    default=None,
+    help="Encode in this process, or in actors of Ray (runtime.index_workers). By default in actors if the split has "
+    "more than 10,000 videos.",
+)
 @click.option("--delete", multiple=True, metavar="ID", help="Take a video out of the index; repeat it for more.")
 @click.option("--compact", is_flag=True, help="Write the index again without its deleted videos, as few large files.")
 @click.option("--check", is_flag=True, help="Read all files of the index, and measure its first stage again.")
@@ -71,7 +77,7 @@ def index(
 
     SOURCE is a checkpoint, a run's folder for its best one, or a CLIP's folder or hub id: search without training, by
     the mean of a video's frames. A change of an index takes effect at once, at the end: if the command stops before
-    that, the index answers as it did.
+    that, the index answers as it did, and the same command continues.
 
     \b
     Examples:

@@ -51,13 +51,17 @@ class RuntimeConfig(Section):
     )
     keep_best: int = key(1, "checkpoints kept that were best on dev; the last one is kept too", ge=1)
     decode_workers: int | None = key(None, "decode processes of gare prepare; all CPUs when null", ge=1)
+    index_workers: int | None = key(
+        None, "actors of gare index; all that fit the cluster, one per GPU where it has any, when null", ge=1
+    )
     decode_on: dict[str, str] | None = key(
         None,
         "labels of the nodes that decode: value, !value, in(a,b) or !in(a,b) by label; any node when {}; when null, "
         f"not those labelled {ROLE}=train, nor those with GPUs that have no such label, in a cluster of several",
     )
     train_on: dict[str, str] | None = key(
-        None, f"labels of the nodes that ranks and trials run on, in the same way; not {ROLE}=decode when null"
+        None,
+        f"labels of the nodes of ranks, trials and actors of gare index, in the same way; not {ROLE}=decode when null",
     )
     close_by: str | None = key(
         "ray.io/availability-zone",

@@ -199,10 +199,14 @@ class ShardSet:
 
     def parts(self, name: str) -> Iterator[Split]:
         """Yield the rows of a split, a shard at a time, so that the caller need not hold all of them."""
-        for table in self._tables:
-            part = Split(self.folder, name, [table], lambda split, _: split == name, self._held)
+        for number in range(len(self.manifest["shards"])):
+            part = self.part(number, name)
             if len(part):
                 yield part
+
+    def part(self, number: int, name: str) -> Split:
+        """Return the rows of a split that are in one shard; there may be none."""
+        return Split(self.folder, name, [self._tables[number]], lambda split, _: split == name, self._held)
 
     def rows(self) -> list[tuple[str, int, dict[str, str]]]:
         """Return split, number of captions and attributes of every video, in manifest order."""

@@ -65,6 +65,17 @@ def workers_that_fit(config: Config, nodes: Nodes, what: str) -> int:
     return next(count for count in counts if count <= room)
 
 
+def actors_that_fit(runtime: RuntimeConfig, nodes: Nodes, what: str) -> tuple[int, dict[str, float]]:
+    """Return the number of actors of ``runtime.index_workers``, or all that fit, and the resources of each.
+
+    Raises RunError, naming ``what`` needs them and the arithmetic, if they do not fit.
+    """
+    needed = runtime.index_workers or 1
+    runtime = runtime.model_copy(update={"workers": needed})
+    room = _enough_room(runtime, nodes, needed, what, "runtime.index_workers")
+    return runtime.index_workers or room, rank_resources(runtime, use_gpu=uses_gpu(runtime, nodes))
+
+
 def fits(runtime: RuntimeConfig, nodes: Nodes, workers: int) -> bool:
     """Return True if that many workers fit."""
     return _room(runtime, rank_nodes(runtime, nodes), use_gpu=uses_gpu(runtime, nodes)) >= workers
@@ -111,8 +122,8 @@ def _room(runtime: RuntimeConfig, nodes: Nodes, *, use_gpu: bool) -> int:
     return slots
 
 
-def _enough_room(runtime: RuntimeConfig, nodes: Nodes, needed: int, what: str) -> int:
-    """Count the workers that fit; RunError if fewer than ``needed`` do."""
+def _enough_room(runtime: RuntimeConfig, nodes: Nodes, needed: int, what: str, setting: str = "runtime.workers") -> int:
+    """Count the workers that fit; RunError if fewer than ``needed``, the number of a ``setting``, do."""
     use_gpu, those = uses_gpu(runtime, nodes), rank_nodes(runtime, nodes)
     slots = _room(runtime, those, use_gpu=use_gpu)
     if slots < needed:
@@ -121,7 +132,7 @@ def _enough_room(runtime: RuntimeConfig, nodes: Nodes, needed: int, what: str) -
         each = f"{runtime.cpus_per_worker:g} CPUs" + (" and a GPU" if use_gpu else "")
         raise RunError(
             f"{what} needs {needed} workers of {each}, but the cluster ({offered(those, use_gpu=use_gpu)}) has room "
-            f"for {slots}{left_out}; lower runtime.workers or runtime.cpus_per_worker{look}."
+            f"for {slots}{left_out}; lower {setting} or runtime.cpus_per_worker{look}."
         )
     return slots
 

@@ -5,7 +5,8 @@
     N-gG.codes                    its first stage, if there is one
     N-gG.media                    pictures of its videos and frame vectors for windows, if they are kept
     N-gG.deleted                  a bit per video, if any was deleted
-    gG.basis                      the texts and fit of the first stage
+    gG.basis, gG.lists            the texts and fit of the first stage; the centres of its lists
+    .building-DIGEST/             finished parts of a change that was interrupted, which the same command takes up
 
 A change writes new files, then replaces index.json by one rename, then removes the files it no longer names. Wherever
 it stops, the folder answers as the previous or the new generation.
@@ -14,6 +15,7 @@ it stops, the folder answers as the previous or the new generation.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,16 +30,22 @@ from gare.common.locks import exclusive_lock
 from gare.common.records import LENIENT, checked, load_json
 from gare.common.redact import first_line, shown
 from gare.common.storage import read_file
+from gare.retrieval.recall import Recall
 from gare.retrieval.records import Fields
-from gare.retrieval.stage import Recall
 
 INDEX_FILE = "index.json"
-INDEX_VERSION = 3
-OURS = re.compile(r"(\d+-)?g\d+\.(records|arrow|codes|media|deleted|basis)|vectors\.safetensors")
+INDEX_VERSION = 4
+CHANGED_VERSIONS = (3, INDEX_VERSION)
+"""Versions that are read and changed; 3 has no lists."""
+
+OURS = re.compile(r"(\d+-)?g\d+\.(records|arrow|codes|media|deleted|basis|lists)|vectors\.safetensors")
 """Names of an index's files other than index.json, including those of older versions."""
 
 LEFT = re.compile(r"\.(index\.json|(\d+-)?g\d+\.[a-z]+)\..*\.tmp|\.lock")
 """Names of files that an interrupted change leaves."""
+
+BUILDING = ".building-"
+"""How the name of a folder of finished parts begins."""
 
 VIDEOS = pa.schema(
     [
@@ -90,6 +98,7 @@ class IndexRecord(BaseModel):
     previews: bool = False
     windows: bool = False
     basis: str | None = None
+    lists: str | None = None
     recall: Recall | None = None
     digests: dict[str, str]
 
@@ -98,6 +107,8 @@ class IndexRecord(BaseModel):
         stage = (self.basis, self.recall, *(segment.codes for segment in self.segments))
         if any(part is None for part in stage) and any(part is not None for part in stage):
             raise ValueError("a part of its first stage is missing")
+        if self.lists is not None and self.basis is None:
+            raise ValueError("it has lists and no first stage")
         return self
 
     @property
@@ -108,7 +119,7 @@ class IndexRecord(BaseModel):
     def names(self) -> set[str]:
         """Return the names of all its files."""
         found = {name for segment in self.segments for name in segment.names()}
-        return found | ({self.basis} if self.basis is not None else set())
+        return found | {name for name in (self.basis, self.lists) if name is not None}
 
 
 def read_index_values(folder: Path) -> dict[str, Any]:
@@ -127,10 +138,10 @@ def read_index_values(folder: Path) -> dict[str, Any]:
 def read_index_file(folder: Path) -> IndexRecord:
     """Return the record of an index's folder. Raises InputError if it is missing, damaged or of another version."""
     path, values = folder / INDEX_FILE, read_index_values(folder)
-    if values.get("version") != INDEX_VERSION:
+    if values.get("version") not in CHANGED_VERSIONS:
         raise InputError(
-            f"The index {folder} has version {shown(values.get('version'))}; this software makes and changes "
-            f"{INDEX_VERSION}. Make it again."
+            f"The index {folder} has version {shown(values.get('version'))}; this software changes "
+            f"{' and '.join(map(str, CHANGED_VERSIONS))}. Make it again."
         )
     try:
         found = checked(IndexRecord, values)
@@ -163,6 +174,12 @@ class Generation:
         taken = [int(segment.records.partition("-")[0]) for segment in (last.segments if last else ())]
         self._segment = max(taken, default=0)
 
+    @property
+    def previous(self) -> IndexRecord:
+        """The record of the last generation, of an index that is not new."""
+        assert self.last is not None  # noqa: S101 - only a new index has none
+        return self.last
+
     def segment(self) -> str:
         """Return the stem of a new segment's files."""
         self._segment += 1
@@ -180,10 +197,22 @@ class Generation:
         """Write ``index.json`` with the digests of all files, then remove files that are no longer used."""
         known = self.last.digests if self.last is not None else {}
         digests = {name: known.get(name) or file_digest(self.folder / name) for name in sorted(record.names())}
-        done = record.model_copy(update={"generation": self.number, "digests": digests})
+        now = {"version": INDEX_VERSION, "generation": self.number, "digests": digests}
+        done = record.model_copy(update=now)
         write_json(self.folder / INDEX_FILE, done.model_dump(mode="json"))
         _remove_others(self.folder, done.names())
+        _remove_building(self.folder)
         return done
+
+    def building(self, digest: str) -> Path:
+        """Return the folder of the finished parts of this change, which goes at ``commit``; remove those of others."""
+        folder = self.folder / (BUILDING + digest)
+        _remove_building(self.folder, but=folder.name)
+        return make_folder(folder)
+
+    def forget_building(self) -> None:
+        """Remove the finished parts of a change that is not made."""
+        _remove_building(self.folder)
 
 
 @contextmanager
@@ -221,7 +250,14 @@ def _named(folder: Path) -> set[str]:
 
 
 def _is_ours(name: str) -> bool:
-    return name == INDEX_FILE or bool(OURS.fullmatch(name) or LEFT.fullmatch(name))
+    return name == INDEX_FILE or name.startswith(BUILDING) or bool(OURS.fullmatch(name) or LEFT.fullmatch(name))
+
+
+def _remove_building(folder: Path, but: str = "") -> None:
+    with os_errors_as_input(folder):
+        for path in folder.glob(f"{BUILDING}*"):
+            if path.name != but:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _newest(folder: Path) -> int:

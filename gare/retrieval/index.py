@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
@@ -18,13 +17,15 @@ from torch import Tensor
 
 from gare.common.console import warn
 from gare.common.errors import InputError
-from gare.common.redact import first_line, shown
+from gare.common.redact import shown
 from gare.evaluation.encode import encode_texts
-from gare.retrieval.folder import VIDEOS, IndexRecord, SegmentFiles
-from gare.retrieval.media import MediaFile
+from gare.retrieval.codes import Lists, load_lists
+from gare.retrieval.folder import IndexRecord
 from gare.retrieval.model import IndexModel
-from gare.retrieval.records import RecordFile, RecordFormat, read_pool, record_factors
-from gare.retrieval.stage import WIDE, Basis, Codes, load_basis, load_codes
+from gare.retrieval.recall import TOP
+from gare.retrieval.records import RecordFormat, read_pool, record_factors
+from gare.retrieval.segment import Segment
+from gare.retrieval.stage import Basis, load_basis
 from gare.scoring.factors import Factors, Rows, ScoreStats, Texts
 from gare.scoring.mean_pool import MeanGallery, video_vectors
 
@@ -34,8 +35,8 @@ BLOCK = 2048
 FEW = 2000
 """If a filter leaves at most this many videos, all of them are scored exactly."""
 
-LEAST = 200
-"""Fewest candidates that the index chooses: scoring these takes hardly any time compared with reading the query."""
+WIDE = 10
+"""Factor on the number of candidates for a query of unknown vocabulary."""
 
 LIKE = 20
 """Candidates of the first stage per requested video in a search for similar videos."""
@@ -101,45 +102,6 @@ class Hits(list[Hit]):
         self.searched, self.places = searched, places
 
 
-class Segment:
-    """An opened part of an index: records are read on request, the rest is mapped."""
-
-    def __init__(self, folder: Path, files: SegmentFiles, form: RecordFormat, rank: int | None) -> None:
-        """Open the files. Raises InputError naming a missing or damaged file."""
-        count = files.videos
-        self.table = _read_table(folder / files.about, count)
-        self.alive = np.ones(count, bool)
-        if files.deleted_bits is not None:
-            self.alive = ~_read_bits(folder / files.deleted_bits, count)
-        self.codes: Codes | None = None
-        if files.codes is not None and rank is not None:
-            self.codes = load_codes(folder / files.codes, count, rank)
-        self.media: MediaFile | None = None
-        self.lost_media: InputError | None = None
-        if files.media is not None:
-            try:
-                self.media = MediaFile(folder / files.media, count)
-            except InputError as error:  # search goes on without pictures
-                self.lost_media = error
-        self.records = RecordFile(folder / files.records, form.dtype, count)
-
-    def __len__(self) -> int:
-        return len(self.alive)
-
-    def where(self, attributes: Mapping[str, str]) -> NDArray[np.bool_]:
-        """Return which of its videos are not deleted and have all these attributes."""
-        allowed = self.alive
-        for name, value in attributes.items():
-            found = pc.equal(pc.map_lookup(self.table["attributes"].combine_chunks(), name, "first"), value)
-            allowed = allowed & np.asarray(pc.fill_null(found, False))
-        return allowed
-
-    def row(self, video_id: str) -> int | None:
-        """Return the row of a video that is not deleted, or None."""
-        rows = np.flatnonzero(np.asarray(pc.equal(self.table["video_id"], video_id)) & self.alive)
-        return int(rows[0]) if len(rows) else None
-
-
 @dataclass(repr=False)
 class SearchIndex:
     """An opened index with its model; ``folder`` is its place."""
@@ -150,6 +112,7 @@ class SearchIndex:
     segments: list[Segment]
     missing: int = 0
     basis: Basis | None = None
+    lists: Lists | None = None
     _factors: Factors[Any] = field(init=False)
     threads: ThreadPoolExecutor = field(init=False, default_factory=read_pool)
 
@@ -162,7 +125,7 @@ class SearchIndex:
 
     def __len__(self) -> int:
         """Count the videos that can be found."""
-        return sum(int(segment.alive.sum()) for segment in self.segments)
+        return sum(segment.living for segment in self.segments)
 
     @cached_property
     def shares_files(self) -> bool:
@@ -179,7 +142,7 @@ class SearchIndex:
         videos, recall = len(self), self.record.recall
         if self.basis is None or recall is None or videos <= FEW:
             return videos
-        return min(max(recall.choose(top, videos), LEAST), videos)
+        return min(recall.choose(top, videos), videos)
 
     def encode(self, query: str) -> Texts:
         """Encode a sentence. Raises InputError if it is empty or not valid text."""
@@ -224,12 +187,15 @@ class SearchIndex:
         vector = self._vectors(
             [np.array([row]) if n == number else np.array([], int) for n in range(len(self.segments))]
         )
-        chosen = [np.flatnonzero(mask) for mask in self._allowed(where or {})]
-        chosen[number] = chosen[number][chosen[number] != row]
-        videos, wanted, code = sum(map(len, chosen)), max(LIKE * top, 200), self.segments[number].codes
-        if code is not None and not exact and videos > max(FEW, wanted):
-            own = code[slice(row, row + 1)]
-            chosen = self._best_of(own.codes.float() * own.scale[:, None], chosen, wanted)
+        allowed = self._allowed(where or {})
+        allowed[number] = allowed[number].copy()
+        allowed[number][row] = False
+        videos, wanted = sum(int(mask.sum()) for mask in allowed), LIKE * max(top, TOP)
+        codes = self.segments[number].codes
+        if codes is not None and not exact and videos > max(FEW, wanted):
+            chosen = self._best(codes.of_videos(torch.tensor([row])).vectors()[0], allowed, wanted)
+        else:
+            chosen = [np.flatnonzero(mask) for mask in allowed]
         scored = sum(map(len, chosen))
         searched = Searched(videos, scored, 1.0 if scored == videos else None, missing=self.missing)
         scores = self._vectors(chosen) @ vector[0]
@@ -252,7 +218,7 @@ class SearchIndex:
 
     def _allowed(self, where: Mapping[str, str]) -> list[NDArray[np.bool_]]:
         for name in where:
-            known = {key for segment in self.segments for key in _keys(segment.table)}
+            known = {key for segment in self.segments for key in segment.attributes}
             if name not in known:
                 there = ", ".join(sorted(map(shown, known))) or "none"
                 raise InputError(f"No video of the index has an attribute {shown(name)}; there are: {there}.")
@@ -261,35 +227,55 @@ class SearchIndex:
     def _candidates(
         self, texts: Texts, allowed: list[NDArray[np.bool_]], top: int, *, exact: bool, wanted: int | None
     ) -> tuple[list[NDArray[np.int64]], Searched]:
-        chosen = [np.flatnonzero(mask) for mask in allowed]
-        videos, recall, basis = sum(map(len, chosen)), self.record.recall, self.basis
+        filtered = any(mask is not segment.alive for mask, segment in zip(allowed, self.segments, strict=True))
+        videos = sum(int(mask.sum()) for mask in allowed) if filtered else len(self)
+        recall, basis = self.record.recall, self.basis
+        if wanted is not None and not exact and basis is None:
+            raise InputError(
+                f"The index {self.folder} has no first stage: it scores all of its {videos} videos. "
+                "Make it with --stage-above 0 to have one."
+            )
+        everything = Searched(videos, videos, missing=self.missing)
         if exact or basis is None or recall is None:
-            if wanted is not None and not exact:
-                raise InputError(
-                    f"The index {self.folder} has no first stage: it scores all of its {videos} videos. "
-                    "Make it with --stage-above 0 to have one."
-                )
-            return chosen, Searched(videos, videos, missing=self.missing)
+            return [np.flatnonzero(mask) for mask in allowed], everything
         queries, leverage = basis.queries(texts.text.cpu())
         unknown = float(leverage[0]) > recall.leverage
-        count = max(wanted or max(recall.choose(top, len(self)), LEAST) * (WIDE if unknown else 1), top)
+        count = max(wanted or recall.choose(top, len(self)) * (WIDE if unknown else 1), top)
         if videos <= count or (wanted is None and videos <= FEW):
-            return chosen, Searched(videos, videos, missing=self.missing)
+            return [np.flatnonzero(mask) for mask in allowed], everything
+        # How much the lists hold is known of all videos and of texts like the captions.
+        probes = None if unknown or filtered or self.lists is None else recall.lists(count, len(self.lists))
         known = None if unknown else recall.at(count)
-        return self._best_of(queries, chosen, count), Searched(videos, count, known, unknown, self.missing)
+        searched = Searched(videos, count, known, unknown, self.missing)
+        return self._best(queries[0], allowed, count, probes), searched
 
-    def _best_of(self, query: Tensor, chosen: list[NDArray[np.int64]], count: int) -> list[NDArray[np.int64]]:
-        """Return the rows of each segment among the best ``count`` of the chosen by the first stage, in order."""
-        scores = []
-        for segment, rows in zip(self.segments, chosen, strict=True):
+    def _best(
+        self, query_R: Tensor, allowed: list[NDArray[np.bool_]], count: int, probes: int | None = None
+    ) -> list[NDArray[np.int64]]:
+        """Return the rows of each segment among the best ``count`` of the allowed by the first stage, in order.
+
+        ``probes``: the number of lists to read; None for all, or if so few do not hold that many.
+        """
+        lists = self.lists.best(query_R, probes) if self.lists is not None and probes is not None else None
+        found = []
+        for segment, mask in zip(self.segments, allowed, strict=True):
             assert segment.codes is not None  # noqa: S101 - all segments have codes, or none
-            scores.append(segment.codes.scores(query)[0][torch.from_numpy(rows)])
-        joined = torch.cat(scores)
-        kept = torch.zeros(len(joined), dtype=torch.bool)
-        kept[joined.topk(min(count, len(joined))).indices] = True
-        parts = kept.numpy()
-        sizes = np.cumsum([len(rows) for rows in chosen])[:-1]
-        return [rows[part] for rows, part in zip(chosen, np.split(parts, sizes), strict=True)]
+            rows, scores = segment.codes.scan(query_R, lists)
+            if mask is not segment.alive or segment.living < len(segment):
+                kept = torch.from_numpy(mask)[rows.long()]
+                rows, scores = rows[kept], scores[kept]
+            found.append((rows, scores))
+        joined = torch.cat([scores for _, scores in found])
+        if lists is not None and len(joined) < count:
+            return self._best(query_R, allowed, count)
+        best = joined.topk(min(count, len(joined))).indices.sort().values
+        ends = np.cumsum([len(rows) for rows, _ in found])
+        parts = np.split(best.numpy(), np.searchsorted(best.numpy(), ends[:-1]))
+        starts = [0, *ends[:-1].tolist()]
+        return [
+            np.sort(rows[torch.from_numpy(part - start)].numpy()).astype(np.int64)
+            for (rows, _), part, start in zip(found, parts, starts, strict=True)
+        ]
 
     def _vectors(self, chosen: list[NDArray[np.int64]]) -> Tensor:
         def vectors(gallery: Rows) -> Tensor:
@@ -330,11 +316,12 @@ class SearchIndex:
         """
         basis = load_basis(folder / record.basis, model.model.dim)[0] if record.basis is not None else None
         rank = None if basis is None else basis.directions.shape[1]
+        lists = None if record.lists is None or rank is None else load_lists(folder / record.lists, rank)
         segments, missing, form = [], 0, model.check_format(record.format, folder)
         reason: InputError | None = None
         for files in record.segments:
             try:
-                segments.append(Segment(folder, files, form, rank))
+                segments.append(Segment(folder, files, form, rank, None if lists is None else len(lists)))
             except InputError as error:
                 missing, reason = missing + files.videos - files.deleted, error
                 if len(record.segments) > 1:
@@ -344,31 +331,12 @@ class SearchIndex:
         for segment in segments:
             if segment.lost_media is not None:
                 warn(f"{segment.lost_media} Its videos are searched, but not shown.")
-        return cls(folder, record, model, segments, missing, basis)
+        return cls(folder, record, model, segments, missing, basis, lists)
 
-
-def _read_table(path: Path, count: int) -> pa.Table:
-    try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        table.validate(full=True)  # unchecked offsets of a damaged file could crash the process
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"Cannot read {path}: {first_line(error)}. Make the index again.") from None
-    if not table.schema.equals(VIDEOS) or table.num_rows != count or any(c.null_count for c in table.columns):
-        raise InputError(f"{path} does not describe the {count} videos of its segment. Make the index again.")
-    return table
-
-
-def _read_bits(path: Path, count: int) -> NDArray[np.bool_]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}. Make the index again.") from None
-    if len(content) != -(-count // 8):
-        raise InputError(f"{path} does not have a bit for each of {count} videos. Make the index again.")
-    return np.unpackbits(np.frombuffer(content, np.uint8), count=count).astype(bool)
-
-
-def _keys(table: pa.Table) -> list[str]:
-    """Return the names of all attributes."""
-    keys = [chunk.keys for chunk in table["attributes"].chunks]
-    return list(pc.unique(pa.chunked_array(keys, pa.string())).to_pylist()) if keys else []
+    @classmethod
+    def whole(cls, folder: Path, record: IndexRecord, model: IndexModel) -> Self:
+        """Open all segments of an index for a change. Raises InputError if a part cannot be read."""
+        opened = cls.of(folder, record, model)
+        if opened.missing or any(segment.lost_media for segment in opened.segments):
+            raise InputError(f"A part of the index {folder} cannot be read, so it cannot be changed. Make it again.")
+        return opened

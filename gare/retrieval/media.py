@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +29,9 @@ SIDE = 144
 """Shorter side of a picture in pixels, if the stored frames are not smaller."""
 
 QUALITY = 60
+
+BATCH = 256
+"""Videos in a batch of a file."""
 
 MEDIA = pa.schema(
     [
@@ -107,6 +112,34 @@ def small_jpeg(picture: NDArray[np.uint8]) -> bytes:
         image = image.resize((round(image.width * scale), round(image.height * scale)), reducing_gap=2.0)
     image.save(stream, "JPEG", quality=QUALITY, optimize=True)
     return stream.getvalue()
+
+
+class MediaWriter:
+    """Writes media in batches of one size, so that the bytes do not depend on how the videos came."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a new file."""
+        self._writer, self._waiting = pa.ipc.new_file(str(path), MEDIA), MEDIA.empty_table()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._write(1)
+        self._writer.close()
+
+    def add(self, media: pa.Table) -> None:
+        """Append the media of some videos."""
+        self._waiting = pa.concat_tables([self._waiting, media])
+        self._write(BATCH)
+
+    def _write(self, least: int) -> None:
+        while len(self._waiting) >= least:
+            self._writer.write_table(self._waiting[:BATCH].combine_chunks())
+            self._waiting = self._waiting[BATCH:]
 
 
 class MediaFile:

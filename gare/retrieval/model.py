@@ -71,10 +71,17 @@ class IndexModel:
         return cls(model, _tokenizer(model, name), config, where, weights_digest(model), clip=True)
 
     @classmethod
+    def load(cls, name: str, config: Config, *, clip: bool) -> IndexModel:
+        """Load the model of a checkpoint's folder, or a CLIP by its folder or hub id."""
+        if clip:
+            return cls.of_clip(name, _without_training(name), config)
+        return cls.of_checkpoint(Path(name), load_model(Path(name)), config)
+
+    @classmethod
     def of_index(cls, folder: Path, record: IndexRecord, moved: Path | None) -> IndexModel:
         """Load an index's model, or its copy at ``moved``. Raises InputError if gone, ConfigError for another model."""
         if record.clip_data is not None:
-            found = cls.of_clip(*_load_clip(str(moved or record.checkpoint), record.clip_data))
+            found = cls.load(str(moved or record.checkpoint), _clip_config(record.clip_data), clip=True)
         else:
             source = moved or Path(record.checkpoint)
             if not (source / WEIGHTS).is_file():
@@ -83,7 +90,7 @@ class IndexModel:
                 )
             if file_digest(source / WEIGHTS) != record.weights_sha256:  # before loading anything large
                 raise _other(folder, str(source))
-            found = cls.of_checkpoint(source, load_model(source), load_checkpoint_config(source))
+            found = cls.load(str(source), load_checkpoint_config(source), clip=False)
         if found.weights != record.weights_sha256:
             raise _other(folder, found.name)
         return found
@@ -93,13 +100,15 @@ def _other(folder: Path, source: str) -> ConfigError:
     return ConfigError(f"The index {folder} was made with other weights than those in {source}; make it again.")
 
 
-def _load_clip(name: str, data: dict[str, object]) -> tuple[str, GareModel, Config]:
+def _clip_config(data: dict[str, object]) -> Config:
     try:
-        config = with_overrides(Config(), {f"data.{key}": value for key, value in data.items()})
+        return with_overrides(Config(), {f"data.{key}": value for key, value in data.items()})
     except ConfigError as error:
         raise InputError(f"The index holds settings that cannot be used: {first_line(error)} Make it again.") from None
-    model = GareModel.from_clip(name, ModelConfig(head="mean_pool", temporal_layers=0))
-    return name, model.eval(), config
+
+
+def _without_training(name: str) -> GareModel:
+    return GareModel.from_clip(name, ModelConfig(head="mean_pool", temporal_layers=0)).eval()
 
 
 def _tokenizer(model: GareModel, name: str) -> Tokenizer:

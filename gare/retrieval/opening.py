@@ -23,9 +23,10 @@ from gare.retrieval.folder import (
     read_index_file,
     read_index_values,
 )
-from gare.retrieval.index import SearchIndex, Segment
+from gare.retrieval.index import SearchIndex
 from gare.retrieval.model import IndexModel
 from gare.retrieval.records import RecordFile, RecordFormat, record_factors
+from gare.retrieval.segment import Segment
 from gare.scoring.factors import Videos
 from gare.scoring.video_index import VideoIndex
 
@@ -103,7 +104,7 @@ class _SegmentInMemory(Segment):
     def __init__(self, table: pa.Table, records: RecordFile) -> None:
         self.table, self.records, self.codes = table, records, None
         self.media = self.lost_media = None
-        self.alive = np.ones(len(table), bool)
+        self.alive, self.living = np.ones(len(table), bool), len(table)
 
 
 @torch.no_grad()

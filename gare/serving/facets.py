@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gare.retrieval.index import SearchIndex, Segment
+from gare.retrieval.index import SearchIndex
+from gare.retrieval.segment import Segment
 
 MOST_VALUES = 50
 """Values listed of an attribute, the most frequent first."""

@@ -3,64 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
 from gare.common.errors import GareError, RunError
 from gare.common.nodes import Selector
+from gare.common.ray_data import kept_to, quiet
 from gare.common.redact import first_line
 from pipelines.dataset import Output
 from pipelines.prepare.attempts import UnitCounts
 from pipelines.prepare.nodes import lacking, selector_now, slots, telling
 from pipelines.prepare.unit_tasks import UnitTask
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide Ray Data's own progress bars and banners, and keep pickled object columns out of its blocks."""
-    from ray.data import DataContext
-
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    context = DataContext.get_current()
-    wanted = {
-        "enable_progress_bars": False,
-        "print_on_execution_start": False,
-        "enable_fallback_to_arrow_object_ext_type": False,
-    }
-    before = {name: getattr(context, name) for name in wanted}
-    try:
-        logger.setLevel(logging.CRITICAL)  # errors reach the user as a RunError
-        for name, value in wanted.items():
-            setattr(context, name, value)
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            setattr(context, name, value)
-
-
-@contextmanager
-def kept_to(nodes: Selector) -> Iterator[None]:
-    """Restrict the data sets made in the block, which copy the settings, to the nodes of a selector.
-
-    Unlike the selector of ``map_batches``, the one for all executions also applies to the nodes that Ray Data requests
-    from the autoscaler; without it they could be GPU nodes.
-    """
-    from ray.data import DataContext
-
-    options = DataContext.get_current().execution_options
-    before = options.label_selector
-    try:
-        options.label_selector = dict(nodes) or None
-        yield
-    finally:
-        options.label_selector = before
-
 
 Work = Callable[..., UnitCounts]
 """The function a task applies to a unit: ``pipelines.prepare.process_unit.process_unit``, or a stand-in for it."""

@@ -17,6 +17,7 @@ RAY_HERE = (
     "tune/",
     "gare/launch/ray_",
     "gare/common/ray_cluster.py",  # nodes and the autoscaler, for the data job and training alike
+    "gare/common/ray_data.py",  # how its jobs run, for the data job and indexes alike
     "gare/doctor/ray_nodes.py",
     "gare/jobs/",
     "gare/cli/",

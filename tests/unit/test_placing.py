@@ -7,8 +7,8 @@ import pytest
 from gare.common import ray_cluster
 from gare.common.errors import RunError
 from gare.common.nodes import Node, selected
+from gare.common.ray_data import kept_to
 from pipelines.prepare.nodes import check_somewhere, decode_selector
-from pipelines.prepare.ray_units import kept_to
 
 HEAD = Node({"CPU": 0}, id="head")
 CPU = Node({"CPU": 16}, {"gare.role": "decode"}, id="cpu")

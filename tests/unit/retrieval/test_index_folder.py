@@ -11,18 +11,21 @@ import pytest
 import torch
 
 from gare.common.errors import ConfigError, InputError
-from gare.common.files import write_json
+from gare.common.files import file_digest, write_json
 from gare.config.experiment import ModelConfig
 from gare.data.shards import ShardSet
 from gare.evaluation.encode import encode_texts, encode_videos, score_pairs
 from gare.model import GareModel
 from gare.model.checkpoint import save_model
-from gare.retrieval import build
-from gare.retrieval.build import append_videos, check_index, compact_index, delete_videos, write_index
+from gare.retrieval import build, changes, segment_writer, units
+from gare.retrieval.build import append_videos, write_index
+from gare.retrieval.changes import check_index, compact_index, delete_videos
+from gare.retrieval.codes import SegmentCodes
 from gare.retrieval.folder import INDEX_FILE, read_index_file
 from gare.retrieval.index import SearchIndex
 from gare.retrieval.model import IndexModel
 from gare.retrieval.opening import open_index
+from gare.schema import DATASET_FILE
 from gare.scoring.video_index import VideoIndex
 from tests import toy
 
@@ -148,8 +151,8 @@ def test_appended_deleted_and_compacted_videos_answer_as_if_built_so(written, tm
     delete_videos(folder, ["train3"])
     left = [hit for hit in before if hit[0] != "train3"]
     assert answers(open_index(folder)) == left
-    monkeypatch.setattr(build, "SEGMENT_VIDEOS", 5)
-    monkeypatch.setattr(build, "ENCODED", 5)
+    monkeypatch.setattr(segment_writer, "SEGMENT_VIDEOS", 5)
+    monkeypatch.setattr(changes, "ENCODED", 5)
     compacted = compact_index(folder, model)
     assert [segment.videos for segment in compacted.record.segments] == [5, 5, 5, 2]
     assert answers(compacted) == answers(open_index(folder)) == left
@@ -239,6 +242,159 @@ def test_too_few_captions_leave_an_index_without_a_first_stage(tmp_path, model, 
     assert len(index.search(QUERY, 3)) == 3
 
 
+def bytes_of(folder):
+    """The bytes of all files of an index of one segment, or two, by kind, whatever the generation."""
+    names = sorted(read_index_file(folder).names())
+    first = min(int(name.partition("-")[0]) for name in names if "-" in name)
+
+    def plain(name):
+        number = f"{int(name.partition('-')[0]) - first}-" if "-" in name else ""
+        return number + name.rpartition(".")[2]
+
+    return {plain(name): (folder / name).read_bytes() for name in names}
+
+
+def first_shards(shards, folder, count):
+    """A dataset of the first shards of another."""
+    shutil.copytree(shards.folder, folder)
+    made = json.loads((folder / DATASET_FILE).read_text())
+    made["shards"] = made["shards"][:count]
+    write_json(folder / DATASET_FILE, made | {"digest": "0" * 16})
+    return ShardSet(folder)
+
+
+def test_an_index_built_in_pieces_has_the_bytes_of_one_built_at_once(tmp_path, model, shards):
+    pieces, whole = tmp_path / "pieces", tmp_path / "whole"
+    some = first_shards(shards, tmp_path / "some", 1)
+    assert len(write_index(pieces, model, some, "train", stage_above=0, queries=QUERIES)) == 9
+    assert append_videos(pieces, model, shards, "train")[1] == 9
+    delete_videos(pieces, ["train4"])
+    assert append_videos(pieces, model, shards, "train")[1] == 1
+    compact_index(pieces, model)
+    write_index(whole, model, shards, "train", fitted=pieces, stage_above=0)
+    delete_videos(whole, ["train4"])
+    append_videos(whole, model, shards, "train")
+    compact_index(whole, model)
+    assert bytes_of(whole) == bytes_of(pieces)
+    assert read_index_file(whole).recall.videos == 18
+
+
+def test_a_fit_is_taken_only_from_an_index_of_the_same_weights_that_has_one(written, tmp_path, model_of, shards, model):
+    with pytest.raises(InputError, match="has no first stage"):
+        write_index(tmp_path / "new", model, shards, "train", fitted=written.folder)
+    other = model_of("model.head=xpool", *NO_REGULARISERS)
+    with pytest.raises(ConfigError, match="other weights"):
+        write_index(tmp_path / "new", other, shards, "train", fitted=written.folder)
+
+
+def stopped_after(done, worker_class):
+    """A worker that does so many tasks and then stops, and the tasks that were done."""
+    tasks = []
+
+    class Stopping(worker_class):
+        def do(self, task):
+            if len(tasks) == done:
+                raise KeyboardInterrupt
+            tasks.append(task)
+            return super().do(task)
+
+    return Stopping, tasks
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_an_interrupted_build_goes_on_with_what_is_left(tmp_path, model, shards, monkeypatch, append):
+    folder, plain = tmp_path / "index", tmp_path / "plain"
+    for place in (folder, plain):
+        if append:
+            write_index(place, model, shards, "dev", stage_above=5, queries=QUERIES)
+
+    def work(place):
+        if append:
+            return append_videos(place, model, shards, "train")
+        return write_index(place, model, shards, "train", stage_above=0, queries=QUERIES)
+
+    work(plain)
+    seen = []
+    for done in (1, 1, 0):
+        with monkeypatch.context() as patch:
+            stopping, tasks = stopped_after(done, units.Worker)
+            patch.setattr(build, "Worker", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                work(folder)
+        seen += tasks
+        assert append == (folder / INDEX_FILE).exists()
+    assert seen == [units.Encode(0), units.Encode(1)]
+    with monkeypatch.context() as patch:
+        rest, tasks = stopped_after(100, units.Worker)
+        patch.setattr(build, "Worker", rest)
+        work(folder)
+    assert [type(task) for task in tasks] == [units.Code]
+    assert bytes_of(folder) == bytes_of(plain)
+    assert files(folder) == {INDEX_FILE, *read_index_file(folder).names()}
+
+
+def test_what_another_change_left_unfinished_is_not_used(tmp_path, model, shards, monkeypatch):
+    folder = tmp_path / "index"
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "Worker", stopped_after(1, units.Worker)[0])
+        with pytest.raises(KeyboardInterrupt):
+            write_index(folder, model, shards, "train")
+    index = write_index(folder, model, shards, "dev")
+    assert {hit.video_id for hit in index.search(QUERY, 30)} == {f"dev{n}" for n in range(6)}
+    assert files(folder) == {INDEX_FILE, *index.record.names()}
+
+
+def as_version_3(folder):
+    """Rewrite an index as version 3, whose codes are in the order of the videos, without lists."""
+    record = json.loads((folder / INDEX_FILE).read_text())
+    for segment in record["segments"]:
+        path = folder / segment["codes"]
+        codes = SegmentCodes.load(path, segment["videos"], 18, 4)
+        SegmentCodes(codes.of_videos(torch.arange(len(codes)))).save(path)
+        record["digests"][path.name] = file_digest(path)
+    (folder / record.pop("lists")).unlink()
+    del record["recall"]["probes"]
+    write_json(folder / INDEX_FILE, record | {"version": 3})
+
+
+def test_an_index_of_version_3_answers_grows_and_gets_lists_when_it_is_compacted(tmp_path, model, shards, monkeypatch):
+    monkeypatch.setattr("gare.retrieval.index.FEW", 0)
+    now = write_index(tmp_path / "index", model, shards, "train", stage_above=0, queries=QUERIES)
+    found = answers(now, 3, first_stage=6)
+    as_version_3(tmp_path / "index")
+    former = open_index(tmp_path / "index")
+    assert former.lists is None
+    assert answers(former, 3, first_stage=6) == found
+    check_index(tmp_path / "index", model)
+    delete_videos(tmp_path / "index", ["train1"])
+    grown, _ = append_videos(tmp_path / "index", model, shards, "dev")
+    assert (grown.lists, len(grown)) == (None, 23)
+    assert grown.search(QUERY, 3, first_stage=6).searched.scored == 6
+    compacted = compact_index(tmp_path / "index", model)
+    assert len(compacted.lists) == 4
+    assert answers(compacted, 3, first_stage=22) == answers(grown, 3, first_stage=22)
+
+
+def test_reading_some_lists_finds_what_is_in_them_and_reads_all_where_they_hold_too_few(
+    tmp_path, model, shards, monkeypatch
+):
+    monkeypatch.setattr("gare.retrieval.index.FEW", 0)
+    index = write_index(tmp_path / "index", model, shards, "train", stage_above=0, queries=QUERIES)
+    codes, lists = index.segments[0].codes, index.lists
+    query = codes.of_videos(torch.tensor([3])).vectors()[0]
+    allowed = [index.segments[0].alive]
+    read = [codes.rows[codes.starts[n] : codes.starts[n + 1]].tolist() for n in lists.best(query, 2).tolist()]
+    inside = [row for rows in read for row in rows]
+    everything = codes.scan(query)
+    ordered = everything[0][everything[1].argsort(descending=True)].tolist()
+    expected = sorted([row for row in ordered if row in inside][:4])
+    assert index._best(query, allowed, 4, 2)[0].tolist() == expected
+    assert index._best(query, allowed, len(inside) + 1, 2)[0].tolist() == sorted(ordered[: len(inside) + 1])
+    some = [index.segments[0].alive & (np.arange(18) % 2 == 0)]
+    expected = sorted([row for row in ordered if row % 2 == 0][:4])
+    assert index._best(query, some, 4)[0].tolist() == expected
+
+
 def test_checking_names_the_file_that_is_not_what_was_written(written, model):
     folder = written.folder
     assert check_index(folder, model).record == written.record
@@ -285,7 +441,7 @@ def test_an_index_of_version_2_answers_and_is_replaced_when_it_is_made_again(tmp
     former_index(tmp_path, model, shards)
     found = {video_id: score for video_id, score, _ in answers(open_index(tmp_path))}
     assert found == pytest.approx(own_scores(model, shards), abs=1e-5)
-    with pytest.raises(InputError, match=r"version 2; this software makes and changes 3\. Make it again"):
+    with pytest.raises(InputError, match=r"version 2; this software changes 3 and 4\. Make it again"):
         delete_videos(tmp_path, ["x"])
     index = write_index(tmp_path, model, shards, "train")
     assert files(tmp_path) == {INDEX_FILE, *index.record.names()}
@@ -352,13 +508,14 @@ def killed_at(step, work):
     return status == 0
 
 
-@pytest.mark.parametrize("change", ["append", "delete", "compact"])
+@pytest.mark.parametrize("change", ["append", "append with a stage", "delete", "compact"])
 def test_a_kill_anywhere_leaves_the_last_generation_or_the_next(written, model, shards, tmp_path, change):
     if change == "compact":
         delete_videos(written.folder, ["train3"])
     folder, before = tmp_path / "killed", answers(reopened(written.folder, model))
     work = {
         "append": lambda: append_videos(folder, model, shards, "dev"),
+        "append with a stage": lambda: append_videos(folder, model, shards, "dev", stage_above=0, queries=QUERIES),
         "delete": lambda: delete_videos(folder, ["train5"]),
         "compact": lambda: compact_index(folder, model),
     }[change]
@@ -377,7 +534,7 @@ def test_a_kill_anywhere_leaves_the_last_generation_or_the_next(written, model, 
             work()  # the same command again, over what the kill left
             assert answers(reopened(folder, model)) == after
             assert files(folder) == {INDEX_FILE, *read_index_file(folder).names()}
-        step += 1
+        step += 5 if change == "append with a stage" else 1
     assert step > 8
     assert len(seen) == 2
 

@@ -14,8 +14,9 @@ from gare.common.errors import InputError
 from gare.data.shards import ShardSet
 from gare.evaluation.encode import encode_twice, encode_videos
 from gare.model.checkpoint import load_checkpoint_config, load_model
-from gare.retrieval import build
-from gare.retrieval.build import append_videos, compact_index, delete_videos, write_index
+from gare.retrieval import changes, segment_writer
+from gare.retrieval.build import append_videos, write_index
+from gare.retrieval.changes import compact_index, delete_videos
 from gare.retrieval.media import MEDIA, Kept, MediaFile, small_jpeg
 from gare.retrieval.model import IndexModel
 from gare.retrieval.opening import open_index
@@ -75,8 +76,8 @@ def test_appending_deleting_and_compacting_keep_the_media_of_each_video(tmp_path
     before = media_of(open_index(folder))
     assert len(before) == 13
     delete_videos(folder, ["train3", "dev1"])
-    monkeypatch.setattr(build, "SEGMENT_VIDEOS", 4)
-    monkeypatch.setattr(build, "ENCODED", 4)
+    monkeypatch.setattr(segment_writer, "SEGMENT_VIDEOS", 4)
+    monkeypatch.setattr(changes, "ENCODED", 4)
     compacted = compact_index(folder, model)
     assert len(compacted.segments) == 3
     assert media_of(compacted) == {name: media for name, media in before.items() if name not in ("train3", "dev1")}
