@@ -27,7 +27,10 @@ GROWTH = 0.6
 """The candidates for a given recall grow with this power of the number of videos, measured from 1,800 to 14,600."""
 
 FALSE_FLAGS = 0.02
-"""Share of the held-out texts that count as unknown."""
+"""Share of the held-out texts that count as unknown by their leverage."""
+
+WORD_FLAGS, NEVER = 0.01, 2.0
+"""Most held-out texts that may count as unknown by their words; the limit for words where more would."""
 
 LOSS = 0.001
 """Most recall that a search may lose because it reads only some of the lists."""
@@ -40,8 +43,9 @@ PART = 4
 class Recall:
     """Share of the exact top 10 among the best K of the stage, for each K of ``candidates`` and kind of held-out text.
 
-    ``leverage``: above this, a query counts as unknown. ``probes``: the number of lists that a search for 200
-    candidates reads, 0 for all; the shares are those of such a search, which reads more lists for more candidates.
+    A query counts as unknown above this ``leverage``, or from this share of unknown ``words`` on. ``probes``: the
+    number of lists that a search for ``LEAST`` candidates reads, 0 for all; for more candidates it reads more. The
+    shares are those of such a search.
     """
 
     __pydantic_config__ = STRICT
@@ -52,10 +56,15 @@ class Recall:
     fragments: list[float]
     leverage: float
     probes: int = 0
+    words: float = NEVER
 
     def __post_init__(self) -> None:
         if not len(self.candidates) == len(self.captions) == len(self.fragments):
             raise ValueError("its recall curve has a value missing")
+
+    def is_unknown(self, leverage: float, words: float) -> bool:
+        """Return True for a query that is unlike the texts of the stage."""
+        return leverage > self.leverage or words >= self.words
 
     def at(self, count: int) -> float:
         """Return the recall of the worse kind at this many candidates, or the nearest smaller number measured."""
@@ -112,13 +121,14 @@ class Best:
 
 @dataclass(frozen=True)
 class Asked:
-    """Held-out texts as the stage sees them: ``queries`` [n, r] and ``leverage`` [n].
+    """Held-out texts as the stage sees them: ``queries`` [n, r], ``leverage`` [n], share of unknown ``words`` [n].
 
     ``captions``: how many are captions; the others, which come last, are fragments.
     """
 
     queries: Tensor
     leverage: Tensor
+    words: Tensor
     captions: int
 
     def recall(self, best: Best, codes: Iterable[Codes], lists: Lists | None, best_codes: Codes | None) -> Recall:
@@ -143,7 +153,13 @@ class Asked:
             fragments=[round(share[1], 5) for share in shares],
             leverage=float(torch.quantile(self.leverage, 1 - FALSE_FLAGS)),
             probes=probes,
+            words=self._word_limit(),
         )
+
+    def _word_limit(self) -> float:
+        """Return the lowest share of unknown words, from a half on, that hardly any of these texts has."""
+        shares = (0.5, 0.75, 1.0)
+        return next((x for x in shares if float((self.words >= x).double().mean()) <= WORD_FLAGS), NEVER)
 
     def _probes(
         self, ahead: Tensor, rank: Tensor, shares: dict[int, tuple[float, float]], there: int
