@@ -1,16 +1,19 @@
 """Measure search in a large index: the first stage and FAISS, records read by threads and a memory map, a whole query.
 
-    python benchmarks/searching.py [--videos 1000000 --records 100000 --folder DIR]
+    python benchmarks/searching.py [--videos 1000000 --folder DIR]
 
-Codes and records are synthetic: vectors in clusters whose spread falls off like that of distilled scores. The first
-stage scans int8 codes; the peer is FAISS's IVF1024,SQ8 by inner product, probing as many lists as its recall needs.
-Recall is that of the exact ten best among 200 candidates. "Cold" drops the file from the page cache first. The text
-tower is a ViT-B/32's with random weights. Times are p50 and p99 in ms; ratios are of the p50.
+The index has four segments, and its model ViT-B/32's text tower with random weights. Codes are synthetic: vectors in
+2,000 clusters. So is the record of a video (12 frames of 512 numbers), which repeats every 1,000; the segments share
+one file of records, a quarter of what so many videos take. The first stage reads as many lists as it needs for 99 % of
+the exact ten best among 200 candidates, and so does its peer, FAISS's IVF1024,SQ8 by inner product. "Cold" drops the
+file from the page cache first. A whole query is one of ``SearchIndex.search``, from a sentence to ten hits; the text
+tower alone encodes the same sentences. Times are p50 and p99 in ms; ratios are of the p50.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
@@ -19,18 +22,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from common.process import PeakMemory
+from transformers import CLIPConfig, CLIPModel
 
-from gare.config import ModelConfig
-from gare.retrieval.records import RecordFile, RecordFormat, read_pool, record_factors, write_records
-from gare.retrieval.stage import RANK, Codes
-from gare.scoring.factors import ScoreStats, Texts, Videos
-from gare.scoring.increment.head import GareHead
+from gare.config import Config, ModelConfig
+from gare.evaluation.encode import encode_texts
+from gare.model.gare import GareModel
+from gare.model.tokenizer import Tokenizer
+from gare.retrieval.anchors import Anchors
+from gare.retrieval.codes import Codes, SegmentCodes, save_lists
+from gare.retrieval.fitting import lists_of
+from gare.retrieval.folder import VIDEOS, IndexRecord, SegmentFiles
+from gare.retrieval.index import SearchIndex
+from gare.retrieval.model import IndexModel
+from gare.retrieval.recall import CANDIDATES, Recall
+from gare.retrieval.records import RecordFormat, record_factors, write_records
+from gare.retrieval.segment_writer import write_videos
+from gare.retrieval.stage import RANK, SAMPLE, Basis, save_basis
+from gare.scoring.factors import Videos
 
-TOP, CANDIDATES = 10, 200
-FRAMES, DIM = 12, 512
-ENOUGH = 0.99
+TOP, COUNT, ENOUGH = 10, 200, 0.99
+SEGMENTS, REPEATED = 4, 1000
+QUERIES = 64
+PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 def timed(work: Callable[[], object], times: int, before: Callable[[], object] = lambda: None) -> tuple[float, float]:
@@ -57,32 +73,109 @@ def made_vectors(count: int, seed: int) -> torch.Tensor:
     return found + 0.7 * torch.randn(count, RANK, generator=random)
 
 
+def as_codes(vectors: torch.Tensor) -> Codes:
+    """Round vectors to int8."""
+    scale = vectors.abs().amax(1) / 127
+    return Codes((vectors / scale[:, None]).round().to(torch.int8), scale)
+
+
+def made_model() -> IndexModel:
+    """Make a model with ViT-B/32's towers and a head of the paper, all with random weights."""
+    torch.manual_seed(0)
+    words = Tokenizer.train([f"a person number {n} rides a horse at the beach" for n in range(50)], 600)
+    model = GareModel(CLIPModel(CLIPConfig(projection_dim=512)), ModelConfig(temporal_layers=0), words).eval()
+    return IndexModel(model, words, Config(), "made", "0")
+
+
+def made_index(folder: Path, model: IndexModel, videos: int) -> SearchIndex:
+    """Write an index with synthetic codes and records, and open it."""
+    record = IndexRecord(
+        version=4, generation=1, checkpoint="made", weights_sha256="0", dataset_digest="0", split="made",
+        storage="float16", format=made_records(folder, model, videos // SEGMENTS), segments=[], digests={},
+        basis="g1.basis", lists="g1.lists",
+        recall=Recall(videos, [*CANDIDATES], [1.0] * len(CANDIDATES), [1.0] * len(CANDIDATES), 1e30),
+    )  # fmt: skip
+    save_basis(folder / "g1.basis", made_basis(model.model.dim), Anchors(["a"] * 2048, ["b"], ["c"]))
+    start = time.perf_counter()
+    parts = [as_codes(made_vectors(videos // SEGMENTS, seed + 1)) for seed in range(SEGMENTS)]
+    rounded = time.perf_counter()
+    lists = lists_of(parts, videos)
+    save_lists(folder / "g1.lists", lists)
+    for number, codes in enumerate(parts, start=1):
+        files = SegmentFiles(videos=len(codes), records=f"{number}-g1.records", about=f"{number}-g1.arrow")
+        files.codes = f"{number}-g1.codes"
+        SegmentCodes.of(codes, lists).save(folder / files.codes)
+        if number > 1:
+            (folder / files.records).hardlink_to(folder / "1-g1.records")
+        ids = [f"{number}-{n}" for n in range(len(codes))]
+        table = {"video_id": ids, "uri": [f"/videos/{name}.mp4" for name in ids], "attributes": [[]] * len(ids)}
+        write_videos(folder / files.about, pa.table(table, VIDEOS))
+        record.segments.append(files)
+    built = time.perf_counter() - rounded
+    print(
+        f"{len(lists)} lists of {videos:,} videos found and written in {built:.0f} s (codes: {rounded - start:.0f} s)"
+    )
+    return SearchIndex.of(folder, record, model)
+
+
+def made_records(folder: Path, model: IndexModel, count: int) -> dict[str, tuple[str, list[int]]]:
+    """Write the records of the first segment and return their format."""
+    factors, torch_random = record_factors(model.model.head), torch.Generator().manual_seed(0)
+    frames = torch.randn(REPEATED, 12, 512, generator=torch_random) * 0.4
+    frames += 0.3 * torch.randn(REPEATED, 1, 512, generator=torch_random)
+    with torch.no_grad():
+        gallery = factors.build(Videos(frames, torch.ones(REPEATED, 12, dtype=torch.bool)), torch.float16)
+    form = RecordFormat.of(gallery)
+    packed = form.pack(gallery)
+    with (folder / "1-g1.records").open("wb") as stream:
+        for start in range(0, count, REPEATED):
+            write_records(stream, packed[: count - start])
+        os.fsync(stream.fileno())
+    return form.fields
+
+
+def made_basis(dim: int) -> Basis:
+    """Fit a basis to random texts and scores: it costs a query as much as any other."""
+    random = torch.Generator().manual_seed(0)
+    return Basis.of(torch.randn(2048, dim, generator=random), torch.randn(SAMPLE, 2048, generator=random))
+
+
 def recall(exact: torch.Tensor, found: torch.Tensor) -> float:
     """Return the share of the exact rows [B, TOP] among the found [B, K]."""
     return float((exact[:, :, None] == found[:, None]).any(-1).double().mean())
 
 
-def first_stage(videos: int, times: int) -> float:
-    """Measure the scan and its peer; return the p50 of one query."""
-    vectors, queries = made_vectors(videos, 1), made_vectors(32, 2)
-    start = time.perf_counter()
-    scale = vectors.abs().amax(1) / 127
-    codes = Codes((vectors / scale[:, None]).round().to(torch.int8), scale)
-    built = time.perf_counter() - start
-    exact = (queries @ vectors.T).topk(TOP).indices
+def first_stage(index: SearchIndex, vectors: torch.Tensor, times: int) -> None:
+    """Measure the stage and its peer on the same vectors."""
+    queries = made_vectors(QUERIES, 99)
+    exact = torch.cat([(queries[rows] @ vectors.T).topk(TOP).indices for rows in torch.arange(QUERIES).split(8)])
+    allowed, size = [segment.alive for segment in index.segments], len(index.segments[0])
 
-    def scan(count: int) -> torch.Tensor:
-        return codes.scores(queries[:count]).topk(CANDIDATES).indices
+    def read(query: torch.Tensor, probes: int | None) -> torch.Tensor:
+        rows = index.best(query, allowed, COUNT, probes)
+        return torch.cat([torch.from_numpy(part) + size * number for number, part in enumerate(rows)])
 
-    held = recall(exact, scan(32))
-    one = timed(lambda: scan(1), times)
-    say("first stage, one query", one, f"recall {100 * held:.2f} %, {codes.codes.nbytes / 1e6:.0f} MB, {built:.1f} s")
-    say("first stage, 32 at once", timed(lambda: scan(32), max(3, times // 10)))
-    peer(vectors, queries, exact, one[0], times)
-    return one[0]
+    def held(probes: int | None) -> float:
+        return recall(exact, torch.stack([read(query, probes) for query in queries]))
+
+    some = itertools.cycle(queries)
+    whole = held(None)
+    probes = next(n for n in PROBES if held(n) >= ENOUGH)
+    assert index.record.recall is not None
+    object.__setattr__(index.record.recall, "probes", probes)
+    one = timed(lambda: read(next(some), probes), times)
+    say(f"first stage, {probes} lists, one query", one, f"recall {100 * held(probes):.2f} %")
+    every = timed(lambda: [read(query, probes) for query in queries[:32]], max(3, times // 10))
+    say("first stage, 32 one after the other", every)
+    say(
+        "first stage, all lists, one query", timed(lambda: read(next(some), None), times), f"recall {100 * whole:.2f} %"
+    )
+    peer(vectors, queries, exact, (one[0], every[0]), times)
 
 
-def peer(vectors: torch.Tensor, queries: torch.Tensor, exact: torch.Tensor, ours: float, times: int) -> None:
+def peer(
+    vectors: torch.Tensor, queries: torch.Tensor, exact: torch.Tensor, ours: tuple[float, float], times: int
+) -> None:
     """Measure FAISS on the same vectors."""
     try:
         import faiss
@@ -93,86 +186,74 @@ def peer(vectors: torch.Tensor, queries: torch.Tensor, exact: torch.Tensor, ours
     index = faiss.index_factory(RANK, "IVF1024,SQ8", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors[:: max(1, len(vectors) // 100_000)].numpy())
     index.add(vectors.numpy())
-    built = time.perf_counter() - start
-    for probes in (4, 8, 16, 32, 64, 128, 1024):
+    built, held = time.perf_counter() - start, 0.0
+    for probes in PROBES:
         index.nprobe = probes
-        held = recall(exact, torch.from_numpy(index.search(queries.numpy(), CANDIDATES)[1]))
+        held = recall(exact, torch.from_numpy(index.search(queries.numpy(), COUNT)[1]))
         if held >= ENOUGH:
             break
-    one = timed(lambda: index.search(queries[:1].numpy(), CANDIDATES), times)
-    say(f"FAISS IVF1024,SQ8, {probes} lists, one query", one, f"recall {100 * held:.2f} %, {built:.1f} s")
-    say("FAISS, 32 at once", timed(lambda: index.search(queries.numpy(), CANDIDATES), max(3, times // 10)))
-    print(f"first stage / FAISS: {ours / one[0]:.1f}")
+    some = itertools.cycle(queries.split(1))
+    one = timed(lambda: index.search(next(some).numpy(), COUNT), times)
+    say(f"FAISS IVF1024,SQ8, {index.nprobe} lists, one query", one, f"recall {100 * held:.2f} %, {built:.1f} s")
+    every = timed(lambda: index.search(queries[:32].numpy(), COUNT), max(3, times // 10))
+    say("FAISS, 32 at once", every)
+    print(f"first stage / FAISS: {ours[0] / one[0]:.1f} for one query, {ours[1] / every[0]:.1f} for 32")
 
 
-def records(folder: Path, count: int, times: int) -> float:
-    """Measure reading and scoring candidates; return the p50 of reading and scoring 200 warm ones."""
-    torch.manual_seed(0)
-    factors = record_factors(GareHead(DIM, ModelConfig()))
-    frames = torch.randn(1000, FRAMES, DIM) * 0.4 + 0.3 * torch.randn(1000, 1, DIM)
-    gallery = factors.build(Videos(frames, torch.ones(1000, FRAMES, dtype=torch.bool)), torch.float16)
-    form, path = RecordFormat.of(gallery), folder / "made.records"
-    packed = form.pack(gallery)
-    with path.open("wb") as stream:
-        for _ in range(count // 1000):
-            write_records(stream, packed)
-        os.fsync(stream.fileno())
-    count = count // 1000 * 1000
-    random, text = np.random.default_rng(0), Texts(torch.randn(1, DIM) * 0.45)
-    with read_pool() as pool:
-        opened = RecordFile(path, form.dtype, count)
-        mapped = np.memmap(path, form.dtype, "r")
+def cold_records(index: SearchIndex) -> None:
+    """Measure the reading of 1,000 records that are not in the page cache."""
+    records, random = index.segments[0].records, np.random.default_rng(0)
+    mapped = np.memmap(records.path, records.dtype, "r")
 
-        def dropped() -> None:
-            handle = os.open(path, os.O_RDONLY)
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(handle)
+    def dropped() -> None:
+        handle = os.open(records.path, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
 
-        def rows(number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-            return random.choice(count, number, replace=False)
+    def rows() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return random.choice(len(records), 1000, replace=False)
 
-        cold = timed(lambda: opened.read(rows(1000), pool), 5, dropped)
-        say("1,000 cold records by threads", cold, f"{form.dtype.itemsize:,} bytes each")
-        gathered = timed(lambda: np.array(mapped[rows(1000)]), 5, dropped)
-        say("1,000 cold records by a memory map", gathered)
-        print(f"memory map / threads: {gathered[0] / cold[0]:.1f}")
-
-        def answered() -> torch.Tensor:
-            read = form.tensors(opened.read(rows(CANDIDATES), pool))
-            return factors.score(factors.read(read), text, ScoreStats())
-
-        warm = timed(answered, times)
-        say(f"{CANDIDATES} warm records read and scored", warm)
-    return warm[0]
+    cold = timed(lambda: records.read(rows(), index.threads), 7, dropped)
+    say("1,000 cold records by threads", cold, f"{records.dtype.itemsize:,} bytes each")
+    gathered = timed(lambda: np.array(mapped[rows()]), 7, dropped)
+    say("1,000 cold records by a memory map", gathered)
+    print(f"memory map / threads: {gathered[0] / cold[0]:.1f}")
 
 
-def text_tower(times: int) -> float:
-    """Run one query through the text tower of a ViT-B/32; return its p50."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+def whole_query(index: SearchIndex, times: int) -> None:
+    """Measure a query from a sentence to hits, next to the text tower alone."""
+    model = index.model
+    sentences = itertools.cycle([f"a person number {n} rides a horse at the beach" for n in range(50)])
 
-    model = CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=DIM)).eval()
-    tokens = torch.randint(1, 40_000, (1, 32))
-    with torch.no_grad():
-        found = timed(lambda: model(tokens), times)
-    say("text tower, one query", found)
-    return found[0]
+    def encoded() -> object:
+        return encode_texts(model.model, model.tokenizer, [next(sentences)], model.config.data.words, 1)
+
+    for _ in range(20):
+        index.search(next(sentences), TOP)
+    tower = timed(encoded, times)
+    say("text tower, one query", tower)
+    whole = timed(lambda: index.search(next(sentences), TOP), times)
+    say("whole warm query", whole, str(index.search(next(sentences), TOP).searched))
+    print(f"whole warm query / text tower alone: {whole[0] / tower[0]:.2f}")
 
 
 def main() -> None:
     """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=1_000_000, help="codes of the first stage")
-    parser.add_argument("--records", type=int, default=100_000, help="records on disk, 14.5 kB each")
-    parser.add_argument("--folder", type=Path, help="where the records go; a temporary folder by default")
-    parser.add_argument("--times", type=int, default=50, help="how often a query is timed")
+    parser.add_argument("--videos", type=int, default=1_000_000, help="videos of the index, 3.6 kB of disk each")
+    parser.add_argument("--folder", type=Path, help="where the index goes; a temporary folder by default")
+    parser.add_argument("--times", type=int, default=100, help="how often a query is timed")
     options = parser.parse_args()
     memory = PeakMemory()
-    print(f"{'ms':46} {'p50':>9} {'p99':>9}")
-    stage = first_stage(options.videos, options.times)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        exact = records(Path(folder), max(1000, options.records), options.times)
-    tower = text_tower(options.times)
-    print(f"whole warm query / text tower alone: {(stage + exact + tower) / tower:.2f}")
+        index = made_index(Path(folder), made_model(), options.videos // SEGMENTS * SEGMENTS)
+        print(f"memory of an open index with its model: {memory.whole():.0f} MB at most while it was made")
+        print(f"{'ms':46} {'p50':>9} {'p99':>9}")
+        cold_records(index)
+        vectors = torch.cat([made_vectors(options.videos // SEGMENTS, seed + 1) for seed in range(SEGMENTS)])
+        first_stage(index, vectors, options.times)
+        del vectors
+        whole_query(index, options.times)
     print(f"peak memory: {memory.whole():.0f} MB")
 
 

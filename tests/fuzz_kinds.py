@@ -466,7 +466,7 @@ def checkpoints(folder: Path, config: Any, run: Path, dataset: ShardSet) -> Iter
     def searched() -> Any:
         opened = open_index(index)
         texts = opened.encode("a red square left")
-        timed = with_seconds(opened, opened.search(texts, 3), texts)
+        timed = with_seconds(opened, opened.search("a red square left", 3), texts)
         pictures = [opened.segments[s].media.picture(row, 0) for s, row in timed.places if opened.segments[s].media]
         hits = [*timed, *opened.search("a red square", 2, first_stage=2)]
         return [

@@ -203,7 +203,7 @@ def search(
     def found(count: int) -> Hits:
         if texts is None:
             return index.like(like or "", count, where=where, exact=exact)
-        return index.search(texts, count, where=where, exact=exact, first_stage=first_stage)
+        return index.search(query or "", count, where=where, exact=exact, first_stage=first_stage, texts=texts)
 
     hits = best_files(index, found, k) if by_file else found(k)
     return hits if texts is None else with_seconds(index, hits, texts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -11,17 +13,31 @@ import numpy as np
 ANCHORS, HELD_OUT = 2048, 512
 """Texts to fit the stage on, and others to measure its recall with; half of each are fragments."""
 
+STRANGE = 512
+"""Sentences of made-up words to fit the stage on, at most a quarter as many as others: it holds for new words too."""
+
 FEWEST_TEXTS = 64
 """With fewer captions, there is no stage."""
+
+SYLLABLES = tuple(a + b for a in "bcdfghjklmnprstvwz" for b in ("a", "e", "i", "o", "u", "an", "er", "ist", "ock"))
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """``fit``: texts to fit the stage on; ``captions``, ``fragments``: other texts to measure it with."""
+    """``fit``, ``strange``: texts to fit the stage on; ``captions``, ``fragments``: other texts to measure it with.
+
+    ``strange``: sentences of made-up words.
+    """
 
     fit: list[str]
     captions: list[str]
     fragments: list[str]
+    strange: list[str] = field(default_factory=list)
+
+    @property
+    def fitted(self) -> list[str]:
+        """The texts to fit the stage on."""
+        return [*self.fit, *self.strange]
 
     @property
     def held_out(self) -> list[str]:
@@ -47,10 +63,30 @@ class Anchors:
             return None
         kept = len(texts) * HELD_OUT // (ANCHORS + HELD_OUT)
         fit, held = texts[kept:], texts[:kept]
-        return cls(fit + [_fragment(t, random) for t in fit], held, [_fragment(t, random) for t in held])
+        fragments, of_held = ([fragment(text, random) for text in some] for some in (fit, held))
+        strange = [_made_up(random) for _ in range(min(STRANGE, len(fit) // 2))]
+        return cls(fit + fragments, held, of_held, strange)
+
+    def unknown_words(self, texts: Iterable[str]) -> list[float]:
+        """Return the share of each text's words that no caption or fragment of the fit has."""
+        return [sum(word not in self._words for word in words) / max(1, len(words)) for words in map(_words, texts)]
+
+    @cached_property
+    def _words(self) -> frozenset[str]:
+        return frozenset(word for text in self.fit for word in _words(text))
 
 
-def _fragment(text: str, random: np.random.Generator) -> str:
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _made_up(random: np.random.Generator) -> str:
+    """Return a sentence of one to six made-up words."""
+    words = range(int(random.integers(1, 7)))
+    return " ".join("".join(random.choice(SYLLABLES, int(random.integers(1, 4)))) for _ in words)
+
+
+def fragment(text: str, random: np.random.Generator) -> str:
     """Return some neighbouring words of a caption, at most half of them."""
     words = text.split()
     count = int(random.integers(1, max(1, len(words) // 2) + 1))

@@ -95,7 +95,7 @@ def _grouped(files: RecordFiles) -> Iterator[list[tuple[str, int]]]:
 @torch.no_grad()
 def _fitted(change: Change, model: IndexModel, files: RecordFiles, fields: Fields, anchors: Anchors) -> Basis:
     """Fit a basis to the exact scores of a sample of the records."""
-    texts, factors = anchor_texts(model, anchors.fit), record_factors(model.model.head)
+    texts, factors = anchor_texts(model, anchors.fitted), record_factors(model.model.head)
     form = model.check_format(fields, change.index)
     ends = np.cumsum([0, *(count for _, count in files)])
     picked = np.unique(np.linspace(0, ends[-1] - 1, min(SAMPLE, int(ends[-1]))).astype(np.int64))

@@ -19,6 +19,7 @@ from gare.common.console import warn
 from gare.common.errors import InputError
 from gare.common.redact import shown
 from gare.evaluation.encode import encode_texts
+from gare.retrieval.anchors import Anchors
 from gare.retrieval.codes import Lists, load_lists
 from gare.retrieval.folder import IndexRecord
 from gare.retrieval.model import IndexModel
@@ -112,6 +113,7 @@ class SearchIndex:
     segments: list[Segment]
     missing: int = 0
     basis: Basis | None = None
+    anchors: Anchors | None = None
     lists: Lists | None = None
     _factors: Factors[Any] = field(init=False)
     threads: ThreadPoolExecutor = field(init=False, default_factory=read_pool)
@@ -156,24 +158,25 @@ class SearchIndex:
     @torch.no_grad()
     def search(
         self,
-        query: str | Texts,
+        query: str,
         top: int,
         *,
         where: Mapping[str, str] | None = None,
         exact: bool = False,
         first_stage: int | None = None,
+        texts: Texts | None = None,
     ) -> Hits:
-        """Return the ``top`` videos for a sentence (or one that is encoded already), best first; ties in index order.
+        """Return the ``top`` videos for a sentence, best first; ties in index order.
 
         Each score is exactly the model's for the frames as the index stores them (float16 by default).
 
         ``where``: attributes the videos must have. ``exact``: score every video. ``first_stage``: score this many
-        candidates instead of the number the index chooses by its own recall. Raises InputError for a query that is
-        empty or invalid text, and for an attribute that no video has.
+        candidates instead of the number the index chooses by its own recall. ``texts``: what ``encode`` made of the
+        query. Raises InputError for a query that is empty or invalid text, and for an attribute that no video has.
         """
-        texts = self.encode(query) if isinstance(query, str) else query
+        texts = self.encode(query) if texts is None else texts
         allowed = self._allowed(where or {})
-        chosen, searched = self._candidates(texts, allowed, top, exact=exact, wanted=first_stage)
+        chosen, searched = self._candidates(query, texts, allowed, top, exact=exact, wanted=first_stage)
         scores = self.scores(chosen, lambda gallery: self._factors.score(gallery, texts, ScoreStats())[0])
         return self._hits(chosen, scores, top, searched)
 
@@ -193,7 +196,7 @@ class SearchIndex:
         videos, wanted = sum(int(mask.sum()) for mask in allowed), LIKE * max(top, TOP)
         codes = self.segments[number].codes
         if codes is not None and not exact and videos > max(FEW, wanted):
-            chosen = self._best(codes.of_videos(torch.tensor([row])).vectors()[0], allowed, wanted)
+            chosen = self.best(codes.of_videos(torch.tensor([row])).vectors()[0], allowed, wanted)
         else:
             chosen = [np.flatnonzero(mask) for mask in allowed]
         scored = sum(map(len, chosen))
@@ -225,7 +228,7 @@ class SearchIndex:
         return [segment.where(where) for segment in self.segments]
 
     def _candidates(
-        self, texts: Texts, allowed: list[NDArray[np.bool_]], top: int, *, exact: bool, wanted: int | None
+        self, query: str, texts: Texts, allowed: list[NDArray[np.bool_]], top: int, *, exact: bool, wanted: int | None
     ) -> tuple[list[NDArray[np.int64]], Searched]:
         filtered = any(mask is not segment.alive for mask, segment in zip(allowed, self.segments, strict=True))
         videos = sum(int(mask.sum()) for mask in allowed) if filtered else len(self)
@@ -239,7 +242,8 @@ class SearchIndex:
         if exact or basis is None or recall is None:
             return [np.flatnonzero(mask) for mask in allowed], everything
         queries, leverage = basis.queries(texts.text.cpu())
-        unknown = float(leverage[0]) > recall.leverage
+        words = self.anchors.unknown_words([query])[0] if self.anchors is not None else 0.0
+        unknown = recall.is_unknown(float(leverage[0]), words)
         count = max(wanted or recall.choose(top, len(self)) * (WIDE if unknown else 1), top)
         if videos <= count or (wanted is None and videos <= FEW):
             return [np.flatnonzero(mask) for mask in allowed], everything
@@ -247,9 +251,9 @@ class SearchIndex:
         probes = None if unknown or filtered or self.lists is None else recall.lists(count, len(self.lists))
         known = None if unknown else recall.at(count)
         searched = Searched(videos, count, known, unknown, self.missing)
-        return self._best(queries[0], allowed, count, probes), searched
+        return self.best(queries[0], allowed, count, probes), searched
 
-    def _best(
+    def best(
         self, query_R: Tensor, allowed: list[NDArray[np.bool_]], count: int, probes: int | None = None
     ) -> list[NDArray[np.int64]]:
         """Return the rows of each segment among the best ``count`` of the allowed by the first stage, in order.
@@ -267,7 +271,7 @@ class SearchIndex:
             found.append((rows, scores))
         joined = torch.cat([scores for _, scores in found])
         if lists is not None and len(joined) < count:
-            return self._best(query_R, allowed, count)
+            return self.best(query_R, allowed, count)
         best = joined.topk(min(count, len(joined))).indices.sort().values
         ends = np.cumsum([len(rows) for rows, _ in found])
         parts = np.split(best.numpy(), np.searchsorted(best.numpy(), ends[:-1]))
@@ -314,7 +318,8 @@ class SearchIndex:
 
         Raises InputError if none can be read.
         """
-        basis = load_basis(folder / record.basis, model.model.dim)[0] if record.basis is not None else None
+        loaded = (None, None) if record.basis is None else load_basis(folder / record.basis, model.model.dim)
+        basis, anchors = loaded
         rank = None if basis is None else basis.directions.shape[1]
         lists = None if record.lists is None or rank is None else load_lists(folder / record.lists, rank)
         segments, missing, form = [], 0, model.check_format(record.format, folder)
@@ -331,7 +336,7 @@ class SearchIndex:
         for segment in segments:
             if segment.lost_media is not None:
                 warn(f"{segment.lost_media} Its videos are searched, but not shown.")
-        return cls(folder, record, model, segments, missing, basis, lists)
+        return cls(folder, record, model, segments, missing, basis, anchors, lists)
 
     @classmethod
     def whole(cls, folder: Path, record: IndexRecord, model: IndexModel) -> Self:

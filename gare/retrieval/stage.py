@@ -103,7 +103,7 @@ def load_basis(path: Path, dim: int) -> tuple[Basis, Anchors]:
             basis = Basis(**{f.name: file.get_tensor(f.name) for f in fields(Basis)})
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"Cannot read {path}: {first_line(error)}. Make the index again.") from None
-    if not _fits_together(basis, dim, len(anchors.fit)):
+    if not _fits_together(basis, dim, len(anchors.fitted)):
         raise InputError(f"{path} does not hold the basis of this index's texts. Make the index again.")
     return basis, anchors
 

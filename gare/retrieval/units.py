@@ -178,8 +178,8 @@ class Worker:
     def _stage(self, task: Code) -> tuple[Basis, Texts, Asked | None]:
         if self._fitted is None or self._fitted[0] != task.basis:
             basis, anchors = load_basis(self._change.index / task.basis, self._model.model.dim)
-            texts = anchor_texts(self._model, [*anchors.fit, *(anchors.held_out if task.measure else [])])
-            asked = held_out(basis, texts[slice(len(anchors.fit), None)], anchors) if task.measure else None
+            texts = anchor_texts(self._model, [*anchors.fitted, *(anchors.held_out if task.measure else [])])
+            asked = held_out(basis, texts[slice(len(anchors.fitted), None)], anchors) if task.measure else None
             self._fitted = (task.basis, basis, texts, asked)
         return self._fitted[1:]
 
@@ -225,7 +225,8 @@ def anchor_texts(model: IndexModel, texts: Sequence[str]) -> Texts:
 def held_out(basis: Basis, texts: Texts, anchors: Anchors) -> Asked:
     """Return the encoded held-out texts as the stage sees them."""
     queries, leverage = basis.queries(texts.text.cpu())
-    return Asked(queries, leverage, len(anchors.captions))
+    words = torch.tensor(anchors.unknown_words(anchors.held_out))
+    return Asked(queries, leverage, words, len(anchors.captions))
 
 
 def unit_records(building: Path, unit: int) -> Path:

@@ -70,7 +70,7 @@ class Shelf:
         def found(top: int) -> Hits:
             if texts is None:
                 return index.like(asked.like or "", top, where=asked.where, exact=asked.exact)
-            return index.search(texts, top, where=asked.where, exact=asked.exact)
+            return index.search(asked.query or "", top, where=asked.where, exact=asked.exact, texts=texts)
 
         wanted = asked.offset + asked.top
         hits = by_file(index, found, min(wanted + 1, max(len(index), 1)))

@@ -388,11 +388,11 @@ def test_reading_some_lists_finds_what_is_in_them_and_reads_all_where_they_hold_
     everything = codes.scan(query)
     ordered = everything[0][everything[1].argsort(descending=True)].tolist()
     expected = sorted([row for row in ordered if row in inside][:4])
-    assert index._best(query, allowed, 4, 2)[0].tolist() == expected
-    assert index._best(query, allowed, len(inside) + 1, 2)[0].tolist() == sorted(ordered[: len(inside) + 1])
+    assert index.best(query, allowed, 4, 2)[0].tolist() == expected
+    assert index.best(query, allowed, len(inside) + 1, 2)[0].tolist() == sorted(ordered[: len(inside) + 1])
     some = [index.segments[0].alive & (np.arange(18) % 2 == 0)]
     expected = sorted([row for row in ordered if row % 2 == 0][:4])
-    assert index._best(query, some, 4)[0].tolist() == expected
+    assert index.best(query, some, 4)[0].tolist() == expected
 
 
 def test_checking_names_the_file_that_is_not_what_was_written(written, model):

@@ -107,7 +107,7 @@ def test_a_search_tells_seconds_within_the_clip_of_each_hit(tmp_path, toy_clip):
     index = make_served(tmp_path, toy_clip)
     assert index.shares_files
     texts = index.encode("a red square")
-    plain = index.search(texts, 20)
+    plain = index.search("a red square", 20, texts=texts)
     timed = with_seconds(index, plain, texts)
     assert [(hit.rank, hit.video_id, hit.score) for hit in timed] == [(h.rank, h.video_id, h.score) for h in plain]
     for hit, (segment, row) in zip(timed, timed.places, strict=True):

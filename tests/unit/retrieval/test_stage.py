@@ -39,7 +39,7 @@ def test_few_candidates_hold_the_exact_answer_of_a_large_gallery(made):
     _, held, scores, exact, basis = made
     codes = basis.codes(scores)
     queries, leverage = basis.queries(held)
-    asked, best = Asked(queries, leverage, 30), None
+    asked, best = Asked(queries, leverage, torch.zeros(60), 30), None
     for rows in torch.arange(VIDEOS).split(90):
         some = Best.of(exact[rows].T, codes[rows].scores(queries), int(rows[0]))
         best = some if best is None else best.merge(some)
@@ -98,6 +98,9 @@ def test_anchors_are_half_fragments_and_those_to_measure_with_are_others():
     assert set(whole) <= set(captions)
     assert all(part in text and len(part.split()) <= 3 for text, part in zip(whole, parts, strict=True))
     assert not set(whole) & set(anchors.captions)
+    assert len(set(anchors.strange)) > 500
+    assert not set(" ".join(anchors.strange).split()) & set(" ".join(captions).split())
+    assert anchors.fitted == anchors.fit + anchors.strange
     assert Anchors.of(reversed(captions)) == anchors
     assert Anchors.of(captions[: texts_of.FEWEST_TEXTS - 1]) is None
 
@@ -129,7 +132,7 @@ def test_a_video_is_in_the_list_of_the_nearest_direction_and_few_lists_hold_the_
     assert torch.equal(lists.assign(codes), (codes.vectors() @ lists.centres.T).argmax(1))
     best = Best.of(exact.T, codes.scores(queries), 0)
     own = lists.assign(codes)[best.numbers]
-    recall = Asked(queries, leverage, 30).recall(best, [codes], lists, codes[best.numbers.reshape(-1)])
+    recall = Asked(queries, leverage, torch.zeros(60), 30).recall(best, [codes], lists, codes[best.numbers.reshape(-1)])
     assert 0 < recall.probes <= 5
     order = (queries @ lists.centres.T).argsort(dim=1, descending=True)
     for count, captions, fragments in zip(recall.candidates, recall.captions, recall.fragments, strict=True):
@@ -175,6 +178,22 @@ def test_centres_that_are_none_are_refused(tmp_path, centres):
     save_file({"centres": centres}, tmp_path / "lists")
     with pytest.raises(InputError, match="does not hold the lists"):
         load_lists(tmp_path / "lists", 4)
+
+
+def test_a_query_of_words_that_no_caption_has_is_unknown_unless_captions_are_so_too(made):
+    _, held, scores, exact, basis = made
+    anchors = Anchors(["a red Square, low", "blue"], ["a"], ["b"], ["zork"])
+    assert anchors.unknown_words(["A red blue", "red zork", "zork", "?"]) == [0, 0.5, 1, 0]
+    codes, (queries, leverage) = basis.codes(scores), basis.queries(held)
+    best = Best.of(exact.T, codes.scores(queries), 0)
+
+    def limit(*shares):
+        words = torch.cat([torch.zeros(60 - len(shares)), torch.tensor(shares)])
+        return Asked(queries, leverage, words, 30).recall(best, [codes], None, None)
+
+    assert [limit().words, limit(0.4).words, limit(0.6).words, limit(0.8).words] == [0.5, 0.5, 0.75, 1.0]
+    assert limit(1.0).words > 1
+    assert [limit().is_unknown(0, 0.4), limit().is_unknown(0, 0.5), limit().is_unknown(99, 0)] == [False, True, True]
 
 
 def test_bases_and_codes_come_back_as_they_were_written(made, tmp_path):
