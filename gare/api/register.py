@@ -14,6 +14,7 @@ from gare.common.files import file_digest, make_folder
 from gare.config.tree import load_saved
 from gare.data.samples import test_cautions
 from gare.model.checkpoint import MODEL_PARTS, WEIGHTS, load_checkpoint_config
+from gare.retrieval.folder import copy_index
 from gare.runs.layout import CONFIG_FILE, moved
 from gare.runs.state import resolve_checkpoint
 from gare.tracking import read_handle, sync
@@ -51,7 +52,8 @@ def register_run(
         says = f"The best checkpoint of the run {folder.name}, to search the videos of its split {split}."
         says = " ".join([says, *test_cautions(config)])
         alone = _model_alone(checkpoint, temporary)
-        return into_mlflow(handle, name, checkpoint=alone, index=index, tags=tags, description=says)
+        named = copy_index(index, temporary / "named")
+        return into_mlflow(handle, name, checkpoint=alone, index=named, tags=tags, description=says)
 
 
 def best_run(folder: Path) -> Path:

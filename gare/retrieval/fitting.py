@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gare.common.errors import InputError
-from gare.common.files import atomic_file
+from gare.common.files import atomic_file, file_digest
 from gare.retrieval.anchors import Anchors
 from gare.retrieval.codes import PER_LIST, Codes, Lists
 from gare.retrieval.index import SearchIndex
@@ -62,14 +62,13 @@ def fit_of(
         if anchors is None:
             return None
         if not _fitted_before(change.building / BASIS, model, anchors):
-            for path in change.building.glob("codes-*"):
-                path.unlink()
             made = _fitted(change, model, files, fields, anchors)
             with atomic_file(change.building / BASIS) as path:
                 save_basis(path, made, anchors)
     else:
         anchors = load_basis(change.index / given, model.model.dim)[1]
-    tasks = [Code(some, fields, basis, f"codes-{number}", measure) for number, some in enumerate(_grouped(files))]
+    named = f"codes-{file_digest(change.index / basis)[:16]}"  # those of another basis are not taken for them
+    tasks = [Code(some, fields, basis, f"{named}-{number}", measure) for number, some in enumerate(_grouped(files))]
     return Fit(basis, tasks, anchors)
 
 

@@ -165,6 +165,22 @@ def damaged_files(folder: Path, record: IndexRecord) -> list[str]:
     return [name for name in sorted(record.names()) if damaged(name)]
 
 
+def copy_index(folder: Path, target: Path) -> Path:
+    """Copy the files that an index names, by links where the disk allows, to an empty folder, and return it."""
+    record = read_index_file(folder)
+    make_folder(target)
+    if missing := sorted(name for name in record.names() if not (folder / name).is_file()):
+        raise InputError(f"{folder / missing[0]} is gone. Make the index again.")
+    with os_errors_as_input(target):
+        for name in sorted(record.names()):
+            try:
+                (target / name).hardlink_to(folder / name)
+            except OSError:
+                shutil.copyfile(folder / name, target / name)
+    write_json(target / INDEX_FILE, record.model_dump(mode="json"))
+    return target
+
+
 class Generation:
     """The next generation of an index under construction; the last one stays unchanged until ``commit``."""
 

@@ -252,7 +252,7 @@ def read_unit_videos(building: Path, unit: int) -> tuple[pa.Table, Fields | None
         found = (table.schema.metadata or {}).get(FORMAT)
         fields = None if found is None else {name: (kind, shape) for name, (kind, shape) in json.loads(found).items()}
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"Cannot read {path}: {first_line(error)}. Make the index again.") from None
+        raise InputError(f"Cannot read {path}: {first_line(error)}. Remove {building} and try again.") from None
     return table.replace_schema_metadata(None), fields
 
 

@@ -12,7 +12,7 @@ from gare.launch.local import fit_local
 from gare.launch.tracked import record_evaluation, tracked
 from gare.retrieval.folder import INDEX_VERSION
 from gare.runs.run import Run
-from gare.runs.state import read_state
+from gare.runs.state import read_state, resolve_checkpoint
 from gare.tracking import read_handle
 from gare.tracking.mlflow_tracker import client
 
@@ -76,6 +76,27 @@ def test_nothing_in_it_is_pickled_and_it_belongs_to_its_run(trained, registered)
 
 def test_registering_again_is_the_next_version(trained, registered, toy_shards):
     assert register_run(trained, registered.name, shards=str(toy_shards)).version == registered.version + 1
+
+
+def test_a_given_index_is_registered_as_it_is_now_without_what_is_not_finished(trained, toy_shards, tmp_path):
+    import mlflow
+
+    from gare.api import search
+
+    queries = [f"a {colour} square {n}" for colour in ("red", "blue") for n in range(50)]
+    index = search.index(resolve_checkpoint(trained), toy_shards, "dev", out=tmp_path, stage_above=0, queries=queries)
+    (tmp_path / ".building-0").mkdir()
+    (tmp_path / ".building-0" / "1.records").write_bytes(b"half")
+    done = register_run(trained, "given", index=tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", read_handle(trained).uri)
+        found = mlflow.pyfunc.load_model(done.address).predict({"query": "a red square", "top": 3})
+    assert list(found["video_id"]) == [hit.video_id for hit in index.search("a red square", 3)]
+    model = client(read_handle(trained).uri).get_logged_model(done.model_id)
+    place = Path(model.artifact_location.removeprefix("file://"))
+    names = {path.name for path in place.rglob("*") if path.parent.name not in ("checkpoint", "clip")}
+    assert index.record.names() <= names
+    assert "1.records" not in names
 
 
 def test_what_cannot_be_registered_is_said(trained, toy_shards, tmp_path):

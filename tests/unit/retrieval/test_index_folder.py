@@ -333,6 +333,21 @@ def test_an_interrupted_build_goes_on_with_what_is_left(tmp_path, model, shards,
     assert files(folder) == {INDEX_FILE, *read_index_file(folder).names()}
 
 
+def test_codes_of_another_fit_are_not_taken_for_those_of_this_one(tmp_path, model, shards, monkeypatch):
+    folder, fits = tmp_path / "index", [tmp_path / "one", tmp_path / "two"]
+    for fit, queries in zip(fits, (QUERIES, QUERIES[:70]), strict=True):
+        write_index(fit, model, shards, "dev", stage_above=0, queries=queries)
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "lists_of", None)
+        patch.setattr(build, "load_lists", None)  # stops it when the codes are made
+        with pytest.raises(TypeError):
+            write_index(folder, model, shards, "train", fitted=fits[0])
+    assert len(list(folder.glob(".building-*/codes-*"))) == 1
+    write_index(folder, model, shards, "train", fitted=fits[1])
+    write_index(tmp_path / "plain", model, shards, "train", fitted=fits[1])
+    assert bytes_of(folder) == bytes_of(tmp_path / "plain")
+
+
 def test_what_another_change_left_unfinished_is_not_used(tmp_path, model, shards, monkeypatch):
     folder = tmp_path / "index"
     with monkeypatch.context() as patch:
