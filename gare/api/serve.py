@@ -65,11 +65,10 @@ def serve(
     with bind(host, port) as listening:
         opened = open_searchable(index, checkpoint)
         app = make_app(opened, token=token, hosts={*LOCAL, *allow_hosts}, threads=threads, queue=queue)
-        with suppress(KeyboardInterrupt), serving(app, listening) as thread:
+        with suppress(KeyboardInterrupt), serving(app, listening) as ended:
             if on_start is not None:
                 on_start(_address(host, listening.getsockname()[1], token), opened)
-            while thread.is_alive():
-                thread.join(1.0)
+            ended.wait()
 
 
 def _address(host: str, port: int, token: str | None) -> str:

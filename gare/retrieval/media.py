@@ -153,13 +153,7 @@ class MediaFile:
             self.table.validate(full=True)  # unchecked offsets of a damaged file could crash the process
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"Cannot read {path}: {first_line(error)}. Make the index again.") from None
-        lists = (
-            [c for name in ("times_s", "pictures_s", "pictures") for c in self.table[name].chunks if len(c)]
-            if (self.table.schema.equals(MEDIA))
-            else [None]
-        )
-        nulls = any(c is None or c.values.null_count for c in lists) or any(c.null_count for c in self.table.columns)
-        if nulls or self.table.num_rows != count:
+        if not self.table.schema.equals(MEDIA) or self.table.num_rows != count or _has_nulls(self.table):
             raise InputError(f"{path} does not hold the media of its {count} videos. Make the index again.")
 
     def read(self, row: int, dim: int) -> Media:
@@ -184,3 +178,8 @@ class MediaFile:
 
     def _damaged(self) -> InputError:
         return InputError(f"{self.path} holds values that cannot be right: it is damaged. Make the index again.")
+
+
+def _has_nulls(table: pa.Table) -> bool:
+    inside = (chunk.values for name in ("times_s", "pictures_s", "pictures") for chunk in table[name].chunks)
+    return any(column.null_count for column in table.columns) or any(values.null_count for values in inside)

@@ -63,8 +63,6 @@ class Shelf:
     def search(self, asked: Asked) -> Results:
         """Search. Raises InputError for a query, an id or an attribute that cannot be used."""
         start, index = time.perf_counter(), self.index
-        if asked.like is not None:
-            index.find(asked.like)
         texts = None if asked.query is None else index.encode(asked.query)
 
         def found(top: int) -> Hits:

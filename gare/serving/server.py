@@ -55,8 +55,8 @@ def is_local(host: str) -> bool:
 
 
 @contextmanager
-def serving(app: Starlette, listening: socket.socket) -> Iterator[threading.Thread]:
-    """Serve within the block; yield the thread that does. At its end, open answers may finish first."""
+def serving(app: Starlette, listening: socket.socket) -> Iterator[threading.Event]:
+    """Serve within the block; yield an event that is set if the server ends. Open answers may finish first."""
     config = uvicorn.Config(
         app,
         http="h11",
@@ -71,16 +71,23 @@ def serving(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
         limit_concurrency=CONNECTIONS,
         h11_max_incomplete_event_size=LONGEST_HEADERS,
     )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server", daemon=True)
-    thread.start()
+    server, ended = uvicorn.Server(config), threading.Event()
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listening])
+        finally:
+            ended.set()
+
+    # Waiting for an event and not for the thread: a signal during Thread.join makes Python believe that it has ended.
+    threading.Thread(target=run, name="server", daemon=True).start()
     try:
-        while not server.started and thread.is_alive():
+        while not server.started and not ended.is_set():
             time.sleep(0.01)
-        if not thread.is_alive():
+        if ended.is_set():
             raise RunError("The server ended as it started.")
-        yield thread
+        yield ended
     finally:
         server.should_exit = True
-        thread.join()
+        ended.wait()
         listening.close()
