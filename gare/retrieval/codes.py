@@ -1,7 +1,8 @@
 """The codes of an index's videos, int8 vectors grouped into lists, of which a search reads the most promising ones.
 
-A list holds the videos whose codes point in the same direction. A query reads the lists whose centres have the largest
-inner products with it: chosen by distance, they would miss most of the answers.
+A list holds the videos whose codes point in the same direction. A query reads the lists whose mean vectors have the
+largest inner products with it. Chosen by distance, they would miss most of the answers; chosen by their directions, a
+query has to read twice as many.
 """
 
 from __future__ import annotations
@@ -64,9 +65,10 @@ def _products(rows: Tensor, codes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Lists:
-    """``centres`` [L, r]: directions of length 1, one for each list."""
+    """``centres`` [L, r]: the direction of each list, of length 1; ``means`` [L, r]: the mean of its vectors."""
 
     centres: Tensor
+    means: Tensor
 
     def __len__(self) -> int:
         return len(self.centres)
@@ -87,7 +89,9 @@ class Lists:
             sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
             empty = torch.bincount(nearest, minlength=len(centres)) == 0
             centres = torch.where(empty[:, None], centres, torch.nn.functional.normalize(sums, dim=1))
-        return cls(centres)
+        nearest, found = _nearest(vectors, centres), codes.vectors()
+        counts = torch.bincount(nearest, minlength=len(centres)).clamp(min=1)
+        return cls(centres, torch.zeros_like(centres).index_add_(0, nearest, found) / counts[:, None])
 
     def assign(self, codes: Codes) -> Tensor:
         """Return the list [V] of each video."""
@@ -95,7 +99,7 @@ class Lists:
 
     def best(self, query_R: Tensor, count: int) -> Tensor:
         """Return the numbers of the ``count`` lists to read for a query."""
-        return (self.centres @ query_R).topk(min(count, len(self))).indices
+        return (self.means @ query_R).topk(min(count, len(self))).indices
 
 
 def _nearest(vectors: Tensor, centres: Tensor) -> Tensor:
@@ -142,15 +146,21 @@ class SegmentCodes:
         """Return the codes of videos by their rows."""
         return self.codes[rows if self._places is None else self._places[rows].long()]
 
-    def scan(self, query_R: Tensor, lists: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return rows and approximate scores of all videos, or of those in some lists."""
-        if lists is None or self.starts is None or self.rows is None:
-            rows = torch.arange(len(self)) if self.rows is None else self.rows
-            return rows, self.codes.scores(query_R[None])[0]
+    def scan(self, query_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows and approximate scores of all videos."""
+        rows = torch.arange(len(self)) if self.rows is None else self.rows
+        return rows, self.codes.scores(query_R[None])[0]
+
+    def inside(self, lists: Tensor) -> tuple[Tensor, Codes]:
+        """Return rows and codes of the videos in some lists. Raises ValueError if there are no lists."""
+        if self.starts is None or self.rows is None:
+            raise ValueError("these codes are in no lists")
         ends = torch.stack([self.starts[lists], self.starts[lists + 1]], dim=1).tolist()
         spans = [slice(*span) for span in ends]
-        some = Codes(*(torch.cat([x[span] for span in spans]) for x in (self.codes.codes, self.codes.scale)))
-        return torch.cat([self.rows[span] for span in spans]), some.scores(query_R[None])[0]
+        rows, codes, scale = (
+            torch.cat([x[span] for span in spans]) for x in (self.rows, self.codes.codes, self.codes.scale)
+        )
+        return rows, Codes(codes, scale)
 
     def save(self, path: Path) -> None:
         """Write them as a safetensors file."""
@@ -187,17 +197,20 @@ def _are_lists(rows: Tensor, starts: Tensor) -> bool:
 
 
 def save_lists(path: Path, lists: Lists) -> None:
-    """Write the centres of lists as a safetensors file."""
-    save_file({"centres": lists.centres}, path)
+    """Write the centres and means of lists as a safetensors file."""
+    save_file({"centres": lists.centres, "means": lists.means}, path)
 
 
 def load_lists(path: Path, rank: int) -> Lists:
     """Read a file of ``save_lists`` for codes of ``rank`` numbers. Raises InputError for anything else."""
-    centres = read_tensors(path).get("centres")
-    fits = centres is not None and centres.dtype == torch.float32 and centres.ndim == 2 and centres.shape[1] == rank
-    if centres is None or not fits or not len(centres) or not bool(torch.isfinite(centres).all()):
+    tensors = read_tensors(path)
+    count = max((len(x) for x in tensors.values() if x.ndim), default=0)
+    whole = {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()} == dict.fromkeys(
+        ("centres", "means"), ((count, rank), torch.float32)
+    )
+    if not whole or not count or not all(bool(torch.isfinite(x).all()) for x in tensors.values()):
         raise InputError(f"{path} does not hold the lists of this index's codes. Make the index again.")
-    return Lists(centres)
+    return Lists(tensors["centres"], tensors["means"])
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

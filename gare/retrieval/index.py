@@ -20,7 +20,7 @@ from gare.common.errors import InputError
 from gare.common.redact import shown
 from gare.evaluation.encode import encode_texts
 from gare.retrieval.anchors import Anchors
-from gare.retrieval.codes import Lists, load_lists
+from gare.retrieval.codes import Codes, Lists, load_lists
 from gare.retrieval.folder import IndexRecord
 from gare.retrieval.model import IndexModel
 from gare.retrieval.recall import TOP
@@ -262,13 +262,12 @@ class SearchIndex:
         """
         lists = self.lists.best(query_R, probes) if self.lists is not None and probes is not None else None
         found = []
-        for segment, mask in zip(self.segments, allowed, strict=True):
-            assert segment.codes is not None  # noqa: S101 - all segments have codes, or none
-            rows, scores = segment.codes.scan(query_R, lists)
-            if mask is not segment.alive or segment.living < len(segment):
-                kept = torch.from_numpy(mask)[rows.long()]
-                rows, scores = rows[kept], scores[kept]
-            found.append((rows, scores))
+        for segment, mask, scanned in zip(self.segments, allowed, self._scanned(query_R, lists), strict=True):
+            if mask is segment.alive and segment.living == len(segment):
+                found.append(scanned)
+            else:
+                kept = torch.from_numpy(mask)[scanned[0].long()]
+                found.append((scanned[0][kept], scanned[1][kept]))
         joined = torch.cat([scores for _, scores in found])
         if lists is not None and len(joined) < count:
             return self.best(query_R, allowed, count)
@@ -280,6 +279,16 @@ class SearchIndex:
             np.sort(rows[torch.from_numpy(part - start)].numpy()).astype(np.int64)
             for (rows, _), part, start in zip(found, parts, starts, strict=True)
         ]
+
+    def _scanned(self, query_R: Tensor, lists: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        """Return rows and approximate scores of each segment's videos, all of them or those in some lists."""
+        codes = [segment.codes for segment in self.segments if segment.codes is not None]
+        if lists is None:
+            return [one.scan(query_R) for one in codes]
+        parts = [one.inside(lists) for one in codes]
+        scores = Codes.join([some for _, some in parts]).scores(query_R[None])[0]
+        sizes = [len(rows) for rows, _ in parts]
+        return [(rows, part) for (rows, _), part in zip(parts, torch.split(scores, sizes), strict=True)]
 
     def _vectors(self, chosen: list[NDArray[np.int64]]) -> Tensor:
         def vectors(gallery: Rows) -> Tensor:

@@ -26,7 +26,7 @@ CANDIDATES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 GROWTH = 0.6
 """The candidates for a given recall grow with this power of the number of videos, measured from 1,800 to 14,600."""
 
-FALSE_FLAGS = 0.02
+FALSE_FLAGS = 0.01
 """Share of the held-out texts that count as unknown by their leverage."""
 
 WORD_FLAGS, NEVER = 0.01, 2.0
@@ -144,7 +144,7 @@ class Asked:
         probes = 0
         if lists is not None and best_codes is not None:
             own = lists.assign(best_codes).view_as(best.numbers)
-            rank = _rank(self.queries @ lists.centres.T, own)
+            rank = _rank(self.queries @ lists.means.T, own)
             probes, shares = self._probes(ahead, rank, dict(zip(tried, shares, strict=True)), len(lists))
         return Recall(
             videos=videos,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +14,10 @@ import gare
 from gare.common.errors import RunError
 from gare.launch import ray_index
 from gare.model import GareModel
-from gare.model.checkpoint import save_model
+from gare.model.checkpoint import load_checkpoint_config, save_model
 from gare.retrieval.folder import read_index_file
+from gare.retrieval.model import IndexModel
+from gare.retrieval.units import Change
 from tests import toy
 
 pytestmark = pytest.mark.ray
@@ -32,29 +37,26 @@ def contents(folder):
     return {name: (folder / name).read_bytes() for name in [*read_index_file(folder).names(), "index.json"]}
 
 
-def test_two_actors_give_the_bytes_of_one_process_and_go_on_after_one_that_failed(
-    tmp_path, checkpoint, toy_shards, ray_cluster, monkeypatch
-):
-    shards = shutil.copytree(toy_shards, tmp_path / "shards")
-
+def test_two_actors_give_the_bytes_of_one_process(tmp_path, checkpoint, toy_shards, ray_cluster):
     def make(name, **how):
         made = {"stage_above": 0, "queries": QUERIES, "runtime": {"index_workers": 2}}
-        return gare.index(checkpoint, shards, "train", out=tmp_path / name, **made, **how)
+        return gare.index(checkpoint, toy_shards, "train", out=tmp_path / name, **made, **how)
 
     assert len(make("here", local=True)) == 18
-    shard = shards / "shards" / "unit-000001-00.arrow"
-    held, dataset = shard.read_bytes(), ray_index._dataset
-
-    def failing(*work):
-        """The actors cannot read the second shard."""
-        shard.unlink()
-        return dataset(*work)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ray_index, "_dataset", failing)
-        with pytest.raises(RunError, match=r"could not be made: .*unit-000001-00.*The same command continues"):
-            make("ray", local=False)
-    shard.write_bytes(held)
-    assert not (tmp_path / "ray/index.json").exists()
     assert len(make("ray", local=False)) == 18
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+
+
+def test_what_an_actor_cannot_do_ends_the_command_in_a_sentence(tmp_path, checkpoint, toy_shards):
+    shards = shutil.copytree(toy_shards, tmp_path / "shards")
+    model = IndexModel.load(str(checkpoint), load_checkpoint_config(checkpoint), clip=False)
+    source = ray_index.Source.of(model, str(shards))
+    change = Change(tmp_path, tmp_path, "train", "float16", None)
+    task = {"tasks": [json.dumps([["Encode", {"unit": 1}]])]}
+    assert ray_index._Actor(source, change)(task) == {"videos": [9], "error": [""]}
+    (shards / "shards" / "unit-000001-00.arrow").unlink()
+    row = {name: values[0] for name, values in ray_index._Actor(source, change)(task).items()}
+    with pytest.raises(RunError, match=r"could not be made: .*unit-000001-00.*The same command continues"):
+        list(ray_index._counts(SimpleNamespace(iter_rows=lambda: [row])))
+    other = replace(source, weights="0")
+    assert "not the same on all nodes" in ray_index._Actor(other, change)(task)["error"][0]
