@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gare.api.evaluate import EvaluationResult, evaluate
     from gare.api.prepare import prepare
     from gare.api.search import index, maintain, search
+    from gare.api.serve import serve
     from gare.api.sweep import sweep
     from gare.api.train import train
     from gare.common.errors import ConfigError, GareError, InputError, RunError
@@ -36,6 +37,7 @@ _MODULES = {
     "gare.api.evaluate": ("EvaluationResult", "evaluate"),
     "gare.api.prepare": ("prepare",),
     "gare.api.search": ("index", "maintain", "search"),
+    "gare.api.serve": ("serve",),
     "gare.api.sweep": ("sweep",),
     "gare.api.train": ("train",),
     "gare.common.errors": ("ConfigError", "GareError", "InputError", "RunError"),
@@ -77,6 +79,7 @@ __all__ = [
     "maintain",
     "prepare",
     "search",
+    "serve",
     "sweep",
     "train",
 ]

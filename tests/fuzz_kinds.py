@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -32,6 +33,7 @@ from gare.retrieval.build import write_index
 from gare.retrieval.folder import INDEX_FILE
 from gare.retrieval.model import IndexModel
 from gare.retrieval.opening import open_index
+from gare.retrieval.windows import with_seconds
 from gare.runs.checkpoints import TRAINER_FILE, restore
 from gare.runs.inputs import open_data
 from gare.runs.layout import RUN_FILE
@@ -483,9 +485,13 @@ def checkpoints(folder: Path, config: Any, run: Path, dataset: ShardSet) -> Iter
 
     def searched() -> Any:
         opened = open_index(index)
-        hits = [*opened.search("a red square left", 3), *opened.search("a red square", 2, first_stage=2)]
+        texts = opened.encode("a red square left")
+        timed = with_seconds(opened, opened.search("a red square left", 3), texts)
+        pictures = [opened.segments[s].media.picture(row, 0) for s, row in timed.places if opened.segments[s].media]
+        hits = [*timed, *opened.search("a red square", 2, first_stage=2)]
         return [
             [asdict(hit) for hit in hits],
+            [hashlib.sha256(picture or b"").hexdigest() for picture in pictures],
             check_index(index, weights),
         ]
 
@@ -498,6 +504,7 @@ def checkpoints(folder: Path, config: Any, run: Path, dataset: ShardSet) -> Iter
     segment = files.segments[0]
     yield Kind("index records", index / segment.records, searched, "bytes", answered)
     yield Kind("index videos", index / segment.about, searched, "bytes", answered)
+    yield Kind("index media", index / str(segment.media), searched, "bytes", answered)
     yield Kind("index codes", index / str(segment.codes), searched, "tensors", answered)
     yield Kind("index basis", index / str(files.basis), searched, "tensors", answered)
 

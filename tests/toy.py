@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +52,13 @@ def make_shards(
     seed: int = 0,
     stored: int = 3,
     shape: tuple[int, int] = (SIDE, SIDE),
+    change: Callable[[dict], object] = lambda _: None,
     **recipe: object,
 ) -> Path:
     """A folder as gare prepare leaves it, with the given number of videos per split in two shards.
 
     ``uncaptioned``: a split, or a video such as train3, without captions. ``stored``: videos have 1 to this many
-    frames of ``shape``. ``recipe``: other settings of the recipe than those.
+    frames of ``shape``. ``change``: gets each row, to change it. ``recipe``: other settings of the recipe than those.
     """
     random = np.random.default_rng(seed)
     rows = []
@@ -87,6 +89,8 @@ def make_shards(
                     "source_sha256": "0" * 64,
                 }
             )
+    for row in rows:
+        change(row)
     (folder / SHARD_FOLDER).mkdir(parents=True)
     recipe = {"crop": SIDE, "short_side": SIDE, "max_frames": stored, "square_pixels": True, **recipe}
     entries = []

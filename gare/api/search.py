@@ -25,8 +25,11 @@ from gare.retrieval.build import STAGE_ABOVE, RunOf, Storage, append_videos, wri
 from gare.retrieval.changes import check_index, compact_index, delete_videos
 from gare.retrieval.folder import read_index_file
 from gare.retrieval.index import Hits, SearchIndex
+from gare.retrieval.media import Kept
 from gare.retrieval.model import IndexModel
+from gare.retrieval.moments import by_file as best_files
 from gare.retrieval.opening import open_index
+from gare.retrieval.windows import with_seconds
 from gare.runs.storage import find_checkpoint
 from gare.training.numerics import numerics
 
@@ -45,6 +48,8 @@ def index(
     out: Place,
     append: bool = False,
     storage: Storage = "float16",
+    previews: bool = True,
+    windows: bool = True,
     stage_above: int = STAGE_ABOVE,
     queries: Collection[str] | None = None,
     local: bool | None = None,
@@ -63,6 +68,9 @@ def index(
         out: folder for the index.
         append: add the videos that the index in ``out`` does not have yet, instead of making a new one.
         storage: type the frame vectors are kept in: "float16", or "float32" for twice the size. An index keeps its own.
+        previews: keep small pictures of each video (17 KB), for ``gare serve``. An index keeps to it.
+        windows: keep frame vectors from before the temporal transformer (12 KB at 12 frames of CLIP), by which a search
+            tells the seconds that the query fits best. An index keeps to it.
         stage_above: above this number of videos, fit a first stage, so that a search scores few of them.
         queries: sentences like those you will search with, to fit the first stage on; the shards' captions by default.
         local: True to encode in this process, False in actors of Ray (``runtime.index_workers``); by default in actors
@@ -92,7 +100,7 @@ def index(
             how["on_videos"] = progress.update
             if append:
                 return append_videos(folder, model, dataset, split, **how)[0]
-            return write_index(folder, model, dataset, split, storage=storage, **how)
+            return write_index(folder, model, dataset, split, storage=storage, kept=Kept(previews, windows), **how)
 
 
 @contextmanager
@@ -152,6 +160,7 @@ def search(
     where: Mapping[str, str] | None = None,
     exact: bool = False,
     first_stage: int | None = None,
+    by_file: bool = False,
     checkpoint: Place | None = None,
 ) -> Hits:
     """Find the videos that a sentence describes, or those like another video.
@@ -165,11 +174,13 @@ def search(
         where: attributes that the videos must have, such as ``{"colour": "red"}``.
         exact: score every video, even if the index has a first stage.
         first_stage: score this many candidates of the first stage, instead of what the index chooses by its recall.
+        by_file: list the best ``k`` files instead, each with the hits among its clips next to each other.
         checkpoint: where the model of a folder's index is now, if you moved it.
 
     Returns:
-        The hits, best first: ``rank``, ``score`` (a cosine), ``video_id`` and ``uri``, the source. It is a list, whose
-        ``searched`` says how many videos were scored, and the share of the exact answer among them.
+        The hits, best first: ``rank``, ``score`` (a cosine), ``video_id``, ``uri``, the source, and ``seconds``,
+        where in it the query fits best, or None if the index does not keep windows. It is a list, whose ``searched``
+        says how many videos were scored, and the share of the exact answer among them.
 
     Raises:
         ConfigError: the checkpoint has other weights.
@@ -184,15 +195,27 @@ def search(
         check_texts("where", where, by_name=True)
     if (query is None) == (like is None):
         raise InputError("Give either a query or the id of a video that the answers are to be like.")
-    if not isinstance(index, SearchIndex):
-        index = open_index(local_path("index", index), _moved(checkpoint))
-    elif checkpoint is not None:
-        raise InputError("checkpoint is for an index given by its folder; the index that you gave is open already.")
+    index = open_searchable(index, checkpoint)
     k = min(k, max(len(index), 1))
     first_stage = None if first_stage is None else min(first_stage, max(len(index), 1))
-    if like is not None:
-        return index.like(like, k, where=where, exact=exact)
-    return index.search(query or "", k, where=where, exact=exact, first_stage=first_stage)
+    texts = None if query is None else index.encode(query)
+
+    def found(count: int) -> Hits:
+        if texts is None:
+            return index.like(like or "", count, where=where, exact=exact)
+        return index.search(query or "", count, where=where, exact=exact, first_stage=first_stage, texts=texts)
+
+    hits = best_files(index, found, k) if by_file else found(k)
+    return hits if texts is None else with_seconds(index, hits, texts)
+
+
+def open_searchable(index: SearchIndex | Place, checkpoint: Place | None) -> SearchIndex:
+    """Return an opened index, or open one by its folder; ``checkpoint``: where its model is now."""
+    if not isinstance(index, SearchIndex):
+        return open_index(local_path("index", index), _moved(checkpoint))
+    if checkpoint is not None:
+        raise InputError("checkpoint is for an index given by its folder; the index that you gave is open already.")
+    return index
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from gare.cli.jobs import jobs, logs, stop, submit
 from gare.cli.manifest import manifest
 from gare.cli.prepare import corpus, prepare
 from gare.cli.search import index, register, search
+from gare.cli.serve import serve
 from gare.cli.shards import shards
 from gare.cli.sweep import sweep
 from gare.cli.train import config, export_clip, make_clip, train
@@ -30,7 +31,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Data": (corpus, manifest, prepare, inspect, shards, cache),
     "Training": (config, make_clip, train, sweep, import_checkpoint, export_clip),
     "Evaluation": (evaluate, zero_shot, compare, diagnose),
-    "Search": (index, search, register),
+    "Search": (index, search, serve, register),
     "Machines and jobs": (demo, doctor, submit, jobs, logs, stop),
 }
 COMMANDS: tuple[click.Command, ...] = tuple(command for section in SECTIONS.values() for command in section)
@@ -74,6 +75,7 @@ def cli() -> None:
       gare evaluate runs/first --shards shards
       gare index runs/first --shards shards --out index
       gare search index "a small red circle moving left"
+      gare serve index
     gare demo runs all of it and a sweep. COMMAND --help explains a command; gare submit -- COMMAND runs it elsewhere.
 
     \b

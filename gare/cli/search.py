@@ -42,6 +42,14 @@ from gare.common.text import open_lines
     "of the shards by default.",
 )
 @click.option(
+    "--previews/--no-previews", default=True, help="Keep small pictures of each video, for gare serve (17 KB)."
+)
+@click.option(
+    "--windows/--no-windows",
+    default=True,
+    help="Keep vectors by which a search tells the seconds that fit best (12 KB at 12 frames).",
+)
+@click.option(
     "--local/--ray",
     default=None,
     help="Encode in this process, or in actors of Ray (runtime.index_workers). By default in actors if the split has "
@@ -102,7 +110,7 @@ def index(
 @gare_command("search", short_help="Find the videos that a sentence describes.")
 @click.argument("index_folder", metavar="INDEX", type=click.Path(path_type=Path))
 @click.argument("query", required=False)
-@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="How many videos to list.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="How many files to list.")
 @click.option("--like", metavar="VIDEO", help="Find videos like this one of the index, in place of a query.")
 @click.option("--where", multiple=True, metavar="KEY=VALUE", help="Only videos with this attribute; repeat for more.")
 @click.option("--exact", is_flag=True, help="Score every video, also where the index has a first stage.")
@@ -116,6 +124,9 @@ def index(
 def search(index_folder: Path, query: str | None, top: int, where: tuple[str, ...], **options: Any) -> dict[str, Any]:
     """Find the videos in INDEX that QUERY describes, or those like one of them.
 
+    Clips of one file stand together, five at most. The seconds are those of the file that fit the query best; indexes
+    made with --no-windows do not tell them.
+
     \b
     Examples:
       gare search index "a small red circle moving left" --top 5
@@ -125,13 +136,20 @@ def search(index_folder: Path, query: str | None, top: int, where: tuple[str, ..
     from gare.api import search as api
 
     wanted = dict(_attribute(text) for text in where)
-    hits = api.search(index_folder, query, top, where=wanted, **options)
-    rows = [[hit.rank, f"{hit.score:.3f}", hit.video_id, hit.uri] for hit in hits]
-    title = f"“{query}”" if query is not None else f"like {options['like']}"
-    print_table(title, ["rank", "score", "video", "path"], rows)
+    hits = api.search(index_folder, query, top, where=wanted, by_file=True, **options)
+    timed = any(hit.seconds for hit in hits)
+    columns = ["rank", "score", "video", *(["seconds"] if timed else []), "path"]
+    rows = [
+        [hit.rank, f"{hit.score:.3f}", hit.video_id, *([_span(hit.seconds)] if timed else []), hit.uri] for hit in hits
+    ]
+    print_table(f"“{query}”" if query is not None else f"like {options['like']}", columns, rows)
     note(f"{hits.searched}.".capitalize())
     values = {"query": query, "like": options["like"], "where": wanted, "hits": [asdict(hit) for hit in hits]}
     return values | {"searched": asdict(hits.searched) | {"partial": hits.searched.partial}}
+
+
+def _span(seconds: tuple[float, float] | None) -> str:
+    return "" if seconds is None else f"{seconds[0]:.1f}-{seconds[1]:.1f}"
 
 
 def _sentences(path: Path) -> list[str]:

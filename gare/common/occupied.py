@@ -35,7 +35,7 @@ OWNED = {name for _, sets in TELLING for names in sets for name in names} | {
     "tracking.json",
     "mlflow.json",
 }
-OWNED_SUFFIXES = {".safetensors", ".pt", ".arrow", ".bin", ".records", ".codes", ".deleted", ".basis"}
+OWNED_SUFFIXES = {".safetensors", ".pt", ".arrow", ".bin", ".records", ".media", ".codes", ".deleted", ".basis"}
 OWNED_BESIDE = {
     "ranks.parquet": "metrics.json",
     "report.html": "metrics.json",

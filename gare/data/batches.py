@@ -211,7 +211,7 @@ class View:
 
     def squares(self, split: Split, index: int, random: np.random.Generator | None = None) -> list[NDArray[np.uint8]]:
         """Return the frames of ``clip`` as a list; raw stored ones are views of the file, not copied yet."""
-        return self._cut(split, index, self._picks(split.count(index), random), random)
+        return self._cut(split, index, self.picks(split.count(index), random), random)
 
     def _cut(
         self, split: Split, index: int, picks: Sequence[int], random: np.random.Generator | None
@@ -230,13 +230,14 @@ class View:
     def among_kept(self, stored: int, random: np.random.Generator | None = None) -> list[int]:
         """Return the positions among the ``kept`` frames of those that ``squares`` takes with the same draws."""
         kept = self.kept(stored)
-        return [kept.index(pick) for pick in self._picks(stored, random)]
+        return [kept.index(pick) for pick in self.picks(stored, random)]
 
     def kept_squares(self, split: Split, index: int) -> list[NDArray[np.uint8]]:
         """Return the centre squares of the ``kept`` frames of one video."""
         return self._cut(split, index, self.kept(split.count(index)), None)
 
-    def _picks(self, stored: int, random: np.random.Generator | None) -> list[int]:
+    def picks(self, stored: int, random: np.random.Generator | None = None) -> list[int]:
+        """Return the places of the frames to use among ``stored`` ones."""
         if self.data.sampling == "linspace":
             return thin(stored, self.data.frames)
         if random is None:

@@ -119,9 +119,14 @@ class Split:
         )
 
     def timestamps(self, index: int) -> list[float]:
-        """Return the seconds of the stored frames since the first shown one."""
+        """Return the seconds of the stored frames since the first shown one of the file."""
         table_number, row = self._where[index]
         return list(self._tables[table_number]["timestamps_s"][row].as_py())
+
+    def codec(self, index: int) -> str:
+        """Return the name of the codec of one video's source, such as h264."""
+        table_number, row = self._where[index]
+        return str(self._tables[table_number]["source_codec"][row].as_py())
 
 
 class ShardSet:

@@ -61,6 +61,26 @@ def encode_videos(
     return Videos(*in_parts(len(numbers), batch, block, world))
 
 
+@torch.no_grad()
+def encode_twice(
+    model: GareModel, split: Split, data: DataConfig, batch: int, videos: Sequence[int]
+) -> tuple[Videos, Videos]:
+    """Encode numbered videos of a split as ``encode_videos`` does.
+
+    Returns their frame vectors from before the temporal transformer, and those after it.
+    """
+    device, view = model.clip.logit_scale.device, View(data, model.image_size)
+
+    def block(start: int, stop: int) -> tuple[Tensor, ...]:
+        clips, mask = load_clips(split, videos[start:stop], view, "all")
+        mask = mask.to(device)
+        embedded = model.embed_clips(clips.to(device), mask)
+        return embedded, model.temporal(embedded, mask), mask
+
+    before, after, mask = in_parts(len(videos), batch, block)
+    return Videos(before, mask), Videos(after, mask)
+
+
 def load_clips(split: Split, videos: Sequence[int], view: View, choice: FrameChoice) -> tuple[Tensor, Tensor]:
     """Load frames [V, F, 3, H, W] (uint8) and mask [V, F] of some videos for evaluation."""
     clips, mask = load_frames(split, videos, view)

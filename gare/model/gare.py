@@ -115,21 +115,26 @@ class GareModel(nn.Module):
         ``embed_images`` made of them, [V, F, D]. ``valid``: how many frames are valid; a GPU has to be asked for that
         if it is None, and is waited for.
         """
+        return self.temporal(self.embed_clips(clips, frame_mask, valid), frame_mask)  # type: ignore[no-any-return]
+
+    def embed_clips(self, clips: Tensor, frame_mask: Tensor, valid: int | None = None) -> Tensor:
+        """Return frame vectors [V, F, D] like ``encode_clips``, but from before the temporal transformer."""
         places = _places(frame_mask, valid)
         frames = clips.flatten(0, 1)[places]
         embedded = frames if clips.dim() == 3 else self.embed_images(self.normalise(frames))
-        return self._over_time(embedded, frame_mask, places)
+        return self._in_places(embedded, frame_mask, places)
 
     def encode_frames(self, pixels: Tensor, frame_mask: Tensor) -> Tensor:
         """Encode normalised pixels [V, F, 3, H, W] like ``encode_clips``."""
         places = _places(frame_mask)
-        return self._over_time(self.embed_images(pixels.flatten(0, 1)[places]), frame_mask, places)
+        embedded = self._in_places(self.embed_images(pixels.flatten(0, 1)[places]), frame_mask, places)
+        return self.temporal(embedded, frame_mask)  # type: ignore[no-any-return]
 
-    def _over_time(self, embedded: Tensor, frame_mask: Tensor, places: Tensor) -> Tensor:
-        """Put valid frames' embeddings [N, D] in their places [V, F, D] and apply the temporal transformer."""
+    def _in_places(self, embedded: Tensor, frame_mask: Tensor, places: Tensor) -> Tensor:
+        """Put valid frames' embeddings [N, D] in their places [V, F, D]; padded rows are zeros."""
         frames = embedded.new_zeros(frame_mask.numel(), self.dim)
         frames[places] = embedded
-        return self.temporal(frames.view(*frame_mask.shape, self.dim), frame_mask)  # type: ignore[no-any-return]
+        return frames.view(*frame_mask.shape, self.dim)
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """Return CLIP image embeddings [N, D] of normalised pixels [N, 3, H, W]."""

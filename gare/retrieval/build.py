@@ -23,6 +23,7 @@ from gare.retrieval.folder import (
     read_index_file,
 )
 from gare.retrieval.index import SearchIndex
+from gare.retrieval.media import Kept, MediaFile
 from gare.retrieval.model import IndexModel
 from gare.retrieval.records import Fields, RecordFile, read_pool
 from gare.retrieval.segment_writer import SegmentWriter, write_codes
@@ -36,6 +37,7 @@ from gare.retrieval.units import (
     Worker,
     read_unit_videos,
     run_here,
+    unit_media,
     unit_records,
 )
 from gare.scoring.factors import slices
@@ -56,6 +58,7 @@ def write_index(
     split: str,
     *,
     storage: Storage = "float16",
+    kept: Kept = Kept(),  # noqa: B008 - it is frozen
     stage_above: int = STAGE_ABOVE,
     queries: Iterable[str] | None = None,
     fitted: Path | None = None,
@@ -73,6 +76,7 @@ def write_index(
         dataset: has the split.
         split: whose videos can be found.
         storage: the type frames are stored in.
+        kept: what is stored to show the videos.
         stage_above: with more videos than this, fit a first stage on ``queries``.
         queries: sentences like those you will search with; the captions of the shards if None.
         fitted: an index of the same model, whose first stage's fit this one takes.
@@ -85,7 +89,7 @@ def write_index(
     if not dataset.splits.get(split, {"videos": 1})["videos"]:
         raise empty
     with next_generation(folder, new=True) as generation:
-        work = _Work.open(generation, model, dataset, split, storage, run_of)
+        work = _Work.open(generation, model, dataset, split, storage, kept, run_of)
         units = work.encode(on_videos)
         if not sum(units.counts):
             raise empty
@@ -100,6 +104,8 @@ def write_index(
             storage=storage,
             format=units.fields,
             segments=[],
+            previews=kept.previews,
+            windows=kept.windows,
             digests={},
         )
         if fitted is not None:
@@ -128,7 +134,8 @@ def append_videos(
         if model.weights != record.weights_sha256:
             raise ConfigError(f"The index {folder} was made with other weights than those in {model.name}.")
         opened = SearchIndex.whole(folder, record, model)
-        work = _Work.open(generation, model, dataset, split, record.storage, run_of)
+        kept = Kept(record.previews, record.windows)
+        work = _Work.open(generation, model, dataset, split, record.storage, kept, run_of)
         units = work.encode(on_videos)
         added = sum(units.counts)
         if not added:
@@ -191,10 +198,11 @@ class _Work:
         dataset: ShardSet,
         split: str,
         storage: str,
+        kept: Kept,
         run_of: RunOf | None,
     ) -> _Work:
-        digest = Change.digest(model, dataset, split, storage, generation.last)
-        change = Change(generation.folder, generation.building(digest), split, storage, generation.last)
+        digest = Change.digest(model, dataset, split, storage, kept, generation.last)
+        change = Change(generation.folder, generation.building(digest), split, storage, kept, generation.last)
         run = run_here(Worker(change, model, dataset)) if run_of is None else run_of(change)
         return cls(generation, change, model, dataset, run)
 
@@ -285,8 +293,10 @@ class _Work:
                 if not count:
                     continue
                 table, coded = read_unit_videos(building, unit)[0], next(codes, None)
+                media = MediaFile(unit_media(building, unit), count).table if self.change.kept else None
                 with closing(RecordFile(unit_records(building, unit), form.dtype, count)) as opened:
                     for rows in slices(count, ENCODED):
                         records = opened.read(np.arange(rows.start, rows.stop), pool)
-                        writer.add(records, table[rows], None if coded is None else coded[rows])
+                        shown = None if media is None else media[rows]
+                        writer.add(records, table[rows], None if coded is None else coded[rows], shown)
         return writer.done

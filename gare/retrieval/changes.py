@@ -63,7 +63,8 @@ def compact_index(folder: Path, model: IndexModel) -> SearchIndex:
         with SegmentWriter(generation, lists) as writer:
             for segment, rows in _living(opened):
                 codes = None if segment.codes is None else segment.codes.of_videos(torch.from_numpy(rows))
-                writer.add(segment.records.read(rows, opened.threads), segment.table.take(rows), codes)
+                media = None if segment.media is None else segment.media.table.take(rows)
+                writer.add(segment.records.read(rows, opened.threads), segment.table.take(rows), codes, media)
         done = generation.commit(record.model_copy(update={"segments": writer.done}))
         return SearchIndex.of(folder, done, model)
 

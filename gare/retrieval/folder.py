@@ -3,6 +3,7 @@
     index.json                    version, generation, model, format of the records, segments, recall; written last
     N-gG.records, .arrow          a segment's records, and its videos' ids, sources and attributes
     N-gG.codes                    its first stage, if there is one
+    N-gG.media                    pictures of its videos and frame vectors for windows, if they are kept
     N-gG.deleted                  a bit per video, if any was deleted
     gG.basis, gG.lists            the texts and fit of the first stage; the centres of its lists
     .building-DIGEST/             finished parts of a change that was interrupted, which the same command takes up
@@ -37,7 +38,7 @@ INDEX_VERSION = 4
 CHANGED_VERSIONS = (3, INDEX_VERSION)
 """Versions that are read and changed; 3 has no lists."""
 
-OURS = re.compile(r"(\d+-)?g\d+\.(records|arrow|codes|deleted|basis|lists)|vectors\.safetensors")
+OURS = re.compile(r"(\d+-)?g\d+\.(records|arrow|codes|media|deleted|basis|lists)|vectors\.safetensors")
 """Names of an index's files other than index.json, including those of older versions."""
 
 LEFT = re.compile(r"\.(index\.json|(\d+-)?g\d+\.[a-z]+)\..*\.tmp|\.lock")
@@ -65,18 +66,21 @@ class SegmentFiles(BaseModel):
     records: str
     about: str
     codes: str | None = None
+    media: str | None = None
     deleted_bits: str | None = None
 
     def names(self) -> list[str]:
         """Return the names of its files."""
-        return [name for name in (self.records, self.about, self.codes, self.deleted_bits) if name is not None]
+        named = (self.records, self.about, self.codes, self.media, self.deleted_bits)
+        return [name for name in named if name is not None]
 
 
 class IndexRecord(BaseModel):
     """The required content of ``index.json``; there may be more in it.
 
     ``checkpoint``: the model's checkpoint; for a CLIP without training its folder or hub id, and ``clip_data`` holds
-    the settings for reading videos and texts. ``format``: the fields of a record. ``digests``: SHA-256 of every file.
+    the settings for reading videos and texts. ``format``: the fields of a record. ``previews`` and ``windows``: what
+    the media of its videos hold. ``digests``: SHA-256 of every file.
     """
 
     model_config = LENIENT
@@ -91,6 +95,8 @@ class IndexRecord(BaseModel):
     storage: str
     format: Fields
     segments: list[SegmentFiles]
+    previews: bool = False
+    windows: bool = False
     basis: str | None = None
     lists: str | None = None
     recall: Recall | None = None

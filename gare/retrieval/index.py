@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -43,12 +45,16 @@ LIKE = 20
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer: its rank from 1, its score (a cosine), the video's id and its source file or address."""
+    """One answer: its rank from 1, its score (a cosine), the video's id and its source file or address.
+
+    ``seconds``: start and end in that file of the window that the query fits best, if the index keeps windows.
+    """
 
     rank: int
     score: float
     video_id: str
     uri: str
+    seconds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,16 @@ class Searched:
         return found + (f"; {self.missing:,} videos cannot be read" if self.missing else "")
 
 
-class Hits(list[Hit]):
-    """The answers, best first; ``searched`` tells how they were found."""
+Place = tuple[int, int]
+"""Number of a segment of an opened index, and the row of a video in it."""
 
-    def __init__(self, hits: list[Hit], searched: Searched) -> None:
+
+class Hits(list[Hit]):
+    """The answers, best first; ``searched`` tells how they were found, ``places`` where they are in the index."""
+
+    def __init__(self, hits: list[Hit], searched: Searched, places: list[Place]) -> None:
         super().__init__(hits)
-        self.searched = searched
+        self.searched, self.places = searched, places
 
 
 @dataclass(repr=False)
@@ -119,6 +129,11 @@ class SearchIndex:
         """Count the videos that can be found."""
         return sum(segment.living for segment in self.segments)
 
+    @cached_property
+    def shares_files(self) -> bool:
+        """True if some of its videos are clips of one file."""
+        return any(pc.count_distinct(s.table["uri"]).as_py() < len(s) for s in self.segments)
+
     @property
     def checkpoint(self) -> str:
         """The place of the model: a checkpoint, or a CLIP's folder or hub id."""
@@ -131,6 +146,15 @@ class SearchIndex:
             return videos
         return min(recall.choose(top, videos), videos)
 
+    def encode(self, query: str) -> Texts:
+        """Encode a sentence. Raises InputError if it is empty or not valid text."""
+        if not query.strip():
+            raise InputError("The query is empty; give a sentence in quotes.")
+        if any("\ud800" <= character <= "\udfff" for character in query):
+            raise InputError("The query is not valid UTF-8 text.")
+        model = self.model
+        return encode_texts(model.model, model.tokenizer, [query], model.config.data.words, 1)
+
     @torch.no_grad()
     def search(
         self,
@@ -140,25 +164,21 @@ class SearchIndex:
         where: Mapping[str, str] | None = None,
         exact: bool = False,
         first_stage: int | None = None,
+        texts: Texts | None = None,
     ) -> Hits:
         """Return the ``top`` videos for a sentence, best first; ties in index order.
 
         Each score is exactly the model's for the frames as the index stores them (float16 by default).
 
         ``where``: attributes the videos must have. ``exact``: score every video. ``first_stage``: score this many
-        candidates instead of the number the index chooses by its own recall. Raises InputError for a query that is
-        empty or invalid text, and for an attribute that no video has.
+        candidates instead of the number the index chooses by its own recall. ``texts``: what ``encode`` made of the
+        query. Raises InputError for a query that is empty or invalid text, and for an attribute that no video has.
         """
-        if not query.strip():
-            raise InputError("The query is empty; give a sentence in quotes.")
-        if any("\ud800" <= character <= "\udfff" for character in query):
-            raise InputError("The query is not valid UTF-8 text.")
-        model = self.model
-        texts = encode_texts(model.model, model.tokenizer, [query], model.config.data.words, 1)
+        texts = self.encode(query) if texts is None else texts
         allowed = self._allowed(where or {})
         chosen, searched = self._candidates(query, texts, allowed, top, exact=exact, wanted=first_stage)
         scores = self.scores(chosen, lambda gallery: self._factors.score(gallery, texts, ScoreStats())[0])
-        return Hits(self._hits(chosen, scores, top), searched)
+        return self._hits(chosen, scores, top, searched)
 
     @torch.no_grad()
     def like(self, video_id: str, top: int, *, where: Mapping[str, str] | None = None, exact: bool = False) -> Hits:
@@ -166,7 +186,7 @@ class SearchIndex:
 
         Raises InputError if the index has no such video.
         """
-        number, row = self._find(video_id)
+        number, row = self.find(video_id)
         vector = self._vectors(
             [np.array([row]) if n == number else np.array([], int) for n in range(len(self.segments))]
         )
@@ -182,7 +202,7 @@ class SearchIndex:
         scored = sum(map(len, chosen))
         searched = Searched(videos, scored, 1.0 if scored == videos else None, missing=self.missing)
         scores = self._vectors(chosen) @ vector[0]
-        return Hits(self._hits(chosen, scores, top), searched)
+        return self._hits(chosen, scores, top, searched)
 
     def scores(self, chosen: list[NDArray[np.int64]], score: Callable[[Rows], Tensor]) -> Tensor:
         """Apply ``score`` to the galleries of chosen rows of each segment; join the results along the first axis."""
@@ -282,22 +302,24 @@ class SearchIndex:
 
         return self.scores(chosen, vectors)
 
-    def _find(self, video_id: str) -> tuple[int, int]:
+    def find(self, video_id: str) -> Place:
+        """Return the place of a video. Raises InputError if there is none of this id."""
         for number, segment in enumerate(self.segments):
             row = segment.row(video_id)
             if row is not None:
                 return number, row
         raise InputError(f"The index {self.folder} has no video {shown(video_id)}.")
 
-    def _hits(self, chosen: list[NDArray[np.int64]], scores: Tensor, top: int) -> list[Hit]:
+    def _hits(self, chosen: list[NDArray[np.int64]], scores: Tensor, top: int, searched: Searched) -> Hits:
         starts = np.cumsum([0, *map(len, chosen)])
-        hits = []
+        hits, places = [], []
         for rank, place in enumerate(torch.sort(scores, descending=True, stable=True).indices[:top].tolist(), start=1):
             number = int(np.searchsorted(starts, place, side="right")) - 1
             table, row = self.segments[number].table, int(chosen[number][place - starts[number]])
             video_id, uri = (table[name][row].as_py() for name in ("video_id", "uri"))
             hits.append(Hit(rank, float(scores[place]), video_id, uri))
-        return hits
+            places.append((number, row))
+        return Hits(hits, searched, places)
 
     @classmethod
     def of(cls, folder: Path, record: IndexRecord, model: IndexModel) -> Self:
@@ -320,12 +342,15 @@ class SearchIndex:
                     warn(f"{error} Its {files.videos} videos are not searched.")
         if reason is not None and not segments:
             raise reason
+        for segment in segments:
+            if segment.lost_media is not None:
+                warn(f"{segment.lost_media} Its videos are searched, but not shown.")
         return cls(folder, record, model, segments, missing, basis, anchors, lists)
 
     @classmethod
     def whole(cls, folder: Path, record: IndexRecord, model: IndexModel) -> Self:
         """Open all segments of an index for a change. Raises InputError if a part cannot be read."""
         opened = cls.of(folder, record, model)
-        if opened.missing:
+        if opened.missing or any(segment.lost_media for segment in opened.segments):
             raise InputError(f"A part of the index {folder} cannot be read, so it cannot be changed. Make it again.")
         return opened

@@ -46,11 +46,15 @@ def open_index(folder: Path, checkpoint: Path | None = None) -> SearchIndex:
     if values.get("version") == FORMER_VERSION:
         return _open_former(folder, values, checkpoint)
     record = read_index_file(folder)
-    model = IndexModel.of_index(folder, record, checkpoint)
+    return reopen_index(folder, record, IndexModel.of_index(folder, record, checkpoint))
+
+
+def reopen_index(folder: Path, record: IndexRecord, model: IndexModel) -> SearchIndex:
+    """Open an index whose model is loaded already; if it is changed meanwhile, its newer generation."""
     for _ in range(OPENINGS):
         try:
             opened = SearchIndex.of(folder, record, model)
-            if not opened.missing:
+            if not opened.missing and not any(segment.lost_media for segment in opened.segments):
                 return opened
         except InputError:
             if read_index_file(folder).generation == record.generation:
@@ -99,6 +103,7 @@ class _RecordsInMemory(RecordFile):
 class _SegmentInMemory(Segment):
     def __init__(self, table: pa.Table, records: RecordFile) -> None:
         self.table, self.records, self.codes = table, records, None
+        self.media = self.lost_media = None
         self.alive, self.living = np.ones(len(table), bool), len(table)
 
 

@@ -14,6 +14,7 @@ from gare.common.errors import InputError
 from gare.common.redact import first_line
 from gare.retrieval.codes import SegmentCodes
 from gare.retrieval.folder import VIDEOS, SegmentFiles
+from gare.retrieval.media import MediaFile
 from gare.retrieval.records import RecordFile, RecordFormat
 
 
@@ -36,6 +37,13 @@ class Segment:
         self.codes: SegmentCodes | None = None
         if files.codes is not None and rank is not None:
             self.codes = SegmentCodes.load(folder / files.codes, count, rank, lists)
+        self.media: MediaFile | None = None
+        self.lost_media: InputError | None = None
+        if files.media is not None:
+            try:
+                self.media = MediaFile(folder / files.media, count)
+            except InputError as error:  # search goes on without pictures
+                self.lost_media = error
         self.records = RecordFile(folder / files.records, form.dtype, count)
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gare.retrieval.codes import Codes, Lists, SegmentCodes
 from gare.retrieval.folder import Generation, SegmentFiles
+from gare.retrieval.media import MediaWriter
 from gare.retrieval.records import write_records
 
 SEGMENT_VIDEOS = 250_000
@@ -43,19 +44,23 @@ class SegmentWriter:
             else:
                 self._open.__exit__(kind, error, trace)
 
-    def add(self, records: NDArray[np.void], table: pa.Table, codes: Codes | None) -> None:
-        """Append some videos; all of an index have codes, or none."""
+    def add(
+        self, records: NDArray[np.void], table: pa.Table, codes: Codes | None, media: pa.Table | None = None
+    ) -> None:
+        """Append some videos; all of an index have codes, or none, and all have media, or none."""
         if self._open is not None and self._count + len(records) > SEGMENT_VIDEOS:
             self._close()
         if self._open is None:
-            self._begin()
+            self._begin(media=media is not None)
         write_records(self._records, records)
         self._tables.append(table)
         if codes is not None:
             self._codes.append(codes)
+        if media is not None:
+            self._media.add(media)
         self._count += len(records)
 
-    def _begin(self) -> None:
+    def _begin(self, *, media: bool) -> None:
         stem = self._generation.segment()
         self._files = SegmentFiles(videos=0, records=f"{stem}.records", about=f"{stem}.arrow")
         self._codes: list[Codes] = []
@@ -63,6 +68,10 @@ class SegmentWriter:
         self._count, self._open = 0, ExitStack()
         path = self._open.enter_context(self._generation.file(self._files.records))
         self._records: IO[bytes] = self._open.enter_context(path.open("wb"))
+        if media:
+            self._files.media = f"{stem}.media"
+            path = self._open.enter_context(self._generation.file(self._files.media))
+            self._media = self._open.enter_context(MediaWriter(path))
 
     def _close(self) -> None:
         stack, self._open = self._open, None

@@ -2,7 +2,7 @@
 
 A finished task is a file in the folder of the change (``Generation.building``), which appears by a rename:
 
-    N.records, N.arrow            the videos of shard N that the index does not have yet; the records come last
+    N.records, N.arrow, N.media   the videos of shard N that the index does not have yet; the records come last
     codes-*                       the codes of some record files, and the best videos there for the held-out texts
 
 So a change that was interrupted goes on with the tasks whose files are missing. A task gives the same bytes wherever it
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,18 +28,20 @@ from torch import Tensor
 from gare.common.errors import InputError
 from gare.common.files import atomic_file, digest_of
 from gare.common.redact import first_line
+from gare.data.batches import View
 from gare.data.shards import ShardSet, VideoInfo
-from gare.evaluation.encode import encode_texts, encode_videos
+from gare.evaluation.encode import encode_texts, encode_twice
 from gare.retrieval.anchors import Anchors
 from gare.retrieval.codes import Codes, read_tensors
 from gare.retrieval.folder import VIDEOS, IndexRecord
+from gare.retrieval.media import Kept, MediaWriter, make_media
 from gare.retrieval.model import IndexModel
 from gare.retrieval.recall import Asked, Best
 from gare.retrieval.records import Fields, RecordFile, RecordFormat, read_pool, record_factors, write_records
 from gare.retrieval.segment import Segment
 from gare.retrieval.segment_writer import write_videos
 from gare.retrieval.stage import Basis, load_basis
-from gare.scoring.factors import ScoreStats, Texts, slices
+from gare.scoring.factors import ScoreStats, Texts, Videos, slices
 
 ENCODED = 256
 """Number of videos whose frame vectors, or records, are in memory at once."""
@@ -53,20 +55,23 @@ class Change:
     """What a change of an index adds; the rest follows from model and shards. Any process can be sent it.
 
     ``index``: its folder; ``building``: the folder of finished tasks; ``storage``: type that frames are stored in;
-    ``last``: the present record of an index that is appended to.
+    ``kept``: what is stored to show the videos; ``last``: the present record of an index that is appended to.
     """
 
     index: Path
     building: Path
     split: str
     storage: str
+    kept: Kept
     last: IndexRecord | None
 
     @staticmethod
-    def digest(model: IndexModel, dataset: ShardSet, split: str, storage: str, last: IndexRecord | None) -> str:
+    def digest(
+        model: IndexModel, dataset: ShardSet, split: str, storage: str, kept: Kept, last: IndexRecord | None
+    ) -> str:
         """Return a name for all that decides what the tasks of a change write."""
         data = model.config.data.model_dump(mode="json")
-        return digest_of([model.weights, data, dataset.digest, split, storage, last and last.generation])
+        return digest_of([model.weights, data, dataset.digest, split, storage, vars(kept), last and last.generation])
 
 
 @dataclass(frozen=True)
@@ -112,11 +117,19 @@ class Worker:
     def _encode(self, unit: int) -> int:
         part = self._dataset.part(unit, self._change.split)
         numbers = [n for n, video in enumerate(part.videos) if video.video_id not in self._known]
-        form, tables = self._form, [VIDEOS.empty_table()]
-        with atomic_file(unit_records(self._change.building, unit)) as path:
+        form, tables, kept = self._form, [VIDEOS.empty_table()], self._change.kept
+        view = View(self._model.config.data, self._model.model.image_size)
+        with ExitStack() as stack:
+            path = stack.enter_context(atomic_file(unit_records(self._change.building, unit)))
+            media: MediaWriter | None = None
+            if kept:
+                shown = stack.enter_context(atomic_file(unit_media(self._change.building, unit)))
+                media = stack.enter_context(MediaWriter(shown))
             with path.open("wb") as stream:
                 for rows in slices(len(numbers), ENCODED):
-                    gallery = self._gallery(part, numbers[rows])
+                    before, gallery = self._gallery(part, numbers[rows])
+                    if media is not None:
+                        media.add(make_media(part, numbers[rows], view, before, kept))
                     found = RecordFormat.of(gallery)
                     form = form or found
                     if form != found:
@@ -132,13 +145,14 @@ class Worker:
                 write_videos(about, table)
         return len(numbers)
 
-    def _gallery(self, part: Any, numbers: Sequence[int]) -> Any:
+    def _gallery(self, part: Any, numbers: Sequence[int]) -> tuple[Videos, Any]:
+        """Return frame vectors from before the temporal transformer, and the factors."""
         config, dtype = self._model.config, torch.float16 if self._change.storage == "float16" else None
-        encoded = encode_videos(self._model.model, part, config.data, config.runtime.eval_batch, videos=numbers)
+        before, encoded = encode_twice(self._model.model, part, config.data, config.runtime.eval_batch, numbers)
         largest = float(encoded.frames.abs().max())
         if dtype is not None and not largest <= torch.finfo(dtype).max:
             raise InputError(f"Frame vectors up to {largest:g} do not fit float16; keep them as float32.")
-        return self._factors.build(encoded, dtype)
+        return before, self._factors.build(encoded, dtype)
 
     def _code(self, task: Code) -> int:
         basis, texts, asked = self._stage(task)
@@ -223,6 +237,11 @@ def unit_records(building: Path, unit: int) -> Path:
 def unit_videos(building: Path, unit: int) -> Path:
     """Return where the information on a unit's videos is."""
     return building / f"{unit}.arrow"
+
+
+def unit_media(building: Path, unit: int) -> Path:
+    """Return where the media of a unit's videos are, if they are kept."""
+    return building / f"{unit}.media"
 
 
 def read_unit_videos(building: Path, unit: int) -> tuple[pa.Table, Fields | None]:

@@ -27,7 +27,7 @@ def render(package: str, template: str, sections: Sequence[tuple[str, str]], **v
         values: The template's values. Plain text is escaped; characters that a terminal or browser would obey are
             written as escape sequences.
     """
-    return _environment(package).get_template(template).render(sections=sections, **values)
+    return environment(package).get_template(template).render(sections=sections, **values)
 
 
 def count(number: int, one: str) -> str:
@@ -46,7 +46,8 @@ def span(interval: tuple[float, float] | None) -> str:
 
 
 @cache
-def _environment(package: str) -> Environment:
+def environment(package: str) -> Environment:
+    """Return what renders the templates of a package, which can use those here."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
