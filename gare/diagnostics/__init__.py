@@ -19,6 +19,7 @@ from gare.diagnostics.measures import (
     pair_diagnostics,
     positives_and_negatives,
     relative_length,
+    spread,
     step_diagnostics,
     uniformity,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "pair_diagnostics",
     "positives_and_negatives",
     "relative_length",
+    "spread",
     "step_diagnostics",
     "uniformity",
 ]

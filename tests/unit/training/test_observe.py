@@ -11,7 +11,7 @@ import torch
 
 from gare.common.errors import RunError
 from gare.data.batches import make_batch
-from gare.diagnostics import increment_spread, relative_length
+from gare.diagnostics import increment_spread, relative_length, spread
 from gare.diagnostics.pairs import batch_state, split_state
 from gare.launch.local import fit_local
 from gare.launch.tracked import tracked
@@ -203,6 +203,9 @@ def test_spread_and_relative_length_are_what_they_say(made):
     assert float(increment_spread(delta)) == pytest.approx(1.0)
     assert float(increment_spread(torch.ones(2, 2, 3))) == 0
     assert math.isnan(float(increment_spread(torch.zeros(2, 2, 3))))
+    # The increments of a text are equal, those of a video opposite.
+    assert spread(delta).tolist() == [0, 0]
+    assert spread(delta.transpose(0, 1)).tolist() == pytest.approx([1, 1])
     run = made()
     state = split_state(run.model, run.model.tokenizer, run.data.dev, run.config, 3)
     lengths = [float(state.delta[i, j].norm()) for i in range(3) for j in range(3)]
