@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -182,6 +183,16 @@ def test_one_pair_alone_warns_of_no_collapse(made):
     assert len(one.text) == 1
     assert collapse_warning(one) is None
     assert collapse_warning(dev_state(run)) is not None
+
+
+def test_increments_that_differ_as_little_as_the_videos_they_are_made_of_have_not_collapsed(made):
+    run = made()
+    state = dev_state(run)
+    alike = [x + 1e3 * x.abs().max() for x in (state.text, state.video, state.delta)]
+    untrained = replace(state, text=alike[0], video=alike[1], delta=alike[2])
+    assert float(increment_spread(untrained.delta)) < 0.01
+    assert collapse_warning(untrained) is None
+    assert "differ by" in str(collapse_warning(replace(state, delta=alike[2])))
 
 
 def test_pairs_are_of_train_where_dev_has_one_video(made):
