@@ -3,8 +3,8 @@
     python benchmarks/claims/report.py claims.json... [--title TEXT...] [--metric t2v/R@1] [--baseline baseline]
         [--by data.caption_noise] [--figure docs/claims.svg]
 
-A table and a panel per file: means over seeds, and differences from the baseline seed by seed, with the 95 % interval of
-Student's t.
+A table and a panel per file: means over seeds, and differences from the baseline seed by seed, with 95 % intervals
+(Student's t).
 """
 
 from __future__ import annotations
