@@ -18,6 +18,7 @@ from typing import Any
 from tune.comparison.statistics import Difference, difference, estimate
 
 COLOURS = {"all terms": "#1a9850", "increment": "#7b3294", "X-Pool": "#e07b00", "mean pooling": "#9e9e9e"}
+LABELS = {"all terms": "GARE, all terms", "increment": "GARE, no terms"}
 Scores = dict[str, dict[float, dict[int, float]]]
 """case -> value of the varied key -> seed -> score"""
 
@@ -63,7 +64,7 @@ def draw(panels: dict[str, Scores], baseline: str, metric: str, path: Path) -> N
 
     figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
     FigureCanvasSVG(figure)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (title, found) in zip(axes, panels.items(), strict=True):
         axis.axhline(0, color="#222222", linewidth=1)
         cases = [case for case in COLOURS if case in found]
@@ -86,7 +87,7 @@ def draw_case(axis: Any, case: str, gaps: dict[float, Difference | None], shift:
     drawn = [(100 * value + shift, gap.mean, gap.interval) for value, gap in gaps.items() if gap and gap.interval]
     below, above = [mean - low for _, mean, (low, _) in drawn], [high - mean for _, mean, (_, high) in drawn]
     places, means = [x for x, *_ in drawn], [mean for _, mean, _ in drawn]
-    axis.errorbar(places, means, [below, above], fmt="o", color=COLOURS[case], capsize=4, label=case)
+    axis.errorbar(places, means, [below, above], fmt="o", color=COLOURS[case], capsize=4, label=LABELS.get(case, case))
 
 
 def main() -> None:
