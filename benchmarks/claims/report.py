@@ -1,9 +1,10 @@
 """Print the tables of docs/results.md from measured rows, and draw its figure.
 
-    python benchmarks/claims/report.py claims.json [--sweep NAME...] [--metric t2v/R@1] [--baseline baseline]
+    python benchmarks/claims/report.py claims.json... [--title TEXT...] [--metric t2v/R@1] [--baseline baseline]
         [--by data.caption_noise] [--figure docs/claims.svg]
 
-Means over seeds, and differences from the baseline seed by seed, with the 95 % interval of Student's t.
+A table and a panel per file: means over seeds, and differences from the baseline seed by seed, with 95 % intervals
+(Student's t).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from tune.comparison.statistics import Difference, difference, estimate
 
 COLOURS = {"all terms": "#1a9850", "increment": "#7b3294", "X-Pool": "#e07b00", "mean pooling": "#9e9e9e"}
+LABELS = {"all terms": "GARE, all terms", "increment": "GARE, no terms"}
 Scores = dict[str, dict[float, dict[int, float]]]
 """case -> value of the varied key -> seed -> score"""
 
@@ -55,50 +57,58 @@ def said(gap: Difference | None) -> str:
     return f"{gap.mean:+.1f}" + ("" if gap.interval is None else f" ({gap.interval[0]:+.1f} to {gap.interval[1]:+.1f})")
 
 
-def draw(found: Scores, baseline: str, metric: str, path: Path) -> None:
-    """Draw each case's difference from the baseline over the varied key."""
+def draw(panels: dict[str, Scores], baseline: str, metric: str, path: Path) -> None:
+    """Draw each case's difference from the baseline over the varied key, a panel per file."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
     FigureCanvasSVG(figure)
-    axis = figure.subplots()
-    axis.axhline(0, color="#222222", linewidth=1)
-    cases = [case for case in COLOURS if case in found]
-    for place, case in enumerate(cases):
-        shift = (place - (len(cases) - 1) / 2) * 1.6
-        points = [(100 * value, against(found, case, value, baseline)) for value in sorted(found[case])]
-        drawn = [(x + shift, gap) for x, gap in points if gap is not None and gap.interval is not None]
-        means = [gap.mean for _, gap in drawn]
-        spans = [[gap.mean - gap.interval[0] for _, gap in drawn], [gap.interval[1] - gap.mean for _, gap in drawn]]  # type: ignore[index]
-        axis.errorbar([x for x, _ in drawn], means, spans, fmt="o", color=COLOURS[case], capsize=4, label=case)
-    axis.set_xticks(sorted({100 * value for of_case in found.values() for value in of_case}))
-    axis.set_xlabel("wrong captions in training, %")
-    axis.set_ylabel(f"test {metric} minus {baseline}, points")
-    axis.set_title(f"Above the line: better than the {baseline} (95 % intervals over seeds)", fontsize=11)
-    axis.legend(frameon=False, ncols=len(cases), loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (title, found) in zip(axes, panels.items(), strict=True):
+        axis.axhline(0, color="#222222", linewidth=1)
+        cases = [case for case in COLOURS if case in found]
+        for place, case in enumerate(cases):
+            shift = (place - (len(cases) - 1) / 2) * 1.8
+            draw_case(axis, case, {v: against(found, case, v, baseline) for v in sorted(found[case])}, shift)
+        axis.set_xticks(sorted({100 * value for of_case in found.values() for value in of_case}))
+        axis.set_xlabel("wrong captions in training, %")
+        axis.set_title(title, fontsize=11)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    axes[0].set_ylabel(f"test {metric} minus that of the {baseline}, points")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside lower center")
+    figure.suptitle(f"Above the line: better than the {baseline} (mean and 95 % interval over seeds)", fontsize=12)
     figure.savefig(path, metadata={"Date": None})
+
+
+def draw_case(axis: Any, case: str, gaps: dict[float, Difference | None], shift: float) -> None:
+    """Draw one case's points with their intervals."""
+    drawn = [(100 * value + shift, gap.mean, gap.interval) for value, gap in gaps.items() if gap and gap.interval]
+    below, above = [mean - low for _, mean, (low, _) in drawn], [high - mean for _, mean, (_, high) in drawn]
+    places, means = [x for x, *_ in drawn], [mean for _, mean, _ in drawn]
+    axis.errorbar(places, means, [below, above], fmt="o", color=COLOURS[case], capsize=4, label=LABELS.get(case, case))
 
 
 def main() -> None:
     """Print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", type=Path)
-    parser.add_argument("--sweep", action="append", help="only rows of this sweep")
+    parser.add_argument("rows", type=Path, nargs="+")
+    parser.add_argument("--title", action="append", default=[], help="of a file's panel, in the files' order")
     parser.add_argument("--metric", default="t2v/R@1")
     parser.add_argument("--baseline", default="baseline")
     parser.add_argument("--by", default="data.caption_noise")
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    rows = json.loads(options.rows.read_text(encoding="utf-8"))
-    rows = [row for row in rows if options.sweep is None or row["sweep"] in options.sweep]
-    found = scores(rows, options.metric, options.by)
-    print(table(found, options.baseline))
-    print(f"\n{len(rows)} runs, {sum(row['train_s'] for row in rows) / 3600:.2f} hours of training.")
+    titles = options.title or [path.stem for path in options.rows]
+    panels = {}
+    for title, path in zip(titles, options.rows, strict=True):
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        panels[title] = scores(rows, options.metric, options.by)
+        hours = sum(row["train_s"] for row in rows) / 3600
+        print(f"{title}\n\n{table(panels[title], options.baseline)}\n\n{len(rows)} runs, {hours:.2f} h of training.\n")
     if options.figure is not None:
-        draw(found, options.baseline, options.metric, options.figure)
+        draw(panels, options.baseline, options.metric, options.figure)
 
 
 if __name__ == "__main__":

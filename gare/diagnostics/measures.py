@@ -120,14 +120,19 @@ def summarise(values: Tensor, match: Tensor) -> Summary:
     return Summary(*figures)
 
 
-def increment_spread(delta: Tensor) -> Tensor:
-    """Return how increments [B, V, D] differ between pairs: mean ||D_ij - mean D|| over mean ||D_ij||; a scalar.
+def spread(vectors: Tensor) -> Tensor:
+    """Return how vectors [..., N, D] differ from their mean: mean ||x - mean x|| over mean ||x||, [...].
 
-    0 if all pairs have the same vector, about 1 if theirs have nothing in common. NaN if all are zero.
+    0 if all are the same vector, about 1 if they have nothing in common. NaN if all are zero.
     """
-    rows = delta.flatten(0, 1)
-    spread: Tensor = (rows - rows.mean(dim=0)).norm(dim=-1).mean() / rows.norm(dim=-1).mean()
-    return spread
+    around = (vectors - vectors.mean(dim=-2, keepdim=True)).norm(dim=-1).mean(dim=-1)
+    found: Tensor = around / vectors.norm(dim=-1).mean(dim=-1)
+    return found
+
+
+def increment_spread(delta: Tensor) -> Tensor:
+    """Return the ``spread`` of increments [B, V, D] over all pairs; a scalar."""
+    return spread(delta.flatten(0, 1))
 
 
 def relative_length(state: PairState) -> Tensor:
@@ -201,6 +206,10 @@ def pair_diagnostics(state: PairState) -> dict[str, float]:
         "uniformity/video_after": uniformity(target),
         "increment_norm/relative": relative_length(state),
         "increment_spread": increment_spread(state.delta),
+        "spread/text": spread(state.text),
+        "spread/video": spread(video),
+        "spread/increments_of_a_text": spread(state.delta).mean(),
+        "spread/increments_of_a_video": spread(state.delta.transpose(0, 1)).mean(),
     }
     figures = {name: float(value) for name, value in values.items()}
     for when, delta in (("before", torch.zeros_like(state.delta)), ("after", state.delta)):

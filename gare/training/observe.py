@@ -16,7 +16,14 @@ from gare.common.files import make_folder
 from gare.config.heads import HEADS
 from gare.data.batches import Batch
 from gare.diagnostics.figure import increment_figure
-from gare.diagnostics.measures import PairState, increment_spread, pair_diagnostics, relative_length, step_diagnostics
+from gare.diagnostics.measures import (
+    PairState,
+    increment_spread,
+    pair_diagnostics,
+    relative_length,
+    spread,
+    step_diagnostics,
+)
 from gare.diagnostics.pairs import batch_state, split_state
 from gare.model.gare import GareModel
 from gare.model.tokenizer import Tokenizer
@@ -28,7 +35,10 @@ from gare.runs.state import History
 
 DIAGNOSED_PAIRS = 64
 SHORTEST, LEAST_SPREAD = 0.01, 0.01
-"""Below these shares the increments count as collapsed; untrained ones have 0.1 to 1 and at least 0.08."""
+"""Below these shares the increments count as collapsed; with trained towers untrained ones have 0.1 to 1 and 0.08."""
+
+OF_THE_SOURCE = 0.1
+"""Increments that differ by more than this share of what they are made of have not collapsed: that has."""
 
 
 GIB = 2**30
@@ -171,7 +181,9 @@ def collapse_warning(state: PairState) -> str | None:
     """Return a warning that the increments have collapsed, with the settings to look at; None otherwise.
 
     They have collapsed if their mean length is below 1 % of the vectors they are added to (``relative_length``), or if
-    they differ between pairs by less than 1 % of their length (``increment_spread``). A single pair shows neither.
+    they differ between pairs by less than 1 % of their length (``increment_spread``) and by less than a tenth of what
+    texts and videos differ by: towers that have learned nothing yet make vectors that hardly differ, and increments
+    made of them cannot. A single pair shows neither.
     """
     if len(state.text) < 2:
         return None
@@ -182,10 +194,11 @@ def collapse_warning(state: PairState) -> str | None:
             "are those of the plain baseline. objective.information_bottleneck.weight may be too large (it belongs to "
             "its reduction), or train.lr_new too high."
         )
-    spread = float(increment_spread(state.delta))
-    if spread < LEAST_SPREAD:
+    differ = float(increment_spread(state.delta))
+    source = float(min(spread(state.text), spread(state.video).mean()))
+    if differ < min(LEAST_SPREAD, OF_THE_SOURCE * source):
         return (
-            f"the increments of different pairs differ by {spread:.2g} of their length, so all pairs get the same one "
+            f"the increments of different pairs differ by {differ:.2g} of their length, so all pairs get the same one "
             "and it does not distinguish videos. objective.direction_diversity.weight and "
             "objective.trust_region.weight spread them; train.lr_new may be too high."
         )

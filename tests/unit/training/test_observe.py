@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torch
 
 from gare.common.errors import RunError
 from gare.data.batches import make_batch
-from gare.diagnostics.measures import increment_spread, relative_length
+from gare.diagnostics.measures import increment_spread, relative_length, spread
 from gare.diagnostics.pairs import batch_state, split_state
 from gare.launch.local import fit_local
 from gare.launch.tracked import tracked
@@ -184,6 +185,16 @@ def test_one_pair_alone_warns_of_no_collapse(made):
     assert collapse_warning(dev_state(run)) is not None
 
 
+def test_increments_that_differ_as_little_as_the_videos_they_are_made_of_have_not_collapsed(made):
+    run = made()
+    state = dev_state(run)
+    alike = [x + 1e3 * x.abs().max() for x in (state.text, state.video, state.delta)]
+    untrained = replace(state, text=alike[0], video=alike[1], delta=alike[2])
+    assert float(increment_spread(untrained.delta)) < 0.01
+    assert collapse_warning(untrained) is None
+    assert "differ by" in str(collapse_warning(replace(state, delta=alike[2])))
+
+
 def test_pairs_are_of_train_where_dev_has_one_video(made):
     run = made()
     object.__setattr__(run.data, "dev", run.data.dev.first(1))
@@ -203,6 +214,9 @@ def test_spread_and_relative_length_are_what_they_say(made):
     assert float(increment_spread(delta)) == pytest.approx(1.0)
     assert float(increment_spread(torch.ones(2, 2, 3))) == 0
     assert math.isnan(float(increment_spread(torch.zeros(2, 2, 3))))
+    # The increments of a text are equal, those of a video opposite.
+    assert spread(delta).tolist() == [0, 0]
+    assert spread(delta.transpose(0, 1)).tolist() == pytest.approx([1, 1])
     run = made()
     state = split_state(run.model, run.model.tokenizer, run.data.dev, run.config, 3)
     lengths = [float(state.delta[i, j].norm()) for i in range(3) for j in range(3)]

@@ -14,7 +14,9 @@ from tune.space import expand
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "configs" / "sweeps"
 DOCUMENT = ROOT / "docs" / "sweeps.md"
-EXPERIMENTS = ("msrvtt", "msvd", "didemo", "activitynet", "demo")
+EXPERIMENTS = ("msrvtt", "msvd", "didemo", "activitynet", "demo", "events")
+SEEDS = {"claims": 5, "terms_alone": 5, "false_negatives": 5, "collapse": 1}
+"""Seeds of the files that do not have three."""
 IB, TR, DIR = (f"objective.{term}.weight" for term in ("information_bottleneck", "trust_region", "direction_diversity"))
 # What is published: the values of one key, in order, or the number of settings.
 TABLES = {
@@ -40,16 +42,24 @@ def weights(config, trial):
 
 
 def test_every_file_is_checked_here():
-    assert {path.stem for path in FOLDER.iterdir()} == {*TABLES, "cells", "heads", "loss_terms", "regularisers"}
+    others = {"cells", "heads", "loss_terms", "regularisers", *SEEDS}
+    assert {path.stem for path in FOLDER.iterdir()} == {*TABLES, *others}
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.stem)
+OF_THE_DEMO = {"collapse"}
+"""Files about towers that learn from nothing."""
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.iterdir()))
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_file_fits_every_experiment(path, experiment):
-    config, trials = planned(path.stem, experiment)
+def test_every_file_fits_every_experiment(name, experiment):
+    if name in OF_THE_DEMO:
+        experiment = "demo"
+    config, trials = planned(name, experiment)
     per_seed = {seed: [t for t in trials if t.overrides["train.seed"] == seed] for seed in config.sweep.seeds}
-    assert len(per_seed) == 3
-    assert {len(settings) for settings in per_seed.values()} == {len(trials) / 3}
+    seeds = SEEDS.get(name, 3)
+    assert len(per_seed) == seeds
+    assert {len(settings) for settings in per_seed.values()} == {len(trials) / seeds}
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
@@ -81,6 +91,27 @@ def test_cases_take_terms_away_from_the_experiment(name, terms):
     wanted = [tuple(w if letter in kept else 0.0 for letter, w in zip("itd", ours, strict=True)) for kept in terms]
     assert [weights(config, trial) for trial in trials] == wanted * 3
     assert [trial.case for trial in trials] == [*config.sweep.cases] * 3
+
+
+def test_the_claims_compare_heads_and_terms_alone_at_every_noise():
+    config, trials = planned("claims", "events")
+    settings = {t.case: with_overrides(config, t.overrides) for t in trials}
+    kept = {case: weights(config, t) for t in trials for case in [t.case]}
+    ours = weights(config, type(trials[0])(None, {}))
+    assert kept["all terms"] == ours
+    assert kept["increment"] == kept["X-Pool"] == kept["mean pooling"] == (0, 0, 0)
+    assert {case for case, one in settings.items() if one.model.makes_increments} == {"increment", "all terms"}
+    assert [settings[case].model.head for case in ("baseline", "X-Pool", "mean pooling")] == [
+        "gare",
+        "xpool",
+        "mean_pool",
+    ]
+    assert {t.overrides["data.caption_noise"] for t in trials} == {0.0, 0.2, 0.4}
+    _, alone = planned("terms_alone", "events")
+    found = {t.case: weights(config, t) for t in alone}
+    wanted = zip(("L_ib alone", "L_tr alone", "L_dir alone"), range(3), strict=True)
+    assert all(found[case] == tuple(w if i == place else 0 for i, w in enumerate(ours)) for case, place in wanted)
+    assert found["query is the text"] == ours
 
 
 def test_a_sweep_file_takes_the_place_of_the_section_and_holds_nothing_else(tmp_path):
