@@ -1,16 +1,29 @@
 """Train a run, whose settings the first argument names, on a cluster of two one-CPU nodes that loses one of them.
 
-A process of its own, since a process knows one cluster only. Prints the summary as JSON.
+A process of its own, since a process knows one cluster only. Writes the summary as JSON to the second argument. With
+``drain`` as the third one, the node that trains is drained, as a spot machine is, and is not killed.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+
+
+def drain(address: str) -> None:
+    """Drain the node whose CPU is in use, by Ray's own command."""
+    import ray
+
+    free = ray._private.state.available_resources_per_node()
+    node = next(n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU") and not free[n["NodeID"]].get("CPU"))
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address, "--node-id", node]
+    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    subprocess.run([*command, "--deadline-remaining-seconds", "120"], check=True, stdout=sys.stderr)
 
 
 def main() -> None:
@@ -31,7 +44,10 @@ def main() -> None:
         history = run_directory(config) / "history.jsonl"
         while not history.is_file() or len(history.read_text().splitlines()) < 6:
             time.sleep(0.05)
-        cluster.remove_node(nodes[1], allow_graceful=False)
+        if sys.argv[3:] == ["drain"]:
+            drain(cluster.address)
+        else:
+            cluster.remove_node(nodes[1], allow_graceful=False)
 
     threading.Thread(target=lose_a_node, daemon=True).start()
     try:

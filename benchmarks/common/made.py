@@ -29,7 +29,7 @@ def made_shards(
     video. ``dev``: additional videos of the split dev.
     """
     random = np.random.default_rng(0)
-    recipe = {"crop": side, "short_side": side, "max_frames": frames}
+    recipe = {"crop": side, "short_side": side, "max_frames": frames, "square_pixels": True}
     lengths = random.integers(shortest or frames, frames + 1, videos + dev)
     (folder / SHARD_FOLDER).mkdir(parents=True)
     path = folder / SHARD_FOLDER / "unit-000000-00.arrow"

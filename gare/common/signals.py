@@ -61,6 +61,34 @@ def stopping() -> Iterator[None]:
 
 
 @contextmanager
+def held(number: signal.Signals) -> Iterator[None]:
+    """Hold a signal back until the block has ended, if this process handles it; the third one ends the process.
+
+    If the block raises an error, that error is raised, and the signal is dropped.
+    """
+    before = signal.getsignal(number) if threading.current_thread() is threading.main_thread() else None
+    if not callable(before):
+        yield
+        return
+    told: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        told.append(number)
+        if len(told) == 3:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+    if told:
+        signal.raise_signal(number)
+
+
+@contextmanager
 def keeping_signals(theirs: int) -> Iterator[None]:
     """Restore the handlers from before the block: Ray sets its own, which end the process silently.
 

@@ -73,8 +73,8 @@ def encode_twice(
 
     def block(start: int, stop: int) -> tuple[Tensor, ...]:
         clips, mask = load_clips(split, videos[start:stop], view, "all")
-        mask = mask.to(device)
-        embedded = model.embed_clips(clips.to(device), mask)
+        valid, mask = int(mask.sum()), mask.to(device)
+        embedded = model.embed_clips(clips.to(device), mask, valid)
         return embedded, model.temporal(embedded, mask), mask
 
     before, after, mask = in_parts(len(videos), batch, block)

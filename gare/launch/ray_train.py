@@ -18,7 +18,7 @@ from ray.exceptions import RayTaskError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from gare.common.console import warn
+from gare.common.console import note, warn
 from gare.common.errors import GareError, RunError
 from gare.common.files import write_json
 from gare.common.locks import exclusive_lock
@@ -31,6 +31,7 @@ from gare.config.tree import with_overrides
 from gare.launch.placement import placement_tags, rank_resources, rank_selector, uses_gpu, workers_that_fit
 from gare.launch.progress import follow, training_view
 from gare.launch.ray_controller import CloseRanks, HereTrainer, capacity_message, nodes_for, say_if_spread
+from gare.launch.ray_notice import Notice
 from gare.launch.ray_ranks import RankGroup, ending_without_head, head_seconds
 from gare.objective.world import SINGLE, TorchWorld
 from gare.runs.layout import HISTORY_FILE
@@ -38,13 +39,15 @@ from gare.runs.run import Run
 from gare.runs.state import RunSummary, read_state, resumed, summary
 from gare.tracking import note_down, syncing
 from gare.tracking.system import watching
-from gare.training.loop import train
+from gare.training.loop import stay, train
 
 FAILURE_FILE = "failure.json"
 RAY_FOLDER = ".ray"
 NODE_LOSS_SECONDS = 25.0
 WRITER_SECONDS = 120.0
 """Time beyond that after which a rank without the head ends: an NFS server frees a lost machine's locks after 90 s."""
+LEFT = "left"
+"""What rank 0 returns if the ranks ended because one of their nodes is being taken away."""
 GOES_ON = "Training continues from its last checkpoint"
 NO_RETRY = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
 
@@ -92,7 +95,7 @@ def fit(
 def _launch_until_done(
     run: Run, callbacks: Sequence[Any], stop: threading.Event | None, zone: str | None = None
 ) -> None:
-    """Launch workers, and launch them again after a failure that may not recur.
+    """Launch workers, and launch them again after a failure that may not recur, or after they left a node in time.
 
     Ray Train restarts a fixed number of workers itself, after waiting until that many fit. With a range, each launch
     takes what fits then. (Ray's own elastic range ignores that the batch must be shared evenly.)
@@ -100,8 +103,9 @@ def _launch_until_done(
     config, folder = run.config, run.folder
     elastic = not isinstance(config.runtime.workers, int)
     retries = config.runtime.max_failures
+    left = retries if elastic else 0
     nodes = nodes_for(config.runtime)
-    for left in range(retries if elastic else 0, -1, -1):
+    while True:
         workers = workers_that_fit(config, nodes, "This run")
         device = "cuda" if uses_gpu(config.runtime, nodes) else "cpu"
         note_down(folder, tags=placement_tags(workers, device))
@@ -112,7 +116,7 @@ def _launch_until_done(
         lack = partial(capacity_message, runtime, workers=workers, then=GOES_ON)
         try:
             with warn_on_lost_nodes(lack) if stop is None else nullcontext():
-                trainer.fit()
+                result = trainer.fit()
         except Exception as error:
             if stop is not None and stop.is_set():
                 raise
@@ -121,9 +125,13 @@ def _launch_until_done(
             if not left:
                 raise RunError(failure) from error
             warn(f"{failure} It starts again with as many workers as fit then, at most {left} times more.")
-            nodes = _after_loss(nodes, config.runtime)
+            left -= 1
         else:
-            break
+            if result.return_value != LEFT:
+                break
+            note("A node of this run is going away. Its ranks made a checkpoint and left; they start again elsewhere.")
+        if elastic:
+            nodes = _after_loss(nodes, config.runtime)
     _raise_failure(folder / FAILURE_FILE)
 
 
@@ -151,7 +159,8 @@ def _trainer(
     kind = TorchTrainer if stop is None else partial(HereTrainer, stop=stop, folder=run.folder)
     return kind(
         _worker,
-        train_loop_config={"run": run.description(), "device": decided.runtime.device},
+        # In a trial, Ray does not watch for nodes that go away.
+        train_loop_config={"run": run.description(), "device": decided.runtime.device, "watched": stop is None},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=use_gpu,
@@ -176,11 +185,12 @@ def _ray_folder(run: Run) -> str:
     return str(run.folder / RAY_FOLDER) if place is None else place.below(RAY_FOLDER).address
 
 
-def _worker(settings: dict[str, Any]) -> None:
+def _worker(settings: dict[str, Any]) -> str | None:
     run = Run.attach(settings["run"])
     failure = run.folder / FAILURE_FILE
     failed = failure.is_file()
     world = TorchWorld() if ray.train.get_context().get_world_size() > 1 else SINGLE
+    notice = Notice() if settings["watched"] else None
     try:
         with ending_without_head():
             if run.copied and not failed:
@@ -188,12 +198,13 @@ def _worker(settings: dict[str, Any]) -> None:
             if run.copied and world.size > 1:
                 ray.train.collective.barrier()  # torch's own collectives would time out after half an hour
             if failed:
-                return  # An earlier attempt met an error that a retry cannot fix; the driver raises it.
+                return None  # An earlier attempt met an error that a retry cannot fix; the driver raises it.
             with _alone(run.folder), _watched(run):
-                train(run, world, ray.train.report, device=settings["device"])
+                train(run, world, ray.train.report, device=settings["device"], leave=notice or stay)
     except GareError as error:
         write_json(failure, {"message": str(error), "exit_code": error.exit_code})
         raise
+    return LEFT if notice is not None and notice.came else None
 
 
 def _watched(run: Run) -> AbstractContextManager[None]:

@@ -81,6 +81,11 @@ class Checkpoints:
         if every is not None and state.step % every == 0 and state.batch < per_epoch:
             self._save(state, seconds, {})
 
+    def now(self, state: RunState, seconds: float) -> None:
+        """Make a checkpoint between two steps unless there is one of the last; ``seconds``: as in ``after_step``."""
+        if state.step and state.last != checkpoint_name(state):
+            self._save(state, seconds, {})
+
     def after_epoch(self, state: RunState, seconds: float, metrics: dict[str, float]) -> None:
         """Make the checkpoint of an epoch's end; ``metrics`` on dev, empty if no dev split is held out."""
         state.finished = state.epoch == state.epochs(self._config)

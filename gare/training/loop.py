@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from gare.common.console import warn
+from gare.common.signals import Stopped, held
 from gare.config import Config
 from gare.data.batches import check_fit, check_random_crop, unlike_prepared
 from gare.data.feed import Feed
@@ -38,16 +41,35 @@ Report = Callable[[dict[str, Any]], None]
 """Called on every rank after each epoch with its metrics; ``history`` holds the rows recorded since the last."""
 
 
-def train(run: Run, world: World, report: Report, on_row: OnRow | None = None, device: str | None = None) -> RunSummary:
+Leave = Callable[[], bool]
+"""Called on every rank after each step, with one answer for all: whether to make a checkpoint and end."""
+
+
+def stay() -> bool:
+    """Never leave."""
+    return False
+
+
+def train(
+    run: Run,
+    world: World,
+    report: Report,
+    on_row: OnRow | None = None,
+    device: str | None = None,
+    leave: Leave = stay,
+) -> RunSummary:
     """Train to the end of the run, from its last checkpoint if it has one. Call on every rank.
 
+    SIGTERM, where it raises Stopped, ends the step first and makes a checkpoint; so does ``leave``, without an error.
     ``device``: the decision for all ranks; ``runtime.device`` if None. The settings are saved as given.
     """
     with numerics(run.config):
-        return _train(run, world, report, on_row, choose_device(device or run.config.runtime.device))
+        return _train(run, world, report, on_row, choose_device(device or run.config.runtime.device), leave)
 
 
-def _train(run: Run, world: World, report: Report, on_row: OnRow | None, device: torch.device) -> RunSummary:
+def _train(
+    run: Run, world: World, report: Report, on_row: OnRow | None, device: torch.device, leave: Leave
+) -> RunSummary:
     config, data = run.config, run.data
     state = _taken_up(run, world)
     if state.finished:
@@ -67,31 +89,48 @@ def _train(run: Run, world: World, report: Report, on_row: OnRow | None, device:
     observer = Observer(run, world, Watched(model, tokenizer, optimiser, data), history, state.seconds)
     own = world.own(config.train.global_batch // world.size)
 
-    with Checkpoints(run, world, parts, state.last) as checkpoints:
+    # The state changes only while a signal is held back, so that it can be saved at any other moment.
+    with Checkpoints(run, world, parts, state.last) as checkpoints, _saved_at_sigterm(checkpoints, state, observer):
         while state.epoch < state.epochs(config):
             batches, at = data.batches(config, state.epoch), (state.epoch, own, device, state.batch)
             with Feed(data.train, batches, tokenizer, config, model.image_size, *at) as feed:
                 asked = time.monotonic()
                 for batch in feed:
                     observer.before_step(state.step, batch)
-                    set_learning_rates(optimiser, staged_factor(state.step, stages, config.train.warmup))
-                    values = train_step(
-                        model, optimiser, batch, config, world, state.step, scaler=extras.scaler, ema=extras.ema
-                    )
-                    state.step, state.batch = state.step + 1, state.batch + 1
-                    seconds = time.monotonic() - asked
-                    observer.after_step(state.step, values, feed.waited_s, seconds, config.train.global_batch)
-                    checkpoints.after_step(state, observer.seconds, len(batches))
+                    with held(signal.SIGTERM):
+                        set_learning_rates(optimiser, staged_factor(state.step, stages, config.train.warmup))
+                        values = train_step(
+                            model, optimiser, batch, config, world, state.step, scaler=extras.scaler, ema=extras.ema
+                        )
+                        state.step, state.batch = state.step + 1, state.batch + 1
+                        seconds = time.monotonic() - asked
+                        observer.after_step(state.step, values, feed.waited_s, seconds, config.train.global_batch)
+                        checkpoints.after_step(state, observer.seconds, len(batches))
+                    if leave():
+                        checkpoints.now(state, observer.seconds)
+                        return summary(config, _shared(state, world), resumed=went_on)
                     asked = time.monotonic()
-            state.epoch, state.batch = state.epoch + 1, 0
-            check_same_weights(model, world, f"After epoch {state.epoch}")
+            check_same_weights(model, world, f"After epoch {state.epoch + 1}")
             with extras.evaluated():
                 metrics = _on_dev(model, tokenizer, data, config, world)
-            observer.after_epoch(state.step, state.epoch, metrics)
-            checkpoints.after_epoch(state, observer.seconds, metrics)
-            rows = history.take() if history else []
-            report({"epoch": state.epoch, "step": state.step, **metrics, "history": rows})
+            with held(signal.SIGTERM):
+                state.epoch, state.batch = state.epoch + 1, 0
+                observer.after_epoch(state.step, state.epoch, metrics)
+                checkpoints.after_epoch(state, observer.seconds, metrics)
+                rows = history.take() if history else []
+                report({"epoch": state.epoch, "step": state.step, **metrics, "history": rows})
     return summary(config, _shared(state, world), resumed=went_on)
+
+
+@contextmanager
+def _saved_at_sigterm(checkpoints: Checkpoints, state: RunState, observer: Observer) -> Iterator[None]:
+    """Make a checkpoint if SIGTERM ends the block: the machine may be about to go away."""
+    try:
+        yield
+    except Stopped as stopped:
+        if stopped.number == signal.SIGTERM:
+            checkpoints.now(state, observer.seconds)
+        raise
 
 
 def _taken_up(run: Run, world: World) -> RunState:

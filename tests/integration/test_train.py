@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -119,12 +120,15 @@ def test_worker_killed_in_the_middle_of_an_epoch_changes_nothing(ray_cluster, to
 
 
 class Launches:
-    """Stands in for Ray Train on a cluster that has fewer CPUs at each launch; ``failing`` of them end in an error."""
+    """Stands in for Ray Train on a cluster that has fewer CPUs at each launch.
 
-    def __init__(self, monkeypatch, cpus, failing):
+    The ranks of the first ``leaving`` leave a node that is taken away; ``failing`` more end in an error.
+    """
+
+    def __init__(self, monkeypatch, cpus, failing, leaving=0):
         from gare.launch import ray_train
 
-        self.workers, self._failing = [], failing
+        self.workers, self._failing, self._leaving = [], failing, leaving
         rooms = iter(cpus)
         monkeypatch.setattr(ray_train, "nodes_for", lambda _: [Node({"CPU": cpus[0]})])
         monkeypatch.setattr(ray_train, "_after_loss", lambda *_: [Node({"CPU": next(rooms)})])
@@ -136,8 +140,10 @@ class Launches:
         return self
 
     def fit(self):
-        if len(self.workers) <= self._failing:
+        left = len(self.workers) <= self._leaving
+        if not left and len(self.workers) <= self._leaving + self._failing:
             raise RuntimeError("a worker died")
+        return SimpleNamespace(return_value="left" if left else None)
 
 
 def launch(config):
@@ -161,6 +167,17 @@ def test_a_range_of_workers_is_not_started_for_ever(toy_run, monkeypatch):
     assert len(launches.workers) == 4
 
 
+@pytest.mark.parametrize(("workers", "launched"), [(2, 3), ([1, 4], 5)])
+def test_ranks_that_left_a_node_in_time_start_again_and_use_up_no_retry(
+    toy_run, monkeypatch, capsys, workers, launched
+):
+    launches = Launches(monkeypatch, [4.0] * 9, failing=9, leaving=2)
+    with pytest.raises(RunError, match="Training stopped: a worker died"):
+        launch(toy_run(f"runtime.workers={workers}", "runtime.max_failures=2"))
+    assert len(launches.workers) == launched  # a fixed count is Ray's to start again after an error
+    assert capsys.readouterr().err.count("A node of this run is going away.") == 2
+
+
 def test_an_error_that_a_retry_cannot_mend_ends_a_range_of_workers_at_once(toy_run, tmp_path, monkeypatch):
     launches = Launches(monkeypatch, [4.0] * 9, failing=9)
     make_folder(tmp_path / "runs" / "toy").joinpath("failure.json").write_text(
@@ -176,6 +193,23 @@ def test_a_fixed_count_of_workers_is_rays_to_start_again(toy_run, monkeypatch):
     with pytest.raises(RunError, match="Training stopped"):
         launch(toy_run("runtime.workers=2", "runtime.max_failures=3"))
     assert launches.workers == [(2, 3)]
+
+
+@pytest.mark.slow
+def test_ranks_leave_a_node_that_is_drained_and_no_step_is_taken_twice(toy_run, tmp_path):
+    overrides = ("train.epochs=8", "runtime.workers=1")
+    whole = fit_local(toy_run(*overrides, output="whole"), quiet=True)
+    settings, result = tmp_path / "settings.yaml", tmp_path / "result.json"
+    settings.write_text(to_yaml(toy_run(*overrides, output="drained")))
+    command = [sys.executable, "-m", "tests.shrinking_cluster", str(settings), str(result), "drain"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "A node of this run is going away." in done.stderr
+    summary = json.loads(result.read_text())
+    assert summary["resumed_step"] is None  # one command, in two launches
+    rows = [row for row in history(summary["directory"]) if "train/loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, whole.steps + 1))
+    assert [row["train/loss"] for row in rows] == losses(whole)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from gare.runs import checkpoints
 from gare.runs.state import read_state
 from gare.schema import MANIFEST
 from gare.training import loop
+from gare.training.observe import Observer
 from pipelines.manifest.rows import write_manifest
 from pipelines.prepare import local_units
 from tests.prepared import make_sources
@@ -81,7 +82,7 @@ def told(number, times, decoders=False):
 
 STAGES = {
     "prepare": (local_units, "in_order", ("prepare", "m.parquet", "--local")),
-    "train": (loop, "train_step", ("train", "toy.yaml", "--local")),
+    "train": (Observer, "before_step", ("train", "toy.yaml", "--local")),
     "evaluate": (measure, "count_views", ("evaluate", "runs/toy", "--resamples", 0)),
     "index": (index_build, "encode_videos", ("index", "runs/toy")),
 }
@@ -162,6 +163,35 @@ def test_a_third_signal_ends_at_once_and_one_that_is_ignored_stays_so(tmp_path):
         time.sleep(0.05)
     assert process.wait() == -signal.SIGTERM
     process.stdout.close()
+
+
+@pytest.mark.parametrize("when", ["in a step", "in the evaluation", "at an epoch's end"])
+def test_sigterm_while_training_makes_a_checkpoint_of_the_last_step(place, tmp_path, monkeypatch, call, when):
+    command = ("train", place / "toy.yaml", "--local", "--set", f"runtime.output={tmp_path}")
+    steps = {"in a step": 3, "in the evaluation": 9, "at an epoch's end": 9}[when]
+    where, name, turn = {
+        "in a step": (loop, "train_step", 3),
+        "in the evaluation": (loop, "evaluate", 1),
+        "at an epoch's end": (Observer, "after_epoch", 1),
+    }[when]
+    true, turns = getattr(where, name), []
+
+    def noticed(*given, **named):
+        turns.append(1)
+        if len(turns) == turn:
+            signal.raise_signal(signal.SIGTERM)
+        return true(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, noticed)
+        assert call(*command)[0] == 143
+    state = read_state(tmp_path / "toy")
+    assert (state.step, state.epoch) == (steps, 1 if when == "at an epoch's end" else 0)
+    assert state.last == ("epoch-0001" if when == "at an epoch's end" else f"step-{steps:08d}")
+    assert call(*command)[0] == 0
+    a, b = (load_model(folder / "toy/checkpoints/epoch-0001").state_dict() for folder in (tmp_path, place / "runs"))
+    assert all(a[name].equal(b[name]) for name in a)
+    assert read_state(tmp_path / "toy").best_metrics == read_state(place / "runs/toy").best_metrics
 
 
 class Dropped:

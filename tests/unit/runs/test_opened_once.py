@@ -54,8 +54,8 @@ def without_ray(monkeypatch):
 
     def trainer(run, *_):
         def fit():
-            sent.append(json.loads(json.dumps({"run": run.description(), "device": "cpu"})))
-            ray_train._worker(sent[-1])
+            sent.append(json.loads(json.dumps({"run": run.description(), "device": "cpu", "watched": False})))
+            return SimpleNamespace(return_value=ray_train._worker(sent[-1]))
 
         return SimpleNamespace(fit=fit)
 
@@ -111,7 +111,7 @@ def test_a_worker_that_cannot_open_the_copy_on_storage_ends_the_run_at_once(toy_
 
     monkeypatch.setattr("gare.runs.run.RunStorage", cannot)
     with pytest.raises(InputError):
-        ray_train._worker({"run": description, "device": "cpu"})
+        ray_train._worker({"run": description, "device": "cpu", "watched": False})
     assert json.loads((run.folder / ray_train.FAILURE_FILE).read_text())["message"] == "No storage here."
 
 
