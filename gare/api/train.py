@@ -50,7 +50,8 @@ def train(
     own = resolve(config, set, settings, shards=shards)
     # Open the run before Ray starts, so that mistakes fail at once; with Ray this process needs no copy of the shards.
     run = Run.open(own, frames=local)
-    run.announce()
+    for remark in run.data.remarks(run.config):
+        note(remark)
     if added:
         note(run.extend(added))
     if local:

@@ -78,16 +78,12 @@ class PrepareConfig(Section):
         return self.crop or self.short_side
 
     @model_validator(mode="after")
-    def _decoder_can_do_it(self) -> Self:
+    def _goes_together(self) -> Self:
         if self.resize not in DECODERS[self.decoder].resizes:
             raise ValueError(
                 f"prepare.resize {self.resize} does not go with prepare.decoder {self.decoder}; "
                 f"set prepare.resize={DECODERS[self.decoder].resizes[0]}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _timestamps_go_with_their_policy(self) -> Self:
         count = len(self.timestamps_s or [])
         if self.policy == "timestamps" and not count:
             raise ValueError("prepare.policy is timestamps, so prepare.timestamps_s must list at least one moment")

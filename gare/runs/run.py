@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gare.common.console import note
 from gare.common.errors import ConfigError, InputError
 from gare.common.files import digest_of, make_folder, write_text
 from gare.common.locks import exclusive_lock
@@ -114,11 +113,6 @@ class Run:
         """Return its record to the code that trains it and changes it; after that, ``take_up`` reads it again."""
         state, self._state = self.take_up(), None
         return state
-
-    def announce(self) -> None:
-        """Check that the run can be trained, and print remarks on its data."""
-        for remark in self.data.remarks(self.config):
-            note(remark)
 
     def extend(self, epochs: int) -> str:
         """Make the next start of the finished run train ``epochs`` more, and return a message; nothing is trained here.

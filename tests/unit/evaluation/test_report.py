@@ -106,7 +106,7 @@ def test_queries_that_found_their_video_are_not_hard(tmp_path):
     assert hardest_queries(measured.answers["t2v"], 5) == [1]
     page, _ = page_of(tmp_path, split, TableScorer(np.eye(4, 3)[[0, 0, 1, 2]].tolist()))
     assert "Every caption found its video first" in page.text
-    assert "No video is first for 2 captions of other videos or more." in page.text
+    assert "No video ranks first for 2 or more captions of other videos." in page.text
 
 
 def test_accuracy_by_attribute_is_a_plain_groupby(tmp_path):

@@ -78,7 +78,7 @@ def test_on_ray_the_driver_opens_everything_once_and_so_does_each_worker(toy_run
     counter.start()
     try:
         run = Run.open(config, frames=False)
-        run.announce()
+        run.data.remarks(run.config)
         summary = tracked(run, lambda run: fit(run, quiet=True))
     finally:
         counter.stop()
