@@ -106,7 +106,7 @@ def test_inside_tune_ray_tune_has_its_own_name():
             "torch ray mlflow av transformers",
         ),
         ("gare", "torch ray mlflow av transformers pyarrow numpy pydantic click rich"),
-        ("gare.model, gare.objective, gare.retrieval.index, gare.evaluation.evaluate", "ray mlflow av"),
+        ("gare.model, gare.objective, gare.retrieval.index, gare.evaluation.evaluate", "ray mlflow av transformers"),
         ("gare.scoring.video_index, gare.scoring.increment.head", "ray mlflow av transformers"),
         ("gare.tracking", "mlflow"),
     ],
