@@ -90,7 +90,12 @@ def corpus(out: Path, videos: int, seed: int, kind: str, **difficulty: Any) -> d
     show_default=True,
     help="How to handle videos whose source changed since: fail, decode them again, or do not check.",
 )
-@click.option("--local", is_flag=True, help="Decode on this machine alone, without Ray: for small jobs.")
+@click.option(
+    "--local/--ray",
+    default=None,
+    help="Decode on this machine alone, without Ray, or with Ray. By default without it where RAY_ADDRESS names no "
+    "cluster and at most 200 videos are to be decoded; the files are the same.",
+)
 @config_options
 def prepare(
     manifest: str,
@@ -98,7 +103,7 @@ def prepare(
     config_file: str | None,
     retry_failed: bool,
     changed: Literal["refuse", "redo", "ignore"],
-    local: bool,
+    local: bool | None,
     overrides: tuple[str, ...],
 ) -> dict[str, Any]:
     """Decode and sample the videos of MANIFEST into Arrow shards, with a ledger row for every one.
