@@ -44,8 +44,8 @@ def decode_clips(
     The file is opened and its packets are read once; clips that overlap or follow one another share the decoding, so
     clips in order of time cost least. A group of clips is decoded ahead, within about ``TOGETHER_BYTES`` of pictures.
     No result depends on the other clips unless one runs out of time: ``limits.cpu_seconds`` restarts for each group,
-    for each clip that has to be decoded alone, and whenever everything has to be decoded in order. Overlapping
-    results may share arrays of frames. Raises MemoryError as ``decode_video`` does.
+    for each clip that has to be decoded alone, and whenever a file has to be read or decoded in order after all.
+    Overlapping results may share arrays of frames. Raises MemoryError as ``decode_video`` does.
     """
     given = 0
     job = ClipJob(Path(path), recipe, None, None, Budget(recipe.limits.cpu_seconds))
@@ -102,9 +102,9 @@ def _listed(job: ClipJob, opened: ExitStack) -> Planned | None:
     """Open the file and plan from its index; None if only reading it through tells its packets."""
     track = opened.enter_context(job.open())
     packets = list_packets(job, track)
-    return (
-        None if packets is None else backend(job.recipe.decoder)(job, track, Read(packets, None, trusted=True), opened)
-    )
+    if packets is None:
+        return None
+    return backend(job.recipe.decoder)(job, track, Read(packets, None, trusted=True), opened)
 
 
 def _read_through(job: ClipJob, opened: ExitStack, size: int) -> Planned:
