@@ -27,8 +27,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
 VIDEOS = 24
-SIZES = ("prepare.crop=64", "prepare.short_side=64", "prepare.max_frames=4", "data.frames=4")
-TRAINING = (*SIZES, "train.epochs=1", "train.global_batch=8", "model.clip=clip", "model.max_frames=4")
+DEMO = str(HERE / "configs" / "demo.yaml")
+TRAINING = ("train.epochs=1", "train.global_batch=8", "model.clip=clip", "runtime.workers=1", "runtime.output=runs")
 
 
 @dataclass
@@ -57,6 +57,11 @@ def settings(values: Sequence[str]) -> list[str]:
     return [part for value in values for part in ("--set", value)]
 
 
+def training(name: str) -> list[str]:
+    """Return the options of a run of a second."""
+    return settings((*TRAINING, f"runtime.name={name}"))
+
+
 def made_project(folder: Path) -> None:
     """Make a corpus, a CLIP, shards, a run and an index in a folder, with this checkout."""
     columns = ("--columns", "video_id=video_id,uri=file,captions=caption", "--root", "corpus", "--out")
@@ -65,8 +70,8 @@ def made_project(folder: Path) -> None:
         ("corpus", "--out", "corpus", "--videos", str(VIDEOS)),
         ("manifest", "csv", "corpus/captions.csv", *columns, "manifest.parquet", *split),
         ("make-clip", "manifest.parquet", "--out", "clip", "--image-size", "64"),
-        ("prepare", "manifest.parquet", "--out", "shards", "--local", *settings(SIZES)),
-        ("train", "--local", "--shards", "shards", *settings((*TRAINING, "runtime.name=toy"))),
+        ("prepare", "manifest.parquet", "--out", "shards", "--local", "--config", DEMO),
+        ("train", DEMO, "--local", "--shards", "shards", *training("toy")),
         ("index", "runs/toy", "--shards", "shards", "--out", "index"),
     ):
         gare(HERE, folder, arguments)
@@ -86,13 +91,11 @@ COMMANDS: dict[str, Command] = {
     "search": lambda _: ("search", "index", "a red circle moving left"),
     "index": lambda name: ("index", "runs/toy", "--shards", "shards", "--out", f"index-{name}"),
     "evaluate": lambda name: ("evaluate", "runs/toy", "--shards", "shards", "--out", f"evaluation-{name}"),
-    "prepare, one video": lambda name: ("prepare", "one.parquet", "--out", f"one-{name}", *settings(SIZES)),
-    "train --local": lambda name: (
-        "train", "--local", "--shards", "shards", *settings((*TRAINING, f"runtime.name={name}")),
-    ),
-    "train": lambda name: ("train", "--shards", "shards", *settings((*TRAINING, f"runtime.name=ray-{name}"))),
+    "prepare, one video": lambda name: ("prepare", "one.parquet", "--out", f"one-{name}", "--config", DEMO),
+    "train --local": lambda name: ("train", DEMO, "--local", "--shards", "shards", *training(name)),
+    "train": lambda name: ("train", DEMO, "--shards", "shards", *training(f"ray-{name}")),
     "sweep, two trials": lambda name: (
-        "sweep", "sweep.yaml", "--shards", "shards", *settings((*TRAINING, f"runtime.name=sweep-{name}")),
+        "sweep", DEMO, "--sweep", "sweep.yaml", "--shards", "shards", *training(f"sweep-{name}"),
     ),
 }  # fmt: skip
 
