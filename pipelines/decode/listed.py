@@ -28,7 +28,7 @@ FEWEST: Final = 1500
 COLUMNS: Final = attrgetter("pos", "size", "timestamp", "flags")
 DISCARDED: Final = 2
 """FFmpeg's flag of a listed packet that an edit list hides."""
-WINDOW: Final = 16 * 2**20
+WINDOW: Final = 4 * 2**20
 """Bytes of the file that are examined at once."""
 MOST_UNITS: Final = 32
 """A packet of more units is unusual."""
