@@ -9,7 +9,7 @@ and at the niceness that Ray gives its workers. The job only reports units, so i
 less that unit's decoding time. The ratio says how much of the bare rate the job delivers, and the figures next to it
 show where the rest goes: what the job's processes spend on a video's decoding and digest, and on everything else.
 
-Second (--small): the command, from its start to its end, for a few short videos, with --local and with Ray.
+Second (--small): the command, from its start to its end, for a few short videos, with --local and with --ray.
 
 Third (--film): adjacent clips of ten seconds of one film of so many minutes: the cost of decoding them in the job,
 compared with reading the film once, its digest and every frame in order by PyAV on one thread, in the same process.
@@ -163,19 +163,18 @@ def small(options: argparse.Namespace, folder: Path) -> None:
     """Run the second part."""
     clips = short_clips(options.folder or folder, CLIPS)
     print("\nThe whole command, seconds (median of the turns)")
-    print(f"  {'videos':>10s}{'--local':>10s}{'Ray':>10s}")
+    print(f"  {'videos':>10s}{'--local':>10s}{'--ray':>10s}")
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     for count in options.small:
         manifest = written(folder / f"small-{count}.parquet", [(clips[n % CLIPS], None, None) for n in range(count)])
-        took: dict[str, list[float]] = {"--local": [], "Ray": []}
+        took: dict[str, list[float]] = {"--local": [], "--ray": []}
         for turn in range(options.turns):
             for name, seconds in took.items():
                 out = folder / f"small-{count}-{turn}{name}"
                 command = [sys.executable, "-m", "gare", "prepare", str(manifest), "--out", str(out)]
                 workers = ["--set", f"runtime.decode_workers={options.workers}"]
                 started = time.perf_counter()
-                more = [name] if name == "--local" else []
-                subprocess.run([*command, *workers, *more], check=True, capture_output=True, env=environment)
+                subprocess.run([*command, *workers, name], check=True, capture_output=True, env=environment)
                 seconds.append(time.perf_counter() - started)
         print(f"  {count:10d}" + "".join(f"{statistics.median(seconds):10.2f}" for seconds in took.values()))
 

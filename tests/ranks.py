@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from gare.objective import TorchWorld
 
 SECONDS = 200.0
-PRELOADED = ["gare.training.loop", "transformers.models.clip.modeling_clip"]
+PRELOADED = ["gare.training.loop"]
 
 
 def on_ranks(size: int, work: Callable[..., Any], *args: Any, seconds: float = SECONDS) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -9,12 +11,15 @@ from typing import Any
 from gare.api import public
 from gare.api.settings import Place, one_of, place_text, resolve
 from gare.common.console import meter, note
+from gare.config import Config
 from gare.config.tree import Overrides, Source
 from gare.jobs.places import Place as CheckedPlace
 from pipelines.prepare import job as preparing
 from pipelines.prepare.job import PrepareJob, PrepareReport, Progress
 from pipelines.prepare.unit_tasks import OnChange
 
+SMALL_JOB = 200
+"""Videos that a machine decodes in about the time in which Ray starts and stops."""
 CHANGES: tuple[OnChange, ...] = ("refuse", "redo", "ignore")
 
 
@@ -26,7 +31,7 @@ def prepare(
     *,
     retry_failed: bool = False,
     changed: OnChange = "refuse",
-    local: bool = False,
+    local: bool | None = None,
     set: Overrides = (),
     **settings: Any,
 ) -> PrepareReport:
@@ -41,7 +46,8 @@ def prepare(
         config: settings; ``prepare.*``, ``runtime.decode_workers`` and ``runtime.decode_on`` apply here.
         retry_failed: decode again the videos that failed before.
         changed: how to handle videos whose source changed since: "refuse" (raise), "redo" (decode) or "ignore".
-        local: decode on this machine alone, without Ray.
+        local: decode on this machine alone, without Ray; False: with Ray. None: without where no cluster is named, no
+            Ray is running in this process and at most ``SMALL_JOB`` videos are to be decoded. The files are the same.
         set: overrides by dotted key, such as ``{"prepare.max_frames": 16}``, or ``key=value`` texts.
         **settings: overrides by section, such as ``prepare={"max_frames": 16}``.
 
@@ -64,7 +70,8 @@ def prepare(
         if job.again:
             note(f"{job.again} videos are decoded again.")
         session: Any = nullcontext()
-        if job.todo and not local:
+        alone = needs_no_ray(job, own) if local is None else local
+        if job.todo and not alone:
             from gare.launch.ray_session import ray_session
 
             session = ray_session(own.runtime, places=_places(job, target))
@@ -74,7 +81,14 @@ def prepare(
                 progress.update(state.done, f"{state.failed} failed")
 
             workers, decode_on = own.runtime.decode_workers, own.runtime.decode_on
-            return preparing.run_job(job, workers=workers, decode_on=decode_on, on_progress=show, local=local)
+            return preparing.run_job(job, workers=workers, decode_on=decode_on, on_progress=show, local=alone)
+
+
+def needs_no_ray(job: PrepareJob, config: Config) -> bool:
+    """Return True if a job is done sooner than Ray would start, and no cluster is there to do it."""
+    ray = sys.modules.get("ray")
+    joined = bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
+    return not joined and config.runtime.decode_on is None and job.rows_todo <= SMALL_JOB
 
 
 def _places(job: PrepareJob, out: str) -> Iterator[CheckedPlace]:

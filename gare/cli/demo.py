@@ -41,7 +41,7 @@ def stages(out: Path, videos: int) -> Iterator[Stage]:
                 ("manifest", "csv", f"{out}/corpus/captions.csv", "--columns", columns, "--attributes", attributes,
                  "--root", f"{out}/corpus", "--out", manifest))
     yield Stage("prepare", "Decode and sample every video into Arrow shards, with Ray Data.",
-                ("prepare", manifest, "--out", shards, "--config", config))
+                ("prepare", manifest, "--ray", "--out", shards, "--config", config))
     yield Stage("make-clip", "Make a small CLIP from scratch, its tokenizer trained on the captions.",
                 ("make-clip", manifest, "--out", f"{out}/clip", "--image-size", "64"))
     yield Stage("train", "Train GARE on the shards, with Ray Train.", ("train", config))

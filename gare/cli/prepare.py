@@ -86,7 +86,12 @@ def corpus(out: Path, videos: int, seed: int, kind: str, **difficulty: Any) -> d
     default="refuse",
     help="How to handle videos whose source changed since: fail, decode them again, or do not check.",
 )
-@click.option("--local", is_flag=True, help="Decode on this machine alone, without Ray: for small jobs.")
+@click.option(
+    "--local/--ray",
+    default=None,
+    help="Decode on this machine alone, without Ray, or with Ray. By default without it where RAY_ADDRESS names no "
+    "cluster and at most 200 videos are to be decoded; the files are the same.",
+)
 @config_options
 def prepare(
     manifest: str, out: str, config_file: str | None, overrides: tuple[str, ...], **options: Any

@@ -13,11 +13,13 @@ from gare.common.errors import ConfigError, InputError
 from gare.common.files import atomic_directory, file_digest, write_json
 from gare.config import Config
 from gare.config.tree import load_saved, to_yaml
+from gare.model.architecture import Architecture, write_architecture
 from gare.model.clip_config import check_tokenizer, read_config
+from gare.model.clip_source import SAFE
 from gare.model.gare import GareModel, outline
 from gare.model.pixels import OPENAI_PIXELS, Pixels, read_pixels, write_pixels
 from gare.model.tokenizer import Tokenizer
-from gare.model.towers import family_of, new_model
+from gare.model.towers import family_of
 from gare.model.vocabulary import has_tokenizer
 from gare.model.weights import as_floats, compare, read_safetensors, shapes_in
 
@@ -36,7 +38,7 @@ def save_model(model: GareModel, config: Config, folder: Path, weights: Mapping[
     (folder / CONFIG).write_text(to_yaml(config), encoding="utf-8")
     clip_folder = folder / CLIP_FOLDER
     clip_folder.mkdir(exist_ok=True)
-    model.clip.config.save_pretrained(clip_folder)
+    write_architecture(model.clip.config, clip_folder, model.family.class_name)
     _save_inputs(model, clip_folder)
 
 
@@ -48,13 +50,20 @@ def export_clip(checkpoint: Path, folder: Path) -> int:
     """
     model = load_model(checkpoint)
     with atomic_directory(folder, marker=EXPORT_FILE) as temporary:
-        model.clip.save_pretrained(temporary)
+        save_clip(model.clip, temporary)
         _save_inputs(model, temporary)
         write_json(
             temporary / EXPORT_FILE,
             {"checkpoint": str(checkpoint.resolve()), "weights_sha256": file_digest(checkpoint / WEIGHTS)},
         )
     return sum(parameter.numel() for parameter in model.clip.parameters())
+
+
+def save_clip(clip: Any, folder: Path) -> None:
+    """Write the weights and the config of both towers into a folder, as transformers saves them."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.state_dict().items()}
+    save_file(weights, folder / SAFE, metadata={"format": "pt"})
+    write_architecture(clip.config, folder, family_of(clip.config).class_name)
 
 
 def _save_inputs(model: GareModel, folder: Path) -> None:
@@ -78,9 +87,7 @@ def load_model(checkpoint_dir: str | Path) -> GareModel:
     shapes = {name: tuple(tensor.shape) for name, tensor in outline(architecture, config.model).state_dict().items()}
     compare(shapes_in(folder / WEIGHTS), shapes, str(folder), "its settings")
     weights = as_floats(read_safetensors(folder / WEIGHTS), str(folder))
-    model = GareModel(new_model(architecture), config.model, tokenizer, pixels)
-    model.load_state_dict(weights)
-    return model.eval()
+    return GareModel.with_weights(architecture, weights, config.model, tokenizer, pixels)
 
 
 def load_checkpoint_config(folder: Path) -> Config:
@@ -97,7 +104,7 @@ def load_checkpoint_config(folder: Path) -> Config:
         ) from None
 
 
-def _read_clip(folder: Path) -> tuple[Any, Tokenizer | None, Pixels]:
+def _read_clip(folder: Path) -> tuple[Architecture, Tokenizer | None, Pixels]:
     """Read CLIP's config, tokenizer and pixel statistics from a checkpoint.
 
     Older checkpoints that record neither text cleaning nor statistics did no cleaning and used OpenAI's statistics.

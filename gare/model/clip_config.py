@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gare.common.errors import InputError
 from gare.common.records import is_number, read_object
-from gare.common.redact import first_line, shown
+from gare.common.redact import shown
+from gare.model.architecture import CONFIG, TOWERS, Architecture, architecture
 from gare.model.tokenizer import Tokenizer
-from gare.model.towers import FAMILIES, NAFLEX, family_of, new_model
+from gare.model.towers import FAMILIES, NAFLEX, Family, family_of, new_model
+from gare.model.transformer import activation
 from gare.model.weights import Shape
-
-CONFIG = "config.json"
 
 _LARGE = {
     "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "projection_dim": 768},
@@ -59,13 +55,13 @@ LIMITS = {
 }
 
 
-def read_config(folder: Path) -> Any:
+def read_config(folder: Path) -> Architecture:
     """Read a folder's config; InputError if it is missing, of another model, or has absurd sizes."""
     return config_of(read_object(folder / CONFIG), str(folder))
 
 
-def config_of(values: Mapping[str, Any], where: str) -> Any:
-    """Build transformers' config from the values of the config.json in ``where``; raises as ``read_config``."""
+def config_of(values: Mapping[str, Any], where: str) -> Architecture:
+    """Build the architecture from the values of the config.json in ``where``; raises as ``read_config``."""
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         if kind == NAFLEX:
@@ -76,22 +72,11 @@ def config_of(values: Mapping[str, Any], where: str) -> Any:
         names = ", ".join(family.name for family in FAMILIES.values())
         raise InputError(f"{where} is a model of the type {shown(kind)}; {names} can be used.")
     family = FAMILIES[kind]
-    taken: dict[str, Any] = {key: values[key] for key in family.keys[""] if key in values}
-    for tower, own in (("text_config", f"{kind}_text_model"), ("vision_config", f"{kind}_vision_model")):
-        # Older files hold both sections, and the second counts.
-        for name in (tower, f"{tower}_dict"):
-            section = values.get(name)
-            if section is None:
-                continue
-            if not isinstance(section, dict) or section.get("model_type") not in (None, kind, own):
-                raise InputError(f"The {name} in {where} is not one of {family.name}'s.")
-            taken[name] = {key: section[key] for key in family.keys[tower] if key in section}
     try:
-        with quiet_hub():
-            config = family.config_class()(**taken)
-    except Exception as error:  # transformers raises many kinds of error for values of a wrong type or size
-        raise InputError(f"Cannot read the config of a CLIP model from {where}: {first_line(error)}.") from error
-    for part, keys in family.keys.items():
+        config = architecture(kind, family.defaults, {**values, **_sections(values, family, where)})
+    except ValueError as error:
+        raise InputError(f"Cannot read the config of a {family.name} model from {where}: {error}.") from error
+    for part, keys in family.defaults.items():
         sizes = [key for key in keys if key in LIMITS]
         if part:
             _check_tower(getattr(config, part), sizes, f"{where} ({part})")
@@ -104,19 +89,27 @@ def config_of(values: Mapping[str, Any], where: str) -> Any:
     return config
 
 
-def shapes_of(config: Any) -> dict[str, Shape]:
-    """Return names and shapes of the weights of transformers' model of a config, without allocating them.
+def _sections(values: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:
+    """Return the sections of both towers. Older files hold each twice, and what ``..._dict`` says counts."""
+    found: dict[str, Any] = {}
+    for tower in TOWERS:
+        own = f"{family.kind}_{tower.replace('config', 'model')}"
+        for name in (tower, f"{tower}_dict"):
+            section = values.get(name)
+            if section is None:
+                continue
+            if not isinstance(section, dict) or section.get("model_type") not in (None, family.kind, own):
+                raise InputError(f"The {name} in {where} is not one of {family.name}'s.")
+            found[tower] = section
+    return found
 
-    Raises InputError if the config does not make a model.
-    """
-    try:
-        with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in new_model(config).state_dict().items()}
-    except Exception as error:  # transformers raises many kinds of error for sizes that do not fit each other
-        raise InputError(f"No CLIP model can be made of its config: {first_line(error)}.") from error
+
+def shapes_of(config: Architecture) -> dict[str, Shape]:
+    """Return names and shapes of the weights of a model, without allocating them."""
+    return {name: tuple(tensor.shape) for name, tensor in new_model(config).state_dict().items()}
 
 
-def check_tokenizer(tokenizer: Tokenizer, config: Any, where: str) -> None:
+def check_tokenizer(tokenizer: Tokenizer, config: Architecture, where: str) -> None:
     """Raise InputError unless the tokenizer's ids are those that the config's text tower was trained on."""
     text = config.text_config
     if tokenizer.largest_id >= text.vocab_size:
@@ -132,29 +125,22 @@ def check_tokenizer(tokenizer: Tokenizer, config: Any, where: str) -> None:
         )
 
 
-@contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Silence the logs of transformers and the hub: an error says what is wrong, in one sentence."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def _check_tower(tower: Any, sizes: list[str], where: str) -> None:
-    from transformers.activations import ACT2FN
-
     for key in sizes:
         _check_size(tower, key, where)
     if tower.num_channels != 3 if hasattr(tower, "num_channels") else False:
         raise InputError(f"{where} takes images of {tower.num_channels} colours; 3 are needed.")
-    if not isinstance(tower.hidden_act, str) or tower.hidden_act not in ACT2FN:
-        raise InputError(f"{where} names the activation {shown(tower.hidden_act)}, which transformers does not know.")
+    if tower.hidden_size % tower.num_attention_heads:
+        raise InputError(
+            f"{where} has hidden_size: {tower.hidden_size}, which is not a multiple of its {tower.num_attention_heads} "
+            "attention heads."
+        )
+    try:
+        activation(tower.hidden_act)
+    except KeyError:
+        raise InputError(
+            f"{where} names the activation {shown(tower.hidden_act)}, which transformers does not know."
+        ) from None
     for key, low in (("layer_norm_eps", 0.0), ("attention_dropout", -1e-9)):
         value = getattr(tower, key)
         if not is_number(value) or not low < value < 1:

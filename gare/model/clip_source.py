@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gare.common.errors import InputError
 from gare.common.records import read_object
 from gare.common.redact import first_line
 from gare.model import pixels, vocabulary
+from gare.model.architecture import CONFIG, Architecture
 from gare.model.archive import read_archive
-from gare.model.clip_config import (
-    CONFIG,
-    OPENAI,
-    check_tokenizer,
-    config_of,
-    quiet_hub,
-    read_config,
-    shapes_of,
-)
+from gare.model.clip_config import OPENAI, check_tokenizer, config_of, read_config, shapes_of
 from gare.model.open_clip import CONFIG as OPEN_CLIP_CONFIG
 from gare.model.open_clip import Stated, stated_for
 from gare.model.openai_names import config_values, convert_clip
 from gare.model.pixels import OPENAI_PIXELS, Pixels, read_pixels
 from gare.model.tokenizer import Tokenizer
-from gare.model.towers import family_of
+from gare.model.towers import family_of, model_of
 from gare.model.weights import as_floats, compare, read_safetensors, shapes_in
 
 ADVICE = "Give a folder saved by transformers or open_clip, or a hub id this machine can reach."
@@ -45,13 +39,12 @@ MAX_FILES = 1000
 class ClipSource:
     """A CLIP model before its weights are loaded.
 
-    ``architecture``: its config, of transformers' class. ``folder``: None if only the model's published sizes are known
-    and none of its files are on this machine. ``tokenizer``: None if there is none. ``open_clip``: its config's values,
-    if the folder is one of open_clip's.
+    ``folder``: None if only the model's published sizes are known and none of its files are on this machine.
+    ``tokenizer``: None if there is none. ``open_clip``: its config's values, if the folder is one of open_clip's.
     """
 
     name: str
-    architecture: Any
+    architecture: Architecture
     folder: Path | None = None
     pixels: Pixels = OPENAI_PIXELS
     tokenizer: Tokenizer | None = None
@@ -77,9 +70,7 @@ def inspect_clip(source: str) -> ClipSource:
             raise _no_weights(source)
         return found
     if source in OPENAI:
-        from transformers import CLIPConfig
-
-        return ClipSource(source, CLIPConfig(**OPENAI[source]))
+        return ClipSource(source, config_of({"model_type": "clip", **OPENAI[source]}, source))
     return _inspect(source, _fetched(source, SMALL_FILES))
 
 
@@ -96,20 +87,7 @@ def load_clip(source: str) -> tuple[Any, ClipSource]:
             if not _weight_files(folder) and _open_clip_weights(folder) is None:
                 folder = _fetched(source, patterns)
     found = _inspect(source, folder)
-    return build_clip(found.architecture, _read_weights(found, folder)), found
-
-
-def build_clip(architecture: Any, weights: Mapping[str, Tensor]) -> Any:
-    """Build the model of a config around these weights, in evaluation mode."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    with quiet_hub():
-        return (
-            family_of(architecture)
-            .model_class()
-            .from_pretrained(None, config=architecture, state_dict=dict(weights), dtype=torch.float32)
-        )
+    return model_of(found.architecture, _read_weights(found, folder)), found
 
 
 def _inspect(source: str, folder: Path) -> ClipSource:
@@ -139,7 +117,7 @@ def _local(source: str) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        with quiet_hub():
+        with _quiet_hub():
             cached = Path(snapshot_download(source, local_files_only=True))
     except Exception:  # noqa: BLE001 - the hub's library has many ways to say that it has nothing cached
         return None
@@ -152,7 +130,7 @@ def _fetched(source: str, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        with quiet_hub():
+        with _quiet_hub():
             return Path(snapshot_download(source, allow_patterns=list(patterns)))
     except Exception as error:  # many kinds, for a hub that does not answer or does not know the model
         raise InputError(f"Cannot load a CLIP model from {source}: {first_line(error)}. {ADVICE}") from error
@@ -228,3 +206,15 @@ def _is_open_clip(folder: Path) -> bool:
     if not (folder / CONFIG).is_file():
         return (folder / OPEN_CLIP_CONFIG).is_file()
     return not _weight_files(folder) and _open_clip_weights(folder) is not None
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Silence the log of the hub's library: an error says what is wrong, in one sentence."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        logger.setLevel(level)

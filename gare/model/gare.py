@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gare.common.errors import InputError
 from gare.common.redact import first_line
 from gare.config.experiment import ModelConfig
 from gare.config.heads import HEADS
+from gare.model.architecture import Architecture
 from gare.model.clip_source import load_clip
 from gare.model.pixels import OPENAI_PIXELS, Pixels
 from gare.model.temporal import PlainFrames, TemporalTransformer
@@ -35,9 +37,6 @@ class GareModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        # Set explicitly, in case transformers' default differs: torch's fused attention allocates no matrix of all
-        # positions by all positions.
-        clip.set_attn_implementation("sdpa")
         self.clip = clip
         self.tokenizer = tokenizer
         self.family = family_of(clip.config)
@@ -50,9 +49,28 @@ class GareModel(nn.Module):
         self.head = make_head(dim, config)
         self.end_id = tokenizer.end_id if tokenizer is not None else self._largest_end_id()
         self.pad_id = tokenizer.pad_id if tokenizer is not None else PAD_ID
+        self._take_pixels(pixels)
+
+    def _take_pixels(self, pixels: Pixels) -> None:
         self.pixels = pixels
         for name, values in (("pixel_mean", pixels.mean), ("pixel_std", pixels.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def with_weights(
+        cls,
+        architecture: Architecture,
+        weights: Mapping[str, Tensor],
+        config: ModelConfig,
+        tokenizer: Tokenizer | None = None,
+        pixels: Pixels = OPENAI_PIXELS,
+    ) -> GareModel:
+        """Make the model of a CLIP's architecture with these weights, which become its own; nothing is drawn first."""
+        with torch.device("meta"):
+            model = cls(new_model(architecture), config, tokenizer, pixels)
+        model.load_state_dict(weights, assign=True)
+        model._take_pixels(pixels)
+        return model.eval()
 
     @classmethod
     def from_clip(cls, source: str | Path, config: ModelConfig) -> GareModel:
@@ -167,15 +185,13 @@ def _places(frame_mask: Tensor, valid: int | None = None) -> Tensor:
     return flat.logical_not().to(torch.uint8).argsort(stable=True)[:valid]
 
 
-def outline(architecture: Any, config: ModelConfig, device: str = "meta") -> GareModel:
+def outline(architecture: Architecture, config: ModelConfig, device: str = "meta") -> GareModel:
     """Return the model of a CLIP's config without values; for devices other than meta, call it in a FakeTensorMode.
 
     Raises InputError if the sizes do not fit each other.
     """
     try:
-        # Built on meta for every device, since drawing weights can need numbers, which fake tensors do not have.
-        with torch.device("meta"):
-            clip = new_model(architecture)
+        clip = new_model(architecture)
         with torch.device(device):
             _move(clip)
             return GareModel(clip, config)

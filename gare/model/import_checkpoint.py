@@ -11,7 +11,7 @@ from gare.common.files import atomic_directory, file_digest, write_json
 from gare.config.tree import parse_override, split_override
 from gare.model.accounted import Converted
 from gare.model.archive import read_archive
-from gare.model.checkpoint import save_model
+from gare.model.checkpoint import save_clip, save_model
 from gare.model.clip_config import check_tokenizer
 from gare.model.open_clip import stated_for
 from gare.model.pixels import Pixels, write_pixels
@@ -69,10 +69,7 @@ def import_checkpoint(
 
 
 def _save_clip(clip: Any, pixels: Pixels, tokenizer: Tokenizer | None, folder: Path) -> None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    clip.save_pretrained(folder)
+    save_clip(clip, folder)
     write_pixels(folder, pixels, clip.config.vision_config.image_size)
     if tokenizer is not None:
         tokenizer.save(folder)

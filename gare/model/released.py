@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gare.common.errors import ConfigError, InputError
@@ -17,12 +18,14 @@ from gare.common.redact import names as listed
 from gare.config import Config
 from gare.config.tree import build, check_key, with_value
 from gare.model.accounted import Converted, Row, Source
+from gare.model.architecture import Architecture
 from gare.model.clip_config import config_of
 from gare.model.gare import GareModel
 from gare.model.open_clip import OPENAI, Stated
 from gare.model.openai_names import convert_clip, take_block, take_clip
 from gare.model.temporal import HEAD_WIDTH
 from gare.model.tokenizer import Tokenizer
+from gare.model.towers import model_of
 
 PSI = {
     **{f"{p}_proj": f"layers.0.cross_attn.{p}_proj" for p in ("q", "k", "v", "out")},
@@ -80,26 +83,24 @@ def assumed(config: Config, converted: Converted) -> dict[str, Any]:
     return {f"model.{n}": getattr(config.model, n) for n in names if f"model.{n}" not in converted.settings}
 
 
-def architecture_of(converted: Converted) -> Any:
-    """Return the CLIPConfig; InputError for sizes that no CLIP has."""
+def architecture_of(converted: Converted) -> Architecture:
+    """Return the CLIP's architecture; InputError for sizes that no CLIP has."""
     return config_of({"model_type": "clip"} | converted.clip_config, "The file")
 
 
 def build_clip(converted: Converted) -> Any:
-    """Build the transformers CLIPModel of the weights, in evaluation mode."""
-    from transformers import CLIPModel
-
-    clip = CLIPModel(architecture_of(converted))
-    if converted.kind == "clip":
-        clip.load_state_dict(converted.weights)
-    return clip.eval()
+    """Build the CLIP of the weights, in evaluation mode."""
+    return model_of(architecture_of(converted), _own(converted))
 
 
 def build_gare(converted: Converted, config: Config, tokenizer: Tokenizer | None = None) -> GareModel:
     """Build the model of the weights and settings, in evaluation mode."""
-    model = GareModel(build_clip(converted), config.model, tokenizer)
-    model.load_state_dict(converted.weights)
-    return model.eval()
+    return GareModel.with_weights(architecture_of(converted), _own(converted), config.model, tokenizer)
+
+
+def _own(converted: Converted) -> dict[str, Tensor]:
+    """Copy the weights, which share memory with the file's tensors."""
+    return {name: x.clone(memory_format=torch.contiguous_format) for name, x in converted.weights.items()}
 
 
 def _convert_gare(source: Source) -> Converted:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from gare.common.errors import InputError
-from gare.common.files import digest_of, write_json
+from gare.common.files import digest_of, write_json, write_text
 from gare.common.records import read_object
 from gare.common.redact import shown
 from gare.common.text import LONGEST_TEXT
-from gare.model.vocabulary import END, MAX_BYTES, SETTINGS, START, WORD_END, Vocabulary, read_vocabulary
+from gare.model.vocabulary import END, MAX_BYTES, SETTINGS, START, TOKENIZER, WORD_END, Vocabulary, read_vocabulary
 
 Cleaning = Literal["openai", "canonical", "lower", "none"]
 """Ways of cleaning texts.
@@ -44,6 +44,13 @@ def canonical(text: str) -> str:
 
 
 PAD_ID = 0
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+"""The pattern by which CLIP cuts a text before it looks for pieces."""
+SAVED_SETTINGS = {
+    "backend": "tokenizers", "bos_token": START, "eos_token": END, "model_max_length": int(1e30), "pad_token": END,
+    "tokenizer_class": "CLIPTokenizer", "unk_token": END,
+}  # fmt: skip
+"""What transformers reads next to a CLIP's tokenizer.json."""
 RECORD = "text_cleaning"
 """Key of the tokenizer's settings that says how texts are cleaned."""
 
@@ -53,7 +60,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary, cleaning: Cleaning = "openai") -> None:
         self._vocabulary = vocabulary
-        self._encoder = _backend(vocabulary).backend_tokenizer
+        self._encoder = _encoder(vocabulary)
         self._normalizer = self._encoder.normalizer
         self.start_id: int | None = vocabulary.ids[START]
         self.end_id, self.pad_id = vocabulary.ids[END], PAD_ID
@@ -76,7 +83,7 @@ class Tokenizer:
         """
         from tokenizers import pre_tokenizers, trainers
 
-        learner = _backend(Vocabulary({START: 0, END: 1}, [])).backend_tokenizer
+        learner = _encoder(Vocabulary({START: 0, END: 1}, []))
         bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
         # Every byte, inside and at the end of a word, so that any text can be spelled. They are declared special only
         # to fix their ids: in the order of a hash map, ties, and so the merges, would differ between runs.
@@ -96,8 +103,8 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write it in the format that ``load`` and CLIP checkpoints use."""
-        _backend(self._vocabulary).save_pretrained(str(folder))
-        write_json(folder / SETTINGS, read_object(folder / SETTINGS) | {RECORD: self.cleaning})
+        write_text(folder / TOKENIZER, _encoder(self._vocabulary).to_str(pretty=True))
+        write_json(folder / SETTINGS, SAVED_SETTINGS | {RECORD: self.cleaning})
 
     def __eq__(self, other: object) -> bool:
         """Compare the pieces and their ids."""
@@ -179,7 +186,19 @@ def recorded_cleaning(folder: Path, unrecorded: Cleaning, known: tuple[Cleaning,
     return cleaning  # type: ignore[no-any-return]
 
 
-def _backend(vocabulary: Vocabulary) -> Any:
-    from transformers import CLIPTokenizer
+def _encoder(vocabulary: Vocabulary) -> Any:
+    """Build the tokenizer that transformers' CLIPTokenizer builds of these pieces and merges, without importing it."""
+    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer as Raw
 
-    return CLIPTokenizer(vocab=dict(vocabulary.ids), merges=list(vocabulary.merges))
+    rules = {"continuing_subword_prefix": "", "end_of_word_suffix": WORD_END, "fuse_unk": False, "unk_token": END}
+    encoder = Raw(models.BPE(dict(vocabulary.ids), list(vocabulary.merges), **rules))
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    encoder.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+    encoder.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    encoder.decoder = decoders.ByteLevel()
+    encoder.add_tokens([AddedToken(mark, normalized=False, special=True) for mark in (START, END)])
+    end, start = ((mark, vocabulary.ids[mark]) for mark in (END, START))
+    encoder.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
+    return encoder

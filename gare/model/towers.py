@@ -1,8 +1,8 @@
-"""Families of models that can serve as CLIP: one row each, which says where transformers' classes keep things."""
+"""Families of models that can serve as CLIP: one row each, which says how they compute and where they keep things."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,49 +11,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gare.common.errors import InputError
+from gare.model.architecture import CLIP_DEFAULTS, SIGLIP_DEFAULTS, Architecture, Defaults
 from gare.model.pieces import MetaClip2Tokenizer, SiglipTokenizer
 from gare.model.pixels import HALVES, OPENAI_PIXELS, Pixels
 from gare.model.tokenizer import Tokenizer
-
-_TOWER = (
-    "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act", "layer_norm_eps",
-    "attention_dropout",
-)  # fmt: skip
-_TEXT = (*_TOWER, "vocab_size", "max_position_embeddings")
-_VISION = (*_TOWER, "image_size", "patch_size", "num_channels")
-_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+from gare.model.transformer import Clip, Siglip
 
 
 @dataclass(frozen=True)
 class Family:
     """Models of one ``model_type``; the methods follow CLIP, and MetaCLIP 2 shares them.
 
-    ``name``: for messages. ``config``, ``model``: classes of transformers. ``keys``: keys read from each part of a
-    config.json; other keys do not change the computation here. ``pixels``: the default if no file states any.
-    ``older_end``: the ``eos_token_id`` that stands for the largest id in older configs.
+    ``name``: for messages. ``class_name``: transformers' class. ``model``: ours, with the same names of weights.
+    ``defaults``: the keys read from each part of a config.json; other keys do not change the computation here.
+    ``pixels``: the default if no file states any. ``older_end``: the ``eos_token_id`` that stands for the largest id in
+    older configs. ``idle``: parameters that change no result.
     """
 
     kind: str
     name: str
-    config: str
-    model: str
+    class_name: str
+    model: Callable[[Architecture], nn.Module]
     tokenizer: type[Tokenizer]
-    keys: Mapping[str, tuple[str, ...]]
+    defaults: Defaults
     pixels: Pixels = OPENAI_PIXELS
     older_end: int | None = None
     idle: tuple[str, ...] = ()
-
-    def config_class(self) -> Any:
-        """Return the class of its configs."""
-        import transformers
-
-        return getattr(transformers, self.config)
-
-    def model_class(self) -> Any:
-        """Return the class of its models."""
-        import transformers
-
-        return getattr(transformers, self.model)
 
     def check(self, config: Any, where: str) -> None:
         """Raise InputError if a config's towers do not fit the method; its sizes are already within bounds."""
@@ -82,13 +65,13 @@ class Family:
     def texts(self, clip: Any, ids: Tensor, mask: Tensor, end_id: int, pad_id: int) -> tuple[Tensor, Tensor]:
         """Return text vectors [B, D] and word vectors [B, W, D] of token ids and mask [B, W]."""
         del pad_id
-        words = clip.text_projection(clip.text_model(input_ids=ids).last_hidden_state)
+        words = clip.text_projection(clip.text_model(ids))
         first_end = ((ids == end_id) & mask).int().argmax(dim=-1)
         return words[torch.arange(len(words), device=words.device), first_end], words
 
     def images(self, clip: Any, pixels: Tensor) -> Tensor:
         """Return image vectors [N, D] of normalised pixels [N, 3, H, W]."""
-        return clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)  # type: ignore[no-any-return]
+        return clip.visual_projection(clip.vision_model(pixels))  # type: ignore[no-any-return]
 
 
 class _Siglip(Family):
@@ -123,42 +106,45 @@ class _Siglip(Family):
         del mask, end_id
         positions = clip.config.text_config.max_position_embeddings
         padded = F.pad(ids, (0, positions - ids.shape[1]), value=pad_id)
-        read = clip.text_model(input_ids=padded)
-        return read.pooler_output, clip.text_model.head(read.last_hidden_state[:, : ids.shape[1]])
+        hidden, head = clip.text_model(padded), clip.text_model.head
+        return head(hidden[:, -1, :]), head(hidden[:, : ids.shape[1]])
 
     def images(self, clip: Any, pixels: Tensor) -> Tensor:
         """Return image vectors [N, D] of normalised pixels [N, 3, H, W]."""
-        return clip.vision_model(pixel_values=pixels).pooler_output  # type: ignore[no-any-return]
+        return clip.vision_model(pixels)  # type: ignore[no-any-return]
 
 
-_PROJECTED = {
-    "text_config": (*_TEXT, *_IDS, "projection_dim"),
-    "vision_config": (*_VISION, "projection_dim"),
-    "": ("projection_dim", "logit_scale_init_value"),
-}
-CLIP = Family("clip", "CLIP", "CLIPConfig", "CLIPModel", Tokenizer, _PROJECTED, older_end=2)
-METACLIP_2 = Family("metaclip_2", "MetaCLIP 2", "MetaClip2Config", "MetaClip2Model", MetaClip2Tokenizer, _PROJECTED)
+CLIP = Family("clip", "CLIP", "CLIPModel", Clip, Tokenizer, CLIP_DEFAULTS, older_end=2)
+METACLIP_2 = Family("metaclip_2", "MetaCLIP 2", "MetaClip2Model", Clip, MetaClip2Tokenizer, CLIP_DEFAULTS)
 SIGLIP = _Siglip(
     "siglip",
     "SigLIP",
-    "SiglipConfig",
     "SiglipModel",
+    Siglip,
     SiglipTokenizer,
-    {"text_config": (*_TEXT, "projection_size"), "vision_config": (*_VISION, "vision_use_head"), "": ()},
+    SIGLIP_DEFAULTS,
     HALVES,
     # A softmax over pairs does not change when the same number is added to all of its logits.
     idle=("logit_bias",),
 )
-FAMILIES = {family.kind: family for family in (CLIP, SIGLIP, METACLIP_2)}
+FAMILIES: Mapping[str, Family] = {family.kind: family for family in (CLIP, SIGLIP, METACLIP_2)}
 NAFLEX = "siglip2"
 """The type of the SigLIP 2 models whose images have no fixed size; the others have SigLIP's type."""
 
 
-def family_of(config: Any) -> Family:
-    """Return the family of a transformers config."""
+def family_of(config: Architecture) -> Family:
+    """Return the family of an architecture."""
     return FAMILIES[config.model_type]
 
 
-def new_model(config: Any) -> Any:
-    """Make a model of a config, with weights drawn by transformers."""
-    return family_of(config).model_class()(config)
+def new_model(config: Architecture) -> Any:
+    """Make the model of an architecture on the meta device: weights have shapes and no values."""
+    with torch.device("meta"):
+        return family_of(config).model(config)
+
+
+def model_of(config: Architecture, weights: Mapping[str, Tensor]) -> Any:
+    """Make the model of an architecture with these weights, which become its own, in evaluation mode."""
+    clip = new_model(config)
+    clip.load_state_dict(weights, assign=True)
+    return clip.eval()

@@ -78,9 +78,8 @@ def tower_precision(config: TrainConfig, device: torch.device) -> AbstractContex
 def prepare_towers(model: GareModel, config: TrainConfig) -> None:
     """Turn on activation checkpointing and compilation of CLIP's towers, if the settings say so."""
     if config.checkpoint_activations:
-        new = "activation_checkpointing_enable"  # transformers before 5.23 only has the other name
-        enable = getattr(model.clip, new if hasattr(model.clip, new) else "gradient_checkpointing_enable")
-        enable({"use_reentrant": False})
+        for tower in (model.clip.text_model, model.clip.vision_model):
+            tower.encoder.gradient_checkpointing = True
     if config.compile:
         # Compiled in place, so that weights keep their names; batches differ in their number of valid frames.
         for tower in (model.clip.text_model, model.clip.vision_model):

@@ -89,11 +89,16 @@ def _units(data: bytes, lengths: int) -> Iterator[int]:
 def starts_slowly(data: bytes, lengths: int) -> bool:
     """Return True if decoding from an H.264 keyframe gives correct pictures only some frames later.
 
-    Looks for the message "recovery point" (6) with a count above 0. ``lengths``: the result of ``unit_lengths``.
+    ``lengths``: the result of ``unit_lengths``.
     """
+    return bool(recovers_after(data, lengths))
+
+
+def recovers_after(data: bytes, lengths: int) -> bool | None:
+    """Read the message "recovery point" (6): True for a count above 0, False for 0; None without it or in an IDR."""
     for at in _units(data, lengths):
         if data[at] & 0x1F == 5:
-            return False
+            return None
         message = at + 1
         while data[at] & 0x1F == 6 and message + 2 < len(data) and data[message] != 0x80:
             kind, message = _ff_coded(data, message)
@@ -101,7 +106,7 @@ def starts_slowly(data: bytes, lengths: int) -> bool:
             if kind == 6 and message < len(data):
                 return not data[message] & 0x80
             message += size
-    return False
+    return None
 
 
 def _ff_coded(data: bytes, at: int) -> tuple[int, int]:

@@ -17,6 +17,8 @@ DISCARD: Final = 1
 NO_FRAME: Final = 2
 NO_START: Final = 4
 
+Ints = NDArray[np.int64]
+
 
 class Packet(NamedTuple):
     """A packet: when it is shown and decoded in units of the track's time base, its place in the file, its bytes.
@@ -54,6 +56,17 @@ class Packets:
         self.doubts: list[int] = []
         for packet in packets or []:
             self.add(packet)
+
+    @classmethod
+    def of_columns(cls, pts: Ints, dts: Ints, pos: Ints, size: Ints, keys: NDArray[np.bool_], flags: Ints) -> Packets:
+        """Make the record of packets that all give a frame, of columns [n]; ``flags``: DISCARD and NO_START."""
+        packets = cls()
+        columns = ((packets._pts, pts), (packets._dts, dts), (packets._pos, pos), (packets._size, size))
+        for column, values in columns:
+            column.frombytes(np.ascontiguousarray(values, np.int64).tobytes())
+        packets._key += keys.astype(np.uint8).tobytes()
+        packets._flags += flags.astype(np.uint8).tobytes()
+        return packets
 
     def __len__(self) -> int:
         return len(self._pts)

@@ -39,7 +39,7 @@ class Track:
 
     ``errors``: packets that could not be decoded; ``damaged``: part of the file is unreadable or missing;
     ``failures``: number of failed reads; ``orientation``: the orientation that an H.264 stream itself states, None
-    before its first packet is read; ``pixel_shape``: width over height of a pixel.
+    before its first packet is read; ``pixel_shape``: width over height of a pixel; ``begun``: reading has begun.
     """
 
     container: Any
@@ -50,6 +50,7 @@ class Track:
     orientation: Orientation | None = AS_STORED
     pixel_shape: Fraction = Fraction(1)
     failures: int = 0
+    begun: bool = False
 
     @property
     def ordered_by_pts(self) -> bool:
@@ -88,6 +89,7 @@ class Track:
     def read(self, budget: Budget) -> Iterator[Any]:
         """Yield packets as ``demux`` does, but from the current position, however few or many there are."""
         packets = self.container.demux(self.stream)
+        self.begun = True
         failed = 0
         while failed < MOST_ERRORS:
             budget.check()

@@ -13,7 +13,8 @@ from pipelines.decode.backends import backend
 from pipelines.decode.clip_job import Clip, ClipJob, DecodedVideo
 from pipelines.decode.errors import Budget, DecodeError
 from pipelines.decode.in_order import Sequential, in_order
-from pipelines.decode.planned import read_packets
+from pipelines.decode.listed import list_packets
+from pipelines.decode.planned import Planned, Read, read_packets
 from pipelines.decode.track import check_file
 
 KEEP_BYTES: Final = 64 * 2**20
@@ -43,8 +44,8 @@ def decode_clips(
     The file is opened and its packets are read once; clips that overlap or follow one another share the decoding, so
     clips in order of time cost least. A group of clips is decoded ahead, within about ``TOGETHER_BYTES`` of pictures.
     No result depends on the other clips unless one runs out of time: ``limits.cpu_seconds`` restarts for each group,
-    for each clip that has to be decoded alone, and whenever everything has to be decoded in order. Overlapping
-    results may share arrays of frames. Raises MemoryError as ``decode_video`` does.
+    for each clip that has to be decoded alone, and whenever a file has to be read or decoded in order after all.
+    Overlapping results may share arrays of frames. Raises MemoryError as ``decode_video`` does.
     """
     given = 0
     job = ClipJob(Path(path), recipe, None, None, Budget(recipe.limits.cpu_seconds))
@@ -71,10 +72,15 @@ def _decode(job: ClipJob, jobs: Sequence[ClipJob]) -> Iterator[DecodedVideo | De
     groups = list(_together(jobs))
     sequential: Sequential | None = None
     with ExitStack() as opened, ExitStack() as read_again:
-        track = opened.enter_context(job.open())
-        planned = backend(job.recipe.decoder)(job, track, read_packets(job, track, keep=size <= KEEP_BYTES), opened)
+        listed = _listed(job, opened)
+        planned = listed or _read_through(job, opened, size)
         for number, group in enumerate(groups):
             results = planned.decode(group)
+            if planned is listed and len(results) < len(group):  # something in the index is not as it seemed
+                planned.close()
+                job.budget.start_again()
+                planned = _read_through(job, opened, size)
+                results = planned.decode(group)
             later = groups[number + 1] if number + 1 < len(groups) else []
             left = [place for place in range(len(group)) if place not in results]
             if left:
@@ -90,6 +96,23 @@ def _decode(job: ClipJob, jobs: Sequence[ClipJob]) -> Iterator[DecodedVideo | De
                 results |= dict(zip(left, (_noted(one, planned.elsewhere) for one in made), strict=True))
             yield from (results[place] for place in range(len(group)))
             job.budget.start_again()
+
+
+def _listed(job: ClipJob, opened: ExitStack) -> Planned | None:
+    """Open the file and plan from its index; None if only reading it through tells its packets."""
+    track = opened.enter_context(job.open())
+    packets = list_packets(job, track)
+    if packets is None:
+        return None
+    return backend(job.recipe.decoder)(job, track, Read(packets, None, trusted=True), opened)
+
+
+def _read_through(job: ClipJob, opened: ExitStack, size: int) -> Planned:
+    """Open the file, of ``size`` bytes, and plan from all of its packets."""
+    if job.track.begun:
+        opened.close()
+        opened.enter_context(job.open())
+    return backend(job.recipe.decoder)(job, job.track, read_packets(job, job.track, keep=size <= KEEP_BYTES), opened)
 
 
 def _noted(made: DecodedVideo | DecodeError, notes: Sequence[str]) -> DecodedVideo | DecodeError:

@@ -77,5 +77,5 @@ def test_sweep_prints_one_json_object(toy_run, tmp_path):
 def test_prepare_prints_one_json_object(tmp_path):
     video = make_video(tmp_path / "a.mp4", frames=8, fps=4)
     (tmp_path / "m.csv").write_text(f"video_id,uri,split,captions\na,{video},train,a bar moves\n")
-    values, _ = one_object("prepare", tmp_path / "m.csv", "--out", tmp_path / "shards")
+    values, _ = one_object("prepare", tmp_path / "m.csv", "--ray", "--out", tmp_path / "shards")
     assert values["videos"] == 1

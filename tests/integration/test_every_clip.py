@@ -114,7 +114,7 @@ def test_every_clip_has_the_outcome_it_should_in_little_memory(fixtures_dir, tmp
     write_manifest(pa.Table.from_pylist(rows, schema=MANIFEST), tmp_path / "m.parquet")
 
     settings = ("--set", "prepare.unit_videos=8", "--set", "prepare.storage=jpeg")
-    arguments = (tmp_path / "m.parquet", "--out", tmp_path / "out", *settings, "--json")
+    arguments = (tmp_path / "m.parquet", "--ray", "--out", tmp_path / "out", *settings, "--json")
     job = subprocess.Popen(
         [sys.executable, "-c", "from gare.cli import main; main()", "prepare", *arguments],
         stdout=subprocess.PIPE,

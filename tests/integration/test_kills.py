@@ -77,7 +77,7 @@ def job(tmp_path_factory):
 
     def command(out):
         sizes = ("prepare.crop=32", "prepare.short_side=32", "prepare.unit_videos=2")
-        return gare("prepare", folder / "m.parquet", "--out", out, *(x for s in sizes for x in ("--set", s)))
+        return gare("prepare", folder / "m.parquet", "--ray", "--out", out, *(x for s in sizes for x in ("--set", s)))
 
     run(command(folder / "whole"))
     return command, contents(folder / "whole")
@@ -169,7 +169,7 @@ def test_a_signal_with_ray_ends_the_command_and_all_its_processes(tmp_path, toy_
     write_manifest(pa.Table.from_pylist(rows, MANIFEST), tmp_path / "m.parquet")
     out, checkpoints = tmp_path / "out", "trial-000/checkpoints" if stage == "sweep" else "checkpoints"
     process = start(
-        gare("prepare", tmp_path / "m.parquet", "--out", out, "--set", "prepare.unit_videos=2")
+        gare("prepare", tmp_path / "m.parquet", "--ray", "--out", out, "--set", "prepare.unit_videos=2")
         if stage == "prepare"
         else gare(stage, tmp_path / "toy.yaml")
     )

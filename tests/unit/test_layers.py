@@ -93,6 +93,12 @@ def test_mlflow_stays_where_it_belongs():
     assert not breaking(lambda file, module: of(module, "mlflow") and not file.startswith(MLFLOW_HERE))
 
 
+def test_transformers_stays_where_it_belongs():
+    """Importing its models takes seconds, in every command that loads one."""
+    here = ("gare/model/scratch.py", "gare/model/transformer.py")
+    assert not breaking(lambda file, module: of(module, "transformers") and file not in here)
+
+
 def test_inside_tune_ray_tune_has_its_own_name():
     for path in (ROOT / "tune").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -108,7 +114,7 @@ def test_inside_tune_ray_tune_has_its_own_name():
             "torch ray mlflow av transformers",
         ),
         ("gare", "torch ray mlflow av transformers pyarrow numpy pydantic click rich"),
-        ("gare.model, gare.objective, gare.retrieval.index, gare.evaluation.evaluate", "ray mlflow av"),
+        ("gare.model, gare.objective, gare.retrieval.index, gare.evaluation.evaluate", "ray mlflow av transformers"),
         ("gare.scoring.video_index, gare.scoring.increment.head", "ray mlflow av transformers"),
         ("gare.tracking", "mlflow"),
     ],

@@ -6,13 +6,16 @@ import os
 import signal
 import sys
 import threading
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
+from gare.api.prepare import needs_no_ray
 from gare.common.errors import InputError, RunError
 from gare.common.files import file_digest
 from gare.config.prepare import PrepareConfig
+from gare.config.tree import load_config
 from gare.schema import MANIFEST
 from pipelines.dataset.ledger import Ledger
 from pipelines.dataset.opening import open_output
@@ -116,6 +119,26 @@ def test_what_it_imports_is_light(rows, tmp_path):
     )
     done = run([sys.executable, "-c", code, str(tmp_path / "m.parquet"), str(tmp_path / "out")])
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("videos", "cluster", "settings", "local"),
+    [
+        (1, None, {}, True),
+        (200, None, {}, True),
+        (201, None, {}, False),
+        (1, "auto", {}, False),
+        (1, None, {"runtime.decode_on": {}}, False),
+    ],
+)
+def test_a_small_job_starts_no_ray_where_there_is_no_cluster(monkeypatch, videos, cluster, settings, local):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    if cluster:
+        monkeypatch.setenv("RAY_ADDRESS", cluster)
+    assert needs_no_ray(SimpleNamespace(rows_todo=videos), load_config(None, settings)) is local
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    assert not needs_no_ray(SimpleNamespace(rows_todo=videos), load_config(None, settings))
 
 
 def test_units_that_are_done_are_not_done_again(rows, tmp_path):

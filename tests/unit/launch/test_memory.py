@@ -7,12 +7,13 @@ import itertools
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import CLIPConfig, CLIPModel
 
 from gare.config.tree import load_config
 from gare.data.batches import Batch
 from gare.launch.dry_run.memory import _OneOf, memory_of_step
+from gare.model.clip_config import config_of
 from gare.model.gare import GareModel
+from gare.model.towers import model_of, new_model
 from gare.objective import SINGLE, increments
 from gare.scoring import head as pair_heads
 from gare.training.encoding import encode
@@ -37,17 +38,20 @@ def tower(width, layers):
 def architecture(*, image=128, text=128, dim=128, layers=2, side=32, patch=8):
     texts = {"vocab_size": 300, "max_position_embeddings": 40, "projection_dim": dim, "eos_token_id": 299}
     images = {"image_size": side, "patch_size": patch, "projection_dim": dim}
-    return CLIPConfig(
-        text_config=tower(text, layers) | texts | {"bos_token_id": 298, "pad_token_id": 0},
-        vision_config=tower(image, layers) | images,
-        projection_dim=dim,
-    )
+    values = {
+        "model_type": "clip",
+        "text_config": tower(text, layers) | texts | {"bos_token_id": 298, "pad_token_id": 0},
+        "vision_config": tower(image, layers) | images,
+        "projection_dim": dim,
+    }
+    return config_of(values, "the test")
 
 
 def real(sizes, config, workers=1):
     """A model, and a batch for one of ``workers`` in which every clip is full."""
     torch.manual_seed(0)
-    model = GareModel(CLIPModel(sizes), config.model)
+    weights = {name: 0.02 * torch.randn(tensor.shape) for name, tensor in new_model(sizes).state_dict().items()}
+    model = GareModel(model_of(sizes, weights), config.model)
     freeze(model, config.train)
     rows, data, side = config.train.global_batch // workers, config.data, model.image_size
     ids = torch.randint(1, 298, (rows, data.words))

@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformers import CLIPTokenizer
 
 from gare.common.errors import InputError
 from gare.model import Tokenizer
 from gare.model.tokenizer import clean
+from gare.model.vocabulary import read_vocabulary
 from tests import clean_reference
 
 TEXTS = ["a small red circle's moving left", "cafés don't close, they're open: 42 of them", "ünïcode & <html> “quotes”"]
@@ -93,9 +95,23 @@ def test_the_rule_is_saved_with_the_tokenizer_and_absent_in_old_ones(tokenizer, 
         Tokenizer.load(tmp_path)
 
 
-def test_without_cleaning_ids_are_those_of_transformers(tokenizer, tmp_path):
-    from transformers import CLIPTokenizer
+def test_a_saved_tokenizer_is_the_one_that_transformers_would_save(tokenizer, tmp_path):
+    vocabulary = read_vocabulary(_saved(tokenizer, tmp_path / "ours"))
+    CLIPTokenizer(vocab=dict(vocabulary.ids), merges=list(vocabulary.merges)).save_pretrained(tmp_path / "theirs")
+    ours, theirs = (
+        {path.name: json.loads(path.read_text()) for path in (tmp_path / name).iterdir()} for name in ("ours", "theirs")
+    )
+    assert ours["tokenizer_config.json"].pop("text_cleaning") == "openai"
+    assert ours == theirs
 
+
+def _saved(tokenizer, folder):
+    folder.mkdir()
+    tokenizer.save(folder)
+    return folder
+
+
+def test_without_cleaning_ids_are_those_of_transformers(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     theirs, ours = CLIPTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
     ours.cleaning = "none"

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from transformers import CLIPConfig
 
 from gare.common.errors import InputError
 from gare.config import ModelConfig
 from gare.model import GareModel
-from gare.model.clip_config import OPENAI
+from gare.model.clip_config import OPENAI, read_config
 from gare.model.clip_source import inspect_clip
 from gare.model.gare import outline
 
@@ -95,7 +94,7 @@ def test_a_hub_id_is_loaded_as_its_folder_is(monkeypatch, toy_clip):
     Hub(monkeypatch, there=toy_clip)
     model = GareModel.from_clip("someone/else", ModelConfig(temporal_layers=0))
     assert model.tokenizer is not None
-    assert model.clip.config.vision_config.image_size == CLIPConfig.from_pretrained(toy_clip).vision_config.image_size
+    assert model.clip.config == read_config(toy_clip)
 
 
 @pytest.mark.parametrize("name", ["clip", "/nowhere", "./clip", "a/b/c"])

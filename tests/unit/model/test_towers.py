@@ -10,7 +10,8 @@ from random import Random
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.activations import ACT2FN
 
 from gare.cli import main
 from gare.common.errors import InputError
@@ -21,7 +22,11 @@ from gare.launch.dry_run.memory import memory_of_step
 from gare.launch.dry_run.plan import make_plan
 from gare.launch.local import fit_local
 from gare.model import GareModel, load_model, save_model
+from gare.model.checkpoint import save_clip
+from gare.model.clip_config import config_of, read_config
 from gare.model.clip_source import inspect_clip, load_clip
+from gare.model.towers import FAMILIES, family_of
+from gare.model.transformer import ACTIVATIONS, activation
 from gare.objective import SINGLE
 from gare.training.numerics import prepare_towers
 from gare.training.optimiser import freeze, make_optimiser, parameter_groups
@@ -72,13 +77,69 @@ def test_texts_and_frames_are_encoded_as_transformers_does(folders, kind, config
     assert saved(TEXTS[0]).input_ids == ids[0, mask[0]].tolist()
 
 
+@pytest.mark.parametrize("name", ["clip", *made_towers.TOKENIZERS])
+def test_towers_are_those_of_transformers_to_the_last_bit(folders, toy_clip, name):
+    folder = folders.get(name, toy_clip)
+    theirs, (ours, found) = AutoModel.from_pretrained(folder), load_clip(str(folder))
+    assert list(ours.state_dict()) == list(theirs.state_dict())  # digests of weights follow their order
+    assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
+    ids = found.tokenizer(["a small red circle", "a"], ours.config.text_config.max_position_embeddings)[0]
+    side = ours.config.vision_config.image_size
+    pixels = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(0))
+    made = [
+        (ours.train().text_model(ids), ours.vision_model(pixels)),
+        (theirs.train().text_model(input_ids=ids).last_hidden_state, theirs.vision_model(pixels).pooler_output),
+    ]
+    for texts, images in made:
+        (texts.square().sum() + images.square().sum()).backward()
+    assert torch.equal(made[0][0], made[1][0])
+    assert torch.equal(made[0][1], made[1][1])
+    expected = dict(theirs.named_parameters())
+    for key, parameter in ours.named_parameters():
+        if parameter.grad is None:
+            assert expected[key].grad is None or not expected[key].grad.any(), key
+        else:
+            assert torch.equal(parameter.grad, expected[key].grad), key
+
+
+@pytest.mark.parametrize("name", ["clip", *made_towers.TOKENIZERS])
+def test_transformers_reads_what_is_saved(folders, toy_clip, tmp_path, name):
+    clip, found = load_clip(str(folders.get(name, toy_clip)))
+    save_clip(clip, tmp_path)
+    theirs = AutoModel.from_pretrained(tmp_path)
+    assert type(theirs).__name__ == family_of(found.architecture).class_name
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in clip.state_dict().items())
+    assert read_config(tmp_path) == found.architecture
+    for part in ("text_config", "vision_config"):
+        saved = getattr(theirs.config, part)
+        assert {key: getattr(saved, key) for key in vars(getattr(clip.config, part))} == vars(
+            getattr(clip.config, part)
+        )
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_config_without_values_has_the_defaults_of_transformers(kind):
+    own, theirs = config_of({"model_type": kind}, "the file"), AutoConfig.for_model(kind)
+    for part in ("text_config", "vision_config"):
+        ours = vars(getattr(own, part))
+        assert ours == {key: getattr(getattr(theirs, part), key) for key in ours}
+    top = {key: value for key, value in vars(own).items() if not key.endswith("_config")}
+    assert top == {key: getattr(theirs, key) for key in top}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_transformers(name):
+    x = torch.linspace(-6, 6, 101)
+    assert torch.equal(activation(name)(x), ACT2FN[name](x))
+
+
 def test_a_word_is_read_where_it_stands(folders, kind):
     """The last word that is valid is what comes of reading the text's hidden state there."""
     model = GareModel.from_clip(folders[kind], PLAIN).eval()
     ids, mask = model.tokenizer(TEXTS, 8)
     padded = torch.nn.functional.pad(ids, (0, WORDS - 8), value=model.tokenizer.pad_id)
     with torch.no_grad():
-        hidden = model.clip.text_model(input_ids=padded).last_hidden_state[:, :8]
+        hidden = model.clip.text_model(padded)[:, :8]
         close(model.encode_words(ids, mask), model.family.ends(model.clip)[0](hidden))
     assert (ids[torch.arange(len(ids)), mask.sum(1) - 1] == model.tokenizer.end_id).all()
 
