@@ -26,7 +26,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 from common.process import PeakMemory
-from transformers import CLIPConfig, CLIPModel
+from common.random_clip import random_clip
+from transformers import CLIPConfig
 
 from gare.config import Config, ModelConfig
 from gare.evaluation.encode import encode_texts
@@ -86,7 +87,7 @@ def made_model() -> IndexModel:
     """Make a model with ViT-B/32's towers and a head of the paper, all with random weights."""
     torch.manual_seed(0)
     words = Tokenizer.train([f"a person number {n} rides a horse at the beach" for n in range(50)], 600)
-    model = GareModel(CLIPModel(CLIPConfig(projection_dim=512)), ModelConfig(temporal_layers=0), words).eval()
+    model = GareModel(random_clip(CLIPConfig(projection_dim=512)), ModelConfig(temporal_layers=0), words).eval()
     return IndexModel(model, words, Config(), "made", "0")
 
 

@@ -376,7 +376,7 @@ def runs(folder: Path) -> Iterator[Kind]:
         rows = read_history(history)
         tail = [row for rows in Tail(history).batches() for row in rows]
         return [
-            [one.as_json() for one in read_curves([trial], "dev/t2v/R@1")],
+            [asdict(one) for one in read_curves([trial], "dev/t2v/R@1")],
             len(rows),
             len(tail),
             len(last_epoch(rows)),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import CLIPConfig, CLIPModel
+from common.random_clip import random_clip
+from transformers import CLIPConfig
 
 from gare.config import Config
 from gare.config.tree import load_config
@@ -49,7 +50,7 @@ def small_model(config: Config, device: torch.device) -> GareModel:
         vision_config=TOWER | {"image_size": 32, "patch_size": 8, "projection_dim": 128},
         projection_dim=128,
     )
-    return GareModel(CLIPModel(clip), config.model).to(device)
+    return GareModel(random_clip(clip), config.model).to(device)
 
 
 def noise(config: Config, device: torch.device) -> Batch:

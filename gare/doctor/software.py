@@ -39,7 +39,9 @@ PACKAGES: Final[dict[str, tuple[str, str]]] = {
     "safetensors": ("0.6", "0.8.0"),
     "scikit-learn": ("1.5", "1.9.1"),
     "scipy": ("1.13", "1.17.1"),
+    "starlette": ("0.47", "1.10.0"),
     "tokenizers": ("0.22", "0.23.3"),
+    "uvicorn": ("0.35", "0.54.0"),
 }
 """Name to oldest and tested version, from pyproject.toml and constraints.txt; a test compares them."""
 

@@ -16,6 +16,7 @@ from gare.launch import ray_index
 from gare.model import GareModel
 from gare.model.checkpoint import load_checkpoint_config, save_model
 from gare.retrieval.folder import read_index_file
+from gare.retrieval.media import Kept
 from gare.retrieval.model import IndexModel
 from gare.retrieval.units import Change
 from tests import toy
@@ -51,7 +52,7 @@ def test_what_an_actor_cannot_do_ends_the_command_in_a_sentence(tmp_path, checkp
     shards = shutil.copytree(toy_shards, tmp_path / "shards")
     model = IndexModel.load(str(checkpoint), load_checkpoint_config(checkpoint), clip=False)
     source = ray_index.Source.of(model, str(shards))
-    change = Change(tmp_path, tmp_path, "train", "float16", None)
+    change = Change(tmp_path, tmp_path, "train", "float16", Kept(), None)
     task = {"tasks": [json.dumps([["Encode", {"unit": 1}]])]}
     assert ray_index._Actor(source, change)(task) == {"videos": [9], "error": [""]}
     (shards / "shards" / "unit-000001-00.arrow").unlink()

@@ -83,7 +83,7 @@ def place(tmp_path_factory, toy_clip, toy_shards):
 # {p}: the folder above; {s}: the shards; {c}: the CLIP model.
 MISTAKES = [
     # A command line that makes no sense.
-    ("serch x", 2, "No such command 'serch'. Did you mean 'search'?"),
+    ("serch x", 2, "No such command 'serch'. (Did you mean one of: 'search', 'serve'?)"),
     ("search", 2, "Missing argument 'INDEX'. gare search --help says more."),
     ("train a b", 2, "unexpected extra argument"),
     ("train --epochs 3", 2, "No such option"),

@@ -50,11 +50,11 @@ def refuse():
 
 
 def show_error():
-    assert _run(refuse, json_output=False, debug=False) == InputError.exit_code
+    assert _run(refuse, {}, json_output=False, debug=False) == InputError.exit_code
 
 
 def show_traceback():
-    assert _run(refuse, json_output=False, debug=True) == InputError.exit_code
+    assert _run(refuse, {}, json_output=False, debug=True) == InputError.exit_code
 
 
 def show_line_of_a_job():

@@ -47,7 +47,8 @@ import resource, sys
 from pathlib import Path
 from gare.common.errors import InputError
 from pipelines.manifest.load import stream_manifest
-from pipelines.manifest.sources import SourceOptions, from_parquet
+from pipelines.manifest.sources.options import SourceOptions
+from pipelines.manifest.sources.tables import from_parquet
 resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[2]),) * 2)
 for read in (lambda: list(stream_manifest(sys.argv[1])), lambda: from_parquet(Path(sys.argv[1]), SourceOptions())):
     try:

@@ -19,7 +19,7 @@ from gare.config.tree import to_yaml
 from gare.evaluation import measure
 from gare.launch.local import fit_local
 from gare.model.checkpoint import load_model
-from gare.retrieval import build as index_build
+from gare.retrieval import units as index_units
 from gare.runs import checkpoints
 from gare.runs.state import read_state
 from gare.schema import MANIFEST
@@ -84,7 +84,7 @@ STAGES = {
     "prepare": (local_units, "in_order", ("prepare", "m.parquet", "--local")),
     "train": (Observer, "before_step", ("train", "toy.yaml", "--local")),
     "evaluate": (measure, "count_views", ("evaluate", "runs/toy", "--resamples", 0)),
-    "index": (index_build, "encode_videos", ("index", "runs/toy")),
+    "index": (index_units, "encode_twice", ("index", "runs/toy")),
 }
 
 

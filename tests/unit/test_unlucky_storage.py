@@ -140,7 +140,7 @@ def test_a_disk_that_fills_anywhere_costs_nothing_and_the_same_command_goes_on(
             state = read_state(copy / "runs/part")
             assert f"runs/part/checkpoints/{state.last}/checkpoint.json" in now
         elif number < last:  # at the last one all is in its place, and only that this is on disk is not known
-            assert now == before
+            assert {name: now[name] for name in now if "/.building-" not in name} == before
         assert call(*command)[0] == 0
         assert same(files(copy), wanted)
 

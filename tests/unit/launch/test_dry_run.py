@@ -32,8 +32,8 @@ BENCHMARKS = {
     "lsmdc": {"train": (101_055, 1, {}), "dev": (7_408, 1, {}), "test": (1000, 1, {})},
     "demo": {"train": (1200, 3, {}), "dev": (360, 3, {}), "test": (240, 3, {})},
 }
-TOYS = {"demo", "frames"}  # of a small CLIP that gare make-clip makes
-BENCHMARKS["frames"] = BENCHMARKS["demo"]
+TOYS = {"demo", "events", "frames"}  # of a small CLIP that gare make-clip makes
+BENCHMARKS |= dict.fromkeys(("events", "frames"), BENCHMARKS["demo"])
 BENCHMARKS |= dict.fromkeys(("msrvtt-released", "msrvtt-vit-b16"), BENCHMARKS["msrvtt"])
 # Steps in all, with dev held out and with protocol.dev: none.
 STEPS = {
@@ -43,6 +43,7 @@ STEPS = {
     "msvd": (5 * (1200 * 40 // 128), 5 * (1200 * 40 // 128)),
     "lsmdc": (5 * (101_055 // 128), 5 * (101_055 // 128)),
     "demo": (20 * (1200 // 64), 20 * (1200 // 64)),
+    "events": (6 * (1200 // 64), 6 * (1200 // 64)),
     "frames": (20 * (1200 * 3 // 128), 20 * (1200 * 3 // 128)),
 }
 STEPS |= dict.fromkeys(("msrvtt-released", "msrvtt-vit-b16"), STEPS["msrvtt"])
@@ -84,9 +85,10 @@ def dry_run(capfd, *arguments):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_config_is_planned_from_a_manifest_alone(path, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    config = load_config(path)
     if path.stem in TOYS:
-        make_clip(["a small red circle"], tmp_path / "clip", ScratchClip(vocabulary=600))
-    config, manifest = load_config(path), write(tmp_path / "manifest.parquet", BENCHMARKS[path.stem])
+        make_clip(["a small red circle"], tmp_path / config.model.clip, ScratchClip(vocabulary=600))
+    manifest = write(tmp_path / "manifest.parquet", BENCHMARKS[path.stem])
     for dev, steps in zip(("held_out", "none"), STEPS[path.stem], strict=True):
         code, plan, said = dry_run(capfd, path, "--manifest", manifest, "--set", f"protocol.dev={dev}")
         assert (code, plan["problems"]) == (0, []), said
@@ -101,7 +103,7 @@ def test_every_shipped_config_is_planned_from_a_manifest_alone(path, tmp_path, m
         assert plan["parameters"]["parts"]["psi"] == 1_579_008
         side = 16 if "b16" in path.stem else 32
         assert plan["parameters"]["frozen"] == 3 * side * side * 768  # the patch convolution
-    assert {p.name for p in tmp_path.iterdir()} <= {"manifest.parquet", "clip"}  # nothing is written
+    assert {p.name for p in tmp_path.iterdir()} <= {"manifest.parquet", config.model.clip}  # nothing is written
 
 
 def test_the_published_recipe_differs_between_benchmarks_only_as_the_paper_says():

@@ -8,7 +8,7 @@ from gare.common.errors import ConfigError, RunError
 from gare.common.nodes import Node
 from gare.config import Config, RuntimeConfig
 from gare.config.tree import load_config
-from gare.launch.placement import choose_zone, fits, group_zones, groups_that_fit, uses_gpu, workers_that_fit
+from gare.launch.placement import choose_zone, fits, group_zones, uses_gpu, workers_that_fit
 
 
 def runtime(**values):
@@ -25,14 +25,14 @@ def test_auto_takes_gpus_only_when_every_worker_gets_one():
 
 def test_cpus_of_two_nodes_do_not_add_up_for_one_worker():
     nodes = [Node({"CPU": 3}), Node({"CPU": 3})]
-    assert groups_that_fit(runtime(workers=2, cpus_per_worker=2.0), nodes, "It") == 1
+    assert len(group_zones(runtime(workers=2, cpus_per_worker=2.0), nodes, "It")) == 1
     with pytest.raises(RunError, match=r"It needs 3 workers of 2 CPUs, but the cluster \(3 \+ 3 CPUs\) has room for 2"):
-        groups_that_fit(runtime(workers=3, cpus_per_worker=2.0), nodes, "It")
+        group_zones(runtime(workers=3, cpus_per_worker=2.0), nodes, "It")
 
 
 def test_more_workers_than_gpus_are_refused_when_cuda_is_asked_for():
     with pytest.raises(RunError, match=r"and a GPU, but the cluster \(16 CPUs, 1 GPUs\) has room for 1"):
-        groups_that_fit(runtime(workers=2, device="cuda"), [Node({"CPU": 16, "GPU": 1})], "It")
+        group_zones(runtime(workers=2, device="cuda"), [Node({"CPU": 16, "GPU": 1})], "It")
 
 
 def elastic(workers, batch=12, *overrides) -> Config:
@@ -73,7 +73,7 @@ def test_workers_that_are_no_count_and_no_range_for_the_batch_are_refused(worker
 
 def test_trials_that_share_a_cluster_take_no_range():
     with pytest.raises(ConfigError, match=r"^A trial shares the cluster with others, so runtime\.workers must be one"):
-        groups_that_fit(runtime(workers=[1, 2]), [Node({"CPU": 8})], "A trial")
+        group_zones(runtime(workers=[1, 2]), [Node({"CPU": 8})], "A trial")
 
 
 def node(cpus, gpus=0, **labels):
@@ -83,16 +83,16 @@ def node(cpus, gpus=0, **labels):
 
 def test_ranks_keep_off_nodes_for_decoding_and_the_refusal_says_so():
     nodes = [node(4, role="train"), node(8, role="decode"), node(8, role="decode"), node(1), node(0)]
-    assert groups_that_fit(runtime(workers=1), nodes, "It") == 5
+    assert len(group_zones(runtime(workers=1), nodes, "It")) == 5
     assert not fits(runtime(workers=6), nodes, 6)
     with pytest.raises(
         RunError,
         match=r"\(4 \+ 1 \+ 0 CPUs\) has room for 5 without 2 nodes whose labels are not {gare.role: !decode}; "
         r"lower runtime.workers or runtime.cpus_per_worker, or change runtime.train_on\.",
     ):
-        groups_that_fit(runtime(workers=6), nodes, "It")
-    assert groups_that_fit(runtime(workers=1, train_on={}), nodes, "It") == 21
-    assert groups_that_fit(runtime(workers=1, train_on={"gare.role": "in(train)"}), nodes, "It") == 4
+        group_zones(runtime(workers=6), nodes, "It")
+    assert len(group_zones(runtime(workers=1, train_on={}), nodes, "It")) == 21
+    assert len(group_zones(runtime(workers=1, train_on={"gare.role": "in(train)"}), nodes, "It")) == 4
 
 
 def test_gpus_of_nodes_that_ranks_keep_off_are_not_counted():
@@ -130,7 +130,7 @@ def test_trials_are_counted_zone_by_zone():
     nodes = [node(3, zone="a"), node(3, zone="b"), node(2, zone="b")]
     assert group_zones(runtime(workers=2), nodes, "A trial") == ["a", "b", "b"]
     assert group_zones(runtime(workers=6), nodes, "A trial") == [None]  # over zones, as no one holds it
-    assert groups_that_fit(runtime(workers=2, close_by=None), nodes, "A trial") == 4
+    assert len(group_zones(runtime(workers=2, close_by=None), nodes, "A trial")) == 4
 
 
 def test_a_zone_of_gpus_is_counted_by_its_gpus():

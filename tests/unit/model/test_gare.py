@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gare.api import checkpoint
 from gare.common.errors import InputError
 from gare.config import Config, ModelConfig
 from gare.config.tree import load_config
@@ -145,7 +146,7 @@ def test_public_names_resolve_lazily():
     import gare
 
     assert gare.GareModel is GareModel
-    assert gare.load_model is load_model
+    assert gare.load_model is checkpoint.load_model
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         gare.nothing  # noqa: B018
 

@@ -131,7 +131,7 @@ def test_commands_run_under_the_settings_of_their_checkpoint(
     before = policy()
     wanted = ("--set", "train.deterministic=true") if command == "zero-shot" else ()
     subject = toy_clip if command == "zero-shot" else trained
-    name = "embed_images" if command == "zero-shot" else "encode_clips"
+    name = "embed_images" if command == "zero-shot" else "embed_clips"
     seen = seen_in(monkeypatch, GareModel, name)
     assert gare(command, subject, toy_shards, tmp_path, *wanted) == 0
     tf32 = command != "zero-shot"  # which has no settings of training but this one

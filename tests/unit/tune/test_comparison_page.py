@@ -164,7 +164,7 @@ def test_the_same_sweep_gives_the_same_page_whatever_matplotlib_is_told(tmp_path
 
 
 def test_pictures_have_the_colours_of_the_page():
-    style = (files("gare.common.page") / "page.html").read_text()
+    style = (files("gare.common.page") / "palette.css").read_text()
     for variable in figures.VARIABLES.values():
         assert style.count(f"--{variable}: #") == 2  # light and dark
 
