@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from urllib.parse import quote
 
 from gare.api import public
 from gare.api.search import open_searchable
@@ -64,7 +65,13 @@ def serve(
         token = secrets.token_urlsafe(TOKEN_BYTES)
     with bind(host, port) as listening:
         opened = open_searchable(index, checkpoint)
-        app = make_app(opened, token=token, hosts={*LOCAL, *allow_hosts}, threads=threads, queue=queue)
+        app = make_app(
+            opened,
+            token=token,
+            hosts={*LOCAL, host, *allow_hosts},
+            threads=threads,
+            queue=queue,
+        )
         with suppress(KeyboardInterrupt), serving(app, listening) as ended:
             if on_start is not None:
                 on_start(_address(host, listening.getsockname()[1], token), opened)
@@ -78,4 +85,4 @@ def _address(host: str, port: int, token: str | None) -> str:
         anywhere = False
     host = socket.gethostname() if anywhere else host
     named = f"[{host}]" if ":" in host else host
-    return f"http://{named}:{port}/" + ("" if token is None else f"?token={token}")
+    return f"http://{named}:{port}/" + ("" if token is None else f"?token={quote(token, safe='')}")

@@ -248,21 +248,22 @@ def next_generation(folder: Path, *, new: bool = False) -> Iterator[Generation]:
         read_index_file(folder)
     with exclusive_lock(folder):
         last = None if new else read_index_file(folder)
-        _remove_others(folder, _named(folder))
+        _remove_unnamed(folder)
         try:
             yield Generation(folder, last, _newest(folder) + 1)
         except BaseException:
             with suppress(InputError):
-                _remove_others(folder, _named(folder))
+                _remove_unnamed(folder)
             raise
 
 
-def _named(folder: Path) -> set[str]:
-    """Return the files that the folder's index names now, also if it is of an older version."""
-    try:
-        return read_index_file(folder).names()
-    except InputError:
-        return {"vectors.safetensors"}
+def _remove_unnamed(folder: Path) -> None:
+    """Remove files that the folder's index does not name; none if it cannot be read, such as one of another version."""
+    if not (folder / INDEX_FILE).exists():
+        _remove_others(folder, set())
+        return
+    with suppress(InputError):
+        _remove_others(folder, read_index_file(folder).names())
 
 
 def _is_ours(name: str) -> bool:

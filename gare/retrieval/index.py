@@ -201,7 +201,7 @@ class SearchIndex:
             chosen = [np.flatnonzero(mask) for mask in allowed]
         scored = sum(map(len, chosen))
         searched = Searched(videos, scored, 1.0 if scored == videos else None, missing=self.missing)
-        scores = self._vectors(chosen) @ vector[0]
+        scores = self._vectors(chosen) @ vector[0] if scored else torch.zeros(0)
         return self._hits(chosen, scores, top, searched)
 
     def scores(self, chosen: list[NDArray[np.int64]], score: Callable[[Rows], Tensor]) -> Tensor:

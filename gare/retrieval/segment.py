@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gare.common.console import warn
 from gare.common.errors import InputError
 from gare.common.redact import first_line
 from gare.retrieval.codes import SegmentCodes
 from gare.retrieval.folder import VIDEOS, SegmentFiles
-from gare.retrieval.media import MediaFile
+from gare.retrieval.media import Media, MediaFile
 from gare.retrieval.records import RecordFile, RecordFormat
 
 
@@ -48,6 +49,18 @@ class Segment:
 
     def __len__(self) -> int:
         return len(self.alive)
+
+    def media_of(self, row: int, dim: int) -> Media | None:
+        """Return what is kept to show a video; None if that is nothing, or is damaged, which is warned of once."""
+        if self.media is None:
+            return None
+        try:
+            return self.media.read(row, dim)
+        except InputError as error:
+            if self.lost_media is None:
+                self.lost_media = error
+                warn(str(error))
+            return None
 
     def where(self, attributes: Mapping[str, str]) -> NDArray[np.bool_]:
         """Return which of its videos are not deleted and have all these attributes."""

@@ -55,8 +55,7 @@ def with_seconds(index: SearchIndex, hits: Hits, texts: Texts) -> Hits:
     """Return the hits of an encoded query with the seconds of their best windows, where the index keeps windows."""
     kept: list[tuple[int, list[float], Tensor]] = []
     for number, (segment, row) in enumerate(hits.places):
-        media = index.segments[segment].media
-        found = None if media is None else media.read(row, index.model.model.dim)
+        found = index.segments[segment].media_of(row, index.model.model.dim)
         if found is not None and found.frames is not None and len(found.times_s) > 1:
             kept.append((number, found.times_s, found.frames))
     changed = list(hits)

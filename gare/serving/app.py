@@ -68,6 +68,7 @@ def make_app(
     handlers: dict[Any, Any] = {HTTPException: _refused, BusyError: _busy}
     guard = Middleware(Guard, hosts=hosts, token=token)
     app = Starlette(routes=routes, middleware=[guard], exception_handlers=handlers, lifespan=_lifespan)
+    app.router.redirect_slashes = False
     app.state.library = library
     return app
 
@@ -183,6 +184,8 @@ def _where(given: list[str], known: list[str]) -> dict[str, str]:
         cut = next((place for place in cuts if text[:place] in known), None)  # a name may hold an equals sign
         if cut is None:
             raise HTTPException(400, "No video of the index has such an attribute; /api/about lists them.")
+        if text[:cut] in found:
+            raise HTTPException(400, "An attribute is given more than once.")
         found[text[:cut]] = text[cut + 1 :]
     return found
 

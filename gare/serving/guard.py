@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Collection
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,7 +40,7 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str] = LOCAL, token: str | None = None) -> None:
-        self._app, self._hosts, self._token = app, frozenset(hosts), token
+        self._app, self._hosts, self._token = app, frozenset(name.lower() for name in hosts), token
         # Browsers share cookies between the ports of a host, so each token has its own.
         self._cookie = f"gare_{hashlib.sha256((token or '').encode()).hexdigest()[:12]}"
 
@@ -95,11 +95,7 @@ class Guard:
         )
 
     def _kept(self, headers: Headers) -> str:
-        try:
-            cookies = SimpleCookie(headers.get("cookie", ""))
-        except CookieError:
-            return ""
-        return cookies[self._cookie].value if self._cookie in cookies else ""
+        return cookie_parser(headers.get("cookie", "")).get(self._cookie, "")
 
 
 def _same(given: str, token: str) -> bool:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from gare.common.console import note, warn
 from gare.common.errors import InputError
+from gare.common.files import digest_of
 from gare.common.redact import redact
 from gare.retrieval.folder import INDEX_FILE, read_index_file
 from gare.retrieval.index import Hit, Hits, Place, SearchIndex
@@ -27,8 +28,8 @@ from gare.serving.sources import find_source
 
 T = TypeVar("T")
 
-LOOK_S = 1.0
-"""Seconds between two looks for a new generation."""
+LOOK_S, MOST_PAUSE_S = 1.0, 60.0
+"""Seconds between two looks for a new generation, and between two attempts to open one that fails, at most."""
 
 CLIP_OF = "source"
 """The attribute in which ``gare manifest folder --segment`` puts the id of a clip's file."""
@@ -59,6 +60,7 @@ class Shelf:
     def __init__(self, index: SearchIndex) -> None:
         self.index, self.facets = index, Facets(index)
         self.generation = index.record.generation
+        self.digest = digest_of(sorted(index.record.digests.items()))[:12]
 
     def search(self, asked: Asked) -> Results:
         """Search. Raises InputError for a query, an id or an attribute that cannot be used."""
@@ -112,7 +114,7 @@ class Shelf:
     def _video(self, moments: list[tuple[Hit, Place]]) -> Video:
         (best, (segment, row)), *others = moments
         opened, address = self.index.segments[segment], quote(best.video_id, safe="")
-        media = None if opened.media is None else opened.media.read(row, self.index.model.model.dim)
+        media = opened.media_of(row, self.index.model.model.dim)
         pictures = [] if media is None else media.pictures_s
         playable, why_not = True, None
         try:
@@ -121,7 +123,7 @@ class Shelf:
             playable, why_not = False, str(error)
         attributes = {name: value for name, value in opened.table["attributes"][row].as_py() if value is not None}
         source = attributes.get(CLIP_OF, "")
-        preview = f"/api/preview/{address}?generation={self.generation}&n="
+        preview = f"/api/preview/{address}?of={self.digest}&n="
         return Video(
             **self._moment(best, (segment, row)).model_dump(),
             name=source if best.video_id.startswith(f"{source}@") else best.video_id,
@@ -137,8 +139,8 @@ class Shelf:
         start_s = 0.0
         if hit.seconds is not None:
             start_s = hit.seconds[0]
-        elif (file := self.index.segments[place[0]].media) is not None:
-            start_s = file.read(place[1], self.index.model.model.dim).bounds_s[0]
+        elif (media := self.index.segments[place[0]].media_of(place[1], self.index.model.model.dim)) is not None:
+            start_s = media.bounds_s[0]
         return Moment(id=hit.video_id, rank=hit.rank, score=hit.score, seconds=hit.seconds, start_s=start_s)
 
     def picture(self, video_id: str, number: int) -> bytes:
@@ -154,8 +156,8 @@ class Shelf:
         """Return the source of a video, and its codec if it is known. Raises InputError if there is no such video."""
         segment, row = self.index.find(video_id)
         opened = self.index.segments[segment]
-        codec = "" if opened.media is None else opened.media.read(row, self.index.model.model.dim).codec
-        return opened.table["uri"][row].as_py(), codec
+        media = opened.media_of(row, self.index.model.model.dim)
+        return opened.table["uri"][row].as_py(), "" if media is None else media.codec
 
 
 class Library:
@@ -169,7 +171,8 @@ class Library:
         self.name = index.folder.resolve().name
         self._most, self._busy = self.threads + queue, 0
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="search")
-        self._seen = _stamp(index.folder)
+        self._seen = self._tried = _stamp(index.folder)
+        self._pause, self._again = LOOK_S, 0.0
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run work in a thread. Raises BusyError if too much is waiting."""
@@ -208,15 +211,18 @@ class Library:
         """Take up the index's newest generation, if there is one; if it cannot be, keep the present one and say so."""
         present = self.shelf
         stamp = _stamp(present.index.folder)
-        if stamp == self._seen:
+        if stamp == self._seen or (stamp == self._tried and time.monotonic() < self._again):
             return
         try:
             self.shelf = _newest(present)
-            self.problem = None
+            self._seen, self.problem = stamp, None
         except Exception as error:  # noqa: BLE001 - the present generation goes on answering
+            if self.problem != str(error):
+                warn(f"A change of the index is not taken up: {error}")
             self.problem = str(error)
-            warn(f"A change of the index is not taken up: {error}")
-        self._seen = stamp
+            self._pause = min(2 * self._pause, MOST_PAUSE_S) if stamp == self._tried else LOOK_S
+            self._again = time.monotonic() + self._pause
+        self._tried = stamp
 
     def close(self) -> None:
         """Let the threads end."""
@@ -232,6 +238,8 @@ def _newest(present: Shelf) -> Shelf:
     if record.weights_sha256 != index.record.weights_sha256:
         raise InputError(f"The index {index.folder} is now of another model; start gare serve again.")
     newer = Shelf(reopen_index(index.folder, record, index.model))
+    if newer.index.missing > index.missing:
+        raise InputError(f"{newer.index.missing:,} videos of generation {newer.generation} cannot be read.")
     note(f"Generation {newer.generation} of the index is served: {len(newer.index):,} videos.")
     return newer
 

@@ -24,6 +24,9 @@ KINDS = {"mp4": "video/mp4", "m4v": "video/mp4", "mov": "video/mp4", "webm": "vi
 CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "libdav1d", "libaom-av1", "libvpx", "libvpx-vp9"})
 """Names that decoders give to the codecs that browsers play, some of them on some machines only."""
 
+MP4_STARTS, WEBM_START = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}, b"\x1a\x45\xdf\xa3"
+"""The type of a file's first box; the number of EBML, which WebM is."""
+
 CHUNK = 2**18
 
 
@@ -46,6 +49,10 @@ class Source:
             raise InputError("The file is gone.") from None
         if not stat.S_ISREG(found.st_mode):
             raise InputError("The file is not a regular file.")
+        with self.path.open("rb") as file:
+            start = file.read(8)
+        if start[4:] not in MP4_STARTS and start[:4] != WEBM_START:
+            raise InputError("The file is not a video that browsers play.")  # a link can name any file .mp4
         return FileResponse(self.path, headers=headers, media_type=self.kind, stat_result=found)
 
 

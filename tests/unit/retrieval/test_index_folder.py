@@ -21,7 +21,7 @@ from gare.retrieval import build, changes, segment_writer, units
 from gare.retrieval.build import append_videos, write_index
 from gare.retrieval.changes import check_index, compact_index, delete_videos
 from gare.retrieval.codes import SegmentCodes
-from gare.retrieval.folder import INDEX_FILE, read_index_file
+from gare.retrieval.folder import INDEX_FILE, next_generation, read_index_file
 from gare.retrieval.index import SearchIndex
 from gare.retrieval.model import IndexModel
 from gare.retrieval.opening import open_index
@@ -460,6 +460,15 @@ def test_an_index_of_version_2_answers_and_is_replaced_when_it_is_made_again(tmp
         delete_videos(tmp_path, ["x"])
     index = write_index(tmp_path, model, shards, "train")
     assert files(tmp_path) == {INDEX_FILE, *index.record.names()}
+
+
+def test_a_rebuild_that_is_interrupted_keeps_an_index_that_it_cannot_read(tmp_path, model, shards):
+    write_index(tmp_path, model, shards, "train")
+    path, before = tmp_path / INDEX_FILE, files(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
+    with pytest.raises(KeyboardInterrupt), next_generation(tmp_path, new=True):
+        raise KeyboardInterrupt
+    assert files(tmp_path) == before
 
 
 def test_a_record_without_a_part_of_its_first_stage_is_damaged(tmp_path, model, shards):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import gare
 from gare.common.errors import InputError
 from gare.data.shards import ShardSet
 from gare.evaluation.encode import encode_twice, encode_videos
@@ -131,3 +132,17 @@ def test_values_that_cannot_be_right_are_one_sentence(tmp_path, change, says):
         MediaFile(tmp_path / "media", 1).read(0, 4)
     with pytest.raises(InputError, match="of its 2 videos"):
         MediaFile(tmp_path / "media", 2)
+
+
+def test_a_video_with_damaged_media_is_found_without_its_seconds(tmp_path, model, shards, capsys):
+    index = write_index(tmp_path / "index", model, shards, "train")
+    path = index.folder / index.record.segments[0].media
+    before = {hit.video_id: hit.seconds for hit in gare.search(index, "a red square", 20)}
+    table = pa.ipc.open_file(path).read_all()
+    rows = table.to_pylist()
+    rows[0]["times_s"] = [float("nan")] * len(rows[0]["times_s"])
+    with pa.ipc.new_file(str(path), MEDIA) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, MEDIA))
+    hits = gare.search(open_index(index.folder), "a red square", 20)
+    assert {hit.video_id: hit.seconds for hit in hits} == before | {"train0": None}
+    assert capsys.readouterr().err.count("cannot be right") == 1

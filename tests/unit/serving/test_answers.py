@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from pathlib import Path
 from urllib.parse import quote
 
 import jsonschema
@@ -101,6 +102,25 @@ def test_videos_like_one_leave_it_out(client):
     assert len(found["results"]) == 9
 
 
+def test_videos_like_one_may_be_none(client):
+    found = asked(client, "/api/similar/train0", where="n=2", top=100)
+    assert (found["results"], found["searched"]["videos"]) == ([], 0)
+
+
+def test_a_link_with_the_name_of_a_video_shows_no_other_file(index, client_of, tmp_path):
+    (tmp_path / "secret.txt").write_text("root:x:0:0")
+    video = Path(index.segments[0].table["uri"][0].as_py())
+    kept = video.read_bytes()
+    video.unlink()
+    video.symlink_to(tmp_path / "secret.txt")
+    try:
+        response = client_of(index).get("/api/video/train0")
+    finally:
+        video.unlink()
+        video.write_bytes(kept)
+    assert (response.status_code, response.json()["error"]) == (404, "The file is not a video that browsers play.")
+
+
 def test_pictures_are_small_jpegs_and_end(client, index):
     video = by_id(asked(client, "/api/search", q=QUERY, top=100))["train2"]
     assert [picture["at_s"] for picture in video["pictures"]] == [0.0, 1.0, 2.0]
@@ -173,6 +193,7 @@ def test_a_path_finds_nothing(client, path):
         ("/api/search?q=a&offset=1001", "from 0 to 1,000"),
         ("/api/search?q=a&where=colour", "where=KEY=VALUE"),
         ("/api/search?q=a&where=none=1", "such an attribute"),
+        ("/api/search?q=a&where=n=0&where=n=1", "more than once"),
         (f"/api/search?q=a&where=colour={'a' * 1001}", "where=KEY=VALUE"),
         ("/api/search?q=a" + 17 * "&where=n=0", "more than 16"),
         ("/api/search?q=a&exact=perhaps", "true or false"),

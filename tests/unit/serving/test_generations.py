@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -39,19 +40,38 @@ def test_a_new_generation_is_taken_up_while_the_former_goes_on_answering(copied,
     assert client.get("/api/about").json()["videos"] == len(before) - 1
 
 
-@pytest.mark.parametrize("change", ["of another model", "damaged"])
-def test_a_generation_that_cannot_be_served_is_left_and_said(copied, client_of, change, capsys):
+@pytest.mark.parametrize("change", ["of another model", "damaged", "Cannot read"])
+def test_a_generation_that_cannot_be_served_is_left_and_said(copied, client_of, change, capsys, monkeypatch):
     client, path = client_of(copied), copied.folder / INDEX_FILE
     before, content = ids(client), path.read_text()
     values = json.loads(content)
-    path.write_text("{" if change == "damaged" else json.dumps(values | {"weights_sha256": "0" * 64}))
+    records = copied.folder / values["segments"][0]["records"]
+    if change == "Cannot read":
+        records.rename(records.with_suffix(".away"))
+        path.write_text(json.dumps(values | {"generation": 2}))
+    else:
+        path.write_text("{" if change == "damaged" else json.dumps(values | {"weights_sha256": "0" * 64}))
     client.app.state.library.refresh()
     assert ids(client) == before
     assert change in client.get("/api/about").json()["problem"]
     assert "A change of the index is not taken up" in capsys.readouterr().err
-    path.write_text(content)
+    if change == "Cannot read":
+        monkeypatch.setattr("time.monotonic", lambda: float("inf"))
+        records.with_suffix(".away").rename(records)
+    else:
+        path.write_text(content)
     client.app.state.library.refresh()
     assert client.get("/api/about").json()["problem"] is None
+
+
+def test_a_generation_with_a_part_missing_does_not_replace_a_whole_one(copied, client_of, monkeypatch):
+    client = client_of(copied)
+    before = ids(client)
+    maintain(copied.folder, delete=["train0"])
+    monkeypatch.setattr("gare.serving.library.reopen_index", lambda *_: replace(open_index(copied.folder), missing=3))
+    client.app.state.library.refresh()
+    assert ids(client) == before
+    assert client.get("/api/about").json()["problem"] == "3 videos of generation 2 cannot be read."
 
 
 def test_the_server_looks_by_itself(copied, client_of, monkeypatch):

@@ -38,7 +38,7 @@ def client(base="http://localhost", **how):
     ],
 )
 def test_only_names_of_this_server_are_answered(host, code):
-    response = client(hosts={"localhost", "127.0.0.1", "::1", "box.example"}).get("/api/about", headers={"host": host})
+    response = client(hosts={"localhost", "127.0.0.1", "::1", "Box.example"}).get("/api/about", headers={"host": host})
     assert response.status_code == code
     assert (response.text == "inside") == (code == 200)
 
@@ -91,6 +91,9 @@ def test_the_address_with_the_token_leaves_it_in_a_cookie_of_its_own():
     assert guarded.get("/api/search").status_code == 200
     other.cookies = guarded.cookies
     assert other.get("/api/search").status_code == 401
+    for foreign in ("a[b]=1", "novalue", 'x={"a":1,"b":2}', "x=a b"):
+        kept = f"{foreign}; {cookie.partition(';')[0]}"
+        assert client(token=TOKEN).get("/api/search", headers={"cookie": kept}).status_code == 200, foreign
     assert other.get(f"/?token={TOKEN}2").headers["set-cookie"].partition("=")[0] != cookie.partition("=")[0]
 
 
