@@ -104,19 +104,24 @@ class _Frames(_Tower):
     def recipe(self) -> dict[str, Any]:
         data, pixels = self.config.data, self.model.pixels
         count = data.frames if data.sampling == "linspace" else None
-        return {"sampling": data.sampling, "frames": count, "mean": list(pixels.mean), "std": list(pixels.std)}
+        own = {"sampling": data.sampling, "frames": count, "mean": list(pixels.mean), "std": list(pixels.std)}
+        return own | {"config": vars(self.model.clip.config.vision_config)}
 
     def counts(self, shard: Split) -> dict[str, int | None]:
         view = self._view()
         return {video.video_id: len(view.kept(shard.count(i))) for i, video in enumerate(shard.videos)}
 
     def encode(self, shard: Split) -> Iterator[tuple[str, Floats]]:
-        view, batch = self._view(), self.config.runtime.eval_batch
+        view, clips_at_once = self._view(), self.config.runtime.eval_batch
+        limit = clips_at_once * self.config.data.frames  # frames, as in evaluation; a clip may have kept many more
+        most = max(count or 1 for count in self.counts(shard).values())
+        batch = max(1, min(clips_at_once, limit // most))
         for start in range(0, len(shard), batch):
             clips = [view.kept_squares(shard, i) for i in range(start, min(start + batch, len(shard)))]
             pixels = torch.from_numpy(np.stack([square for clip in clips for square in clip])).permute(0, 3, 1, 2)
             with tower_precision(self.config.train, self._device):
-                made = self.model.embed_images(self.model.normalise(pixels.to(self._device)))
+                parts = [part.to(self._device) for part in pixels.split(limit)]
+                made = torch.cat([self.model.embed_images(self.model.normalise(part)) for part in parts])
             ends = np.cumsum([len(clip) for clip in clips])[:-1]
             ids = [video.video_id for video in shard.videos[start : start + batch]]
             yield from zip(ids, np.split(made.float().cpu().numpy(), ends), strict=True)
@@ -138,7 +143,8 @@ class _Texts(_Tower):
 
     def recipe(self) -> dict[str, Any]:
         words = {"words": self.config.data.words, "each_word": self.config.model.reads_words}
-        return words | {"tokenizer": self.tokenizer.fingerprint(), "end": self.model.end_id, "pad": self.model.pad_id}
+        words |= {"tokenizer": self.tokenizer.fingerprint(), "end": self.model.end_id, "pad": self.model.pad_id}
+        return words | {"config": vars(self.model.clip.config.text_config)}
 
     def counts(self, shard: Split) -> dict[str, int | None]:
         count = None if self.config.model.reads_words else 1

@@ -163,6 +163,27 @@ def test_other_settings_of_what_a_frame_becomes_never_share_embeddings(run, othe
     assert set(before) < set(files(run, output))
 
 
+def test_the_same_weights_with_another_activation_never_share_embeddings(run):
+    config = run.config("activation")
+    data = open_data(config)
+    for activation in ("quick_gelu", "gelu"):
+        model, tokenizer, _ = build_model(config, data.shards, CPU)
+        model.clip.config.vision_config.hidden_act = activation
+        with_embeddings(data, model, tokenizer, config, SINGLE)
+    assert len({path.parent for path in files(run, "activation")}) == 3  # two of frames, one of texts
+
+
+def test_a_tower_sees_no_more_frames_at_once_than_in_evaluation(run, monkeypatch):
+    seen, embed = [], GareModel.embed_images
+    monkeypatch.setattr(GareModel, "embed_images", lambda model, x: (seen.append(len(x)), embed(model, x))[1])
+    settings = ("runtime.eval_batch=1", "data.frames=2", "data.sampling=random_segment")
+    alone = made_by_ranks(SINGLE, run.config("few", *settings))
+    assert max(seen) == 2
+    whole = made_by_ranks(SINGLE, run.config("many", *settings[1:]))
+    assert max(seen) > 2
+    assert np.allclose(np.concatenate(alone), np.concatenate(whole), atol=1e-5)
+
+
 def made_by_ranks(world, config):
     data = open_data(config)
     model, tokenizer, _ = build_model(config, data.shards, CPU)
