@@ -120,7 +120,7 @@ class _Frames(_Tower):
             clips = [view.kept_squares(shard, i) for i in range(start, min(start + batch, len(shard)))]
             pixels = torch.from_numpy(np.stack([square for clip in clips for square in clip])).permute(0, 3, 1, 2)
             with tower_precision(self.config.train, self._device):
-                parts = [part.to(self._device) for part in pixels.split(limit)]
+                parts = [part.to(self._device) for part in torch.split(pixels, limit)]
                 made = torch.cat([self.model.embed_images(self.model.normalise(part)) for part in parts])
             ends = np.cumsum([len(clip) for clip in clips])[:-1]
             ids = [video.video_id for video in shard.videos[start : start + batch]]
@@ -142,7 +142,7 @@ class _Texts(_Tower):
         return float(self.model.clip.config.text_config.attention_dropout)
 
     def recipe(self) -> dict[str, Any]:
-        words = {"words": self.config.data.words, "each_word": self.config.model.reads_words}
+        words: dict[str, Any] = {"words": self.config.data.words, "each_word": self.config.model.reads_words}
         words |= {"tokenizer": self.tokenizer.fingerprint(), "end": self.model.end_id, "pad": self.model.pad_id}
         return words | {"config": vars(self.model.clip.config.text_config)}
 
