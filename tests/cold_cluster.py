@@ -54,7 +54,7 @@ def main() -> None:
     waiting.daemon = True
     waiting.start()
     try:
-        Path(sys.argv[3]).write_text(json.dumps(asdict(ray_train.fit(config, quiet=True))))
+        Path(sys.argv[3]).write_text(json.dumps(asdict(ray_train.fit(config, quiet=True)), default=str))
     finally:
         ray.shutdown()
         cluster.shutdown()

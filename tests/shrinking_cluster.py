@@ -52,7 +52,7 @@ def main() -> None:
     threading.Thread(target=lose_a_node, daemon=True).start()
     try:
         summary = fit(config, quiet=True)
-        Path(sys.argv[2]).write_text(json.dumps(asdict(summary)))
+        Path(sys.argv[2]).write_text(json.dumps(asdict(summary), default=str))
     finally:
         ray.shutdown()
         cluster.shutdown()
