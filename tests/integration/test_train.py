@@ -195,9 +195,9 @@ def test_a_fixed_count_of_workers_is_rays_to_start_again(toy_run, monkeypatch):
     assert launches.workers == [(2, 3)]
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # on a fast machine the run can end before its node is drained
 def test_ranks_leave_a_node_that_is_drained_and_no_step_is_taken_twice(toy_run, tmp_path):
-    overrides = ("train.epochs=8", "runtime.workers=1")
+    overrides = ("train.epochs=40", "runtime.workers=1")
     whole = fit_local(toy_run(*overrides, output="whole"), quiet=True)
     settings, result = tmp_path / "settings.yaml", tmp_path / "result.json"
     settings.write_text(to_yaml(toy_run(*overrides, output="drained")))
