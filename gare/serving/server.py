@@ -1,4 +1,4 @@
-"""Run the server in a thread, so that whoever started it can stop it."""
+"""Run the server in a thread, so that its caller can stop it."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ others never read it, and one that is damaged is made again.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -52,7 +53,7 @@ def with_embeddings(
 
 
 @dataclass(frozen=True)
-class _Tower:
+class _Tower(ABC):
     """One tower and what it makes of the rows of a shard."""
 
     model: GareModel
@@ -63,26 +64,26 @@ class _Tower:
     """Its name in ``train.freeze``."""
 
     @property
+    @abstractmethod
     def modules(self) -> torch.nn.ModuleList:
         """Return the modules that its embeddings depend on."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def dropout(self) -> float:
         """Return its own dropout in training."""
-        raise NotImplementedError
 
+    @abstractmethod
     def recipe(self) -> dict[str, Any]:
         """Return what its embeddings depend on, besides weights, dataset and arithmetic."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counts(self, shard: Split) -> dict[str, int | None]:
         """Return the names in a shard's file, each with its number of vectors, None if that is not known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, shard: Split) -> Iterator[tuple[str, Floats]]:
         """Yield name and vectors of each, on the CPU; the caller has turned gradients off."""
-        raise NotImplementedError
 
     @property
     def _device(self) -> torch.device:
