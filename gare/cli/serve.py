@@ -26,7 +26,9 @@ TOKEN = "GARE_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 @click.option(
     "--allow-host", multiple=True, metavar="NAME", help="Another name by which browsers call this server; repeatable."
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Searches at once; 2 to 4 by default, by the machine.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Searches at once; 2 to 4 by default, depending on the machine."
+)
 @click.option("--queue", default=64, show_default=True, type=click.IntRange(min=0), help="Most searches that wait.")
 @click.option("--checkpoint", help="Where the index's model is now, if you moved it.")
 def serve(index_folder: Path, allow_host: tuple[str, ...], **options: Any) -> dict[str, Any]:
