@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -64,7 +64,7 @@ def stopping() -> Iterator[None]:
 def held(number: signal.Signals) -> Iterator[None]:
     """Hold a signal back until the block has ended, if this process handles it; the third one ends the process.
 
-    If the block raises an error, that error is raised, and the signal is dropped.
+    If the block raises an error, the error goes on, and ``stopping`` around it ends as at any signal.
     """
     before = signal.getsignal(number) if threading.current_thread() is threading.main_thread() else None
     if not callable(before):
@@ -82,8 +82,13 @@ def held(number: signal.Signals) -> Iterator[None]:
     signal.signal(number, handle)
     try:
         yield
-    finally:
+    except BaseException:
         signal.signal(number, before)
+        if told:
+            with suppress(Stopped):  # an error, not Stopped, so that nobody saves what the block left half done
+                signal.raise_signal(number)
+        raise
+    signal.signal(number, before)
     if told:
         signal.raise_signal(number)
 

@@ -14,7 +14,7 @@ import click
 import pyarrow as pa
 import pytest
 
-from gare.common.signals import Stopped, stopping
+from gare.common.signals import Stopped, held, stopping
 from gare.config.tree import to_yaml
 from gare.evaluation import measure
 from gare.launch.local import fit_local
@@ -138,6 +138,26 @@ def test_a_signal_while_a_checkpoint_is_written_leaves_the_former_one_whole(plac
     assert call(*command)[0] == 0
     a, b = (load_model(folder / "toy/checkpoints/epoch-0001").state_dict() for folder in (tmp_path, place / "runs"))
     assert all(a[name].equal(b[name]) for name in a)
+
+
+def test_a_signal_held_back_ends_the_command_also_if_the_block_fails():
+    seen = []
+
+    def fail():
+        with held(signal.SIGTERM):
+            signal.raise_signal(signal.SIGTERM)
+            raise OSError("the disk went away")
+
+    def command():
+        try:
+            fail()
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    with pytest.raises(Stopped), stopping():
+        command()
+    assert seen == [OSError]  # what makes a checkpoint at Stopped sees the error
 
 
 def test_a_third_signal_ends_at_once_and_one_that_is_ignored_stays_so(tmp_path):
