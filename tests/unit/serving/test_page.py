@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -201,6 +202,12 @@ def test_the_command_serves_until_a_signal_and_says_where(index):
 def test_an_address_or_token_that_cannot_be_used_is_one_sentence(index, how, says):
     with pytest.raises(InputError, match=says):
         serve(index, **how)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])  # noqa: S104
+def test_answers_are_sent_without_nagles_delay(host):
+    with bind(host, 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP  # what asyncio asks before it sets TCP_NODELAY
 
 
 def test_a_taken_port_is_one_sentence(index):
