@@ -62,8 +62,8 @@ def training(name: str) -> list[str]:
     return settings((*TRAINING, f"runtime.name={name}"))
 
 
-def made_project(folder: Path) -> None:
-    """Make a corpus, a CLIP, shards, a run and an index in a folder, with this checkout."""
+def made_project(folder: Path, checkout: Path) -> None:
+    """Make a corpus, a CLIP, shards and a run in a folder, with one of the checkouts."""
     columns = ("--columns", "video_id=video_id,uri=file,captions=caption", "--root", "corpus", "--out")
     split = ("--carve", "dev=0.2,test=0.3")
     for arguments in (
@@ -72,9 +72,8 @@ def made_project(folder: Path) -> None:
         ("make-clip", "manifest.parquet", "--out", "clip", "--image-size", "64"),
         ("prepare", "manifest.parquet", "--out", "shards", "--local", "--config", DEMO),
         ("train", DEMO, "--local", "--shards", "shards", *training("toy")),
-        ("index", "runs/toy", "--shards", "shards", "--out", "index"),
     ):
-        gare(HERE, folder, arguments)
+        gare(checkout, folder, arguments)
     with (folder / "corpus/captions.csv").open(encoding="utf-8") as stream:
         rows = csv.DictReader(stream)
         names, row = rows.fieldnames or [], next(rows)
@@ -82,13 +81,13 @@ def made_project(folder: Path) -> None:
         written = csv.DictWriter(stream, names)
         written.writeheader()
         written.writerow(row)
-    gare(HERE, folder, ("manifest", "csv", "one.csv", *columns, "one.parquet"))
+    gare(checkout, folder, ("manifest", "csv", "one.csv", *columns, "one.parquet"))
 
 
 Command = Callable[[str], Sequence[str]]
-"""Makes the arguments of a run with a name of its own."""
+"""Makes the arguments of a run with a name of its own: its turn and the number of its checkout."""
 COMMANDS: dict[str, Command] = {
-    "search": lambda _: ("search", "index", "a red circle moving left"),
+    "search": lambda name: ("search", f"index-of-{name.partition('-')[2]}", "a red circle moving left"),
     "index": lambda name: ("index", "runs/toy", "--shards", "shards", "--out", f"index-{name}"),
     "evaluate": lambda name: ("evaluate", "runs/toy", "--shards", "shards", "--out", f"evaluation-{name}"),
     "prepare, one video": lambda name: ("prepare", "one.parquet", "--out", f"one-{name}", "--config", DEMO),
@@ -136,7 +135,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gare-bench-") as name:
         folder = Path(name)
         (folder / "sweep.yaml").write_text("sweep:\n  space:\n    train.seed: {grid: [1, 2]}\n", encoding="utf-8")
-        made_project(folder)
+        made_project(folder, checkouts[-1])  # an older checkout cannot read what a newer one makes
+        for number, checkout in enumerate(checkouts):
+            gare(checkout, folder, ("index", "runs/toy", "--shards", "shards", "--out", f"index-of-{number}"))
         measure(folder, checkouts, options.only, options.turns)
 
 
